@@ -1,0 +1,186 @@
+package collector
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"pg_liveness_exporter/probe"
+)
+
+// endGrace is how long a caller waits for a flight whose deadline has come to tell what it found.
+const endGrace = 200 * time.Millisecond
+
+// errNobodyWaits ends a flight that all callers left. It was no probe.
+var errNobodyWaits = errors.New("nobody waits for this probe any more")
+
+// flight is one probe with all who wait for it. It ends at its answer, at the target's timeout, or when the deadline of
+// its last caller has passed.
+type flight struct {
+	ctx      *flightContext
+	start    time.Time
+	done     chan struct{} // closed when snapshot is there
+	snapshot Snapshot
+
+	// protected by the target's mu
+	callers []time.Time // their deadlines
+	timer   *time.Timer
+}
+
+// flightContext is the context of a flight, whose deadline moves when callers with a later one come aboard.
+type flightContext struct {
+	context.Context //nolint:containedctx // it is one
+	end             context.CancelCauseFunc
+
+	mu       sync.Mutex // protects deadline
+	deadline time.Time
+}
+
+// Deadline returns the deadline as it is now.
+func (c *flightContext) Deadline() (time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.deadline, true
+}
+
+// Err tells the deadline from a cancellation.
+func (c *flightContext) Err() error {
+	err := c.Context.Err()
+	if err != nil && errors.Is(context.Cause(c.Context), context.DeadlineExceeded) {
+		return context.DeadlineExceeded
+	}
+	return err
+}
+
+// Probe asks the server, or waits for the probe that is under way, and returns what it found. It returns by deadline,
+// give or take some milliseconds, or when ctx ends, and then with false: the caller has gone.
+//
+// A caller whose deadline passes before that of the probe gets a result without an answer, which is not counted.
+func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, bool) {
+	start := time.Now()
+	wait := time.NewTimer(time.Until(deadline))
+	defer wait.Stop()
+	for {
+		f, joined := t.board(deadline)
+		if !joined {
+			// The flight was left by everyone and is about to end.
+			select {
+			case <-f.done:
+				continue
+			case <-wait.C:
+				return t.unanswered(start), true
+			case <-ctx.Done():
+				return Snapshot{}, false
+			}
+		}
+		select {
+		case <-f.done:
+			return f.snapshot, true
+		case <-ctx.Done():
+			t.leave(f, deadline)
+			return Snapshot{}, false
+		case <-wait.C:
+		}
+		if latest, _ := f.ctx.Deadline(); !latest.After(deadline) {
+			select {
+			case <-f.done:
+				return f.snapshot, true
+			case <-time.After(endGrace):
+			}
+		}
+		t.leave(f, deadline)
+		return t.unanswered(start), true
+	}
+}
+
+func (t *Target) unanswered(start time.Time) Snapshot {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.snapshot(probe.Unanswered(start, time.Since(start), t.keeps))
+}
+
+// snapshot makes r and what was counted up to now fit to be shown. The caller holds t.mu.
+func (t *Target) snapshot(r *probe.Result) Snapshot {
+	return Snapshot{Result: r, history: t.seen.clone(), connect: t.connect, query: t.query}
+}
+
+// board gets a caller aboard the flight under way, or starts one. It reports false for a flight that ends already.
+func (t *Target) board(deadline time.Time) (*flight, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.flight
+	if f == nil {
+		now := time.Now()
+		f = &flight{start: now, done: make(chan struct{}), callers: []time.Time{deadline}}
+		f.ctx = &flightContext{deadline: earlier(deadline, now.Add(t.timeout))}
+		f.ctx.Context, f.ctx.end = context.WithCancelCause(context.Background())
+		f.timer = time.AfterFunc(f.ctx.deadline.Sub(now), func() { f.ctx.end(context.DeadlineExceeded) })
+		t.flight = f
+		go t.fly(f)
+		return f, true
+	}
+	if f.ctx.Err() != nil {
+		return f, false
+	}
+	f.callers = append(f.callers, deadline)
+	if len(f.callers) == 2 {
+		t.shared.Add(1)
+	}
+	t.reschedule(f)
+	return f, true
+}
+
+// leave takes a caller off the flight. The last one to go ends it.
+func (t *Target) leave(f *flight, deadline time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.Index(f.callers, deadline)
+	f.callers = slices.Delete(f.callers, i, i+1)
+	if len(f.callers) == 0 {
+		f.ctx.end(errNobodyWaits)
+		return
+	}
+	t.reschedule(f)
+}
+
+// reschedule makes the flight end with the last of its callers. The caller holds t.mu.
+func (t *Target) reschedule(f *flight) {
+	deadline := earlier(slices.MaxFunc(f.callers, time.Time.Compare), f.start.Add(t.timeout))
+	if !f.timer.Stop() {
+		return // it ends right now
+	}
+	f.ctx.mu.Lock()
+	f.ctx.deadline = deadline
+	f.ctx.mu.Unlock()
+	f.timer.Reset(time.Until(deadline))
+}
+
+// fly probes and counts the result before anybody sees it.
+func (t *Target) fly(f *flight) {
+	r := t.prober.Probe(f.ctx)
+	t.mu.Lock()
+	f.timer.Stop()
+	counts := !errors.Is(context.Cause(f.ctx), errNobodyWaits)
+	var before history
+	if counts {
+		before = t.seen
+		t.record(r)
+	}
+	f.ctx.end(nil)
+	f.snapshot = t.snapshot(r)
+	t.flight = nil
+	close(f.done)
+	t.mu.Unlock()
+	if counts {
+		t.logChange(before, r)
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,147 @@
+// Package collector keeps what outlives a probe (counters, histograms, the probe under way) and shows results to
+// Prometheus. Showing does no I/O: a handler probes first, under the request's deadline, and then renders values.
+package collector
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pg_liveness_exporter/probe"
+)
+
+// Prober asks one server. Probe must return soon after the end of ctx, and is called by one goroutine at a time.
+type Prober interface {
+	Probe(ctx context.Context) *probe.Result
+	Close(ctx context.Context) error
+}
+
+// Target is a server with everything that is kept of it between two probes.
+type Target struct {
+	prober  Prober
+	timeout time.Duration
+	keeps   bool
+	logger  *slog.Logger
+	shared  *atomic.Uint64 // probes that had more than one caller, over all targets
+
+	connect, query prometheus.Histogram
+
+	mu     sync.Mutex // protects what follows
+	flight *flight
+	seen   history
+}
+
+// history is what has been counted up to now.
+type history struct {
+	last                *probe.Result // nil before the first probe ended
+	probes              uint64
+	failures            map[probe.Reason]uint64
+	consecutiveFailures uint64
+	lastSuccess         time.Time
+	losses              map[probe.LossReason]uint64
+	lastLoss            time.Time
+	changed             time.Time // of the verdict
+}
+
+func (h history) clone() history {
+	h.failures, h.losses = maps.Clone(h.failures), maps.Clone(h.losses)
+	return h
+}
+
+// Snapshot is a target at one moment: the result that the caller of Probe shows, and what was counted with it. It does
+// not change, but for the histograms, which are shared with later probes.
+type Snapshot struct {
+	Result *probe.Result
+	history
+	connect, query prometheus.Histogram
+}
+
+// TargetOptions say how a target is probed.
+type TargetOptions struct {
+	// Timeout is the most one probe may take.
+	Timeout time.Duration
+	// Keeps says that the prober keeps a session.
+	Keeps bool
+	// Logger gets a line for each change of the verdict; its attributes should name the target.
+	Logger *slog.Logger
+	// Shared counts probes that had more than one caller.
+	Shared *atomic.Uint64
+}
+
+// NewTarget returns a target that asks through a prober made by newProber, which gets the function to tell of losses.
+func NewTarget(options TargetOptions, newProber func(onLoss func(probe.LossReason, time.Time)) Prober) *Target {
+	t := &Target{
+		timeout: options.Timeout, keeps: options.Keeps, logger: options.Logger, shared: options.Shared,
+		connect: newConnectHistogram(), query: newQueryHistogram(),
+		seen: history{
+			failures: make(map[probe.Reason]uint64), losses: make(map[probe.LossReason]uint64),
+		},
+	}
+	t.prober = newProber(t.lost)
+	return t
+}
+
+// Close ends the target's sessions, until ctx ends.
+func (t *Target) Close(ctx context.Context) error { return t.prober.Close(ctx) }
+
+// lost counts the end of a kept session by the other side.
+func (t *Target) lost(reason probe.LossReason, at time.Time) {
+	t.mu.Lock()
+	t.seen.losses[reason]++
+	t.seen.lastLoss = at
+	t.mu.Unlock()
+	t.logger.Warn("the server ended the kept session", "reason", string(reason))
+}
+
+// record counts a probe. The caller holds t.mu.
+func (t *Target) record(r *probe.Result) {
+	h := &t.seen
+	if !sameVerdict(h.last, r) {
+		h.changed = r.Start
+	}
+	h.last = r
+	h.probes++
+	if r.Up() {
+		h.consecutiveFailures = 0
+		h.lastSuccess = r.Start.Add(r.Duration)
+	} else {
+		h.failures[r.Failure.Reason]++
+		h.consecutiveFailures++
+	}
+	if r.Connect.Known {
+		t.connect.Observe(r.Connect.Value)
+	}
+	if r.Query.Known {
+		t.query.Observe(r.Query.Value)
+	}
+}
+
+func sameVerdict(a, b *probe.Result) bool {
+	return a != nil && a.State() == b.State() && (a.Up() || a.Failure.Reason == b.Failure.Reason)
+}
+
+// logChange writes a line when the verdict or its reason changed, and none for a probe that found what the last one did.
+func (t *Target) logChange(before history, now *probe.Result) {
+	if sameVerdict(before.last, now) {
+		return
+	}
+	if now.Up() {
+		var attributes []any
+		if before.last != nil {
+			attributes = append(attributes, "after", now.Start.Sub(before.changed).Round(time.Millisecond).String())
+		}
+		t.logger.Info("the server answers", attributes...)
+		return
+	}
+	f := now.Failure
+	attributes := []any{"state", string(f.State), "reason", string(f.Reason), "phase", f.Phase.String()}
+	if f.SQLState != "" {
+		attributes = append(attributes, "sqlstate", f.SQLState, "routine", f.Routine)
+	}
+	t.logger.Warn("the server does not answer", attributes...)
+}

@@ -1,0 +1,145 @@
+// Package config turns what an operator wrote into validated targets. It knows nothing of how a target is asked.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Target is one server to watch. It does not change once it was made; what it reads from files does, and is read
+// again by every call of ConnConfig.
+type Target struct {
+	// Name labels the target's series. It is empty for the one target from the environment, whose series carry no
+	// label of their own.
+	Name string
+
+	load func() (*pgconn.Config, error)
+}
+
+// ConnConfig returns the settings for one login, made anew: files that hold a secret, a certificate or a service are
+// read by this call, so that a rotation needs no restart. The caller owns the result.
+//
+// A file that holds TLS material and cannot be used gives a *TLSError; every other error is a credential or a
+// connection string that cannot be read. No error text holds a secret or a connection string.
+func (t *Target) ConnConfig() (*pgconn.Config, error) { return t.load() }
+
+// TLSError says that certificates, keys or TLS settings of a target cannot be used.
+type TLSError struct{ err error }
+
+func (e *TLSError) Error() string { return "TLS settings: " + e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *TLSError) Unwrap() error { return e.err }
+
+// Secret is a text that never prints: every formatting verb and slog show a placeholder.
+type Secret string
+
+const redacted = "<secret>"
+
+// String hides the secret.
+func (Secret) String() string { return redacted }
+
+// GoString hides the secret from %#v.
+func (Secret) GoString() string { return redacted }
+
+// MarshalText hides the secret from JSON, YAML and slog.
+func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+const (
+	applicationName = "pg_liveness_exporter"
+	// defaultDatabase exists on every server (initdb makes it); libpq's default, the user's name, often does not.
+	defaultDatabase = "postgres"
+)
+
+// parse reads a connection string as libpq does, libpq's environment, passfile and service file included, and
+// requires that it names one server.
+func parse(dsn Secret) (*pgconn.Config, error) {
+	if listsSeveral(string(dsn)) {
+		return nil, errors.New("holds several connection strings separated by commas, this exporter takes one here: " +
+			"list the servers in a file (--config.file)")
+	}
+	cfg, err := pgconn.ParseConfig(string(dsn))
+	if err != nil {
+		return nil, explain(err)
+	}
+	for _, fallback := range cfg.Fallbacks {
+		if fallback.Host != cfg.Host || fallback.Port != cfg.Port {
+			return nil, errors.New("names several hosts, but each server is a target of its own: " +
+				"list them in a file (--config.file)")
+		}
+	}
+	if cfg.SSLCertMode == "require" {
+		return nil, &TLSError{errors.New("sslcertmode=require is not supported")}
+	}
+	if cfg.Database == "" {
+		cfg.Database = defaultDatabase
+	}
+	if _, ok := cfg.RuntimeParams["application_name"]; !ok {
+		cfg.RuntimeParams["application_name"] = applicationName
+	}
+	return cfg, nil
+}
+
+// listsSeveral tells postgres_exporter's comma-separated form of DATA_SOURCE_NAME: a second URL, or a comma followed
+// by a keyword that begins a connection string, outside quotes.
+func listsSeveral(dsn string) bool {
+	quoted := false
+	for i := 0; i < len(dsn); i++ {
+		switch dsn[i] {
+		case '\\':
+			i++
+		case '\'':
+			quoted = !quoted
+		case ',':
+			rest := strings.TrimLeft(dsn[i+1:], " \t\r\n")
+			if strings.HasPrefix(rest, "postgres://") || strings.HasPrefix(rest, "postgresql://") {
+				return true
+			}
+			if quoted || strings.Contains(dsn, "://") {
+				continue
+			}
+			for _, key := range []string{"host", "hostaddr", "user", "dbname", "service"} {
+				if strings.HasPrefix(rest, key+"=") {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// explain says what is wrong with a connection string without quoting it. pgconn's own text masks passwords only
+// "best effort", so only its fixed sentences are repeated, and a cause only where it cannot hold a part of the string.
+func explain(err error) error {
+	var parseErr *pgconn.ParseConfigError
+	if !errors.As(err, &parseErr) {
+		return errors.New("cannot be parsed")
+	}
+	// The text is "cannot parse `…`: message (cause)"; the masked string itself may hold backticks.
+	text := parseErr.Error()
+	message := text[strings.LastIndex(text, "`: ")+len("`: "):]
+	switch cause := errors.Unwrap(parseErr); {
+	case strings.HasPrefix(message, "failed to configure TLS") && cause != nil:
+		return &TLSError{cause}
+	case strings.HasPrefix(message, "failed to read service") && cause != nil:
+		return fmt.Errorf("cannot use the service: %w", cause)
+	case strings.HasPrefix(message, "failed to parse as URL"):
+		return errors.New("is not a valid URL: percent-encode special characters in the user name and the password")
+	case strings.HasPrefix(message, "failed to parse as keyword/value"):
+		return errors.New(`is not a list of keyword=value: put values with spaces into single quotes, ` +
+			`and a backslash before ' and \`)
+	}
+	for _, fixed := range []string{
+		"invalid port", "invalid connect_timeout", "invalid sslcertmode", "invalid require_auth", "could not match",
+		"unknown target_session_attrs", "unknown channel_binding", "invalid min_protocol_version", "invalid max_protocol_version",
+		"min_protocol_version cannot be greater than max_protocol_version",
+	} {
+		if strings.HasPrefix(message, fixed) {
+			return errors.New("cannot be parsed: " + fixed)
+		}
+	}
+	return errors.New("cannot be parsed")
+}

@@ -1,0 +1,151 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// FromEnvironment makes the one target that needs no file, from the first of these that is set:
+//
+//   - DATA_SOURCE_NAME, a URL or keyword=value
+//   - DATA_SOURCE_URI with DATA_SOURCE_USER and DATA_SOURCE_PASS (postgres_exporter's names)
+//   - DATABASE_URL
+//   - POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DB, POSTGRES_USER, POSTGRES_PASSWORD (the container image's names)
+//   - libpq's own variables and defaults
+//
+// Each of the DATA_SOURCE_ and POSTGRES_ names may carry the suffix _FILE and then names a file with the value, which
+// wins over the plain variable and is read again before every login. What a connection string leaves open comes from
+// libpq's variables. getenv is os.Getenv or a stand-in for it; pgconn reads libpq's variables from the process itself.
+//
+// The second result names the variable that was used. An error names the variable and never its value.
+func FromEnvironment(getenv func(string) string) (*Target, string, error) {
+	env := environment{getenv}
+	var (
+		used string
+		load func() (*pgconn.Config, error)
+	)
+	switch {
+	case env.has("DATA_SOURCE_NAME"):
+		used, load = env.used("DATA_SOURCE_NAME"), env.dataSourceName
+	case env.has("DATA_SOURCE_URI"):
+		used, load = env.used("DATA_SOURCE_URI"), env.dataSourceURI
+	case env.has("DATABASE_URL"):
+		used, load = env.used("DATABASE_URL"), env.databaseURL
+	case env.has("POSTGRES_HOST"), env.has("POSTGRES_USER"), env.has("POSTGRES_DB"), env.has("POSTGRES_PASSWORD"):
+		used, load = "POSTGRES_*", env.containerImage
+	default:
+		used, load = "libpq's variables and defaults", func() (*pgconn.Config, error) { return parse("") }
+	}
+	target := &Target{load: func() (*pgconn.Config, error) {
+		cfg, err := load()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", used, err)
+		}
+		return cfg, nil
+	}}
+	if _, err := target.ConnConfig(); err != nil {
+		return nil, used, err
+	}
+	return target, used, nil
+}
+
+const fileSuffix = "_FILE"
+
+// environment reads variables that may stand for a file.
+type environment struct{ getenv func(string) string }
+
+func (e environment) has(name string) bool {
+	return e.getenv(name) != "" || e.getenv(name+fileSuffix) != ""
+}
+
+// used is the name under which the value was given.
+func (e environment) used(name string) string {
+	if e.getenv(name+fileSuffix) != "" {
+		return name + fileSuffix
+	}
+	return name
+}
+
+// read returns a variable's value; from its file without the line end that editors leave behind.
+func (e environment) read(name string) (Secret, error) {
+	path := e.getenv(name + fileSuffix)
+	if path == "" {
+		return Secret(e.getenv(name)), nil
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name+fileSuffix, err)
+	}
+	return Secret(strings.TrimRight(string(content), "\r\n")), nil
+}
+
+func (e environment) dataSourceName() (*pgconn.Config, error) {
+	dsn, err := e.read("DATA_SOURCE_NAME")
+	if err != nil {
+		return nil, err
+	}
+	return parse(dsn)
+}
+
+func (e environment) dataSourceURI() (*pgconn.Config, error) {
+	uri, err := e.read("DATA_SOURCE_URI")
+	if err != nil {
+		return nil, err
+	}
+	user, err := e.read("DATA_SOURCE_USER")
+	if err != nil {
+		return nil, err
+	}
+	if user != "" {
+		uri = Secret(url.User(string(user)).String()+"@") + uri
+	}
+	return e.withPassword("postgresql://"+uri, "DATA_SOURCE_PASS")
+}
+
+// databaseURL also takes the form "postgresql+driver://" of SQLAlchemy, since that is what such a variable often holds.
+func (e environment) databaseURL() (*pgconn.Config, error) {
+	dsn, err := e.read("DATABASE_URL")
+	if err != nil {
+		return nil, err
+	}
+	driver := regexp.MustCompile(`^(postgres(?:ql)?)\+[a-z0-9_]+://`)
+	return parse(Secret(driver.ReplaceAllString(string(dsn), "$1://")))
+}
+
+func (e environment) containerImage() (*pgconn.Config, error) {
+	var dsn strings.Builder
+	for _, v := range []struct{ key, name string }{
+		{"host", "POSTGRES_HOST"}, {"port", "POSTGRES_PORT"}, {"dbname", "POSTGRES_DB"}, {"user", "POSTGRES_USER"},
+	} {
+		value, err := e.read(v.name)
+		if err != nil {
+			return nil, err
+		}
+		if value != "" {
+			fmt.Fprintf(&dsn, "%s='%s' ", v.key, strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(string(value)))
+		}
+	}
+	return e.withPassword(Secret(dsn.String()), "POSTGRES_PASSWORD")
+}
+
+// withPassword sets the password beside the connection string, so that no character of it needs quoting. Without one,
+// what the connection string and libpq's passfile gave stays.
+func (e environment) withPassword(dsn Secret, name string) (*pgconn.Config, error) {
+	password, err := e.read(name)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := parse(dsn)
+	if err != nil {
+		return nil, err
+	}
+	if password != "" {
+		cfg.Password = string(password)
+	}
+	return cfg, nil
+}

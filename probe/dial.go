@@ -1,0 +1,245 @@
+package probe
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// unacknowledgedLimit is how long a connection may stay silent while it owes an acknowledgement.
+const unacknowledgedLimit = 10 * time.Second
+
+// Sessions counts the connections of all probers that share it, for the exporter's own metrics.
+type Sessions struct{ open, idle atomic.Int64 }
+
+// Idle is the number of kept sessions that wait for the next question.
+func (s *Sessions) Idle() int64 { return s.idle.Load() }
+
+// InUse is the number of all other connections: sessions that are being asked and logins under way.
+func (s *Sessions) InUse() int64 { return max(0, s.open.Load()-s.idle.Load()) }
+
+// sockets are all connections made for one session, its cancel requests included, so that they can be closed whatever
+// pgconn is waiting for.
+type sockets struct {
+	sessions *Sessions
+
+	mu     sync.Mutex // protects what follows
+	conns  []net.Conn
+	closed bool
+}
+
+func (s *sockets) add(conn net.Conn) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.Join(net.ErrClosed, conn.Close())
+	}
+	if len(s.conns) == 0 {
+		s.sessions.open.Add(1)
+	}
+	s.conns = append(s.conns, conn)
+	return nil
+}
+
+// closeAll closes every connection, now and later ones too.
+func (s *sockets) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns) > 0 && !s.closed {
+		s.sessions.open.Add(-1)
+	}
+	s.closed = true
+	for _, conn := range s.conns {
+		_ = conn.Close() // mostly closed by pgconn before
+	}
+	s.conns = nil
+}
+
+// resolver finds the addresses of a name; *net.Resolver is one.
+type resolver interface {
+	LookupHost(ctx context.Context, host string) ([]string, error)
+}
+
+// dialer makes the connections of one session: resolving, dialling, SSLRequest and handshake, each a phase of its own.
+// pgconn would hide the handshake in the start-up, dial twice where a server has no TLS and repeat a login in
+// plaintext; here a login has one socket.
+type dialer struct {
+	resolver  resolver
+	trace     *trace
+	tlsConfig *tls.Config // nil: no TLS
+	plaintext bool        // go on without TLS when the server answers N
+	direct    bool        // TLS without SSLRequest (PostgreSQL 17)
+	sockets   sockets
+
+	// bounded ends with the probe: a name or a server that does not answer before is dropped. What follows TCP is
+	// bounded by the login, since the server holds a slot for it by then.
+	bounded context.Context //nolint:containedctx // DialFunc has room for one context, and a login has two
+
+	loggedIn bool        // the login's own connection was made, later ones carry a cancel request
+	busy     atomic.Bool // a query is under way, so that a cancel request makes sense
+}
+
+// newDialer takes over what cfg says of hosts and TLS, and makes cfg dial through the dialer.
+// ParseConfig gives sslmode as a list: [TLS] (require and more), [nil] (disable), both for prefer and allow.
+// allow is treated like prefer: plaintext is used only where the server has no TLS.
+func newDialer(cfg *pgconn.Config, r resolver, sessions *Sessions, bounded context.Context, t *trace) *dialer {
+	d := &dialer{
+		resolver: r, trace: t, bounded: bounded, sockets: sockets{sessions: sessions},
+		tlsConfig: cfg.TLSConfig, plaintext: cfg.TLSConfig == nil, direct: cfg.SSLNegotiation == "direct",
+	}
+	for _, fallback := range cfg.Fallbacks {
+		if fallback.TLSConfig == nil {
+			d.plaintext = true
+		} else {
+			d.tlsConfig = fallback.TLSConfig
+		}
+	}
+	cfg.TLSConfig, cfg.Fallbacks, cfg.SSLCertMode = nil, nil, ""
+	cfg.ConnectTimeout = 0 // the probe's deadline counts
+	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
+	cfg.DialFunc = d.dial
+	return d
+}
+
+// dial is pgconn's DialFunc. ctx is the login's, or that of a cancel request.
+func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if d.loggedIn {
+		return d.dialCancel(ctx, network, address)
+	}
+	conn, err := d.dialLogin(network, address)
+	if err != nil {
+		return nil, err
+	}
+	d.loggedIn = true
+	if d.tlsConfig != nil {
+		d.trace.enter(PhaseTLS)
+		if conn, err = d.encrypt(ctx, conn); err != nil {
+			return nil, err
+		}
+	}
+	d.trace.enter(PhaseStartup)
+	return conn, nil
+}
+
+// dialCancel connects to the address that the session has. An idle session needs no cancel request, which pgconn sends
+// whenever a connection breaks.
+func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.Conn, error) {
+	if !d.busy.Load() {
+		return nil, net.ErrClosed
+	}
+	conn, err := d.connect(ctx, network, address)
+	if err != nil || d.tlsConfig == nil {
+		return conn, err
+	}
+	return d.encrypt(ctx, conn)
+}
+
+func (d *dialer) dialLogin(network, address string) (net.Conn, error) {
+	if network == "unix" {
+		d.trace.enter(PhaseDial)
+		return d.connect(d.bounded, network, address)
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("split host and port: %w", err)
+	}
+	d.trace.enter(PhaseResolve)
+	addresses, err := d.resolver.LookupHost(d.bounded, host)
+	if err != nil {
+		return nil, err
+	}
+	d.trace.enter(PhaseDial)
+	var failed []error
+	for i, address := range addresses {
+		// An address that swallows packets must leave time for the next one.
+		ctx, cancel := d.bounded, context.CancelFunc(func() {})
+		if deadline, ok := ctx.Deadline(); ok && i < len(addresses)-1 {
+			ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(len(addresses)-i))
+		}
+		conn, err := d.connect(ctx, network, net.JoinHostPort(address, port))
+		cancel()
+		if err == nil {
+			return conn, nil
+		}
+		failed = append(failed, err)
+	}
+	return nil, errors.Join(failed...)
+}
+
+func (d *dialer) connect(ctx context.Context, network, address string) (net.Conn, error) {
+	netDialer := net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: unacknowledgedLimit, Interval: unacknowledgedLimit / 2, Count: 2},
+		Control:         limitUnacknowledged(unacknowledgedLimit),
+	}
+	conn, err := netDialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.sockets.add(conn); err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// encrypt negotiates TLS and completes the handshake. It returns the plain connection where the server has no TLS and
+// the mode allows that, and else a bare *tls.Conn, in which pgconn looks for channel binding.
+func (d *dialer) encrypt(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	if !d.direct {
+		offered, err := requestTLS(ctx, conn)
+		if err != nil {
+			return nil, err
+		}
+		if !offered {
+			if d.plaintext {
+				return conn, nil
+			}
+			return nil, &tlsError{errors.New("the server has no TLS")}
+		}
+	}
+	encrypted := tls.Client(conn, d.tlsConfig)
+	err := encrypted.HandshakeContext(ctx)
+	var netErr net.Error
+	switch {
+	case err == nil:
+		return encrypted, nil
+	case ctx.Err() != nil, errors.As(err, &netErr) && netErr.Timeout(), isAny(err, []syscall.Errno{syscall.ECONNRESET, syscall.EPIPE}),
+		errors.Is(err, io.EOF) && !d.direct:
+		return nil, err
+	}
+	// What is left is a certificate, an alert, or no TLS; a server below 17 ends a direct negotiation with a bare end
+	// of file.
+	return nil, &tlsError{err}
+}
+
+// requestTLS sends an SSLRequest and reports whether the server agreed. It reads one byte and no more, so that nothing
+// sent before the handshake can pass for part of the session (CVE-2021-23222).
+func requestTLS(ctx context.Context, conn net.Conn) (bool, error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := conn.Write([]byte{0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f}); err != nil {
+		return false, err
+	}
+	var answer [1]byte
+	if _, err := io.ReadFull(conn, answer[:]); err != nil {
+		return false, err
+	}
+	switch answer[0] {
+	case 'S':
+		return true, nil
+	case 'N':
+		return false, nil
+	case 'E':
+		return false, forkError{}
+	}
+	return false, errors.New("answer to SSLRequest is " + strconv.Itoa(int(answer[0])))
+}

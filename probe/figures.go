@@ -1,0 +1,263 @@
+package probe
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Figures is what the server says of its connections and of itself.
+type Figures struct {
+	// Connections counts client backends by database and state.
+	Connections []Connections
+	// Applications counts client backends by application name, the largest first; nil when it was not asked for.
+	Applications []Applications
+	// Used is the number of taken client slots; where the role does not see other roles' sessions, an upper bound.
+	// Usable is what ordinary roles may use of MaxConnections.
+	Used, Usable int
+	// ReservedConnections is unknown before PostgreSQL 16.
+	MaxConnections, SuperuserReservedConnections int
+	ReservedConnections                          Number
+	// DatabaseLimits are set limits alone (pg_database.datconnlimit); RoleLimit is our own role's (rolconnlimit).
+	DatabaseLimits []DatabaseLimit
+	RoleLimit      Number
+	// What follows is unknown where the role does not see other roles' sessions. Ages are seconds.
+	LockWaiting, IdleInTransactionMax, TransactionMax Number
+	// Privileged says whether the role sees other roles' sessions.
+	Privileged bool
+	// Start times are seconds since the epoch.
+	PostmasterStart, CheckpointerStart Number
+	// Version is as the server spells it, VersionNum like 160014.
+	Version, VersionNum string
+}
+
+// Connections counts the client backends of a database in one state. Backends that have not chosen a database yet have
+// an empty one.
+type Connections struct {
+	Database, State string
+	Count           int
+}
+
+// Applications counts the client backends with one application name.
+type Applications struct {
+	Name  string
+	Count int
+}
+
+// DatabaseLimit is a database's own connection limit.
+type DatabaseLimit struct {
+	Database string
+	Limit    int
+}
+
+// The states of a client backend in pg_stat_activity (pg_stat_get_activity in
+// src/backend/utils/adt/pgstatfuncs.c); 18 adds "starting".
+const stateUnknown = "unknown"
+
+func backendStates() []string {
+	return []string{
+		"active", "idle", "idle in transaction", "idle in transaction (aborted)", "fastpath function call", "disabled",
+	}
+}
+
+// largestApplications is how many application names are shown by themselves.
+const largestApplications = 20
+
+// lockTimeout bounds every statement that may meet a locked catalogue, for its own transaction alone.
+const lockTimeout = `SELECT pg_catalog.set_config('lock_timeout', '100ms', true);`
+
+// figuresSQL reads all figures in one statement from the function below pg_stat_activity: the view itself joins
+// pg_database and pg_authid and would wait for their locks. Grouping sets give a row for each database and state, for
+// each application name when they are asked for, and one for all.
+func figuresSQL(applications bool) string {
+	sets, name, kind := "((datid, state), ())", "NULL", ""
+	if applications {
+		sets, name = "((datid, state), (application_name), ())", "application_name"
+		kind = "WHEN GROUPING(application_name) = 0 THEN 'application'"
+	}
+	return lockTimeout + `
+SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database' ` + kind + ` ELSE 'total' END,
+  datid, state, ` + name + `,
+  count(*) FILTER (WHERE backend_type = 'client backend'),
+  count(*) FILTER (WHERE datid IS NOT NULL AND usesysid IS NOT NULL),
+  count(*) FILTER (WHERE backend_type = 'client backend' AND wait_event_type = 'Lock'),
+  max(extract(epoch FROM pg_catalog.clock_timestamp() - state_change)) FILTER (WHERE state LIKE 'idle in transaction%'),
+  max(extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)) FILTER (WHERE backend_type = 'client backend'),
+  extract(epoch FROM max(backend_start) FILTER (WHERE backend_type = 'checkpointer')),
+  NOT bool_or(backend_type IS NULL AND query = '<insufficient privilege>'),
+  extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
+  pg_catalog.current_setting('max_connections'),
+  pg_catalog.current_setting('superuser_reserved_connections'),
+  pg_catalog.current_setting('reserved_connections', true),
+  pg_catalog.current_setting('server_version'),
+  pg_catalog.current_setting('server_version_num')
+FROM pg_catalog.pg_stat_get_activity(NULL)
+GROUP BY GROUPING SETS ` + sets
+}
+
+// The columns of figuresSQL.
+const (
+	columnKind = iota
+	columnDatabase
+	columnState
+	columnApplication
+	columnClients
+	columnVisible
+	columnLockWaiting
+	columnIdleInTransaction
+	columnTransaction
+	columnCheckpointerStart
+	columnPrivileged
+	columnPostmasterStart
+	columnMaxConnections
+	columnSuperuserReserved
+	columnReserved
+	columnVersion
+	columnVersionNum
+	columnCount
+)
+
+// What columnKind says of a row.
+const (
+	rowTotal       = "total"
+	rowApplication = "application"
+)
+
+// counted is a row of figuresSQL that counts backends of one database and state.
+type counted struct {
+	database uint32 // OID, 0 for none
+	state    string
+	count    int
+}
+
+// parseFigures reads the answer to figuresSQL. Databases are still OIDs: names come from elsewhere.
+func parseFigures(results []*pgconn.Result) (*Figures, []counted, error) {
+	if len(results) == 0 {
+		return nil, nil, errors.New("no result")
+	}
+	rows := results[len(results)-1].Rows
+	i := slices.IndexFunc(rows, func(row [][]byte) bool {
+		return len(row) == columnCount && string(row[columnKind]) == rowTotal
+	})
+	if i < 0 {
+		return nil, nil, errors.New("no row of totals")
+	}
+	var p numbers
+	f := p.totals(rows[i])
+	countColumn := columnVisible
+	if f.Privileged {
+		countColumn = columnClients
+	}
+	var backends []counted
+	for _, row := range rows {
+		n := p.integer(row[countColumn])
+		switch kind := string(row[columnKind]); {
+		case kind == rowTotal:
+			f.Used = n
+		case n == 0:
+		case kind == rowApplication:
+			f.Applications = append(f.Applications, Applications{valid(row[columnApplication]), n})
+		default:
+			c := counted{state: stateUnknown, count: n}
+			if row[columnDatabase] != nil {
+				c.database = p.oid(row[columnDatabase])
+			}
+			if row[columnState] != nil {
+				c.state = valid(row[columnState])
+			}
+			backends = append(backends, c)
+		}
+	}
+	f.Applications = largest(f.Applications)
+	return f, backends, p.err
+}
+
+// numbers parses numbers in text format and keeps the first error.
+type numbers struct{ err error }
+
+func (p *numbers) keep(err error) {
+	if p.err == nil {
+		p.err = err
+	}
+}
+
+func (p *numbers) integer(text []byte) int {
+	n, err := strconv.Atoi(string(text))
+	p.keep(err)
+	return n
+}
+
+func (p *numbers) oid(text []byte) uint32 {
+	n, err := strconv.ParseUint(string(text), 10, 32)
+	p.keep(err)
+	return uint32(n)
+}
+
+// number returns an unknown for NULL.
+func (p *numbers) number(text []byte) Number {
+	if text == nil {
+		return Number{}
+	}
+	n, err := strconv.ParseFloat(string(text), 64)
+	p.keep(err)
+	return known(n)
+}
+
+func (p *numbers) totals(row [][]byte) *Figures {
+	f := &Figures{
+		MaxConnections:               p.integer(row[columnMaxConnections]),
+		SuperuserReservedConnections: p.integer(row[columnSuperuserReserved]),
+		ReservedConnections:          p.number(row[columnReserved]),
+		Privileged:                   string(row[columnPrivileged]) == "t",
+		PostmasterStart:              p.number(row[columnPostmasterStart]),
+		Version:                      valid(row[columnVersion]),
+		VersionNum:                   valid(row[columnVersionNum]),
+	}
+	f.Usable = f.MaxConnections - f.SuperuserReservedConnections - int(f.ReservedConnections.Value)
+	if f.Privileged {
+		f.CheckpointerStart = p.number(row[columnCheckpointerStart])
+		f.LockWaiting = p.number(row[columnLockWaiting])
+		// An age of which there is no session is 0: the role would have seen one. An age is never negative, though the
+		// clock is read for each row and a transaction may be younger than its reading.
+		f.IdleInTransactionMax = known(max(0, p.number(row[columnIdleInTransaction]).Value))
+		f.TransactionMax = known(max(0, p.number(row[columnTransaction]).Value))
+	}
+	return f
+}
+
+// valid makes a text of the server's fit for a label: databases may have any encoding.
+func valid(text []byte) string { return strings.ToValidUTF8(string(text), "\uFFFD") }
+
+// largest returns the largest applications, sums equal names, and puts what is left into "other".
+func largest(all []Applications) []Applications {
+	counts := make(map[string]int, len(all))
+	for _, a := range all {
+		counts[a.Name] += a.Count
+	}
+	all = all[:0]
+	for name, count := range counts {
+		all = append(all, Applications{name, count})
+	}
+	slices.SortFunc(all, func(a, b Applications) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Name, b.Name))
+	})
+	if len(all) <= largestApplications {
+		return all
+	}
+	other := Applications{Name: "other"}
+	shown := all[:largestApplications:largestApplications]
+	for _, a := range all[largestApplications:] {
+		other.Count += a.Count
+	}
+	for i := range shown {
+		if shown[i].Name == other.Name {
+			shown[i].Count += other.Count
+			return shown
+		}
+	}
+	return append(shown, other)
+}

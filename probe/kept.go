@@ -1,0 +1,177 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// question asks a kept session: SELECT 1, then the figures.
+type question struct {
+	ctx    context.Context //nolint:containedctx // travels to the goroutine that owns the session
+	answer chan<- answer
+}
+
+type answer struct {
+	up      bool
+	query   time.Duration
+	figures *Figures
+	failure *Failure // why figures is nil
+}
+
+// kept is the session that stays open between probes. Its goroutine owns it: it answers questions, and listens while
+// there is none, so that the end of the session is noticed as it happens.
+type kept struct {
+	*session
+	ctx       context.Context //nolint:containedctx // the session's life: ends when it is released, given up or lost
+	cancel    context.CancelFunc
+	questions chan question
+	started   startTimes
+
+	mu   sync.Mutex // protects wake
+	wake context.CancelFunc
+}
+
+// startTimes tell a crash from a restart.
+type startTimes struct{ postmaster, checkpointer Number }
+
+func newKept(ctx context.Context, s *session) *kept {
+	k := &kept{session: s, questions: make(chan question, 1)}
+	k.ctx, k.cancel = context.WithCancel(ctx)
+	return k
+}
+
+// ask puts a question to the session and returns where the answer will be. There is none when the session's life ends
+// before. A question stays unasked while one that was given up before still waits.
+func (k *kept) ask(ctx context.Context) <-chan answer {
+	a := make(chan answer, 1)
+	select {
+	case k.questions <- question{ctx, a}:
+	default:
+		return a
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.wake != nil {
+		k.wake()
+	}
+	return a
+}
+
+// listen waits for a question, the end of the session or its release. It returns the question, if there is one.
+func (k *kept) listen() *question {
+	ctx, cancel := context.WithCancel(k.ctx)
+	defer cancel()
+	k.mu.Lock()
+	k.wake = cancel // before the look at the questions: one that comes after it cancels ctx
+	k.mu.Unlock()
+	select {
+	case q := <-k.questions:
+		return &q
+	default:
+	}
+	idle := &k.dialer.sockets.sessions.idle
+	idle.Add(1)
+	_ = k.conn.WaitForNotification(ctx) // why it ended is told by the connection: still open, or closed
+	idle.Add(-1)
+	if k.conn.IsClosed() {
+		return nil
+	}
+	select {
+	case q := <-k.questions:
+		return &q
+	default:
+		return nil
+	}
+}
+
+// reply answers a question. It reports whether the session was given up because it did not answer in time.
+//
+// The deadline of the one who asks ends the query, and with it the session. A caller who only hangs up does not: the
+// query goes on, up to the deadline that he had.
+func (k *kept) reply(q *question, figuresSQL string, names *catalogue) (overrun bool) {
+	ctx, cancel := context.WithCancel(k.ctx)
+	defer cancel()
+	stop := context.AfterFunc(q.ctx, func() {
+		if deadline, ok := q.ctx.Deadline(); ok && !errors.Is(context.Cause(q.ctx), context.DeadlineExceeded) {
+			timer := time.NewTimer(time.Until(deadline))
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+			}
+		}
+		cancel()
+	})
+	defer stop()
+
+	var a answer
+	start := time.Now()
+	err := k.selectOne(ctx)
+	if err == nil {
+		a.up, a.query = true, time.Since(start)
+		a.figures, err = k.figures(ctx, figuresSQL, names)
+	}
+	if err != nil {
+		a.failure = classify(err, PhaseQuery)
+	} else {
+		k.started = startTimes{a.figures.PostmasterStart, a.figures.CheckpointerStart}
+	}
+	overrun = ctx.Err() != nil && k.fatal == nil
+	q.answer <- a
+	return overrun
+}
+
+// loss is what is known of a session that the other side ended, before it is opened anew.
+type loss struct{ code, routine, notice string }
+
+func (k *kept) loss() loss {
+	l := loss{notice: k.notice}
+	if k.fatal != nil {
+		l.code, l.routine = k.fatal.Code, k.fatal.Routine
+	}
+	return l
+}
+
+// reason decides from how the session ended and from what a new login met: its error, or the start times that the new
+// session read. It is not decided yet when the second result is false: another try may tell more.
+// The facts were tried on PostgreSQL 13 to 18; the routines are those of src/backend/libpq/be-secure.c and
+// src/backend/tcop/postgres.c.
+func (l loss) reason(before, after startTimes, err error) (LossReason, bool) {
+	told := l.code == "57P01" || l.notice == "57P01" // admin_shutdown: a shutdown and a terminate look the same
+	if l.code == "57P02" || l.notice == "57P02" || l.routine == "secure_read" {
+		return LossCrash, true
+	}
+	if err == nil {
+		switch {
+		case newer(before.postmaster, after.postmaster):
+			if told {
+				return LossShutdown, true
+			}
+		case newer(before.checkpointer, after.checkpointer):
+			return LossCrash, true
+		case told, l.code == "57P05":
+			return LossTerminated, true
+		}
+		return LossNetwork, true
+	}
+	f := classify(err, PhaseStartup)
+	switch {
+	case f.Reason == ReasonNotAccepting && told:
+		return LossShutdown, true
+	case f.Reason == ReasonNotAccepting && l.code == "":
+		return LossCrash, true
+	case told && (f.Reason == ReasonRefused || f.Reason == ReasonTerminated):
+		return LossShutdown, true
+	case (told || l.code == "57P05") && f.SQLState != "": // alive, and it refuses us for another reason
+		return LossTerminated, true
+	case f.SQLState != "":
+		return LossNetwork, true
+	}
+	return LossNetwork, false
+}
+
+func newer(before, after Number) bool {
+	return before.Known && after.Known && after.Value > before.Value
+}

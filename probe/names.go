@@ -1,0 +1,138 @@
+package probe
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// namesEvery is how often names and limits are read anew when no unknown database asks for it before.
+const namesEvery = time.Minute
+
+// Every way from an OID to a name waits for a lock on its catalogue, so the lock is asked for first and not waited for
+// (55P03 when somebody holds it). The lock of a view takes those of its tables.
+const (
+	databasesSQL = lockTimeout + `
+LOCK TABLE pg_catalog.pg_database IN ACCESS SHARE MODE NOWAIT;
+SELECT oid, datname, datconnlimit FROM pg_catalog.pg_database`
+	roleSQL = lockTimeout + `
+LOCK TABLE pg_catalog.pg_roles IN ACCESS SHARE MODE NOWAIT;
+SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = CURRENT_USER`
+)
+
+// catalogue is what is remembered of names and limits. It belongs to the goroutine that asks for the figures.
+type catalogue struct {
+	read      time.Time // the last attempt
+	databases map[uint32]*database
+	roleLimit Number
+}
+
+type database struct {
+	name  string
+	limit int  // below 0: none
+	seen  bool // had a connection while we looked
+}
+
+// query runs one simple query; a session's query method is one.
+type query func(ctx context.Context, sql string) ([]*pgconn.Result, error)
+
+// refresh reads names and limits when backends of an unknown database are there or a minute has passed. What cannot be
+// read stays as it was; only an error that is not the server's word (the session is lost) is returned.
+func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) error {
+	now := time.Now()
+	if !c.missing(backends) && now.Sub(c.read) < namesEvery {
+		return nil
+	}
+	c.read = now
+	rows, err := lastRows(run(ctx, databasesSQL))
+	if err != nil {
+		return err
+	}
+	var p numbers
+	if len(rows) > 0 {
+		fresh := make(map[uint32]*database, len(rows))
+		for _, row := range rows {
+			oid := p.oid(row[0])
+			fresh[oid] = &database{name: valid(row[1]), limit: p.integer(row[2])}
+			if old := c.databases[oid]; old != nil {
+				fresh[oid].seen = old.seen
+			}
+		}
+		c.databases = fresh
+	}
+	rows, err = lastRows(run(ctx, roleSQL))
+	if err != nil {
+		return err
+	}
+	if len(rows) == 1 {
+		c.roleLimit = Number{}
+		if limit := p.number(rows[0][0]); limit.Value >= 0 {
+			c.roleLimit = limit
+		}
+	}
+	return p.err
+}
+
+// lastRows returns the rows of the last result, none when the server refused.
+func lastRows(results []*pgconn.Result, err error) ([][][]byte, error) {
+	if err != nil {
+		if isServerError(err) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	if len(results) == 0 {
+		return nil, nil
+	}
+	return results[len(results)-1].Rows, nil
+}
+
+func (c *catalogue) missing(backends []counted) bool {
+	for _, b := range backends {
+		if b.database != 0 && c.databases[b.database] == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// fill puts names in the place of OIDs and adds zeros for every state of a database that had a connection before, so
+// that a series does not end with its last connection.
+func (c *catalogue) fill(f *Figures, backends []counted) {
+	type key struct{ database, state string }
+	counts := make(map[key]int, len(backends))
+	for _, b := range backends {
+		name := ""
+		if b.database != 0 {
+			name = stateUnknown
+			if d := c.databases[b.database]; d != nil {
+				name, d.seen = d.name, true
+			}
+		}
+		counts[key{name, b.state}] += b.count
+	}
+	states := backendStates()
+	if !f.Privileged {
+		states = []string{stateUnknown}
+	}
+	limits := make(map[string]int)
+	for _, d := range c.databases {
+		if d.seen {
+			for _, state := range states {
+				counts[key{d.name, state}] += 0
+			}
+		}
+		if d.limit >= 0 {
+			limits[d.name] += d.limit // names that are equal once they are valid UTF-8
+		}
+	}
+	for name, limit := range limits {
+		f.DatabaseLimits = append(f.DatabaseLimits, DatabaseLimit{name, limit})
+	}
+	f.RoleLimit = c.roleLimit
+	f.Connections = make([]Connections, 0, len(counts))
+	for k, n := range counts {
+		f.Connections = append(f.Connections, Connections{k.database, k.state, n})
+	}
+}

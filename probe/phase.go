@@ -1,0 +1,75 @@
+package probe
+
+import (
+	"sync"
+	"time"
+)
+
+// Phase is a step on the way to an answered query.
+type Phase uint8
+
+// The phases of a probe, in their order.
+const (
+	PhaseNone    Phase = iota
+	PhaseResolve       // the name's addresses; not for a unix socket
+	PhaseDial          // TCP or the unix socket
+	PhaseTLS           // SSLRequest and handshake; not where sslmode is disable
+	PhaseStartup       // startup packet, authentication, until ReadyForQuery
+	PhaseQuery         // SELECT 1
+	phaseCount
+)
+
+// AllPhases returns the phases in their order.
+func AllPhases() []Phase {
+	return []Phase{PhaseResolve, PhaseDial, PhaseTLS, PhaseStartup, PhaseQuery}
+}
+
+func (p Phase) String() string {
+	return [phaseCount]string{"none", "resolve", "dial", "tls", "startup", "query"}[p]
+}
+
+// Phases is the time spent in each phase, unknown for one that was not reached.
+// A phase that was under way when the probe ended counts up to then.
+type Phases [phaseCount]Seconds
+
+// trace takes the times of one login's phases.
+type trace struct {
+	mu    sync.Mutex // protects what follows: a login may outlive the probe that began it and reads its trace
+	at    Phase
+	since time.Time
+	took  Phases
+}
+
+// enter ends the phase under way and begins p.
+func (t *trace) enter(p Phase) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	t.end(now)
+	t.at, t.since = p, now
+}
+
+// done ends the phase under way.
+func (t *trace) done() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.end(time.Now())
+	t.at = PhaseNone
+}
+
+func (t *trace) end(now time.Time) {
+	if t.at != PhaseNone {
+		t.took[t.at] = knownDuration(now.Sub(t.since))
+	}
+}
+
+// read returns the times up to now and the phase under way.
+func (t *trace) read() (Phases, Phase) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	took := t.took
+	if t.at != PhaseNone {
+		took[t.at] = knownDuration(time.Since(t.since))
+	}
+	return took, t.at
+}

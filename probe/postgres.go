@@ -1,0 +1,375 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"pg_liveness_exporter/config"
+)
+
+const (
+	// pendingLimit is how long a login that was given up may stay pending: the server keeps a slot for it as long as
+	// authentication_timeout, 60 s unless set otherwise.
+	pendingLimit = time.Minute
+	// pendingAge is how old the youngest pending login must be for another one to start.
+	pendingAge = 15 * time.Second
+	// pendingMost is how many logins may be under way on the server at once.
+	pendingMost = 4
+
+	// reopenFor and reopenEvery bound the tries to open a lost session anew.
+	reopenFor   = time.Second
+	reopenEvery = 50 * time.Millisecond
+
+	// answerGrace is how long after the deadline the part of an answer that came in time may take to arrive.
+	answerGrace = 50 * time.Millisecond
+)
+
+// Options say how a prober asks.
+type Options struct {
+	// Keep opens a session that stays, beside the new one of each probe.
+	Keep bool
+	// Applications also counts connections by application name.
+	Applications bool
+	// Sessions counts connections; it must not be nil.
+	Sessions *Sessions
+	// OnLoss is told when and why a kept session was ended by the other side, from a goroutine of the prober's.
+	OnLoss func(LossReason, time.Time)
+	// Resolver finds addresses; nil means Go's own resolver, which gives up when it is told to.
+	Resolver resolver
+}
+
+// Postgres asks one PostgreSQL server.
+//
+// It holds at most two open sessions, the kept one and that of the probe under way, and at most four logins that the
+// server has not finished.
+type Postgres struct {
+	target     *config.Target
+	options    Options
+	figuresSQL string
+
+	ctx    context.Context //nolint:containedctx // the prober's life
+	cancel context.CancelFunc
+	work   sync.WaitGroup // logins, kept sessions, closing
+
+	mu      sync.Mutex // protects what follows
+	closed  bool
+	kept    *kept
+	pending []*pendingLogin // logins under way, the youngest last
+
+	names catalogue // belongs to the kept session's goroutine; without one, to the probe under way
+}
+
+// pendingLogin is a login under way. Its result is there once done is closed.
+type pendingLogin struct {
+	started   time.Time
+	done      chan struct{}
+	session   *session
+	err       error
+	abandoned bool // nobody waits any more; protected by Postgres.mu
+}
+
+// NewPostgres returns a prober of target. Close must be called when it is not needed any more.
+func NewPostgres(target *config.Target, options Options) *Postgres {
+	if options.Resolver == nil {
+		options.Resolver = &net.Resolver{PreferGo: true}
+	}
+	p := &Postgres{target: target, options: options, figuresSQL: figuresSQL(options.Applications)}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// Close ends every session and every login under way and waits for that, until ctx ends.
+func (p *Postgres) Close(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.cancel()
+	ended := make(chan struct{})
+	go func() {
+		p.work.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Probe opens a session and runs SELECT 1 on it and, at the same time, asks the kept session. It returns within
+// milliseconds of the end of ctx, whatever the server does; ctx's deadline is also what addresses share. One probe at a
+// time.
+func (p *Postgres) Probe(ctx context.Context) *Result {
+	r := &Result{Start: time.Now(), Keeps: p.options.Keep}
+	if deadline, ok := ctx.Deadline(); ok {
+		r.Deadline = deadline.Sub(r.Start)
+	}
+	k, ok := p.begin()
+	if !ok {
+		return Unanswered(r.Start, 0, r.Keeps)
+	}
+	defer p.work.Done()
+	var answers <-chan answer
+	if k != nil {
+		answers = k.ask(ctx)
+	}
+	if s := p.askNew(ctx, r); s != nil {
+		switch {
+		case !p.options.Keep:
+			r.Query = r.Phases[PhaseQuery]
+			r.take(p.figuresOnce(ctx, s))
+			p.end(s)
+		case k != nil:
+			p.end(s)
+		default:
+			if k = p.keep(s); k != nil {
+				answers = k.ask(ctx)
+			}
+		}
+	}
+	if k != nil {
+		r.take(k.wait(ctx, answers))
+		if r.Failure != nil && r.Failure.Reason == ReasonNotAccepting && r.KeptUp {
+			k.cancel() // a smart shutdown, which would wait for our session for ever
+		}
+	}
+	r.Duration = time.Since(r.Start)
+	return r
+}
+
+// begin counts a probe as work and returns the kept session, if one stands. It reports false once the prober is closed.
+func (p *Postgres) begin() (*kept, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, false
+	}
+	p.work.Add(1)
+	return p.kept, true
+}
+
+// end closes a session behind the caller's back.
+func (p *Postgres) end(s *session) { p.work.Go(func() { s.close(p.ctx) }) }
+
+// wait returns the answer, an empty one when the session's life or ctx ended before.
+func (k *kept) wait(ctx context.Context, answers <-chan answer) answer {
+	select {
+	case a := <-answers:
+		return a
+	case <-k.ctx.Done():
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(answerGrace)
+	defer late.Stop()
+	select {
+	case a := <-answers:
+		return a
+	case <-late.C:
+		return answer{}
+	}
+}
+
+func (r *Result) take(a answer) {
+	r.Figures, r.FiguresFailure = a.figures, a.failure
+	if r.Keeps {
+		r.KeptUp = a.up
+		if a.up {
+			r.Query = knownDuration(a.query)
+		}
+	}
+}
+
+// askNew opens a session and runs SELECT 1 on it. It returns the session when that succeeded, and else says in r why
+// not. A session that is ended while it is being opened or asked is tried once more: it may be our bad luck with an
+// administrator's terminate, and if it is not, the second try says what is.
+func (p *Postgres) askNew(ctx context.Context, r *Result) *session {
+	for try := 1; ; try++ {
+		t := &trace{}
+		s, err := p.open(ctx, t)
+		if err == nil {
+			phases, _ := t.read()
+			var connect float64
+			for _, took := range phases {
+				connect += took.Value
+			}
+			r.Connect = known(connect)
+			t.enter(PhaseQuery)
+			if err = s.selectOne(ctx); err == nil {
+				t.done()
+				r.Phases, _ = t.read()
+				r.Failure = nil
+				return s
+			}
+			p.end(s)
+		}
+		var phase Phase
+		r.Phases, phase = t.read()
+		var loginErr *loginError
+		if errors.As(err, &loginErr) {
+			phase = loginErr.phase
+		}
+		r.Failure = classify(err, phase)
+		if r.Failure.Reason != ReasonTerminated || try == 2 || ctx.Err() != nil {
+			return nil
+		}
+		r.Connect = Seconds{}
+	}
+}
+
+// figuresOnce reads the figures on a session that is not kept.
+func (p *Postgres) figuresOnce(ctx context.Context, s *session) answer {
+	var (
+		a   answer
+		err error
+	)
+	if a.figures, err = s.figures(ctx, p.figuresSQL, &p.names); err != nil {
+		a.failure = classify(err, PhaseQuery)
+	}
+	return a
+}
+
+// open opens a session within ctx. A login for which the server already holds a slot when ctx ends goes on without its
+// caller; while one is under way this waits for it, and starts another only when it has become old.
+func (p *Postgres) open(ctx context.Context, t *trace) (*session, error) {
+	for {
+		l, before := p.admit(ctx, t)
+		if l != nil {
+			return p.await(ctx, l)
+		}
+		again := time.NewTimer(before.wait)
+		select {
+		case <-before.done:
+		case <-again.C:
+		case <-ctx.Done():
+		}
+		again.Stop()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// obstacle is a login under way, and how long it keeps another one from starting if it does not end before.
+type obstacle struct {
+	done <-chan struct{}
+	wait time.Duration
+}
+
+// admit starts a login, or says what to wait for.
+func (p *Postgres) admit(ctx context.Context, t *trace) (*pendingLogin, obstacle) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if n := len(p.pending); n > 0 {
+		youngest := p.pending[n-1]
+		if age := now.Sub(youngest.started); age < pendingAge {
+			return nil, obstacle{youngest.done, pendingAge - age}
+		}
+		if oldest := p.pending[0]; n >= pendingMost {
+			return nil, obstacle{oldest.done, pendingLimit}
+		}
+	}
+	l := &pendingLogin{started: now, done: make(chan struct{})}
+	p.pending = append(p.pending, l)
+	p.work.Go(func() { p.login(ctx, l, t) })
+	return l, obstacle{}
+}
+
+// login runs a login to its end, which may be long after bounded ended.
+func (p *Postgres) login(bounded context.Context, l *pendingLogin, t *trace) {
+	ctx, cancel := context.WithTimeout(p.ctx, pendingLimit)
+	defer cancel()
+	l.session, l.err = login(ctx, bounded, p.target, p.options.Resolver, p.options.Sessions, t)
+	p.mu.Lock()
+	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
+	abandoned := l.abandoned
+	close(l.done)
+	p.mu.Unlock()
+	if abandoned && l.session != nil {
+		l.session.close(p.ctx)
+	}
+}
+
+// await waits for a login's end or ctx's.
+func (p *Postgres) await(ctx context.Context, l *pendingLogin) (*session, error) {
+	select {
+	case <-l.done:
+		return l.session, l.err
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-l.done:
+		return l.session, l.err
+	default:
+		l.abandoned = true
+		return nil, context.Cause(ctx)
+	}
+}
+
+// keep makes s the kept session, or ends it when there is one by now.
+func (p *Postgres) keep(s *session) *kept {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.kept != nil || p.closed {
+		p.end(s)
+		return nil
+	}
+	k := newKept(p.ctx, s)
+	p.kept = k
+	p.work.Go(func() { p.run(k) })
+	return k
+}
+
+// run is the kept session's goroutine.
+func (p *Postgres) run(k *kept) {
+	overrun := false
+	for !k.conn.IsClosed() && k.ctx.Err() == nil {
+		if q := k.listen(); q != nil {
+			overrun = k.reply(q, p.figuresSQL, &p.names)
+		}
+	}
+	at := time.Now()
+	lost := k.conn.IsClosed() && k.ctx.Err() == nil && !overrun // dropping a session that does not answer is no loss
+	p.mu.Lock()
+	p.kept = nil
+	p.mu.Unlock()
+	k.cancel()
+	p.end(k.session)
+	if lost {
+		p.reopen(k, at)
+	}
+}
+
+// reopen opens a lost session anew, at once, to learn why it was lost, and keeps the new one.
+func (p *Postgres) reopen(k *kept, at time.Time) {
+	ctx, cancel := context.WithTimeout(p.ctx, reopenFor)
+	defer cancel()
+	l := k.loss()
+	for {
+		s, err := p.open(ctx, &trace{})
+		var after startTimes
+		if err == nil {
+			after = s.startTimes(ctx, p.figuresSQL)
+			p.keep(s)
+		}
+		reason, decided := l.reason(k.started, after, err)
+		if !decided {
+			select {
+			case <-time.After(reopenEvery):
+				continue
+			case <-ctx.Done():
+			}
+		}
+		if p.ctx.Err() == nil {
+			p.options.OnLoss(reason, at)
+		}
+		return
+	}
+}

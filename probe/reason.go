@@ -1,0 +1,219 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pg_liveness_exporter/config"
+)
+
+// Reason says why a probe failed: one word of a closed set.
+type Reason string
+
+// The reasons for a failed probe.
+const (
+	ReasonResolve            Reason = "resolve"
+	ReasonRefused            Reason = "refused"
+	ReasonUnreachable        Reason = "unreachable"
+	ReasonTimeout            Reason = "timeout"
+	ReasonTLS                Reason = "tls"
+	ReasonAuth               Reason = "auth"
+	ReasonNoDatabase         Reason = "no_database"
+	ReasonPermission         Reason = "permission"
+	ReasonTooManyConnections Reason = "too_many_connections"
+	ReasonReservedSlots      Reason = "reserved_slots"
+	ReasonRoleLimit          Reason = "role_limit"
+	ReasonDatabaseLimit      Reason = "database_limit"
+	ReasonNotAccepting       Reason = "not_accepting"
+	ReasonTerminated         Reason = "terminated"
+	ReasonResources          Reason = "resources"
+	ReasonPooler             Reason = "pooler"
+	ReasonProtocol           Reason = "protocol"
+	ReasonOther              Reason = "other"
+)
+
+// Reasons returns the closed set.
+func Reasons() []Reason {
+	return []Reason{
+		ReasonResolve, ReasonRefused, ReasonUnreachable, ReasonTimeout, ReasonTLS, ReasonAuth, ReasonNoDatabase,
+		ReasonPermission, ReasonTooManyConnections, ReasonReservedSlots, ReasonRoleLimit, ReasonDatabaseLimit,
+		ReasonNotAccepting, ReasonTerminated, ReasonResources, ReasonPooler, ReasonProtocol, ReasonOther,
+	}
+}
+
+// State is the verdict on a server.
+type State string
+
+// The states of a server: it answers; it refuses; there is no complete answer of the protocol; it has no slot left;
+// it refuses this exporter.
+const (
+	StateAccepting       State = "accepting"
+	StateRejecting       State = "rejecting"
+	StateNoResponse      State = "no_response"
+	StateConnectionLimit State = "connection_limit"
+	StateMisconfigured   State = "misconfigured"
+)
+
+// States returns the closed set.
+func States() []State {
+	return []State{StateAccepting, StateRejecting, StateNoResponse, StateConnectionLimit, StateMisconfigured}
+}
+
+// tlsError marks what went wrong between SSLRequest and the end of the handshake and is neither the network nor time.
+type tlsError struct{ err error }
+
+func (e *tlsError) Error() string { return "tls: " + e.err.Error() }
+func (e *tlsError) Unwrap() error { return e.err }
+
+// configError marks settings or credentials that could not be read, before anything was sent.
+type configError struct{ err error }
+
+func (e *configError) Error() string { return "configuration: " + e.err.Error() }
+func (e *configError) Unwrap() error { return e.err }
+
+// errForkFailed is a server that answered SSLRequest with an error: it could not start a process for us
+// (report_fork_failure_to_client in src/backend/postmaster/postmaster.c).
+type forkError struct{}
+
+func (forkError) Error() string { return "the server could not start a process for the session" }
+
+// classify says why a probe failed in phase. The server's word counts first (SQLSTATE, then the error's routine, never
+// its translated message), then what the network said, then time.
+func classify(err error, phase Phase) *Failure {
+	f := &Failure{Phase: phase}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		f.SQLState, f.Routine = pgErr.Code, pgErr.Routine
+		f.Reason, f.State = classifySQLState(pgErr, phase)
+		return f
+	}
+	f.Reason, f.State = classifyClientError(err)
+	return f
+}
+
+func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {
+	login := phase != PhaseQuery
+	switch {
+	case e.Code == "57P03": // cannot_connect_now
+		return ReasonNotAccepting, StateRejecting
+	case e.Code == "53300": // too_many_connections
+		switch e.Routine {
+		case "":
+			return ReasonPooler, StateConnectionLimit
+		case "InitPostgres":
+			return ReasonReservedSlots, StateConnectionLimit
+		case "InitializeSessionUserId":
+			return ReasonRoleLimit, StateMisconfigured
+		case "CheckMyDatabase":
+			return ReasonDatabaseLimit, StateConnectionLimit
+		}
+		return ReasonTooManyConnections, StateConnectionLimit
+	case e.Code == "28P01", e.Code == "28000":
+		return ReasonAuth, StateMisconfigured
+	case e.Code == "3D000", e.Code == "57P04", e.Code == "55000" && login:
+		return ReasonNoDatabase, StateMisconfigured
+	case e.Code == "42501":
+		return ReasonPermission, StateMisconfigured
+	case e.Code == "57P01", e.Code == "57P02", e.Code == "57P05":
+		return ReasonTerminated, StateRejecting
+	case e.Code == "53100", e.Code == "53200", e.Code == "53400", e.Code == "58030":
+		return ReasonResources, StateRejecting
+	case e.Code == "57014":
+		return ReasonTimeout, StateRejecting
+	case e.Code == "08P01" && e.Routine == "":
+		return ReasonPooler, poolerState(e.Message)
+	case e.Code == "08P01", e.Code == "0A000":
+		return ReasonProtocol, StateNoResponse
+	case login && (strings.HasPrefix(e.Code, "22") || e.Code == "42704"):
+		return ReasonOther, StateMisconfigured
+	}
+	return ReasonOther, StateRejecting
+}
+
+// poolerState reads PgBouncer's text, which is English and fixed (src/client.c, src/objects.c): it gives most of its
+// own refusals the same SQLSTATE, 08P01, and no routine.
+func poolerState(message string) State {
+	has := func(texts ...string) bool {
+		for _, text := range texts {
+			if strings.Contains(message, text) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case has("no more connections allowed"):
+		return StateConnectionLimit
+	case has("no such user", "no such database", "auth", "login", "is disabled", "startup parameter", "SSL required"):
+		return StateMisconfigured
+	}
+	return StateRejecting
+}
+
+func classifyClientError(err error) (Reason, State) {
+	var (
+		configErr   *configError
+		fileTLSErr  *config.TLSError
+		tlsErr      *tlsError
+		dnsErr      *net.DNSError
+		netErr      net.Error
+		isErrno     = func(errnos ...syscall.Errno) bool { return isAny(err, errnos) }
+		isTimeout   = errors.As(err, &netErr) && netErr.Timeout()
+		isCancelled = errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded)
+	)
+	switch {
+	case errors.As(err, &fileTLSErr), errors.As(err, &tlsErr):
+		return ReasonTLS, StateMisconfigured
+	case errors.As(err, &configErr):
+		return ReasonAuth, StateMisconfigured
+	case errors.As(err, &forkError{}):
+		return ReasonResources, StateRejecting
+	case isErrno(syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS):
+		return ReasonOther, StateMisconfigured
+	case isErrno(syscall.EACCES, syscall.EPERM): // the unix socket, or a local packet filter
+		return ReasonPermission, StateMisconfigured
+	case isErrno(syscall.ECONNREFUSED, syscall.ENOENT):
+		return ReasonRefused, StateNoResponse
+	case isErrno(syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN):
+		return ReasonUnreachable, StateNoResponse
+	case errors.As(err, &dnsErr) && !dnsErr.IsTimeout && !isCancelled:
+		return ReasonResolve, StateNoResponse
+	case isCancelled, isTimeout:
+		return ReasonTimeout, StateNoResponse
+	case isErrno(syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED),
+		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+		return ReasonTerminated, StateNoResponse
+	case isAuthText(err.Error()):
+		return ReasonAuth, StateMisconfigured
+	}
+	return ReasonProtocol, StateNoResponse
+}
+
+func isAny(err error, errnos []syscall.Errno) bool {
+	for _, errno := range errnos {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// isAuthText knows the credentials' failures on our own side, which pgconn (connectOne in pgconn.go) tells apart by
+// text alone.
+func isAuthText(text string) bool {
+	for _, part := range []string{
+		"require_auth check failed", "channel binding check failed", "failed SASL auth", "failed GSS auth",
+	} {
+		if strings.Contains(text, part) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,84 @@
+// Package probe asks one server: it opens a session with timed phases, runs SELECT 1, reads the connection figures, and
+// says why a server does not answer. Asking does I/O and returns a value, a Result; nothing here knows how it is shown.
+package probe
+
+import "time"
+
+// Result is what one probe found. It does not change once it was returned and may be shared.
+type Result struct {
+	// Start is when the probe began, Duration how long it took and Deadline how long it was allowed to take.
+	Start              time.Time
+	Duration, Deadline time.Duration
+	// Failure is nil when a session that this probe opened answered SELECT 1 in time.
+	Failure *Failure
+	// Phases is where the time of the new session went.
+	Phases Phases
+	// Connect is how long opening the new session took, until the server was ready for a query.
+	// It is unknown when it was not opened.
+	Connect Seconds
+	// Query is how long SELECT 1 took: on the kept session, or on the new one where none is kept.
+	Query Seconds
+	// Keeps says that a session is kept at all, KeptUp that it answered in this probe.
+	Keeps, KeptUp bool
+	// Figures is nil when no session could read them; FiguresFailure says why where a session tried.
+	Figures        *Figures
+	FiguresFailure *Failure
+}
+
+// Up says whether this probe opened a new session and SELECT 1 answered on it in time.
+func (r *Result) Up() bool { return r.Failure == nil }
+
+// State is the verdict in the five words that pg_probe_state shows.
+func (r *Result) State() State {
+	if r.Failure == nil {
+		return StateAccepting
+	}
+	return r.Failure.State
+}
+
+// Unanswered is the result of a probe whose caller could not wait for it any longer.
+func Unanswered(start time.Time, waited time.Duration, keeps bool) *Result {
+	return &Result{
+		Start: start, Duration: waited, Deadline: waited, Keeps: keeps,
+		Failure: &Failure{Reason: ReasonTimeout, State: StateNoResponse},
+	}
+}
+
+// Failure says why a probe failed, in terms that hold no address, name or text of the server's.
+type Failure struct {
+	Reason Reason
+	State  State
+	// Phase is the one that failed, PhaseNone when none was begun.
+	Phase Phase
+	// SQLState and Routine are the server's own, empty when it did not answer. Messages are translated, these are not.
+	SQLState, Routine string
+}
+
+// Seconds is a number in base units that may be unknown.
+type Seconds = Number
+
+// Number is a value that may be unknown. Unknown is shown as absent, never as 0.
+type Number struct {
+	Value float64
+	Known bool
+}
+
+func known(v float64) Number { return Number{Value: v, Known: true} }
+
+func knownDuration(d time.Duration) Number { return known(d.Seconds()) }
+
+// LossReason says how a kept session was ended by the other side.
+type LossReason string
+
+// The reasons for the loss of a kept session.
+const (
+	LossShutdown   LossReason = "shutdown"
+	LossCrash      LossReason = "crash"
+	LossTerminated LossReason = "terminated"
+	LossNetwork    LossReason = "network"
+)
+
+// LossReasons returns the closed set.
+func LossReasons() []LossReason {
+	return []LossReason{LossShutdown, LossCrash, LossTerminated, LossNetwork}
+}

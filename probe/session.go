@@ -1,0 +1,149 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pg_liveness_exporter/config"
+)
+
+const (
+	// closeGrace is how long a session may take to end politely before its sockets are closed.
+	closeGrace = 500 * time.Millisecond
+	// largestMessage bounds what a server, or what only looks like one, can make us allocate.
+	largestMessage = 4 << 20
+)
+
+// session is an open connection. It belongs to one goroutine at a time.
+type session struct {
+	conn   *pgconn.PgConn
+	dialer *dialer
+	// fatal is the error with which the server ended the session.
+	fatal *pgconn.PgError
+	// notice is the SQLSTATE of the last notice of class 57P: a server that goes down in a hurry tells its sessions so
+	// in a notice (quickdie in src/backend/tcop/postgres.c).
+	notice string
+}
+
+// loginError is a login's failure and the phase that failed.
+type loginError struct {
+	err   error
+	phase Phase
+}
+
+func (e *loginError) Error() string { return e.phase.String() + ": " + e.err.Error() }
+func (e *loginError) Unwrap() error { return e.err }
+
+// login opens a session. ctx bounds the login as a whole, bounded the part before the server holds a slot for it.
+// An error is a *loginError.
+func login(ctx, bounded context.Context, target *config.Target, r resolver, sessions *Sessions, t *trace) (*session, error) {
+	defer t.done()
+	cfg, err := target.ConnConfig()
+	if err != nil {
+		return nil, &loginError{&configError{err}, PhaseNone}
+	}
+	s := &session{dialer: newDialer(cfg, r, sessions, bounded, t)}
+	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs picks one server of several; here is one
+	cfg.MaxProtocolMessageBodyLen = largestMessage
+	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if len(n.Code) == 5 && n.Code[:3] == "57P" {
+			s.notice = n.Code
+		}
+	}
+	cfg.OnPgError = func(_ *pgconn.PgConn, e *pgconn.PgError) bool {
+		severity := e.SeverityUnlocalized // the other one is translated; absent before 9.6 and in poolers
+		if severity == "" {
+			severity = e.Severity
+		}
+		if severity == "FATAL" || severity == "PANIC" {
+			s.fatal = e
+			return false
+		}
+		return true
+	}
+	s.conn, err = pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		s.dialer.sockets.closeAll()
+		_, phase := t.read()
+		return nil, &loginError{err, phase}
+	}
+	return s, nil
+}
+
+// query runs sql by the simple protocol, which poolers take as well. When ctx ends, a cancel request goes out behind
+// the answer and the session is closed.
+func (s *session) query(ctx context.Context, sql string) ([]*pgconn.Result, error) {
+	s.dialer.busy.Store(true)
+	results, err := s.conn.Exec(ctx, sql).ReadAll()
+	if !s.conn.IsClosed() {
+		s.dialer.busy.Store(false)
+	}
+	return results, err
+}
+
+// selectOne asks the question of all questions.
+func (s *session) selectOne(ctx context.Context) error {
+	results, err := s.query(ctx, "SELECT 1")
+	if err != nil {
+		return err
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1 || string(results[0].Rows[0][0]) != "1" {
+		return errors.New("SELECT 1 did not return 1")
+	}
+	return nil
+}
+
+// figures reads the connection figures, and names and limits when it is time. The session stays usable after an error
+// of the server's.
+func (s *session) figures(ctx context.Context, sql string, c *catalogue) (*Figures, error) {
+	results, err := s.query(ctx, sql)
+	if err != nil {
+		return nil, err
+	}
+	f, backends, err := parseFigures(results)
+	if err != nil {
+		return nil, fmt.Errorf("read the figures: %w", err)
+	}
+	if err := c.refresh(ctx, s.query, backends); err != nil {
+		return nil, err
+	}
+	c.fill(f, backends)
+	return f, nil
+}
+
+// startTimes reads when the server's processes began, as far as it tells.
+func (s *session) startTimes(ctx context.Context, figuresSQL string) startTimes {
+	results, err := s.query(ctx, figuresSQL)
+	if err != nil {
+		return startTimes{}
+	}
+	f, _, err := parseFigures(results)
+	if err != nil {
+		return startTimes{}
+	}
+	return startTimes{f.PostmasterStart, f.CheckpointerStart}
+}
+
+// close ends the session with a Terminate message (without one the server counts it as abandoned), and whatever is left
+// of it within closeGrace, also when pgconn is still busy with a query that was given up.
+func (s *session) close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
+	defer cancel()
+	_ = s.conn.Close(ctx) // closes the socket whatever happens
+	select {
+	case <-s.conn.CleanupDone():
+	case <-ctx.Done():
+	}
+	s.dialer.sockets.closeAll()
+	<-s.conn.CleanupDone()
+}
+
+// isServerError says whether the server itself answered, with an error.
+func isServerError(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr)
+}

@@ -1,0 +1,25 @@
+package probe
+
+import (
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// limitUnacknowledged makes the kernel give a connection up once data went unacknowledged for the time given
+// (TCP_USER_TIMEOUT, RFC 5482). It also bounds how long keepalive probes may go unanswered.
+func limitUnacknowledged(limit time.Duration) func(network, address string, c syscall.RawConn) error {
+	return func(network, _ string, c syscall.RawConn) error {
+		if network == "unix" {
+			return nil
+		}
+		var failed error
+		if err := c.Control(func(fd uintptr) {
+			failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+		}); err != nil {
+			return err
+		}
+		return failed
+	}
+}

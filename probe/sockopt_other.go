@@ -1,0 +1,13 @@
+//go:build !linux
+
+package probe
+
+import (
+	"syscall"
+	"time"
+)
+
+// limitUnacknowledged is Linux's alone; elsewhere keepalive finds a dead connection.
+func limitUnacknowledged(time.Duration) func(network, address string, c syscall.RawConn) error {
+	return nil
+}
