@@ -6,10 +6,15 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 )
 
+// quietGrace is how long every connection may take to say what it wants, however many others there are.
+const quietGrace = 500 * time.Millisecond
+
 // connectionBound bounds the open connections of an HTTP server. Over it, the connection that has been out of a handler
-// for longest is closed: a client that opens many and says little loses its own, a scrape under way is never cut.
+// for longest is closed: a client that opens many and says little loses its own, a scrape under way is never cut. While
+// all are young, no further one is accepted.
 //
 // It hangs on ConnState, and not on the listener, so that exporter-toolkit can go on making the listeners (several
 // addresses, systemd sockets, TLS).
@@ -18,7 +23,12 @@ type connectionBound struct {
 
 	mu    sync.Mutex // protects what follows
 	open  map[net.Conn]*connection
-	quiet *list.List // connections that no handler is working for, the longest quiet first
+	quiet *list.List // of quietConn: those that no handler is working for, the longest quiet first
+}
+
+type quietConn struct {
+	net.Conn
+	since time.Time
 }
 
 // connection is either quiet or has handlers, several at once with HTTP/2.
@@ -37,8 +47,11 @@ func newConnectionBound(most int) *connectionBound {
 func (b *connectionBound) track(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
-		if victim := b.admit(conn); victim != nil {
-			_ = victim.Close()
+		b.mu.Lock()
+		b.open[conn] = &connection{quiet: b.hush(conn)}
+		b.mu.Unlock()
+		for wait := b.shrink(); wait > 0; wait = b.shrink() {
+			time.Sleep(wait) // this is the accepting goroutine
 		}
 	case http.StateClosed, http.StateHijacked:
 		b.mu.Lock()
@@ -51,21 +64,34 @@ func (b *connectionBound) track(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// admit adds a connection and returns the one to close for it, if any.
-func (b *connectionBound) admit(conn net.Conn) net.Conn {
+// hush says that no handler works for conn. The caller holds b.mu.
+func (b *connectionBound) hush(conn net.Conn) *list.Element {
+	return b.quiet.PushBack(quietConn{conn, time.Now()})
+}
+
+// shrink closes a connection if there are too many, and returns how long to wait for one that may be closed.
+func (b *connectionBound) shrink() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.open[conn] = &connection{quiet: b.quiet.PushBack(conn)}
 	if len(b.open) <= b.most {
-		return nil
+		return 0
 	}
-	first := b.quiet.Front()
-	victim, _ := b.quiet.Remove(first).(net.Conn)
-	delete(b.open, victim)
-	if wrapped, ok := victim.(interface{ NetConn() net.Conn }); ok {
-		victim = wrapped.NetConn() // closing TLS politely may wait for the client
+	oldest := b.quiet.Front()
+	if oldest == nil {
+		return quietGrace
 	}
-	return victim
+	victim, _ := oldest.Value.(quietConn)
+	if age := time.Since(victim.since); age < quietGrace {
+		return quietGrace - age
+	}
+	b.quiet.Remove(oldest)
+	delete(b.open, victim.Conn)
+	conn := victim.Conn
+	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = wrapped.NetConn() // a polite end of TLS may wait for the client
+	}
+	_ = conn.Close() // does not wait
+	return 0
 }
 
 // remember is http.Server's ConnContext.
@@ -102,6 +128,6 @@ func (b *connectionBound) work(conn net.Conn, handlers int) {
 		b.quiet.Remove(c.quiet)
 		c.quiet = nil
 	case c.handlers == 0:
-		c.quiet = b.quiet.PushBack(conn)
+		c.quiet = b.hush(conn)
 	}
 }

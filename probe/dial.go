@@ -209,15 +209,14 @@ func (d *dialer) encrypt(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	encrypted := tls.Client(conn, d.tlsConfig)
 	err := encrypted.HandshakeContext(ctx)
 	var netErr net.Error
+	hungUp := errors.Is(err, io.EOF) || isAny(err, []syscall.Errno{syscall.ECONNRESET, syscall.EPIPE})
 	switch {
 	case err == nil:
 		return encrypted, nil
-	case ctx.Err() != nil, errors.As(err, &netErr) && netErr.Timeout(), isAny(err, []syscall.Errno{syscall.ECONNRESET, syscall.EPIPE}),
-		errors.Is(err, io.EOF) && !d.direct:
+	case ctx.Err() != nil, errors.As(err, &netErr) && netErr.Timeout(), hungUp && !d.direct:
 		return nil, err
 	}
-	// What is left is a certificate, an alert, or no TLS; a server below 17 ends a direct negotiation with a bare end
-	// of file.
+	// What is left is a certificate, an alert, or no TLS: a server below 17 hangs up on a direct negotiation.
 	return nil, &tlsError{err}
 }
 

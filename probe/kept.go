@@ -134,15 +134,22 @@ func (k *kept) loss() loss {
 	return l
 }
 
+// certain decides what the end of the session alone tells. The facts were tried on PostgreSQL 13 to 18; the routines
+// are those of src/backend/libpq/be-secure.c and src/backend/tcop/postgres.c.
+func (l loss) certain() (LossReason, bool) {
+	switch {
+	case l.code == "57P02", l.notice == "57P02", l.routine == "secure_read": // crash_shutdown; the postmaster is gone
+		return LossCrash, true
+	case l.code == "57P05": // idle_session_timeout
+		return LossTerminated, true
+	}
+	return "", false
+}
+
 // reason decides from how the session ended and from what a new login met: its error, or the start times that the new
 // session read. It is not decided yet when the second result is false: another try may tell more.
-// The facts were tried on PostgreSQL 13 to 18; the routines are those of src/backend/libpq/be-secure.c and
-// src/backend/tcop/postgres.c.
 func (l loss) reason(before, after startTimes, err error) (LossReason, bool) {
 	told := l.code == "57P01" || l.notice == "57P01" // admin_shutdown: a shutdown and a terminate look the same
-	if l.code == "57P02" || l.notice == "57P02" || l.routine == "secure_read" {
-		return LossCrash, true
-	}
 	if err == nil {
 		switch {
 		case newer(before.postmaster, after.postmaster):
@@ -151,7 +158,7 @@ func (l loss) reason(before, after startTimes, err error) (LossReason, bool) {
 			}
 		case newer(before.checkpointer, after.checkpointer):
 			return LossCrash, true
-		case told, l.code == "57P05":
+		case told:
 			return LossTerminated, true
 		}
 		return LossNetwork, true
@@ -164,7 +171,7 @@ func (l loss) reason(before, after startTimes, err error) (LossReason, bool) {
 		return LossCrash, true
 	case told && (f.Reason == ReasonRefused || f.Reason == ReasonTerminated):
 		return LossShutdown, true
-	case (told || l.code == "57P05") && f.SQLState != "": // alive, and it refuses us for another reason
+	case told && f.SQLState != "": // alive, and it refuses us for another reason
 		return LossTerminated, true
 	case f.SQLState != "":
 		return LossNetwork, true

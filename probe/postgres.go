@@ -11,15 +11,18 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-const (
-	// pendingLimit is how long a login that was given up may stay pending: the server keeps a slot for it as long as
-	// authentication_timeout, 60 s unless set otherwise.
-	pendingLimit = time.Minute
-	// pendingAge is how old the youngest pending login must be for another one to start.
-	pendingAge = 15 * time.Second
-	// pendingMost is how many logins may be under way on the server at once.
-	pendingMost = 4
+// limits of logins that were given up.
+type limits struct {
+	// stay is how long such a login may stay pending: the server keeps a slot for it as long as authentication_timeout, 60 s
+	// unless set otherwise.
+	stay time.Duration
+	// age is how old the youngest pending login must be for another one to start.
+	age time.Duration
+	// most is how many logins may be under way on the server at once.
+	most int
+}
 
+const (
 	// reopenFor and reopenEvery bound the tries to open a lost session anew.
 	reopenFor   = time.Second
 	reopenEvery = 50 * time.Millisecond
@@ -49,6 +52,7 @@ type Options struct {
 type Postgres struct {
 	target     *config.Target
 	options    Options
+	limits     limits
 	figuresSQL string
 
 	ctx    context.Context //nolint:containedctx // the prober's life
@@ -77,7 +81,10 @@ func NewPostgres(target *config.Target, options Options) *Postgres {
 	if options.Resolver == nil {
 		options.Resolver = &net.Resolver{PreferGo: true}
 	}
-	p := &Postgres{target: target, options: options, figuresSQL: figuresSQL(options.Applications)}
+	p := &Postgres{
+		target: target, options: options, figuresSQL: figuresSQL(options.Applications),
+		limits: limits{stay: time.Minute, age: 15 * time.Second, most: 4},
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -267,11 +274,11 @@ func (p *Postgres) admit(ctx context.Context, t *trace) (*pendingLogin, obstacle
 	now := time.Now()
 	if n := len(p.pending); n > 0 {
 		youngest := p.pending[n-1]
-		if age := now.Sub(youngest.started); age < pendingAge {
-			return nil, obstacle{youngest.done, pendingAge - age}
+		if age := now.Sub(youngest.started); age < p.limits.age {
+			return nil, obstacle{youngest.done, p.limits.age - age}
 		}
-		if oldest := p.pending[0]; n >= pendingMost {
-			return nil, obstacle{oldest.done, pendingLimit}
+		if oldest := p.pending[0]; n >= p.limits.most {
+			return nil, obstacle{oldest.done, p.limits.stay}
 		}
 	}
 	l := &pendingLogin{started: now, done: make(chan struct{})}
@@ -282,7 +289,7 @@ func (p *Postgres) admit(ctx context.Context, t *trace) (*pendingLogin, obstacle
 
 // login runs a login to its end, which may be long after bounded ended.
 func (p *Postgres) login(bounded context.Context, l *pendingLogin, t *trace) {
-	ctx, cancel := context.WithTimeout(p.ctx, pendingLimit)
+	ctx, cancel := context.WithTimeout(p.ctx, p.limits.stay)
 	defer cancel()
 	l.session, l.err = login(ctx, bounded, p.target, p.options.Resolver, p.options.Sessions, t)
 	p.mu.Lock()
@@ -342,16 +349,22 @@ func (p *Postgres) run(k *kept) {
 	p.mu.Unlock()
 	k.cancel()
 	p.end(k.session)
-	if lost {
-		p.reopen(k, at)
+	if !lost {
+		return
+	}
+	reason, ok := k.loss().certain()
+	if !ok {
+		reason = p.reopen(k)
+	}
+	if p.ctx.Err() == nil {
+		p.options.OnLoss(reason, at)
 	}
 }
 
 // reopen opens a lost session anew, at once, to learn why it was lost, and keeps the new one.
-func (p *Postgres) reopen(k *kept, at time.Time) {
+func (p *Postgres) reopen(k *kept) LossReason {
 	ctx, cancel := context.WithTimeout(p.ctx, reopenFor)
 	defer cancel()
-	l := k.loss()
 	for {
 		s, err := p.open(ctx, &trace{})
 		var after startTimes
@@ -359,17 +372,14 @@ func (p *Postgres) reopen(k *kept, at time.Time) {
 			after = s.startTimes(ctx, p.figuresSQL)
 			p.keep(s)
 		}
-		reason, decided := l.reason(k.started, after, err)
-		if !decided {
-			select {
-			case <-time.After(reopenEvery):
-				continue
-			case <-ctx.Done():
-			}
+		reason, decided := k.loss().reason(k.started, after, err)
+		if decided {
+			return reason
 		}
-		if p.ctx.Err() == nil {
-			p.options.OnLoss(reason, at)
+		select {
+		case <-time.After(reopenEvery):
+		case <-ctx.Done():
+			return reason
 		}
-		return
 	}
 }

@@ -78,7 +78,7 @@ type configError struct{ err error }
 func (e *configError) Error() string { return "configuration: " + e.err.Error() }
 func (e *configError) Unwrap() error { return e.err }
 
-// errForkFailed is a server that answered SSLRequest with an error: it could not start a process for us
+// forkError is a server that answered SSLRequest with an error: it could not start a process for us
 // (report_fork_failure_to_client in src/backend/postmaster/postmaster.c).
 type forkError struct{}
 
@@ -160,6 +160,7 @@ func poolerState(message string) State {
 func classifyClientError(err error) (Reason, State) {
 	var (
 		configErr   *configError
+		forkErr     forkError
 		fileTLSErr  *config.TLSError
 		tlsErr      *tlsError
 		dnsErr      *net.DNSError
@@ -173,8 +174,10 @@ func classifyClientError(err error) (Reason, State) {
 		return ReasonTLS, StateMisconfigured
 	case errors.As(err, &configErr):
 		return ReasonAuth, StateMisconfigured
-	case errors.As(err, &forkError{}):
+	case errors.As(err, &forkErr):
 		return ReasonResources, StateRejecting
+	case errors.As(err, &dnsErr) && !dnsErr.IsTimeout && !isCancelled: // also when no name server can be reached
+		return ReasonResolve, StateNoResponse
 	case isErrno(syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS):
 		return ReasonOther, StateMisconfigured
 	case isErrno(syscall.EACCES, syscall.EPERM): // the unix socket, or a local packet filter
@@ -183,8 +186,6 @@ func classifyClientError(err error) (Reason, State) {
 		return ReasonRefused, StateNoResponse
 	case isErrno(syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN):
 		return ReasonUnreachable, StateNoResponse
-	case errors.As(err, &dnsErr) && !dnsErr.IsTimeout && !isCancelled:
-		return ReasonResolve, StateNoResponse
 	case isCancelled, isTimeout:
 		return ReasonTimeout, StateNoResponse
 	case isErrno(syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED),

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"pg_liveness_exporter/internal/pgtest"
+)
+
+// TestManyScrapesAtOnce: scrapes at the same time share one probe, of a healthy server and of one that hangs.
+func TestManyScrapesAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	e := startExporter(t, environment(s.Port, "postgres"))
+	e.settle()
+	const many = 50
+	all := func(want float64) {
+		t.Helper()
+		var (
+			scrapes sync.WaitGroup
+			wrong   atomic.Int64
+		)
+		for range many {
+			scrapes.Go(func() {
+				response, body, err := e.get(context.Background(), "/metrics", scrapeTimeout)
+				if err != nil || response.StatusCode != http.StatusOK || !strings.Contains(body, fmt.Sprintf("\npg_up %v\n", want)) {
+					wrong.Add(1)
+				}
+			})
+		}
+		scrapes.Wait()
+		if n := wrong.Load(); n > 0 {
+			t.Errorf("%d of %d scrapes do not say pg_up %v", n, many, want)
+		}
+	}
+	all(1)
+	thaw := freeze(t, s, append(children(t, s), s.PID())...)
+	before := e.scrape()
+	all(0)
+	after := e.scrape()
+	if probes := after["pg_probes_total"] - before["pg_probes_total"]; probes > 5 {
+		t.Errorf("%v probes for %d scrapes at once of a server that hangs", probes, many)
+	}
+	if n := after[`pg_liveness_exporter_sessions{state="in_use"}`]; n > 5 {
+		t.Errorf("%v connections to a server that hangs", n)
+	}
+	if after["pg_liveness_exporter_shared_probes_total"] == 0 {
+		t.Error("no shared probe was counted")
+	}
+	thaw()
+	e.expect(up)
+	e.leavesNothing(s)
+}
+
+// TestClientHangsUp: a probe that nobody waits for is no probe.
+func TestClientHangsUp(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	e := startExporter(t, environment(s.Port, "postgres"))
+	e.settle()
+	before := e.last["pg_probes_total"]
+	thaw := freeze(t, s, s.PID())
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		_, _, err := e.get(ctx, "/metrics", scrapeTimeout)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("a client that hung up got an answer: %v", err)
+		}
+	}
+	thaw()
+	m := e.expect(up)
+	if n := m["pg_probes_total"] - before; n != 1 {
+		t.Errorf("%v probes were counted, want that of the last scrape alone", n)
+	}
+	if m["pg_kept_session_up"] != 1 {
+		t.Error("a client that hangs up costs the kept session")
+	}
+	e.leavesNothing(s)
+	e.expectChanges(s, "up")
+}
+
+// TestSignalInMidScrape: the exporter ends within five seconds, with code 0, and leaves no session on the server.
+func TestSignalInMidScrape(t *testing.T) {
+	t.Parallel()
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(signal.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, pgtest.Config{})
+			e := startExporter(t, environment(s.Port, "postgres"), "--probe.timeout=30s")
+			e.settle()
+			thaw := freeze(t, s, s.PID())
+			scraped := make(chan error, 1)
+			go func() {
+				_, _, err := e.get(context.Background(), "/metrics", 0)
+				scraped <- err
+			}()
+			time.Sleep(300 * time.Millisecond)
+			check(t, e.cmd.Process.Signal(signal))
+			select {
+			case <-e.exited:
+			case <-time.After(5 * time.Second):
+				t.Fatal("still runs five seconds after the signal")
+			}
+			if code := e.cmd.ProcessState.ExitCode(); code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+			<-scraped
+			thaw()
+			eventually(t, "a session is left on the server", func() bool {
+				rows, err := s.Query(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE usename = '"+role+"'")
+				return err == nil && rows[0] == "0"
+			})
+		})
+	}
+}
+
+// TestSlowClients: more clients than there are descriptors, each saying a byte now and then, do not keep a scrape from
+// its answer.
+func TestSlowClients(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	prlimit, err := exec.LookPath("prlimit")
+	pgtest.Need(t, err == nil, "prlimit", "apt-get install util-linux")
+	e := startExporter(t, environment(s.Port, "postgres"))
+	out, err := exec.CommandContext(t.Context(), prlimit, fmt.Sprintf("--pid=%d", e.cmd.Process.Pid), "--nofile=1024:1024").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	e.settle()
+	ctx, cancel := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer cancel()
+	for i := range 1100 {
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				slowClient(ctx, e.address, i%2 == 0)
+			}
+		})
+	}
+	for range 10 {
+		e.expect(up)
+		time.Sleep(100 * time.Millisecond)
+	}
+	if n := e.last["process_open_fds"]; n > 600 {
+		t.Errorf("%v descriptors", n)
+	}
+}
+
+// slowClient connects and says next to nothing until it is cut off.
+func slowClient(ctx context.Context, address string, speaks bool) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		time.Sleep(100 * time.Millisecond)
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	for i := 0; ; i++ {
+		if speaks {
+			if _, err := fmt.Fprint(conn, "GET /metrics HTTP/1.1\r\n"[i%20:i%20+1]); err != nil {
+				return
+			}
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			var netErr net.Error
+			if !errors.As(err, &netErr) || !netErr.Timeout() {
+				return
+			}
+		}
+	}
+}
+
+// TestUnusableEnvironment: one line names the variable and nothing of its value.
+func TestUnusableEnvironment(t *testing.T) {
+	t.Parallel()
+	const secret = `s3cr'et\%zz`
+	for _, test := range []struct{ name, variable, value string }{
+		{"URL", "DATA_SOURCE_NAME", "postgres://monitor:" + secret + "@db.example.org:5432/app"},
+		{"URL with a bad port", "DATA_SOURCE_NAME", "postgres://monitor:" + secret + ":5432@db.example.org:port/app"},
+		{"keywords", "DATA_SOURCE_NAME", "host=db.example.org user=monitor password='" + secret},
+		{"keywords with a space", "DATA_SOURCE_NAME", "host=db.example.org password=" + secret + " and more"},
+		{"no connection string", "DATABASE_URL", secret},
+		{"several servers", "DATA_SOURCE_NAME", "postgres://monitor:" + secret + "@a/b,postgres://monitor:" + secret + "@c/d"},
+		{"several hosts", "DATA_SOURCE_NAME", "host=a,b user=monitor password=secret"},
+		{"several hosts in a URI", "DATA_SOURCE_URI", "a.example.org,b.example.org/app"},
+		{"mode", "DATA_SOURCE_NAME", "host=a password=secret sslmode=" + "maybe"},
+		{"root certificate", "DATA_SOURCE_NAME", "host=a password=secret sslmode=verify-full sslrootcert=/nonexistent"},
+		{"file", "DATA_SOURCE_NAME_FILE", "/nonexistent"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 3*hanging)
+			defer cancel()
+			cmd := command(ctx, []string{test.variable + "=" + test.value, "DATA_SOURCE_PASS=" + secret}, "--web.listen-address=127.0.0.1:0")
+			out, _ := cmd.CombinedOutput() // the code is looked at
+			text := strings.TrimSpace(string(out))
+			if code := cmd.ProcessState.ExitCode(); code != 1 {
+				t.Errorf("exit code %d", code)
+			}
+			if !strings.Contains(text, test.variable) || strings.Contains(text, "\n") {
+				t.Errorf("not one line that names the variable: %s", text)
+			}
+			for _, hidden := range []string{secret, "s3cr", "secret", "example.org", "monitor"} {
+				if strings.Contains(text, hidden) {
+					t.Errorf("%q is in the message: %s", hidden, text)
+				}
+			}
+		})
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"--version"}, 0, "pg_liveness_exporter, version"},
+		{[]string{"--help"}, 0, "--probe.timeout"},
+		{[]string{"--probe.timeout=1ms"}, 2, "--probe.timeout is 1ms"},
+		{[]string{"--web.telemetry-path=metrics"}, 2, "is not a path"},
+		{[]string{"--nonsense"}, 2, "unknown long flag"},
+		{[]string{"--web.listen-address=300.0.0.1:1"}, 1, "cannot serve"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*hanging)
+		cmd := command(ctx, nil, test.args...)
+		out, _ := cmd.CombinedOutput() // the code is looked at
+		cancel()
+		if code := cmd.ProcessState.ExitCode(); code != test.code || !strings.Contains(string(out), test.want) {
+			t.Errorf("%v: code %d, want %d and %q:\n%s", test.args, code, test.code, test.want, out)
+		}
+	}
+}
+
+// TestLandingPage: a person who opens the address finds the metrics.
+func TestLandingPage(t *testing.T) {
+	t.Parallel()
+	e := startExporter(t, []string{"DATA_SOURCE_NAME=host=127.0.0.1 port=1 password=hidden"})
+	response, body, err := e.get(t.Context(), "/", 0)
+	check(t, err)
+	if response.StatusCode != http.StatusOK || !strings.Contains(body, `href="metrics"`) && !strings.Contains(body, `href="/metrics"`) {
+		t.Errorf("status %d:\n%s", response.StatusCode, body)
+	}
+	if response, _, err = e.get(t.Context(), "/nothing", 0); err != nil || response.StatusCode != http.StatusNotFound {
+		t.Errorf("an unknown path: %v, %v", response, err)
+	}
+}

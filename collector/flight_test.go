@@ -1,0 +1,178 @@
+package collector
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pg_liveness_exporter/probe"
+)
+
+// slowProber answers after a time, or says at the end of ctx that there was no answer.
+type slowProber struct {
+	takes  time.Duration
+	probes atomic.Int64
+}
+
+func (p *slowProber) Probe(ctx context.Context) *probe.Result {
+	p.probes.Add(1)
+	r := &probe.Result{Start: time.Now(), Keeps: true}
+	select {
+	case <-time.After(p.takes):
+		r.KeptUp = true
+	case <-ctx.Done():
+		r.Failure = &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateNoResponse}
+	}
+	r.Duration = time.Since(r.Start)
+	return r
+}
+
+func (p *slowProber) Close(context.Context) error { return nil }
+
+func newTestTarget(p Prober, logs *strings.Builder) *Target {
+	return NewTarget(TargetOptions{
+		Timeout: 5 * time.Second, Keeps: true, Logger: slog.New(slog.NewTextHandler(logs, nil)), Shared: &atomic.Uint64{},
+	}, func(func(probe.LossReason, time.Time)) Prober { return p })
+}
+
+// caller is one scrape: it comes at a time, waits so long, and may hang up before.
+type caller struct {
+	comes, waits, hangsUp time.Duration
+}
+
+// answer is what a caller got, and when.
+type answer struct {
+	at      time.Duration
+	up, got bool
+}
+
+// TestFlight plays callers against one server. Time is synthetic, so that every moment is exact.
+func TestFlight(t *testing.T) {
+	const s = time.Second
+	for _, test := range []struct {
+		name     string
+		takes    time.Duration
+		callers  []caller
+		answers  []answer
+		counted  uint64
+		failures uint64
+		asked    int64
+		shared   uint64
+	}{
+		{"one caller", s, []caller{{waits: 3 * s}}, []answer{{s, true, true}}, 1, 0, 1, 0},
+		{"two share", s, []caller{{waits: 3 * s}, {comes: s / 2, waits: 3 * s}}, []answer{{s, true, true}, {s, true, true}}, 1, 0, 1, 1},
+		{"one after the other", s, []caller{{waits: 3 * s}, {comes: 2 * s, waits: 3 * s}}, []answer{{s, true, true}, {3 * s, true, true}}, 2, 0, 2, 0},
+		{"the deadline of the only caller", 9 * s, []caller{{waits: 3 * s}}, []answer{{3 * s, false, true}}, 1, 1, 1, 0},
+		{"the target's timeout", 9 * s, []caller{{waits: 20 * s}}, []answer{{5 * s, false, true}}, 1, 1, 1, 0},
+		{"an earlier deadline counts nothing", 2 * s, []caller{{waits: s}, {waits: 4 * s}}, []answer{{s, false, true}, {2 * s, true, true}}, 1, 0, 1, 1},
+		{"a later caller moves the end", 9 * s, []caller{{waits: 2 * s}, {comes: s, waits: 3 * s}}, []answer{{2 * s, false, true}, {4 * s, false, true}}, 1, 1, 1, 1},
+		{"but not beyond the timeout", 9 * s, []caller{{waits: 2 * s}, {comes: s, waits: 9 * s}}, []answer{{2 * s, false, true}, {5 * s, false, true}}, 1, 1, 1, 1},
+		{"a caller who hangs up only leaves", 2 * s, []caller{{waits: 3 * s, hangsUp: s}, {waits: 3 * s}}, []answer{{s, false, false}, {2 * s, true, true}}, 1, 0, 1, 1},
+		{"the last one who hangs up ends it", 9 * s, []caller{{waits: 3 * s, hangsUp: s}}, []answer{{s, false, false}}, 0, 0, 1, 0},
+		{"the last deadline of those who stay", 9 * s, []caller{{waits: 4 * s, hangsUp: s}, {waits: 2 * s}}, []answer{{s, false, false}, {2 * s, false, true}}, 1, 1, 1, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var logs strings.Builder
+				p := &slowProber{takes: test.takes}
+				target := newTestTarget(p, &logs)
+				start := time.Now()
+				answers := make([]answer, len(test.callers))
+				for i, c := range test.callers {
+					go func() {
+						time.Sleep(c.comes)
+						ctx := t.Context()
+						if c.hangsUp > 0 {
+							var cancel context.CancelFunc
+							ctx, cancel = context.WithTimeout(ctx, c.hangsUp)
+							defer cancel()
+						}
+						snapshot, ok := target.Probe(ctx, time.Now().Add(c.waits))
+						answers[i] = answer{time.Since(start), ok && snapshot.Result.Up(), ok}
+						if ok && snapshot.Result.Up() && snapshot.probes == 0 {
+							t.Error("shown before it was counted")
+						}
+					}()
+				}
+				time.Sleep(20 * s)
+				synctest.Wait()
+				for i, want := range test.answers {
+					if answers[i] != want {
+						t.Errorf("caller %d: got %+v, want %+v", i, answers[i], want)
+					}
+				}
+				if got := target.seen; got.probes != test.counted || got.failures[probe.ReasonTimeout] != test.failures {
+					t.Errorf("counted %d probes and %d failures, want %d and %d", got.probes, got.failures[probe.ReasonTimeout], test.counted, test.failures)
+				}
+				if p.probes.Load() != test.asked || target.shared.Load() != test.shared {
+					t.Errorf("asked %d times, shared %d, want %d and %d", p.probes.Load(), target.shared.Load(), test.asked, test.shared)
+				}
+			})
+		})
+	}
+}
+
+// TestCallerAfterHangUp: a caller who comes while an abandoned probe still ends gets a probe of his own.
+func TestCallerAfterHangUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logs strings.Builder
+		p := &stubbornProber{}
+		target := newTestTarget(p, &logs)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, ok := target.Probe(ctx, time.Now().Add(3*time.Second)); ok {
+			t.Error("a caller who hung up got an answer")
+		}
+		snapshot, ok := target.Probe(t.Context(), time.Now().Add(3*time.Second))
+		if !ok || snapshot.Result.Up() != true || snapshot.probes != 1 {
+			t.Errorf("got %+v", snapshot.Result)
+		}
+	})
+}
+
+// stubbornProber takes half a second to notice the end of its first probe; the second one is up at once.
+type stubbornProber struct{ slowProber }
+
+func (p *stubbornProber) Probe(ctx context.Context) *probe.Result {
+	if p.probes.Load() == 0 {
+		p.takes = time.Hour
+		r := p.slowProber.Probe(ctx)
+		time.Sleep(500 * time.Millisecond)
+		return r
+	}
+	p.takes = 0
+	return p.slowProber.Probe(ctx)
+}
+
+// TestLogsChangesAlone: a line when the verdict changes, none for a probe that finds the same.
+func TestLogsChangesAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logs strings.Builder
+		p := &scriptedProber{}
+		target := newTestTarget(p, &logs)
+		auth := &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseStartup, SQLState: "28P01", Routine: "auth_failed"}
+		refused := &probe.Failure{Reason: probe.ReasonRefused, State: probe.StateNoResponse, Phase: probe.PhaseDial}
+		for _, f := range []*probe.Failure{nil, nil, auth, auth, refused, nil, nil} {
+			p.next = f
+			target.Probe(t.Context(), time.Now().Add(time.Minute))
+			synctest.Wait() // the line is written behind the answer
+		}
+		lines := strings.Count(logs.String(), "\n")
+		if lines != 4 || !strings.Contains(logs.String(), "sqlstate=28P01") || !strings.Contains(logs.String(), "after=") {
+			t.Errorf("%d lines, want 4:\n%s", lines, logs.String())
+		}
+	})
+}
+
+// scriptedProber finds what it is told.
+type scriptedProber struct{ next *probe.Failure }
+
+func (p *scriptedProber) Probe(context.Context) *probe.Result {
+	return &probe.Result{Start: time.Now(), Failure: p.next}
+}
+
+func (p *scriptedProber) Close(context.Context) error { return nil }

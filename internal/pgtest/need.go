@@ -1,0 +1,27 @@
+package pgtest
+
+import (
+	"os"
+	"testing"
+)
+
+// Need skips a test that lacks something of the machine and names the command that would bring it. Under
+// REQUIRE_ALL=1, as in CI, the test fails instead.
+func Need(t testing.TB, have bool, what, command string) {
+	t.Helper()
+	if have {
+		return
+	}
+	if os.Getenv("REQUIRE_ALL") == "1" {
+		t.Fatalf("needs %s: %s", what, command)
+	}
+	t.Skipf("needs %s: %s", what, command)
+}
+
+// Bin returns the folder with a server's binaries, or skips the test.
+func Bin(t testing.TB) string {
+	t.Helper()
+	bin, err := Find(".")
+	Need(t, err == nil, "a PostgreSQL server", "apt-get install postgresql")
+	return bin
+}

@@ -1,0 +1,332 @@
+// Package pgtest runs throwaway PostgreSQL servers, for the tests and for `make run`. It knows nothing of the exporter.
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	startTimeout = 30 * time.Second
+	stopTimeout  = 20 * time.Second
+	// unprivileged runs the server when we are root, which PostgreSQL refuses to be.
+	unprivileged = "nobody"
+)
+
+// Superuser is a new server's first role. It logs in without a password through the unix socket.
+const Superuser = "postgres"
+
+// Config says what a new server is like.
+type Config struct {
+	// Bin is the folder with initdb and postgres; Find finds it.
+	Bin string
+	// Port 0 means a free one.
+	Port int
+	// HBA replaces the lines of pg_hba.conf for TCP; the default asks everyone for a password (scram-sha-256).
+	HBA string
+	// Settings are appended to postgresql.conf, as name = value.
+	Settings []string
+	// Certificate and Key, in PEM, switch TLS on.
+	Certificate, Key []byte
+}
+
+// Server is a server in a folder of its own.
+type Server struct {
+	// Port is where it listens, on 127.0.0.1; Dir holds its data, its socket and its log.
+	Port int
+	Dir  string
+
+	bin    string
+	own    *syscall.Credential // nil when we are not root
+	cmd    *exec.Cmd
+	exited chan struct{}
+}
+
+// New makes a data directory in a new temporary folder and starts a server in it. When ctx ends, this stops; the server
+// runs until Remove. On an error nothing is left.
+func New(ctx context.Context, c Config) (*Server, error) {
+	s := &Server{Port: c.Port, bin: c.Bin}
+	if err := s.create(ctx, c); err != nil {
+		return nil, errors.Join(err, s.Remove())
+	}
+	if err := s.Start(ctx); err != nil {
+		return nil, errors.Join(err, s.Remove())
+	}
+	return s, nil
+}
+
+func (s *Server) create(ctx context.Context, c Config) error {
+	var err error
+	if s.Dir, err = os.MkdirTemp("", "pgtest-"); err != nil {
+		return err
+	}
+	if s.Port == 0 {
+		if s.Port, err = freePort(ctx); err != nil {
+			return err
+		}
+	}
+	if os.Geteuid() == 0 {
+		if err := s.becomeUnprivileged(); err != nil {
+			return err
+		}
+	}
+	out, err := s.command(ctx, "initdb", "-D", s.data(), "-U", Superuser, "--no-sync", "--locale=C", "-E", "UTF8",
+		"--auth-local=trust", "--auth-host=scram-sha-256").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	settings := append([]string{
+		"listen_addresses = '127.0.0.1'", "port = " + strconv.Itoa(s.Port), "unix_socket_directories = '" + s.Dir + "'",
+		"fsync = off", "shared_buffers = 16MB", "log_destination = stderr", "logging_collector = off",
+	}, c.Settings...)
+	if c.Key != nil {
+		settings = append(settings, "ssl = on")
+		if err := errors.Join(s.write("server.crt", c.Certificate), s.write("server.key", c.Key)); err != nil {
+			return err
+		}
+	}
+	if err := s.Append("postgresql.conf", strings.Join(settings, "\n")); err != nil {
+		return err
+	}
+	if c.HBA == "" {
+		return nil
+	}
+	return s.write("pg_hba.conf", []byte("local all all trust\n"+c.HBA+"\n"))
+}
+
+// becomeUnprivileged gives the folder to a user who may run a server, and copies the binaries into it where that user
+// could not reach them (a clone below root's home).
+func (s *Server) becomeUnprivileged() error {
+	nobody, err := user.Lookup(unprivileged)
+	if err != nil {
+		return err
+	}
+	uid, err := strconv.ParseUint(nobody.Uid, 10, 32)
+	if err != nil {
+		return err
+	}
+	gid, err := strconv.ParseUint(nobody.Gid, 10, 32)
+	if err != nil {
+		return err
+	}
+	s.own = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	if err := os.Chown(s.Dir, int(uid), int(gid)); err != nil {
+		return err
+	}
+	if reachable(s.bin) {
+		return nil
+	}
+	copied := filepath.Join(s.Dir, "server")
+	if err := os.CopyFS(copied, os.DirFS(filepath.Dir(s.bin))); err != nil {
+		return fmt.Errorf("copy the binaries: %w", err)
+	}
+	s.bin = filepath.Join(copied, filepath.Base(s.bin))
+	return nil
+}
+
+// reachable says whether everybody may traverse the folder and those above it.
+func reachable(dir string) bool {
+	for {
+		info, err := os.Stat(dir)
+		if err != nil || info.Mode().Perm()&0o001 == 0 {
+			return false
+		}
+		if parent := filepath.Dir(dir); parent != dir {
+			dir = parent
+			continue
+		}
+		return true
+	}
+}
+
+func (s *Server) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, name), args...)
+	cmd.Dir = s.Dir
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
+	cmd.SysProcAttr = childAttributes(s.own)
+	return cmd
+}
+
+func (s *Server) data() string { return filepath.Join(s.Dir, "data") }
+
+func (s *Server) write(name string, content []byte) error {
+	path := filepath.Join(s.data(), name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		return err
+	}
+	if s.own == nil {
+		return nil
+	}
+	return os.Chown(path, int(s.own.Uid), int(s.own.Gid))
+}
+
+// Append adds lines to a file of the data directory.
+func (s *Server) Append(name, lines string) error {
+	f, err := os.OpenFile(filepath.Join(s.data(), name), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(f, "\n"+lines+"\n")
+	return errors.Join(err, f.Close())
+}
+
+// Start starts a stopped server and waits until it accepts connections.
+func (s *Server) Start(ctx context.Context) error {
+	if err := s.Launch(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		err := s.Exec(ctx, "SELECT 1")
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-s.exited:
+			return fmt.Errorf("the server did not start:\n%s", s.Log())
+		case <-ctx.Done():
+			return fmt.Errorf("the server did not start in %s: %w\n%s", startTimeout, err, s.Log())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Launch starts a stopped server and does not wait.
+func (s *Server) Launch() error {
+	log, err := os.OpenFile(s.logFile(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }() // the server has its own copy
+	cmd := s.command(context.Background(), "postgres", "-D", s.data())
+	cmd.Cancel = nil // no context ends it: Remove does
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	s.cmd, s.exited = cmd, make(chan struct{})
+	go func(exited chan struct{}) {
+		_ = cmd.Wait() // how a server ends is in its log
+		close(exited)
+	}(s.exited)
+	return nil
+}
+
+// The ways to stop a server.
+const (
+	Smart     = syscall.SIGTERM // waits for its clients
+	Fast      = syscall.SIGINT
+	Immediate = syscall.SIGQUIT // no shutdown checkpoint: recovery at the next start
+)
+
+// Stop asks a running server to stop and waits until it did.
+func (s *Server) Stop(mode syscall.Signal) error {
+	if err := s.Signal(mode); err != nil {
+		return err
+	}
+	return s.Wait(stopTimeout)
+}
+
+// Signal sends a signal to the postmaster.
+func (s *Server) Signal(signal syscall.Signal) error { return s.cmd.Process.Signal(signal) }
+
+// Wait waits until the server has ended.
+func (s *Server) Wait(limit time.Duration) error {
+	select {
+	case <-s.exited:
+		return nil
+	case <-time.After(limit):
+		return errors.New("the server did not stop")
+	}
+}
+
+// Exited is closed once the server has ended.
+func (s *Server) Exited() <-chan struct{} { return s.exited }
+
+// PID is the postmaster's.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
+
+// Remove ends the server, whatever state it is in, and removes its folder.
+func (s *Server) Remove() error {
+	var err error
+	if s.cmd != nil {
+		_ = s.Signal(syscall.SIGCONT) // it may be gone, here and below
+		_ = s.Signal(Immediate)
+		if err = s.Wait(stopTimeout); err != nil {
+			_ = s.Signal(syscall.SIGKILL)
+		}
+	}
+	if s.Dir == "" {
+		return err
+	}
+	return errors.Join(err, os.RemoveAll(s.Dir))
+}
+
+// Log returns what the server wrote.
+func (s *Server) Log() string {
+	content, err := os.ReadFile(s.logFile())
+	if err != nil {
+		return err.Error()
+	}
+	return string(content)
+}
+
+func (s *Server) logFile() string { return filepath.Join(s.Dir, "log") }
+
+// Connect opens a session of the superuser's through the unix socket. The caller closes it.
+func (s *Server) Connect(ctx context.Context) (*pgconn.PgConn, error) {
+	return pgconn.Connect(ctx, fmt.Sprintf("host='%s' port=%d user=%s dbname=postgres sslmode=disable application_name=pgtest",
+		s.Dir, s.Port, Superuser))
+}
+
+// Exec runs SQL as the superuser.
+func (s *Server) Exec(ctx context.Context, sql string) error {
+	_, err := s.Query(ctx, sql)
+	return err
+}
+
+// Query runs SQL as the superuser and returns the last result's rows as text, columns joined by "|".
+func (s *Server) Query(ctx context.Context, sql string) ([]string, error) {
+	conn, err := s.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	results, err := conn.Exec(ctx, sql).ReadAll()
+	if err != nil || len(results) == 0 {
+		return nil, err
+	}
+	var rows []string
+	for _, row := range results[len(results)-1].Rows {
+		columns := make([]string, len(row))
+		for i, column := range row {
+			columns[i] = string(column)
+		}
+		rows = append(rows, strings.Join(columns, "|"))
+	}
+	return rows, nil
+}
+
+func freePort(ctx context.Context) (int, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"pg_liveness_exporter/internal/pgtest"
+)
+
+// keptPID is the backend of the kept session, the only session of ours that stays.
+func keptPID(t *testing.T, s *pgtest.Server) int {
+	t.Helper()
+	pid := 0
+	eventually(t, "no kept session", func() bool {
+		rows, err := s.Query(context.Background(), "SELECT pid FROM pg_stat_activity WHERE usename = '"+role+"'")
+		if err != nil || len(rows) != 1 {
+			return false
+		}
+		pid, err = strconv.Atoi(rows[0])
+		return err == nil
+	})
+	return pid
+}
+
+// TestLosses ends the kept session between two scrapes: it is counted, once and for what it was, and the next scrape
+// finds everything well.
+func TestLosses(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		end  func(t *testing.T, s *pgtest.Server)
+		want string
+	}{
+		{"restarted", func(t *testing.T, s *pgtest.Server) {
+			check(t, s.Stop(pgtest.Fast))
+			check(t, s.Start(context.Background()))
+		}, "shutdown"},
+		{"restarted after an immediate shutdown", func(t *testing.T, s *pgtest.Server) {
+			check(t, s.Stop(pgtest.Immediate))
+			check(t, s.Start(context.Background()))
+		}, "shutdown"},
+		{"terminated", func(t *testing.T, s *pgtest.Server) {
+			execute(t, s, "SELECT pg_terminate_backend("+strconv.Itoa(keptPID(t, s))+")")
+		}, "terminated"},
+		{"another backend crashed", func(t *testing.T, s *pgtest.Server) {
+			other := hold(t, s, pgtest.Superuser, "SELECT 1")
+			check(t, syscall.Kill(int(other.PID()), syscall.SIGKILL))
+			eventually(t, "no recovery", func() bool { return s.Exec(context.Background(), "SELECT 1") == nil })
+		}, "crash"},
+		{"its own backend crashed", func(t *testing.T, s *pgtest.Server) {
+			check(t, syscall.Kill(keptPID(t, s), syscall.SIGKILL))
+			time.Sleep(100 * time.Millisecond)
+			eventually(t, "no recovery", func() bool { return s.Exec(context.Background(), "SELECT 1") == nil })
+		}, "crash"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, pgtest.Config{})
+			e := startExporter(t, environment(s.Port, "postgres"))
+			e.settle()
+			before := float64(time.Now().Unix())
+			test.end(t, s)
+			time.Sleep(time.Second) // within which it must have been counted
+			m := e.expect(up)
+			expectLosses(t, m, map[string]float64{test.want: 1})
+			if last := m["pg_session_last_loss_timestamp_seconds"]; last < before || last > before+60 {
+				t.Errorf("last loss at %v, the test began at %v", last, before)
+			}
+			if m = e.expect(up); m["pg_kept_session_up"] != 1 {
+				t.Error("no session is kept afterwards")
+			}
+			e.leavesNothing(s)
+			e.expectChanges(s, "up")
+		})
+	}
+}
+
+// TestIdleSessionTimeout: the session is lost, and not opened again before the next scrape, which would go on for ever.
+func TestIdleSessionTimeout(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	rows, err := s.Query(t.Context(), "SHOW server_version_num")
+	check(t, err)
+	pgtest.Need(t, rows[0] >= "140000", "PostgreSQL 14 or newer", "PG_BIN=… make test")
+	execute(t, s, "ALTER ROLE "+role+" SET idle_session_timeout = '100ms'")
+	e := startExporter(t, environment(s.Port, "postgres"))
+	e.expect(up)
+	time.Sleep(time.Second)
+	expectLosses(t, e.expect(up), map[string]float64{"terminated": 1})
+}
+
+func TestKeptBackendStopped(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	e := startExporter(t, environment(s.Port, "postgres"))
+	e.settle()
+	thaw := freeze(t, s, keptPID(t, s))
+	if m := e.expect(up); m["pg_kept_session_up"] != 0 {
+		t.Error("the kept session answers while its process is stopped")
+	}
+	m := e.expect(up) // another session is kept by now
+	if m["pg_kept_session_up"] != 1 {
+		t.Error("a session that does not answer was not replaced")
+	}
+	expectLosses(t, m, map[string]float64{})
+	thaw()
+	e.leavesNothing(s)
+	e.expectChanges(s, "up")
+}
+
+func TestSmartShutdownIsNotHeldOpen(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	e := startExporter(t, environment(s.Port, "postgres"))
+	e.settle()
+	check(t, s.Signal(pgtest.Smart))
+	time.Sleep(300 * time.Millisecond)
+	m := e.expect(verdict{"rejecting", "not_accepting"})
+	if m["pg_kept_session_up"] != 1 {
+		t.Error("the kept session did not answer during the smart shutdown")
+	}
+	check(t, s.Wait(hanging))
+	m = e.expect(refused)
+	expectLosses(t, m, map[string]float64{}) // we ended it
+	check(t, s.Start(t.Context()))
+	e.expect(up)
+	e.leavesNothing(s)
+	e.expectChanges(s, "up", "not_accepting", "refused", "up")
+}
+
+func TestServerStartsLater(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	check(t, s.Stop(pgtest.Fast))
+	e := startExporter(t, environment(s.Port, "postgres"))
+	for range 2 {
+		m := e.expect(refused)
+		for _, absent := range []string{"pg_connections_used", `pg_probe_phase_duration_seconds{phase="startup"}`, "pg_probe_last_success_timestamp_seconds"} {
+			if _, ok := m[absent]; ok {
+				t.Errorf("%s is there while nothing is known", absent)
+			}
+		}
+		if m["pg_kept_session_up"] != 0 || m["pg_probe_consecutive_failures"] == 0 {
+			t.Errorf("kept session %v, failures %v", m["pg_kept_session_up"], m["pg_probe_consecutive_failures"])
+		}
+	}
+	check(t, s.Start(t.Context()))
+	if m := e.expect(up); m["pg_kept_session_up"] != 1 || m["pg_probe_consecutive_failures"] != 0 || m["pg_connections_used"] == 0 {
+		t.Error("the first scrape of a started server does not show all")
+	}
+	e.expectChanges(s, "refused", "up")
+}
+
+// TestDatabaseLocked: names of databases cannot be looked up, the figures go on.
+func TestDatabaseLocked(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	e := startExporter(t, environment(s.Port, "postgres"))
+	e.settle()
+	locker := hold(t, s, pgtest.Superuser, "BEGIN; LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE")
+	for range 2 {
+		m := e.scrape() // a new login may hang behind the lock; what it says is not the point
+		keptAnswers(t, s, m)
+		if m[`pg_connections{datname="postgres",state="idle in transaction"}`] != 1 {
+			t.Error("the figures lack the session that holds the lock")
+		}
+		if m["pg_idle_in_transaction_max_seconds"] <= 0 {
+			t.Error("the age of the transaction is missing")
+		}
+	}
+	check(t, locker.Close(context.Background()))
+	e.last = e.scrape()
+	e.expect(up)
+	e.leavesNothing(s)
+}
+
+// TestUnprivileged: what such a role cannot see is absent, and what is shown is not wrong.
+func TestUnprivileged(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	execute(t, s, "REVOKE pg_monitor FROM "+role)
+	hold(t, s, pgtest.Superuser, "BEGIN")
+	e := startExporter(t, environment(s.Port, "postgres"))
+	e.expect(up)
+	m := e.expect(up)
+	if m["pg_stats_privileged"] != 0 {
+		t.Error("pg_stats_privileged is not 0")
+	}
+	for _, absent := range []string{
+		"pg_connections_lock_waiting", "pg_idle_in_transaction_max_seconds", "pg_transaction_max_seconds",
+		"pg_checkpointer_start_time_seconds", `pg_connections{datname="postgres",state="idle in transaction"}`,
+	} {
+		if _, ok := m[absent]; ok {
+			t.Errorf("%s cannot be known", absent)
+		}
+	}
+	if n := m["pg_connections_used"]; n < 2 || n > 4 {
+		t.Errorf("%v slots used, want an upper bound of about 3", n)
+	}
+	if n := m[`pg_connections{datname="postgres",state="unknown"}`]; n < 1 {
+		t.Errorf("%v sessions in an unknown state, want the one held open", n)
+	}
+	execute(t, s, "GRANT pg_monitor TO "+role)
+	if m = e.expect(up); m["pg_stats_privileged"] != 1 {
+		t.Error("a privilege granted later is not noticed")
+	}
+}
+
+func TestPasswordFile(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	file := t.TempDir() + "/password"
+	check(t, os.WriteFile(file, []byte(password+"\n"), 0o600))
+	env := environment(s.Port, "postgres")
+	env[2] = "DATA_SOURCE_PASS_FILE=" + file
+	e := startExporter(t, env)
+	e.settle()
+	execute(t, s, "ALTER ROLE "+role+" PASSWORD 'rotated'")
+	e.expect(verdict{"misconfigured", "auth"})
+	check(t, os.WriteFile(file, []byte("rotated"), 0o600))
+	e.expect(up)
+	check(t, os.Remove(file))
+	e.expect(verdict{"misconfigured", "auth"})
+	check(t, os.WriteFile(file, []byte("rotated\r\n"), 0o600))
+	e.expect(up)
+	e.leavesNothing(s)
+	e.expectChanges(s, "up", "auth", "up", "auth", "up")
+}
+
+// TestNoKeep: without a kept session nothing stays open, and the new one does its work.
+func TestNoKeep(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	e := startExporter(t, environment(s.Port, "postgres"), "--no-probe.keep", "--collect.applications")
+	e.expect(up)
+	m := e.expect(up)
+	if m["pg_connections_used"] == 0 || m["pg_query_duration_seconds_count"] != 2 {
+		t.Errorf("used %v, queries %v", m["pg_connections_used"], m["pg_query_duration_seconds_count"])
+	}
+	if n := m[`pg_connections_by_application{application_name="pg_liveness_exporter"}`]; n != 1 {
+		t.Errorf("%v sessions of ours", n)
+	}
+	for _, absent := range []string{"pg_kept_session_up", `pg_session_losses_total{reason="crash"}`} {
+		if _, ok := m[absent]; ok {
+			t.Errorf("%s is there without a kept session", absent)
+		}
+	}
+	eventually(t, "a session stays open", func() bool {
+		rows, err := s.Query(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE usename = '"+role+"'")
+		return err == nil && rows[0] == "0"
+	})
+}

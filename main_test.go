@@ -1,0 +1,396 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"pg_liveness_exporter/internal/pgtest"
+)
+
+// asExporter makes the test binary run the program, so that tests meet it as a user does: a process of its own.
+const asExporter = "PG_LIVENESS_EXPORTER_TEST_RUN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asExporter) != "" {
+		os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+const (
+	role     = "monitor"
+	password = `pa ss'w\o"rd%&,é=@:/?#` // every character that some syntax would trip over
+	// scrapeTimeout is what a scraper announces, probeTime what is left of it for the probe.
+	scrapeTimeout = 1500 * time.Millisecond
+	// hanging is the most any answer may take on a busy machine before it counts as hung.
+	hanging = 4 * time.Second
+)
+
+// newServer starts a server with the role that the README recommends.
+func newServer(t *testing.T, c pgtest.Config) *pgtest.Server {
+	t.Helper()
+	c.Bin = pgtest.Bin(t)
+	s, err := pgtest.New(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("server log:\n%s", s.Log())
+		}
+		if err := s.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	execute(t, s, "CREATE DATABASE app", createRole)
+	return s
+}
+
+var createRole = `CREATE ROLE ` + role + ` LOGIN PASSWORD '` + strings.ReplaceAll(password, `'`, `''`) + `' CONNECTION LIMIT 10;
+GRANT pg_monitor TO ` + role
+
+// execute runs statements as the superuser, each by itself.
+func execute(t *testing.T, s *pgtest.Server, statements ...string) {
+	t.Helper()
+	for _, sql := range statements {
+		if err := s.Exec(context.Background(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+}
+
+// environment names a server the way postgres_exporter's users do.
+func environment(port int, database string) []string {
+	return []string{
+		fmt.Sprintf("DATA_SOURCE_URI=127.0.0.1:%d/%s?sslmode=disable", port, database),
+		"DATA_SOURCE_USER=" + role, "DATA_SOURCE_PASS=" + password,
+	}
+}
+
+// exporter is the program under test.
+type exporter struct {
+	t       *testing.T
+	cmd     *exec.Cmd
+	address string
+	exited  chan struct{}
+	last    metrics // of the scrape before
+	quiet   usage   // what it uses when nothing is wrong
+
+	mu  sync.Mutex // protects log
+	log bytes.Buffer
+}
+
+func (e *exporter) Write(p []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.log.Write(p)
+}
+
+func (e *exporter) logged() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.log.String()
+}
+
+// command prepares the program with a clean environment, so that nothing of the machine's reaches it.
+func command(ctx context.Context, env []string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0], args...)
+	cmd.Env = append([]string{asExporter + "=1", "HOME=/nonexistent", "PATH=" + os.Getenv("PATH")}, env...)
+	return cmd
+}
+
+func startExporter(t *testing.T, env []string, args ...string) *exporter {
+	t.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e := &exporter{t: t, address: address, exited: make(chan struct{})}
+	e.cmd = command(context.Background(), env, append([]string{"--web.listen-address=" + address}, args...)...)
+	e.cmd.Stderr = e
+	if err := e.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = e.cmd.Wait() // its exit code is looked at where it matters
+		close(e.exited)
+	}()
+	t.Cleanup(func() {
+		_ = e.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-e.exited:
+		case <-time.After(3 * hanging):
+			t.Error("the exporter did not stop")
+			_ = e.cmd.Process.Kill()
+		}
+		if strings.Contains(e.logged(), "DATA RACE") || strings.Contains(e.logged(), password) {
+			t.Error("a data race or the password is in the log")
+		}
+		if t.Failed() {
+			t.Logf("exporter log:\n%s", e.logged())
+		}
+	})
+	for deadline := time.Now().Add(3 * hanging); ; time.Sleep(10 * time.Millisecond) {
+		conn, err := net.DialTimeout("tcp", address, time.Second)
+		if err == nil {
+			_ = conn.Close()
+			return e
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the exporter does not listen: %v\n%s", err, e.logged())
+		}
+	}
+}
+
+// get requests a page. announced is the scrape timeout to send, 0 for none.
+func (e *exporter) get(ctx context.Context, path string, announced time.Duration) (*http.Response, string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.address+path, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	if announced > 0 {
+		request.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", strconv.FormatFloat(announced.Seconds(), 'f', -1, 64))
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * hanging}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	return response, string(body), err
+}
+
+// metrics are a scrape's series by name and labels, as the text format writes them.
+type metrics map[string]float64
+
+func parseMetrics(t *testing.T, body string) metrics {
+	t.Helper()
+	m := metrics{}
+	for line := range strings.Lines(body) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		i := strings.LastIndexByte(line, ' ')
+		value, err := strconv.ParseFloat(line[i+1:], 64)
+		if err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		m[line[:i]] = value
+	}
+	return m
+}
+
+// scrape scrapes as Prometheus would and requires an answer inside the deadline.
+func (e *exporter) scrape() metrics {
+	e.t.Helper()
+	start := time.Now()
+	response, body, err := e.get(context.Background(), "/metrics", scrapeTimeout)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	if took := time.Since(start); took > hanging {
+		e.t.Errorf("a scrape took %s", took)
+	}
+	if response.StatusCode != http.StatusOK {
+		e.t.Fatalf("status %d: %s", response.StatusCode, body)
+	}
+	if strings.Contains(body, password) {
+		e.t.Error("the password is on the page")
+	}
+	e.last = parseMetrics(e.t, body)
+	return e.last
+}
+
+// verdict is what a scrape says of the server.
+type verdict struct {
+	state, reason string // reason is empty for a server that answers
+}
+
+var up = verdict{state: "accepting"}
+
+// expect scrapes and requires a verdict, counted exactly once.
+func (e *exporter) expect(want verdict) metrics {
+	e.t.Helper()
+	before := failures(e.last)
+	m := e.scrape()
+	got := verdictOf(e.t, m, before)
+	if got != want {
+		e.t.Fatalf("got %+v, want %+v\n%s", got, want, e.logged())
+	}
+	return m
+}
+
+// verdictOf reads the verdict off a scrape and requires that its parts agree.
+func verdictOf(t *testing.T, m metrics, before map[string]float64) verdict {
+	t.Helper()
+	var v verdict
+	for series, value := range m {
+		if state, ok := label(series, "pg_probe_state", "state"); ok && value == 1 {
+			if v.state != "" {
+				t.Fatalf("two states: %s and %s", v.state, state)
+			}
+			v.state = state
+		}
+	}
+	for reason, count := range failures(m) {
+		switch count - before[reason] {
+		case 0:
+		case 1:
+			v.reason = reason
+		default:
+			t.Fatalf("%s was counted %v times", reason, count-before[reason])
+		}
+	}
+	if want := v.state == "accepting"; (m["pg_up"] == 1) != want || (v.reason == "") != want {
+		t.Fatalf("pg_up %v, state %s, reason %q do not agree", m["pg_up"], v.state, v.reason)
+	}
+	return v
+}
+
+func failures(m metrics) map[string]float64 {
+	counts := map[string]float64{}
+	for series, value := range m {
+		if reason, ok := label(series, "pg_probe_failures_total", "reason"); ok {
+			counts[reason] = value
+		}
+	}
+	return counts
+}
+
+// label returns the value of a metric's only label.
+func label(series, name, key string) (string, bool) {
+	rest, ok := strings.CutPrefix(series, name+"{"+key+`="`)
+	if !ok {
+		return "", false
+	}
+	return strings.TrimSuffix(rest, `"}`), true
+}
+
+// usage is what the exporter holds.
+type usage struct{ goroutines, descriptors, sessions float64 }
+
+// usage scrapes some times and returns the least: a scrape's own goroutines come and go.
+func (e *exporter) usage() usage {
+	e.t.Helper()
+	var u usage
+	for i := range 5 {
+		m := e.scrape()
+		now := usage{
+			m["go_goroutines"], m["process_open_fds"],
+			m[`pg_liveness_exporter_sessions{state="idle"}`] + m[`pg_liveness_exporter_sessions{state="in_use"}`],
+		}
+		if i == 0 {
+			u = now
+		}
+		u = usage{min(u.goroutines, now.goroutines), min(u.descriptors, now.descriptors), min(u.sessions, now.sessions)}
+	}
+	return u
+}
+
+// settle scrapes a healthy server and remembers what that takes.
+func (e *exporter) settle() {
+	e.t.Helper()
+	e.expect(up)
+	e.quiet = e.usage()
+}
+
+// leavesNothing requires that, soon after a fault ended, the exporter holds no more than before it, and the server no
+// more of its sessions than the kept one.
+func (e *exporter) leavesNothing(s *pgtest.Server) {
+	e.t.Helper()
+	time.Sleep(time.Second)
+	var now usage
+	for deadline := time.Now().Add(hanging); ; time.Sleep(100 * time.Millisecond) {
+		now = e.usage()
+		if now.goroutines <= e.quiet.goroutines && now.descriptors <= e.quiet.descriptors && now.sessions <= e.quiet.sessions {
+			break
+		}
+		if time.Now().After(deadline) {
+			e.t.Fatalf("holds %+v, held %+v before the fault", now, e.quiet)
+		}
+	}
+	eventually(e.t, "the server holds more sessions than the kept one", func() bool {
+		rows, err := s.Query(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE usename = '"+role+"'")
+		return err == nil && (rows[0] == "0" || rows[0] == "1")
+	})
+}
+
+// changes are the verdicts that were logged, in their order: "up" or a reason.
+func (e *exporter) changes() []string {
+	var changes []string
+	lines := bufio.NewScanner(strings.NewReader(e.logged()))
+	for lines.Scan() {
+		switch line := lines.Text(); {
+		case strings.Contains(line, `msg="the server answers"`):
+			changes = append(changes, "up")
+		case strings.Contains(line, `msg="the server does not answer"`):
+			_, rest, _ := strings.Cut(line, " reason=")
+			reason, _, _ := strings.Cut(rest, " ")
+			changes = append(changes, reason)
+		}
+	}
+	return changes
+}
+
+// expectChanges requires that each change of the verdict was logged once, without a secret or an address.
+func (e *exporter) expectChanges(s *pgtest.Server, want ...string) {
+	e.t.Helper()
+	eventually(e.t, fmt.Sprintf("logged %v, want %v", e.changes(), want), func() bool {
+		return slices.Equal(e.changes(), want)
+	})
+	for _, secret := range []string{password, ":" + strconv.Itoa(s.Port), role} {
+		if strings.Contains(e.logged(), secret) {
+			e.t.Errorf("%q is in the log", secret)
+		}
+	}
+}
+
+// eventually waits for something that happens in the background, as long as a user would call it hung.
+func eventually(t *testing.T, what string, happened func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(hanging); !happened(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal(what)
+		}
+	}
+}
+
+// losses are the lost sessions by reason.
+func (m metrics) losses() map[string]float64 {
+	counts := map[string]float64{}
+	for series, value := range m {
+		if reason, ok := label(series, "pg_session_losses_total", "reason"); ok && value > 0 {
+			counts[reason] = value
+		}
+	}
+	return counts
+}
+
+func expectLosses(t *testing.T, m metrics, want map[string]float64) {
+	t.Helper()
+	if !maps.Equal(m.losses(), want) {
+		t.Errorf("losses %v, want %v", m.losses(), want)
+	}
+}

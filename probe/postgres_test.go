@@ -1,0 +1,411 @@
+package probe
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"pg_liveness_exporter/config"
+)
+
+// hanging is the most anything may take on a busy machine before it counts as hung.
+const hanging = 4 * time.Second
+
+// fakeServer runs handle for each connection and counts those that are open.
+type fakeServer struct {
+	port      int
+	open      atomic.Int64
+	most      atomic.Int64
+	accepted  atomic.Int64
+	listening net.Listener
+}
+
+func newFakeServer(t *testing.T, handle func(net.Conn)) *fakeServer {
+	t.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &fakeServer{port: l.Addr().(*net.TCPAddr).Port, listening: l}
+	var handlers sync.WaitGroup
+	t.Cleanup(func() {
+		_ = l.Close()
+		handlers.Wait()
+	})
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			s.accepted.Add(1)
+			handlers.Go(func() {
+				defer func() { _ = conn.Close() }()
+				s.most.Store(max(s.most.Load(), s.open.Add(1)))
+				defer s.open.Add(-1)
+				handle(conn)
+			})
+		}
+	}()
+	return s
+}
+
+// silent reads until the client goes, and says nothing.
+func silent(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
+
+// say reads the client's first message, sends bytes, and then is silent.
+func say(bytes string) func(net.Conn) {
+	return func(conn net.Conn) {
+		_, _ = conn.Read(make([]byte, 1024))
+		_, _ = io.WriteString(conn, bytes)
+		silent(conn)
+	}
+}
+
+// sayAndClose hangs up after the bytes.
+func sayAndClose(bytes string) func(net.Conn) {
+	return func(conn net.Conn) {
+		_, _ = conn.Read(make([]byte, 1024))
+		_, _ = io.WriteString(conn, bytes)
+	}
+}
+
+// newTestProber asks the server on a port of this machine; more is added to the connection string.
+func newTestProber(t *testing.T, port int, more string, change func(*Options)) *Postgres {
+	t.Helper()
+	return newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", port, more), change)
+}
+
+func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Postgres {
+	t.Helper()
+	target, _, err := config.FromEnvironment(func(name string) string {
+		if name == "DATA_SOURCE_NAME" {
+			return dsn
+		}
+		return ""
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}}
+	if change != nil {
+		change(&options)
+	}
+	p := NewPostgres(target, options)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), hanging)
+		defer cancel()
+		if err := p.Close(ctx); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if n := options.Sessions.InUse() + options.Sessions.Idle(); n != 0 {
+			t.Errorf("%d connections are left", n)
+		}
+	})
+	return p
+}
+
+func ask(t *testing.T, p *Postgres, limit time.Duration) *Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	start := time.Now()
+	r := p.Probe(ctx)
+	if took := time.Since(start); took > limit+hanging {
+		t.Errorf("took %s of %s", took, limit)
+	}
+	return r
+}
+
+// TestWhatNoServerDoes: answers that a real server cannot be made to give.
+func TestWhatNoServerDoes(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		handle func(net.Conn)
+		dsn    string
+		want   Failure
+	}{
+		{"accepts and is silent", silent, "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
+		{"silent to SSLRequest", silent, "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseTLS}},
+		{"half a message", say("R\x00\x00"), "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
+		{"half a message and hangs up", sayAndClose("R\x00\x00"), "sslmode=disable", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseStartup}},
+		{"hangs up at once", sayAndClose(""), "sslmode=disable", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseStartup}},
+		{"hangs up at SSLRequest", sayAndClose(""), "sslmode=require", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseTLS}},
+		{"hangs up in the handshake", sayAndClose("S"), "sslmode=require", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseTLS}},
+		{"garbage", say("\x01\x02\x03\x04\x05\x06\x07\x08\x09"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
+		{"an HTTP server", sayAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=prefer", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseTLS}},
+		{"an HTTP server without SSLRequest", sayAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
+		{"garbage instead of a handshake", say("Snonsense nonsense nonsense"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
+		{"no process for the session", sayAndClose("Ecould not fork\n\x00"), "sslmode=prefer", Failure{Reason: ReasonResources, State: StateRejecting, Phase: PhaseTLS}},
+		{"no TLS", say("N"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
+		{"no TLS, and then silent", say("N"), "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
+		{"no direct TLS", sayAndClose(""), "sslmode=require sslnegotiation=direct", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
+		{"a password in plain text, not accepted", say("R\x00\x00\x00\x08\x00\x00\x00\x03"), "sslmode=disable require_auth=scram-sha-256", Failure{Reason: ReasonAuth, State: StateMisconfigured, Phase: PhaseStartup}},
+		{"one byte a second", func(conn net.Conn) {
+			for _, b := range []byte("R\x00\x00\x00\x08\x00\x00\x00\x00") {
+				time.Sleep(time.Second)
+				if _, err := conn.Write([]byte{b}); err != nil {
+					return
+				}
+			}
+			silent(conn)
+		}, "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
+		{"a message of a gigabyte", say("R\x3f\xff\xff\xff\x00\x00\x00\x00"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t, test.handle)
+			p := newTestProber(t, s.port, test.dsn, nil)
+			r := ask(t, p, 500*time.Millisecond)
+			if r.Up() || *r.Failure != test.want {
+				t.Errorf("got %+v, want %+v", r.Failure, test.want)
+			}
+			if !r.Phases[test.want.Phase].Known {
+				t.Errorf("no time for the phase that failed: %v", r.Phases)
+			}
+			if n := s.accepted.Load(); n > 2 {
+				t.Errorf("%d connections for one probe", n)
+			}
+		})
+	}
+}
+
+// refuse answers a login with an error, as a server does.
+func refuse(e pgproto3.ErrorResponse) func(net.Conn) {
+	return func(conn net.Conn) {
+		backend := pgproto3.NewBackend(conn, conn)
+		if _, err := backend.ReceiveStartupMessage(); err != nil {
+			return
+		}
+		backend.Send(&e)
+		_ = backend.Flush()
+	}
+}
+
+// TestReasons: what the server says decides, in its codes alone.
+func TestReasons(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		code, routine, message string
+		reason                 Reason
+		state                  State
+	}{
+		{"57P03", "", "", ReasonNotAccepting, StateRejecting},
+		{"53300", "InitPostgres", "", ReasonReservedSlots, StateConnectionLimit},
+		{"53300", "InitializeSessionUserId", "", ReasonRoleLimit, StateMisconfigured},
+		{"53300", "CheckMyDatabase", "", ReasonDatabaseLimit, StateConnectionLimit},
+		{"53300", "InitProcess", "", ReasonTooManyConnections, StateConnectionLimit},
+		{"53300", "ProcessStartupPacket", "", ReasonTooManyConnections, StateConnectionLimit},
+		{"53300", "", "", ReasonPooler, StateConnectionLimit},
+		{"28P01", "auth_failed", "", ReasonAuth, StateMisconfigured},
+		{"28000", "ClientAuthentication", "", ReasonAuth, StateMisconfigured},
+		{"3D000", "InitPostgres", "", ReasonNoDatabase, StateMisconfigured},
+		{"55000", "InitPostgres", "", ReasonNoDatabase, StateMisconfigured},
+		{"57P04", "InitPostgres", "", ReasonNoDatabase, StateMisconfigured},
+		{"42501", "InitPostgres", "", ReasonPermission, StateMisconfigured},
+		{"57P01", "ProcessInterrupts", "", ReasonTerminated, StateRejecting},
+		{"57P02", "quickdie", "", ReasonTerminated, StateRejecting},
+		{"57P05", "ProcessInterrupts", "", ReasonTerminated, StateRejecting},
+		{"53100", "mdextend", "", ReasonResources, StateRejecting},
+		{"53200", "AllocSetAlloc", "", ReasonResources, StateRejecting},
+		{"53400", "x", "", ReasonResources, StateRejecting},
+		{"58030", "x", "", ReasonResources, StateRejecting},
+		{"57014", "ProcessInterrupts", "", ReasonTimeout, StateRejecting},
+		{"22023", "set_config_option", "", ReasonOther, StateMisconfigured},
+		{"42704", "find_option", "", ReasonOther, StateMisconfigured},
+		{"08P01", "ProcessStartupPacket", "", ReasonProtocol, StateNoResponse},
+		{"0A000", "ProcessStartupPacket", "", ReasonProtocol, StateNoResponse},
+		{"XX000", "x", "", ReasonOther, StateRejecting},
+		{"40001", "x", "", ReasonOther, StateRejecting},
+		{"08P01", "", "no more connections allowed (max_client_conn)", ReasonPooler, StateConnectionLimit},
+		{"08P01", "", "no such user: u", ReasonPooler, StateMisconfigured},
+		{"08P01", "", "no such database: d", ReasonPooler, StateMisconfigured},
+		{"08P01", "", "unsupported startup parameter: options", ReasonPooler, StateMisconfigured},
+		{"08P01", "", "pgbouncer cannot connect to server", ReasonPooler, StateRejecting},
+	} {
+		t.Run(strings.Join([]string{test.code, test.routine, test.message}, " "), func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t, refuse(pgproto3.ErrorResponse{
+				Severity: "FATALE", SeverityUnlocalized: "FATAL", Code: test.code, Routine: test.routine, Message: test.message,
+			}))
+			p := newTestProber(t, s.port, "sslmode=disable", nil)
+			r := ask(t, p, hanging)
+			want := Failure{Reason: test.reason, State: test.state, Phase: PhaseStartup, SQLState: test.code, Routine: test.routine}
+			if r.Up() || *r.Failure != want {
+				t.Errorf("got %+v, want %+v", r.Failure, want)
+			}
+			connections := int64(1)
+			if test.reason == ReasonTerminated {
+				connections = 2 // tried once more
+			}
+			if n := s.accepted.Load(); n != connections {
+				t.Errorf("%d connections, want %d", n, connections)
+			}
+		})
+	}
+}
+
+func TestUnusualTargets(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		dsn  string
+		want Failure
+	}{
+		{"host=127.0.0.1 port=1 user=u", Failure{Reason: ReasonRefused, State: StateNoResponse, Phase: PhaseDial}},
+		{"host=/nonexistent user=u", Failure{Reason: ReasonRefused, State: StateNoResponse, Phase: PhaseDial}},
+	} {
+		r := ask(t, newTestProberFor(t, test.dsn, nil), hanging)
+		if r.Up() || *r.Failure != test.want {
+			t.Errorf("%s: got %+v, want %+v", test.dsn, r.Failure, test.want)
+		}
+	}
+}
+
+// names resolves a name to fixed addresses, or to an error.
+type names struct {
+	addresses []string
+	err       error
+}
+
+func (n names) LookupHost(context.Context, string) ([]string, error) { return n.addresses, n.err }
+
+// TestAddresses: every address of a name is tried, and the last resort decides.
+func TestAddresses(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t, refuse(pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03"}))
+	for _, test := range []struct {
+		names names
+		want  Reason
+	}{
+		{names{addresses: []string{"127.0.0.2", "127.0.0.1"}}, ReasonNotAccepting}, // nobody listens on the first
+		{names{addresses: []string{"127.0.0.2", "127.0.0.3"}}, ReasonRefused},
+		{names{err: &net.DNSError{Err: "no such host", IsNotFound: true}}, ReasonResolve},
+		{names{err: &net.DNSError{Err: "server misbehaving", IsTemporary: true}}, ReasonResolve},
+		{names{err: &net.DNSError{Err: "i/o timeout", IsTimeout: true}}, ReasonTimeout},
+	} {
+		p := newTestProberFor(t, fmt.Sprintf("host=name.invalid port=%d user=u sslmode=disable", s.port),
+			func(o *Options) { o.Resolver = test.names })
+		if r := ask(t, p, hanging); r.Up() || r.Failure.Reason != test.want {
+			t.Errorf("%+v: got %+v, want %s", test.names, r.Failure, test.want)
+		}
+	}
+}
+
+// TestPendingLogins: of a server that accepts and never answers, no more logins are begun than it can bear, and the
+// first answer lets probes open their own again.
+func TestPendingLogins(t *testing.T) {
+	t.Parallel()
+	answers := make(chan struct{})
+	s := newFakeServer(t, func(conn net.Conn) {
+		silence := make(chan struct{})
+		go func() {
+			silent(conn)
+			close(silence)
+		}()
+		select {
+		case <-answers:
+		case <-silence:
+		}
+	})
+	p := newTestProber(t, s.port, "sslmode=disable", nil)
+	p.limits = limits{stay: 400 * time.Millisecond, age: 100 * time.Millisecond, most: 4}
+	for begin := time.Now(); time.Since(begin) < 2*time.Second; {
+		if r := ask(t, p, 20*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout {
+			t.Fatalf("got %+v", r.Failure)
+		}
+	}
+	if n := s.most.Load(); n < 2 || n > 4 {
+		t.Errorf("%d logins at once, want several and at most 4", n)
+	}
+	if n := s.accepted.Load(); n > 21 {
+		t.Errorf("%d logins in 2 s, want one each 100 ms", n)
+	}
+	close(answers) // hangs up, which is an end too
+	if r := ask(t, p, hanging); r.Up() || r.Failure.Reason != ReasonTerminated {
+		t.Errorf("got %+v, want what the server does now", r.Failure)
+	}
+}
+
+// TestCloseEndsPendingLogins: a prober that is closed leaves no login behind and asks no more.
+func TestCloseEndsPendingLogins(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t, silent)
+	p := newTestProber(t, s.port, "sslmode=disable", nil)
+	ask(t, p, 50*time.Millisecond)
+	if n := p.options.Sessions.InUse(); n != 1 {
+		t.Errorf("%d connections, want the pending login", n)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), hanging)
+	defer cancel()
+	if err := p.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	if r := p.Probe(ctx); r.Up() {
+		t.Error("a closed prober says up")
+	}
+}
+
+// certificate makes a certificate that nobody signed, valid until the time given.
+func certificate(t *testing.T, name string, until time.Time) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: until, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// TestUntrustedCertificate: no login, and above all no password, goes to a server whose certificate fails.
+func TestUntrustedCertificate(t *testing.T) {
+	t.Parallel()
+	var spoke atomic.Int64
+	cert := certificate(t, "db.invalid", time.Now().Add(time.Hour))
+	s := newFakeServer(t, func(conn net.Conn) {
+		request := make([]byte, 8)
+		if _, err := io.ReadFull(conn, request); err != nil {
+			return
+		}
+		_, _ = conn.Write([]byte("S"))
+		encrypted := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
+		n, err := encrypted.Read(make([]byte, 64))
+		if err == nil || !errors.Is(err, io.EOF) && n > 0 {
+			spoke.Add(1)
+		}
+	})
+	for _, dsn := range []string{"sslmode=verify-full sslrootcert=system", "sslmode=verify-full"} {
+		p := newTestProber(t, s.port, dsn, nil)
+		r := ask(t, p, hanging)
+		if r.Up() || r.Failure.Reason != ReasonTLS || r.Failure.State != StateMisconfigured {
+			t.Errorf("%s: got %+v", dsn, r.Failure)
+		}
+	}
+	if spoke.Load() > 0 {
+		t.Error("something was sent after a handshake that failed")
+	}
+}
