@@ -83,9 +83,9 @@ func TestLosses(t *testing.T) {
 func TestIdleSessionTimeout(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
-	rows, err := s.Query(t.Context(), "SHOW server_version_num")
-	check(t, err)
-	pgtest.Need(t, rows[0] >= "140000", "PostgreSQL 14 or newer", "PG_BIN=… make test")
+	if s.Major(t) < 14 {
+		return // there is no such setting
+	}
 	execute(t, s, "ALTER ROLE "+role+" SET idle_session_timeout = '100ms'")
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.expect(up)

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"os"
+	"strconv"
 	"testing"
 )
 
@@ -24,4 +25,18 @@ func Bin(t testing.TB) string {
 	bin, err := Find(".")
 	Need(t, err == nil, "a PostgreSQL server", "apt-get install postgresql")
 	return bin
+}
+
+// Major returns the server's major version.
+func (s *Server) Major(t testing.TB) int {
+	t.Helper()
+	rows, err := s.Query(t.Context(), "SHOW server_version_num")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(rows[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n / 10000
 }
