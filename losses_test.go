@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -253,4 +254,30 @@ func TestNoKeep(t *testing.T) {
 		rows, err := s.Query(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE usename = '"+role+"'")
 		return err == nil && rows[0] == "0"
 	})
+}
+
+// TestLongLock: logins that wait behind a lock on the server are not given up and begun again without end.
+func TestLongLock(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	e := startExporter(t, environment(s.Port, "postgres"))
+	e.settle()
+	locker := hold(t, s, pgtest.Superuser, "BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
+	for begin := time.Now(); time.Since(begin) < 18*time.Second; {
+		keptAnswers(t, s, e.expect(timeout))
+	}
+	waiting := 0
+	for _, pid := range children(t, s) {
+		title, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+		if err == nil && strings.Contains(string(title), role) {
+			waiting++
+		}
+	}
+	if waiting != 3 { // the kept session, a login, and the second one after 15 s
+		t.Errorf("%d sessions of ours on the server after 18 s, want 3", waiting)
+	}
+	check(t, locker.Close(context.Background()))
+	e.expect(up)
+	e.leavesNothing(s)
+	e.expectChanges(s, "up", "timeout", "up")
 }

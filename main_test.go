@@ -320,6 +320,16 @@ func (e *exporter) settle() {
 // more of its sessions than the kept one.
 func (e *exporter) leavesNothing(s *pgtest.Server) {
 	e.t.Helper()
+	e.usesNoMore()
+	eventually(e.t, "the server holds more sessions than the kept one", func() bool {
+		rows, err := s.Query(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE usename = '"+role+"'")
+		return err == nil && (rows[0] == "0" || rows[0] == "1")
+	})
+}
+
+// usesNoMore requires that, soon, the exporter holds no more than when nothing was wrong.
+func (e *exporter) usesNoMore() {
+	e.t.Helper()
 	time.Sleep(time.Second)
 	var now usage
 	for deadline := time.Now().Add(hanging); ; time.Sleep(100 * time.Millisecond) {
@@ -331,10 +341,6 @@ func (e *exporter) leavesNothing(s *pgtest.Server) {
 			e.t.Fatalf("holds %+v, held %+v before the fault", now, e.quiet)
 		}
 	}
-	eventually(e.t, "the server holds more sessions than the kept one", func() bool {
-		rows, err := s.Query(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE usename = '"+role+"'")
-		return err == nil && (rows[0] == "0" || rows[0] == "1")
-	})
 }
 
 // changes are the verdicts that were logged, in their order: "up" or a reason.

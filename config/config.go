@@ -62,6 +62,10 @@ func parse(dsn Secret) (*pgconn.Config, error) {
 			"list the servers in a file (--config.file)")
 	}
 	cfg, err := pgconn.ParseConfig(string(dsn))
+	if err == nil && cfg.Database == "" {
+		// Said in the connection string, so that libpq's passfile is searched for it.
+		cfg, err = pgconn.ParseConfig(withDatabase(string(dsn), defaultDatabase))
+	}
 	if err != nil {
 		return nil, explain(err)
 	}
@@ -74,13 +78,21 @@ func parse(dsn Secret) (*pgconn.Config, error) {
 	if cfg.SSLCertMode == "require" {
 		return nil, &TLSError{errors.New("sslcertmode=require is not supported")}
 	}
-	if cfg.Database == "" {
-		cfg.Database = defaultDatabase
-	}
 	if _, ok := cfg.RuntimeParams["application_name"]; !ok {
 		cfg.RuntimeParams["application_name"] = applicationName
 	}
 	return cfg, nil
+}
+
+// withDatabase adds the name of a database to a connection string that parses and has none.
+func withDatabase(dsn, name string) string {
+	switch {
+	case !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://"):
+		return dsn + " dbname=" + name
+	case strings.Contains(dsn, "?"):
+		return dsn + "&dbname=" + name
+	}
+	return dsn + "?dbname=" + name
 }
 
 // listsSeveral tells postgres_exporter's comma-separated form of DATA_SOURCE_NAME: a second URL, or a comma followed
