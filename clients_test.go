@@ -125,6 +125,19 @@ func TestSignalInMidScrape(t *testing.T) {
 	}
 }
 
+// TestLongProbe: a probe may take longer than any time-out of the HTTP server's.
+func TestLongProbe(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	e := startExporter(t, environment(s.Port, "postgres"), "--probe.timeout=8s")
+	freeze(t, s, s.PID())
+	response, body, err := e.get(t.Context(), "/metrics", 0)
+	check(t, err)
+	if m := parseMetrics(t, body); response.StatusCode != http.StatusOK || m["pg_probe_deadline_seconds"] != 8 || m["pg_probe_last_duration_seconds"] < 8 {
+		t.Errorf("status %d after %v of %v s", response.StatusCode, m["pg_probe_last_duration_seconds"], m["pg_probe_deadline_seconds"])
+	}
+}
+
 // TestSlowClients: more clients than there are descriptors, each saying a byte now and then, do not keep a scrape from
 // its answer.
 func TestSlowClients(t *testing.T) {

@@ -99,11 +99,6 @@ func (b *connectionBound) remember(ctx context.Context, conn net.Conn) context.C
 	return context.WithValue(ctx, connectionKey{}, conn)
 }
 
-// base is http.Server's BaseContext.
-func (b *connectionBound) base(ctx context.Context) func(net.Listener) context.Context {
-	return func(net.Listener) context.Context { return ctx }
-}
-
 // protect keeps a request's connection open while next works for it.
 func (b *connectionBound) protect(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -32,6 +34,7 @@ const (
 	defaultAddress = ":10432"
 
 	// Time-outs of the HTTP server. A scrape's answer is written at once, so writing may take its deadline and a little.
+	// There is none for reading a whole request: it would count on while a handler works, and end it.
 	headerTimeout = 5 * time.Second
 	idleTimeout   = 2 * time.Minute
 	writeMargin   = 10 * time.Second
@@ -157,41 +160,85 @@ func serve(ctx context.Context, f flags, target *config.Target, logger *slog.Log
 		}
 		mux.Handle("/", landing)
 	}
-	bound := newConnectionBound(mostConnections)
 	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
-	server := &http.Server{
-		Handler:           bound.protect(mux),
-		ConnState:         bound.track,
-		ConnContext:       bound.remember,
-		BaseContext:       bound.base(requests),
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       headerTimeout,
-		WriteTimeout:      f.timeout + writeMargin,
-		IdleTimeout:       idleTimeout,
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
-	}
-	served := make(chan error, 1)
-	go func() { served <- web.ListenAndServe(server, f.web, logger) }()
+	bound := newConnectionBound(mostConnections)
+	servers := newServers(f, func() *http.Server {
+		return &http.Server{
+			Handler:           bound.protect(mux),
+			ConnState:         bound.track,
+			ConnContext:       bound.remember,
+			BaseContext:       func(net.Listener) context.Context { return requests },
+			ReadHeaderTimeout: headerTimeout,
+			WriteTimeout:      f.timeout + writeMargin,
+			IdleTimeout:       idleTimeout,
+			ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		}
+	})
+	served := servers.listen(logger)
 	var err error
 	select {
 	case err = <-served:
 	case <-ctx.Done():
 		logger.Info("stopping")
-		grace, cancel := context.WithTimeout(requests, finishGrace)
-		defer cancel()
-		if server.Shutdown(grace) != nil {
-			endRequests()
-			err = server.Close()
-		}
 	}
-	closing, cancel := context.WithTimeout(requests, closeGrace)
+	servers.stop(requests, endRequests)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 	defer cancel()
 	if closeErr := exporter.Close(closing); closeErr != nil {
 		logger.Warn("sessions were not closed in time", "err", closeErr)
 	}
-	if errors.Is(err, http.ErrServerClosed) {
-		err = nil
-	}
 	return err
+}
+
+// listener is an HTTP server with what exporter-toolkit needs to serve it.
+type listener struct {
+	server *http.Server
+	flags  web.FlagConfig
+}
+
+type listeners []listener
+
+// newServers makes a server for each address: exporter-toolkit changes the server that it serves, and races with itself
+// where it is given one for several. With systemd's sockets it makes the listeners itself.
+func newServers(f flags, newServer func() *http.Server) listeners {
+	if *f.web.WebSystemdSocket {
+		return listeners{{newServer(), *f.web}}
+	}
+	var all listeners
+	for _, address := range *f.web.WebListenAddresses {
+		one := *f.web
+		one.WebListenAddresses = &[]string{address}
+		all = append(all, listener{newServer(), one})
+	}
+	return all
+}
+
+// listen starts all servers. The first error of one comes through the channel.
+func (all listeners) listen(logger *slog.Logger) <-chan error {
+	served := make(chan error, len(all))
+	for _, l := range all {
+		go func() {
+			if err := web.ListenAndServe(l.server, &l.flags, logger); !errors.Is(err, http.ErrServerClosed) {
+				served <- err
+			}
+		}()
+	}
+	return served
+}
+
+// stop lets the requests under way end by themselves for a while, and then ends them.
+func (all listeners) stop(requests context.Context, endRequests func()) {
+	grace, cancel := context.WithTimeout(requests, finishGrace)
+	defer cancel()
+	var stopping sync.WaitGroup
+	for _, l := range all {
+		stopping.Go(func() {
+			if l.server.Shutdown(grace) != nil {
+				endRequests()
+				_ = l.server.Close() // closes the connections; there is nobody to tell
+			}
+		})
+	}
+	stopping.Wait()
 }

@@ -19,22 +19,11 @@ import (
 	"pg_liveness_exporter/internal/pgtest"
 )
 
-// tool returns a program given by a variable or on PATH, or skips the test.
-func tool(t *testing.T, variable, name string) string {
-	t.Helper()
-	path := os.Getenv(variable)
-	if path == "" {
-		path, _ = exec.LookPath(name)
-	}
-	pgtest.Need(t, path != "", name, "make test, as root")
-	return path
-}
-
 // TestPrometheus lets a real Prometheus scrape over protobuf, with native histograms, and over text without: both show
 // latency quantiles.
 func TestPrometheus(t *testing.T) {
 	t.Parallel()
-	prometheus := tool(t, "PROMETHEUS", "prometheus")
+	prometheus := pgtest.Tool(t, "PROMETHEUS", "prometheus")
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	port := freePort(t)
@@ -123,7 +112,7 @@ func freePort(t *testing.T) string {
 // TestPromtool: promtool finds nothing in what a real server gives, up and down.
 func TestPromtool(t *testing.T) {
 	t.Parallel()
-	promtool := tool(t, "PROMTOOL", "promtool")
+	promtool := pgtest.Tool(t, "PROMTOOL", "promtool")
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"), "--collect.applications")
 	for _, change := range []func(){func() {}, func() { check(t, s.Stop(pgtest.Fast)) }} {

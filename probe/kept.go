@@ -43,14 +43,14 @@ func newKept(ctx context.Context, s *session) *kept {
 }
 
 // ask puts a question to the session and returns where the answer will be. There is none when the session's life ends
-// before. A question stays unasked while one that was given up before still waits.
+// before. One goroutine asks at a time.
 func (k *kept) ask(ctx context.Context) <-chan answer {
 	a := make(chan answer, 1)
 	select {
-	case k.questions <- question{ctx, a}:
+	case <-k.questions: // its caller gave up before it was read
 	default:
-		return a
 	}
+	k.questions <- question{ctx, a}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.wake != nil {

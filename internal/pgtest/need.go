@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"os"
+	"os/exec"
 	"strconv"
 	"testing"
 )
@@ -17,6 +18,18 @@ func Need(t testing.TB, have bool, what, command string) {
 		t.Fatalf("needs %s: %s", what, command)
 	}
 	t.Skipf("needs %s: %s", what, command)
+}
+
+// Tool returns a program that a variable names or that is on PATH, or skips the test.
+func Tool(t testing.TB, variable, name string) string {
+	t.Helper()
+	path := os.Getenv(variable)
+	if path == "" {
+		path = name
+	}
+	path, err := exec.LookPath(path)
+	Need(t, err == nil, name, "make test, as root")
+	return path
 }
 
 // Bin returns the folder with a server's binaries, or skips the test.

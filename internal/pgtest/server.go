@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -70,7 +71,11 @@ func New(ctx context.Context, c Config) (*Server, error) {
 
 func (s *Server) create(ctx context.Context, c Config) error {
 	var err error
-	if s.Dir, err = os.MkdirTemp("", "pgtest-"); err != nil {
+	parent := os.TempDir()
+	if os.Geteuid() == 0 && !reachable(parent) {
+		parent = "/tmp"
+	}
+	if s.Dir, err = os.MkdirTemp(parent, "pgtest-"); err != nil {
 		return err
 	}
 	if s.Port == 0 {
@@ -134,7 +139,18 @@ func (s *Server) becomeUnprivileged() error {
 		return fmt.Errorf("copy the binaries: %w", err)
 	}
 	s.bin = filepath.Join(copied, filepath.Base(s.bin))
-	return nil
+	// Under root's own umask the copies may be root's alone.
+	root, err := os.OpenRoot(copied)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return root.Lchown(path, int(s.own.Uid), int(s.own.Gid))
+	})
 }
 
 // reachable says whether everybody may traverse the folder and those above it.
