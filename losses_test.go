@@ -48,7 +48,7 @@ func TestLosses(t *testing.T) {
 			execute(t, s, "SELECT pg_terminate_backend("+strconv.Itoa(keptPID(t, s))+")")
 		}, "terminated"},
 		{"another backend crashed", func(t *testing.T, s *pgtest.Server) {
-			other := hold(t, s, pgtest.Superuser, "SELECT 1")
+			other := hold(t, s, "SELECT 1")
 			check(t, syscall.Kill(int(other.PID()), syscall.SIGKILL))
 			eventually(t, "no recovery", func() bool { return s.Exec(context.Background(), "SELECT 1") == nil })
 		}, "crash"},
@@ -162,7 +162,7 @@ func TestDatabaseLocked(t *testing.T) {
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
-	locker := hold(t, s, pgtest.Superuser, "BEGIN; LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE")
+	locker := hold(t, s, "BEGIN; LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE")
 	for range 2 {
 		m := e.scrape() // a new login may hang behind the lock; what it says is not the point
 		keptAnswers(t, s, m)
@@ -184,7 +184,7 @@ func TestUnprivileged(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
 	execute(t, s, "REVOKE pg_monitor FROM "+role)
-	hold(t, s, pgtest.Superuser, "BEGIN")
+	hold(t, s, "BEGIN")
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.expect(up)
 	m := e.expect(up)
@@ -262,7 +262,7 @@ func TestLongLock(t *testing.T) {
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
-	locker := hold(t, s, pgtest.Superuser, "BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
+	locker := hold(t, s, "BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
 	for begin := time.Now(); time.Since(begin) < 18*time.Second; {
 		keptAnswers(t, s, e.expect(timeout))
 	}

@@ -151,7 +151,8 @@ func startExporter(t *testing.T, env []string, args ...string) *exporter {
 		}
 	})
 	for deadline := time.Now().Add(3 * hanging); ; time.Sleep(10 * time.Millisecond) {
-		conn, err := net.DialTimeout("tcp", address, time.Second)
+		dialer := net.Dialer{Timeout: time.Second}
+		conn, err := dialer.DialContext(t.Context(), "tcp", address)
 		if err == nil {
 			_ = conn.Close()
 			return e

@@ -54,7 +54,7 @@ func faults() []fault {
 	}
 	lock := func(table string) func(*testing.T, *pgtest.Server) func() {
 		return func(t *testing.T, s *pgtest.Server) func() {
-			locker := hold(t, s, "postgres", "BEGIN; LOCK TABLE "+table+" IN ACCESS EXCLUSIVE MODE")
+			locker := hold(t, s, "BEGIN; LOCK TABLE "+table+" IN ACCESS EXCLUSIVE MODE")
 			return func() { check(t, locker.Close(context.Background())) }
 		}
 	}
@@ -64,7 +64,7 @@ func faults() []fault {
 		{
 			name: "smart shutdown held open by a session", want: verdict{"rejecting", "not_accepting"},
 			begin: func(t *testing.T, s *pgtest.Server) func() {
-				holder := hold(t, s, "postgres", "SELECT 1")
+				holder := hold(t, s, "SELECT 1")
 				check(t, s.Signal(pgtest.Smart))
 				eventually(t, "no smart shutdown", func() bool { return s.Exec(context.Background(), "SELECT 1") != nil })
 				return func() {
@@ -229,10 +229,10 @@ func keptAnswers(t *testing.T, _ *pgtest.Server, m metrics) {
 	}
 }
 
-// hold opens a session through the unix socket and runs a statement on it.
-func hold(t *testing.T, s *pgtest.Server, user, sql string) *pgconn.PgConn {
+// hold opens a session of the superuser's and runs a statement on it.
+func hold(t *testing.T, s *pgtest.Server, sql string) *pgconn.PgConn {
 	t.Helper()
-	conn, err := pgconn.Connect(t.Context(), fmt.Sprintf("host='%s' port=%d user=%s dbname=postgres sslmode=disable", s.Dir, s.Port, user))
+	conn, err := s.Connect(t.Context())
 	check(t, err)
 	_, err = conn.Exec(t.Context(), sql).ReadAll()
 	check(t, err)

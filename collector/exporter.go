@@ -86,7 +86,7 @@ func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	snapshots := make([]Snapshot, len(e.targets))
 	probes := make([]func() error, len(e.targets))
 	for i, t := range e.targets {
-		probes[i] = func() error {
+		probes[i] = func() error { //nolint:contextcheck // a flight outlives each of its callers
 			s, ok := t.Probe(r.Context(), deadline)
 			if !ok {
 				return context.Cause(r.Context())

@@ -34,9 +34,12 @@ func healthy() *probe.Result {
 		Figures: &probe.Figures{
 			Connections: []probe.Connections{
 				{Database: "", State: "starting", Count: 1},
-				{Database: "app", State: "active", Count: 3}, {Database: "app", State: "idle", Count: 7},
-				{Database: "app", State: "idle in transaction", Count: 1}, {Database: "app", State: "idle in transaction (aborted)"},
-				{Database: "app", State: "fastpath function call"}, {Database: "app", State: "disabled"},
+				{Database: "app", State: "active", Count: 3},
+				{Database: "app", State: "idle", Count: 7},
+				{Database: "app", State: "idle in transaction", Count: 1},
+				{Database: "app", State: "idle in transaction (aborted)"},
+				{Database: "app", State: "fastpath function call"},
+				{Database: "app", State: "disabled"},
 			},
 			Applications: []probe.Applications{{Name: "web", Count: 9}, {Name: "", Count: 2}, {Name: "pg_liveness_exporter", Count: 1}},
 			Used:         12, Usable: 92, MaxConnections: 100, SuperuserReservedConnections: 3, ReservedConnections: seconds(5),

@@ -63,7 +63,7 @@ func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, bool)
 	wait := time.NewTimer(time.Until(deadline))
 	defer wait.Stop()
 	for {
-		f, joined := t.board(deadline)
+		f, joined := t.board(deadline) //nolint:contextcheck // a flight outlives each of its callers
 		if !joined {
 			// The flight was left by everyone and is about to end.
 			select {

@@ -37,43 +37,52 @@ func TestFromEnvironment(t *testing.T) {
 			"DATA_SOURCE_NAME", "u", "p w", "h", "d", 1,
 		},
 		{
-			"its file", map[string]string{"DATA_SOURCE_NAME": "postgres://x", "DATA_SOURCE_NAME_FILE": file("dsn", "host=h user=u password='p, \\'w'\n")},
+			"its file",
+			map[string]string{"DATA_SOURCE_NAME": "postgres://x", "DATA_SOURCE_NAME_FILE": file("dsn", "host=h user=u password='p, \\'w'\n")},
 			"DATA_SOURCE_NAME_FILE", "u", "p, 'w", "h", "postgres", 5432,
 		},
 		{
-			"parts", map[string]string{"DATA_SOURCE_URI": "h:7/d?sslmode=disable", "DATA_SOURCE_USER": "u@x/y", "DATA_SOURCE_PASS": "p@:/?#[]%", "DATABASE_URL": "postgres://x"},
+			"parts",
+			map[string]string{"DATA_SOURCE_URI": "h:7/d?sslmode=disable", "DATA_SOURCE_USER": "u@x/y", "DATA_SOURCE_PASS": "p@:/?#[]%", "DATABASE_URL": "postgres://x"},
 			"DATA_SOURCE_URI", "u@x/y", "p@:/?#[]%", "h", "d", 7,
 		},
 		{
-			"parts from files", map[string]string{
+			"parts from files",
+			map[string]string{
 				"DATA_SOURCE_URI_FILE": file("uri", "h"), "DATA_SOURCE_USER_FILE": file("user", "u\n"), "DATA_SOURCE_PASS_FILE": file("pass", " p \r\n"),
 			},
 			"DATA_SOURCE_URI_FILE", "u", " p ", "h", "postgres", 5432,
 		},
 		{
-			"a password from libpq's passfile for the parts' user", map[string]string{"DATA_SOURCE_URI": "h2", "DATA_SOURCE_USER": "alice", "PGPASSFILE": passfile},
+			"a password from libpq's passfile for the parts' user",
+			map[string]string{"DATA_SOURCE_URI": "h2", "DATA_SOURCE_USER": "alice", "PGPASSFILE": passfile},
 			"DATA_SOURCE_URI", "alice", "from-passfile", "h2", "postgres", 5432,
 		},
 		{
-			"parts with settings", map[string]string{"DATA_SOURCE_URI": "h?sslmode=disable", "DATA_SOURCE_USER": "u"},
+			"parts with settings",
+			map[string]string{"DATA_SOURCE_URI": "h?sslmode=disable", "DATA_SOURCE_USER": "u"},
 			"DATA_SOURCE_URI", "u", "", "h", "postgres", 5432,
 		},
 		{
-			"DATABASE_URL", map[string]string{"DATABASE_URL": "postgresql+asyncpg://u:p@h/d", "POSTGRES_HOST": "y"},
+			"DATABASE_URL",
+			map[string]string{"DATABASE_URL": "postgresql+asyncpg://u:p@h/d", "POSTGRES_HOST": "y"},
 			"DATABASE_URL", "u", "p", "h", "d", 5432,
 		},
 		{
-			"the container image's names", map[string]string{
+			"the container image's names",
+			map[string]string{
 				"POSTGRES_HOST": "h", "POSTGRES_PORT": "9", "POSTGRES_DB": `d'\ b`, "POSTGRES_USER": "u", "POSTGRES_PASSWORD": "p", "PGHOST": "z",
 			},
 			"POSTGRES_*", "u", "p", "h", `d'\ b`, 9,
 		},
 		{
-			"libpq's names", map[string]string{"PGHOST": "h", "PGPORT": "8", "PGUSER": "u", "PGPASSWORD": "p", "PGDATABASE": "d"},
+			"libpq's names",
+			map[string]string{"PGHOST": "h", "PGPORT": "8", "PGUSER": "u", "PGPASSWORD": "p", "PGDATABASE": "d"},
 			"libpq's variables and defaults", "u", "p", "h", "d", 8,
 		},
 		{
-			"libpq's service file", map[string]string{"PGSERVICE": "s", "PGSERVICEFILE": file("service", "[s]\nhost=h\nuser=u\npassword=p\ndbname=d\n")},
+			"libpq's service file",
+			map[string]string{"PGSERVICE": "s", "PGSERVICEFILE": file("service", "[s]\nhost=h\nuser=u\npassword=p\ndbname=d\n")},
 			"libpq's variables and defaults", "u", "p", "h", "d", 5432,
 		},
 	} {

@@ -92,7 +92,7 @@ type dialer struct {
 // newDialer takes over what cfg says of hosts and TLS, and makes cfg dial through the dialer.
 // ParseConfig gives sslmode as a list: [TLS] (require and more), [nil] (disable), both for prefer and allow.
 // allow is treated like prefer: plaintext is used only where the server has no TLS.
-func newDialer(cfg *pgconn.Config, r resolver, sessions *Sessions, bounded context.Context, t *trace) *dialer {
+func newDialer(bounded context.Context, cfg *pgconn.Config, r resolver, sessions *Sessions, t *trace) *dialer {
 	d := &dialer{
 		resolver: r, trace: t, bounded: bounded, sockets: sockets{sessions: sessions},
 		tlsConfig: cfg.TLSConfig, plaintext: cfg.TLSConfig == nil, direct: cfg.SSLNegotiation == "direct",
@@ -116,7 +116,7 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	if d.loggedIn {
 		return d.dialCancel(ctx, network, address)
 	}
-	conn, err := d.dialLogin(network, address)
+	conn, err := d.dialLogin(network, address) //nolint:contextcheck // bounded by d.bounded
 	if err != nil {
 		return nil, err
 	}

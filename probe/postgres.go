@@ -138,7 +138,7 @@ func (p *Postgres) Probe(ctx context.Context) *Result {
 			moved = k.address() != s.address()
 			p.end(s)
 		default:
-			if k = p.keep(s); k != nil {
+			if k = p.keep(s); k != nil { //nolint:contextcheck // the kept session outlives the probe
 				answers = k.ask(ctx)
 			}
 		}
@@ -304,7 +304,7 @@ func (p *Postgres) login(bounded context.Context, l *pendingLogin, t *trace) {
 	close(l.done)
 	p.mu.Unlock()
 	if abandoned && l.session != nil {
-		l.session.close(p.ctx)
+		l.session.close(ctx) //nolint:contextcheck // bounded has ended
 	}
 }
 

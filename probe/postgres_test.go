@@ -89,9 +89,9 @@ func sayAndClose(bytes string) func(net.Conn) {
 }
 
 // newTestProber asks the server on a port of this machine; more is added to the connection string.
-func newTestProber(t *testing.T, port int, more string, change func(*Options)) *Postgres {
+func newTestProber(t *testing.T, port int, more string) *Postgres {
 	t.Helper()
-	return newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", port, more), change)
+	return newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", port, more), nil)
 }
 
 func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Postgres {
@@ -174,7 +174,7 @@ func TestWhatNoServerDoes(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := newFakeServer(t, test.handle)
-			p := newTestProber(t, s.port, test.dsn, nil)
+			p := newTestProber(t, s.port, test.dsn)
 			r := ask(t, p, 500*time.Millisecond)
 			if r.Up() || *r.Failure != test.want {
 				t.Errorf("got %+v, want %+v", r.Failure, test.want)
@@ -247,7 +247,7 @@ func TestReasons(t *testing.T) {
 			s := newFakeServer(t, refuse(pgproto3.ErrorResponse{
 				Severity: "FATALE", SeverityUnlocalized: "FATAL", Code: test.code, Routine: test.routine, Message: test.message,
 			}))
-			p := newTestProber(t, s.port, "sslmode=disable", nil)
+			p := newTestProber(t, s.port, "sslmode=disable")
 			r := ask(t, p, hanging)
 			want := Failure{Reason: test.reason, State: test.state, Phase: PhaseStartup, SQLState: test.code, Routine: test.routine}
 			if r.Up() || *r.Failure != want {
@@ -326,7 +326,7 @@ func TestPendingLogins(t *testing.T) {
 		case <-silence:
 		}
 	})
-	p := newTestProber(t, s.port, "sslmode=disable", nil)
+	p := newTestProber(t, s.port, "sslmode=disable")
 	p.limits = limits{stay: 400 * time.Millisecond, age: 100 * time.Millisecond, most: 4}
 	for begin := time.Now(); time.Since(begin) < 2*time.Second; {
 		if r := ask(t, p, 20*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout {
@@ -352,7 +352,7 @@ func TestPendingLogins(t *testing.T) {
 func TestCloseEndsPendingLogins(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, silent)
-	p := newTestProber(t, s.port, "sslmode=disable", nil)
+	p := newTestProber(t, s.port, "sslmode=disable")
 	ask(t, p, 50*time.Millisecond)
 	if n := p.options.Sessions.InUse(); n != 1 {
 		t.Errorf("%d connections, want the pending login", n)
@@ -403,7 +403,7 @@ func TestUntrustedCertificate(t *testing.T) {
 		}
 	})
 	for _, dsn := range []string{"sslmode=verify-full sslrootcert=system", "sslmode=verify-full"} {
-		p := newTestProber(t, s.port, dsn, nil)
+		p := newTestProber(t, s.port, dsn)
 		r := ask(t, p, hanging)
 		if r.Up() || r.Failure.Reason != ReasonTLS || r.Failure.State != StateMisconfigured {
 			t.Errorf("%s: got %+v", dsn, r.Failure)

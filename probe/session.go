@@ -46,7 +46,7 @@ func login(ctx, bounded context.Context, target *config.Target, r resolver, sess
 	if err != nil {
 		return nil, &loginError{&configError{err}, PhaseNone}
 	}
-	s := &session{dialer: newDialer(cfg, r, sessions, bounded, t)}
+	s := &session{dialer: newDialer(bounded, cfg, r, sessions, t)}
 	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs picks one server of several; here is one
 	cfg.MaxProtocolMessageBodyLen = largestMessage
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {

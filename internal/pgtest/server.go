@@ -201,7 +201,7 @@ func (s *Server) Append(name, lines string) error {
 
 // Start starts a stopped server and waits until it accepts connections.
 func (s *Server) Start(ctx context.Context) error {
-	if err := s.Launch(); err != nil {
+	if err := s.Launch(); err != nil { //nolint:contextcheck // a server outlives its start
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
