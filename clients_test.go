@@ -214,6 +214,7 @@ func TestUnusableEnvironment(t *testing.T) {
 		{"mode", "DATA_SOURCE_NAME", "host=a password=secret sslmode=" + "maybe"},
 		{"root certificate", "DATA_SOURCE_NAME", "host=a password=secret sslmode=verify-full sslrootcert=/nonexistent"},
 		{"file", "DATA_SOURCE_NAME_FILE", "/nonexistent"},
+		{"the secret itself for a file", "DATA_SOURCE_NAME_FILE", "postgres://monitor:" + secret + "@db.example.org/app"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

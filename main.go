@@ -79,6 +79,7 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 	app.Flag("probe.keep", "Keep a session open between probes, beside the new one of each probe: it reads the connection "+
 		"figures also while no login succeeds, and notices restarts between scrapes.").Default("true").BoolVar(&f.keep)
 	app.Flag("collect.applications", "Count connections by application name.").BoolVar(&f.applications)
+	app.Command("serve", "Serve metrics; what happens without a command.").Default()
 	_, err := app.Parse(args)
 	if ended {
 		return f, code, true
@@ -143,7 +144,7 @@ func serve(ctx context.Context, f flags, target *config.Target, logger *slog.Log
 					Keep: f.keep, Applications: f.applications, Sessions: &sessions, OnLoss: onLoss,
 				})
 			})},
-		collector.Options{Timeout: f.timeout, TimeoutOffset: f.offset, Sessions: &sessions, Shared: &shared, Logger: logger},
+		collector.Options{TimeoutOffset: f.offset, Sessions: &sessions, Shared: &shared, Logger: logger},
 	)
 	mux := http.NewServeMux()
 	mux.Handle(f.telemetryPath, exporter)

@@ -136,8 +136,16 @@ func answerNoSuchName(t *testing.T) {
 type proxy struct {
 	port int
 
-	mu    sync.Mutex // protects conns
-	conns []net.Conn
+	mu      sync.Mutex // protects what follows
+	conns   []net.Conn
+	instead func(net.Conn) // answers new connections in the server's place
+}
+
+// answer lets a function answer new connections; nil, the server again.
+func (p *proxy) answer(instead func(net.Conn)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.instead = instead
 }
 
 func newProxy(t *testing.T, to int, delay time.Duration) *proxy {
@@ -158,6 +166,16 @@ func newProxy(t *testing.T, to int, delay time.Duration) *proxy {
 			client, err := l.Accept()
 			if err != nil {
 				return
+			}
+			p.mu.Lock()
+			instead := p.instead
+			if instead != nil {
+				p.conns = append(p.conns, client)
+			}
+			p.mu.Unlock()
+			if instead != nil {
+				go instead(client)
+				continue
 			}
 			server, err := dialer.DialContext(context.Background(), "tcp", fmt.Sprintf("127.0.0.1:%d", to))
 			if err != nil {
@@ -252,4 +270,53 @@ func TestConnectionCut(t *testing.T) {
 	expectLosses(t, m, map[string]float64{"network": 1})
 	e.leavesNothing(s)
 	e.expectChanges(s, "up")
+}
+
+// TestOddServers: what answers in the server's place is no server. The verdict is right, and right again afterwards.
+func TestOddServers(t *testing.T) {
+	t.Parallel()
+	silent := func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
+	say := func(text string, pause time.Duration) func(net.Conn) {
+		return func(conn net.Conn) {
+			_, _ = conn.Read(make([]byte, 1024))
+			for i := range len(text) {
+				if _, err := conn.Write([]byte{text[i]}); err != nil {
+					return
+				}
+				time.Sleep(pause)
+			}
+			silent(conn)
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		answer func(net.Conn)
+		want   verdict
+	}{
+		{"accepts and is silent", silent, timeout},
+		{"half a message", say("R\x00\x00", 0), timeout},
+		{"garbage", say("nonsense nonsense", 0), verdict{"no_response", "protocol"}},
+		{"one byte a second", say("R\x00\x00\x00\x08\x00\x00\x00\x00", time.Second), timeout},
+		{"hangs up", func(conn net.Conn) { _ = conn.Close() }, verdict{"no_response", "terminated"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, pgtest.Config{})
+			between := newProxy(t, s.Port, 0)
+			e := startExporter(t, environment(between.port, "postgres"))
+			e.settle()
+			between.answer(test.answer)
+			for range 2 {
+				keptAnswers(t, s, e.expect(test.want))
+			}
+			between.answer(nil)
+			if test.want == timeout {
+				between.cut() // the pending login ends; with it the kept session, which is opened anew
+				time.Sleep(time.Second)
+			}
+			e.expect(up)
+			e.leavesNothing(s)
+			e.expectChanges(s, "up", test.want.reason, "up")
+		})
+	}
 }

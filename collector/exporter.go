@@ -29,6 +29,7 @@ const (
 // Exporter shows its targets, and itself, to Prometheus.
 type Exporter struct {
 	targets  []*Target
+	timeout  time.Duration // the longest of the targets'
 	table    *Table
 	registry *prometheus.Registry // the exporter's own metrics
 	options  Options
@@ -36,8 +37,6 @@ type Exporter struct {
 
 // Options of an Exporter.
 type Options struct {
-	// Timeout is the most a scrape may take where Prometheus does not say how long it waits.
-	Timeout time.Duration
 	// TimeoutOffset is taken off what Prometheus says, for the way back.
 	TimeoutOffset time.Duration
 	// Sessions are the connections to count; Shared the probes with several callers.
@@ -49,6 +48,9 @@ type Options struct {
 // NewExporter returns an exporter of targets, which it closes.
 func NewExporter(targets []*Target, options Options) *Exporter {
 	e := &Exporter{targets: targets, table: NewTable(), registry: prometheus.NewRegistry(), options: options}
+	for _, t := range targets {
+		e.timeout = max(e.timeout, t.timeout)
+	}
 	sessions := func(state string, count func() int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: Name + "_sessions", Help: "Connections to the targets, by state.", ConstLabels: prometheus.Labels{"state": state},
@@ -80,7 +82,8 @@ func (e *Exporter) Close(ctx context.Context) error {
 
 // ServeHTTP answers a scrape of /metrics: it probes every target, side by side, and shows the results and the
 // exporter's own metrics. It answers with 200 by the deadline, whatever the targets do; that is the least of what
-// Prometheus waits for less the offset, and each target's timeout. A client that hangs up gets nothing.
+// Prometheus waits for less the offset, and each target's timeout. A client that hangs up gets nothing, and so does one
+// whose request the server ends; an empty answer would pass for a scrape of nothing.
 func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	deadline := time.Now().Add(e.budget(r.Header.Get(timeoutHeader)))
 	snapshots := make([]Snapshot, len(e.targets))
@@ -96,7 +99,7 @@ func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if sideBySide(probes) != nil {
-		return
+		panic(http.ErrAbortHandler)
 	}
 	shown := prometheus.NewRegistry()
 	for _, s := range snapshots {
@@ -116,10 +119,10 @@ func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (e *Exporter) budget(header string) time.Duration {
 	seconds, err := strconv.ParseFloat(header, 64)
 	if err != nil || !(seconds > 0 && seconds < time.Hour.Seconds()) {
-		return e.options.Timeout
+		return e.timeout
 	}
 	waits := time.Duration(seconds * float64(time.Second))
-	return min(e.options.Timeout, max(waits-e.options.TimeoutOffset, leastBudget))
+	return min(e.timeout, max(waits-e.options.TimeoutOffset, leastBudget))
 }
 
 // sideBySide runs all functions at once and returns the first error of the list.

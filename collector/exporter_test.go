@@ -82,10 +82,10 @@ func (p fixedProber) Close(context.Context) error         { return nil }
 func newTestExporter(r *probe.Result) (*Exporter, *Target) {
 	shared, sessions := &atomic.Uint64{}, &probe.Sessions{}
 	logger := slog.New(slog.DiscardHandler)
-	target := NewTarget(TargetOptions{Timeout: time.Second, Keeps: true, Logger: logger, Shared: shared},
+	target := NewTarget(TargetOptions{Timeout: 5 * time.Second, Keeps: true, Logger: logger, Shared: shared},
 		func(func(probe.LossReason, time.Time)) Prober { return fixedProber{r} })
 	return NewExporter([]*Target{target}, Options{
-		Timeout: 5 * time.Second, TimeoutOffset: 500 * time.Millisecond, Sessions: sessions, Shared: shared, Logger: logger,
+		TimeoutOffset: 500 * time.Millisecond, Sessions: sessions, Shared: shared, Logger: logger,
 	}), target
 }
 

@@ -174,7 +174,7 @@ func (t *Target) fly(f *flight) {
 	close(f.done)
 	t.mu.Unlock()
 	if counts {
-		t.logChange(before, r)
+		t.logChanges(before, r)
 	}
 }
 

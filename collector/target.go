@@ -45,7 +45,8 @@ type history struct {
 	lastSuccess         time.Time
 	losses              map[probe.LossReason]uint64
 	lastLoss            time.Time
-	changed             time.Time // of the verdict
+	changed             time.Time      // of the verdict
+	figures             *probe.Failure // of the last try to read them, nil when it succeeded
 }
 
 func (h history) clone() history {
@@ -105,6 +106,9 @@ func (t *Target) record(r *probe.Result) {
 		h.changed = r.Start
 	}
 	h.last = r
+	if triedFigures(r) {
+		h.figures = r.FiguresFailure
+	}
 	h.probes++
 	if r.Up() {
 		h.consecutiveFailures = 0
@@ -125,23 +129,39 @@ func sameVerdict(a, b *probe.Result) bool {
 	return a != nil && a.State() == b.State() && (a.Up() || a.Failure.Reason == b.Failure.Reason)
 }
 
-// logChange writes a line when the verdict or its reason changed, and none for a probe that found what the last one did.
-func (t *Target) logChange(before history, now *probe.Result) {
-	if sameVerdict(before.last, now) {
-		return
+func triedFigures(r *probe.Result) bool { return r.Figures != nil || r.FiguresFailure != nil }
+
+// logChanges writes a line when the verdict or its reason changed, and one when figures begin or cease to be readable;
+// none for a probe that found what the last one did.
+func (t *Target) logChanges(before history, now *probe.Result) {
+	if !sameVerdict(before.last, now) {
+		t.logVerdict(before, now)
 	}
+	switch failed := now.FiguresFailure; {
+	case failed == nil && before.figures != nil && triedFigures(now):
+		t.logger.Info("the connection figures can be read again")
+	case failed != nil && (before.figures == nil || before.figures.Reason != failed.Reason):
+		t.logger.Warn("the connection figures cannot be read", describe(failed)...)
+	}
+}
+
+func (t *Target) logVerdict(before history, now *probe.Result) {
 	if now.Up() {
 		var attributes []any
 		if before.last != nil {
 			attributes = append(attributes, "after", now.Start.Sub(before.changed).Round(time.Millisecond).String())
 		}
-		t.logger.Info("the server answers", attributes...)
+		t.logger.Info("the probe succeeds", attributes...)
 		return
 	}
-	f := now.Failure
+	t.logger.Warn("the probe fails", describe(now.Failure)...)
+}
+
+// describe returns a failure as attributes of a log line.
+func describe(f *probe.Failure) []any {
 	attributes := []any{"state", string(f.State), "reason", string(f.Reason), "phase", f.Phase.String()}
 	if f.SQLState != "" {
 		attributes = append(attributes, "sqlstate", f.SQLState, "routine", f.Routine)
 	}
-	t.logger.Warn("the server does not answer", attributes...)
+	return attributes
 }

@@ -12,10 +12,6 @@ import (
 // Target is one server to watch. It does not change once it was made; what it reads from files does, and is read
 // again by every call of ConnConfig.
 type Target struct {
-	// Name labels the target's series. It is empty for the one target from the environment, whose series carry no
-	// label of their own.
-	Name string
-
 	load func() (*pgconn.Config, error)
 }
 
@@ -54,9 +50,17 @@ const (
 	defaultDatabase = "postgres"
 )
 
-// parse reads a connection string as libpq does, libpq's environment, passfile and service file included, and
-// requires that it names one server.
-func parse(dsn Secret) (*pgconn.Config, error) {
+// parse reads a connection string as libpq does, libpq's environment, passfile and service file included, and requires
+// that it names one server. An error names where the string comes from.
+func parse(source string, dsn Secret) (*pgconn.Config, error) {
+	cfg, err := parseOne(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", source, err)
+	}
+	return cfg, nil
+}
+
+func parseOne(dsn Secret) (*pgconn.Config, error) {
 	if listsSeveral(string(dsn)) {
 		return nil, errors.New("holds several connection strings separated by commas, this exporter takes one here: " +
 			"list the servers in a file (--config.file)")

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"regexp"
@@ -18,8 +20,8 @@ import (
 //   - POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DB, POSTGRES_USER, POSTGRES_PASSWORD (the container image's names)
 //   - libpq's own variables and defaults
 //
-// Each of the DATA_SOURCE_ and POSTGRES_ names may carry the suffix _FILE and then names a file with the value, which
-// wins over the plain variable and is read again before every login. What a connection string leaves open comes from
+// Each of them but libpq's may carry the suffix _FILE and then names a file with the value, which wins over the plain
+// variable and is read again before every login. What a connection string leaves open comes from
 // libpq's variables. getenv is os.Getenv or a stand-in for it; pgconn reads libpq's variables from the process itself.
 //
 // The second result names the variable that was used. An error names the variable and never its value.
@@ -37,24 +39,23 @@ func FromEnvironment(getenv func(string) string) (*Target, string, error) {
 	case env.has("DATABASE_URL"):
 		used, load = env.used("DATABASE_URL"), env.databaseURL
 	case env.has("POSTGRES_HOST"), env.has("POSTGRES_USER"), env.has("POSTGRES_DB"), env.has("POSTGRES_PASSWORD"):
-		used, load = "POSTGRES_*", env.containerImage
+		used, load = containerImage, env.containerImage
 	default:
-		used, load = "libpq's variables and defaults", func() (*pgconn.Config, error) { return parse("") }
+		used, load = libpq, func() (*pgconn.Config, error) { return parse(libpq, "") }
 	}
-	target := &Target{load: func() (*pgconn.Config, error) {
-		cfg, err := load()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", used, err)
-		}
-		return cfg, nil
-	}}
+	target := &Target{load}
 	if _, err := target.ConnConfig(); err != nil {
 		return nil, used, err
 	}
 	return target, used, nil
 }
 
-const fileSuffix = "_FILE"
+const (
+	fileSuffix = "_FILE"
+	// What is said of variables that are used together.
+	containerImage = "POSTGRES_*"
+	libpq          = "libpq's variables and defaults"
+)
 
 // environment reads variables that may stand for a file.
 type environment struct{ getenv func(string) string }
@@ -79,6 +80,10 @@ func (e environment) read(name string) (Secret, error) {
 	}
 	content, err := os.ReadFile(path)
 	if err != nil {
+		var pathErr *fs.PathError
+		if errors.As(err, &pathErr) {
+			err = pathErr.Err // without the path: somebody may have put the secret itself into the variable
+		}
 		return "", fmt.Errorf("%s: %w", name+fileSuffix, err)
 	}
 	return Secret(strings.TrimRight(string(content), "\r\n")), nil
@@ -89,7 +94,7 @@ func (e environment) dataSourceName() (*pgconn.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parse(dsn)
+	return parse(e.used("DATA_SOURCE_NAME"), dsn)
 }
 
 func (e environment) dataSourceURI() (*pgconn.Config, error) {
@@ -104,7 +109,7 @@ func (e environment) dataSourceURI() (*pgconn.Config, error) {
 	if user != "" {
 		uri = Secret(url.User(string(user)).String()+"@") + uri
 	}
-	return e.withPassword("postgresql://"+uri, "DATA_SOURCE_PASS")
+	return e.withPassword(e.used("DATA_SOURCE_URI"), "postgresql://"+uri, "DATA_SOURCE_PASS")
 }
 
 // databaseURL also takes the form "postgresql+driver://" of SQLAlchemy, since that is what such a variable often holds.
@@ -114,7 +119,7 @@ func (e environment) databaseURL() (*pgconn.Config, error) {
 		return nil, err
 	}
 	driver := regexp.MustCompile(`^(postgres(?:ql)?)\+[a-z0-9_]+://`)
-	return parse(Secret(driver.ReplaceAllString(string(dsn), "$1://")))
+	return parse(e.used("DATABASE_URL"), Secret(driver.ReplaceAllString(string(dsn), "$1://")))
 }
 
 func (e environment) containerImage() (*pgconn.Config, error) {
@@ -126,21 +131,24 @@ func (e environment) containerImage() (*pgconn.Config, error) {
 		if err != nil {
 			return nil, err
 		}
+		if strings.HasPrefix(string(value), "tcp://") {
+			continue // Kubernetes sets POSTGRES_PORT so for a Service called postgres, and means something else
+		}
 		if value != "" {
 			fmt.Fprintf(&dsn, "%s='%s' ", v.key, strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(string(value)))
 		}
 	}
-	return e.withPassword(Secret(dsn.String()), "POSTGRES_PASSWORD")
+	return e.withPassword(containerImage, Secret(dsn.String()), "POSTGRES_PASSWORD")
 }
 
 // withPassword sets the password beside the connection string, so that no character of it needs quoting. Without one,
 // what the connection string and libpq's passfile gave stays.
-func (e environment) withPassword(dsn Secret, name string) (*pgconn.Config, error) {
+func (e environment) withPassword(used string, dsn Secret, name string) (*pgconn.Config, error) {
 	password, err := e.read(name)
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := parse(dsn)
+	cfg, err := parse(used, dsn)
 	if err != nil {
 		return nil, err
 	}

@@ -76,6 +76,11 @@ func TestFromEnvironment(t *testing.T) {
 			"POSTGRES_*", "u", "p", "h", `d'\ b`, 9,
 		},
 		{
+			"Kubernetes' variable for a Service called postgres",
+			map[string]string{"POSTGRES_HOST": "h", "POSTGRES_USER": "u", "POSTGRES_PORT": "tcp://10.96.1.2:5432"},
+			"POSTGRES_*", "u", "", "h", "postgres", 5432,
+		},
+		{
 			"libpq's names",
 			map[string]string{"PGHOST": "h", "PGPORT": "8", "PGUSER": "u", "PGPASSWORD": "p", "PGDATABASE": "d"},
 			"libpq's variables and defaults", "u", "p", "h", "d", 8,

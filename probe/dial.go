@@ -137,6 +137,8 @@ func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.C
 	if !d.busy.Load() {
 		return nil, net.ErrClosed
 	}
+	ctx, cancel := context.WithTimeout(ctx, closeGrace)
+	defer cancel()
 	conn, err := d.connect(ctx, network, address)
 	if err != nil || d.tlsConfig == nil {
 		return conn, err
@@ -147,7 +149,9 @@ func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.C
 func (d *dialer) dialLogin(network, address string) (net.Conn, error) {
 	if network == "unix" {
 		d.trace.enter(PhaseDial)
-		return d.connect(d.bounded, network, address)
+		ctx, cancel := endingWith(d.bounded)
+		defer cancel()
+		return d.connect(ctx, network, address)
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -162,9 +166,10 @@ func (d *dialer) dialLogin(network, address string) (net.Conn, error) {
 	var failed []error
 	for i, address := range addresses {
 		// An address that swallows packets must leave time for the next one.
-		ctx, cancel := d.bounded, context.CancelFunc(func() {})
-		if deadline, ok := ctx.Deadline(); ok && i < len(addresses)-1 {
-			ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(len(addresses)-i))
+		ctx, cancel := endingWith(d.bounded)
+		if deadline, ok := d.bounded.Deadline(); ok && i < len(addresses)-1 {
+			cancel()
+			ctx, cancel = context.WithTimeout(d.bounded, time.Until(deadline)/time.Duration(len(addresses)-i))
 		}
 		conn, err := d.connect(ctx, network, net.JoinHostPort(address, port))
 		cancel()
@@ -174,6 +179,17 @@ func (d *dialer) dialLogin(network, address string) (net.Conn, error) {
 		failed = append(failed, err)
 	}
 	return nil, errors.Join(failed...)
+}
+
+// endingWith returns a context that ends with another one and has no deadline of its own: net.Dialer reads a deadline
+// once, and that of a probe moves when callers come who wait longer.
+func endingWith(other context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(other))
+	stop := context.AfterFunc(other, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
 }
 
 func (d *dialer) connect(ctx context.Context, network, address string) (net.Conn, error) {

@@ -54,10 +54,11 @@ type DatabaseLimit struct {
 	Limit    int
 }
 
-// The states of a client backend in pg_stat_activity (pg_stat_get_activity in
-// src/backend/utils/adt/pgstatfuncs.c); 18 adds "starting".
+// stateUnknown stands for what the server does not tell us.
 const stateUnknown = "unknown"
 
+// backendStates are the states of a client backend in pg_stat_activity (pg_stat_get_activity in
+// src/backend/utils/adt/pgstatfuncs.c); 18 adds "starting", for those that have no database yet.
 func backendStates() []string {
 	return []string{
 		"active", "idle", "idle in transaction", "idle in transaction (aborted)", "fastpath function call", "disabled",
@@ -154,6 +155,9 @@ func parseFigures(results []*pgconn.Result) (*Figures, []counted, error) {
 	}
 	var backends []counted
 	for _, row := range rows {
+		if len(row) != columnCount {
+			return nil, nil, errors.New("a row of another width")
+		}
 		n := p.integer(row[countColumn])
 		switch kind := string(row[columnKind]); {
 		case kind == rowTotal:

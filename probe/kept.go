@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// answerGrace is how long after the deadline the part of an answer that came in time may take to arrive.
+const answerGrace = 50 * time.Millisecond
+
 // question asks a kept session: SELECT 1, then the figures.
 type question struct {
 	ctx    context.Context //nolint:containedctx // travels to the goroutine that owns the session
@@ -57,6 +60,24 @@ func (k *kept) ask(ctx context.Context) <-chan answer {
 		k.wake()
 	}
 	return a
+}
+
+// wait returns the answer, an empty one when the session's life or ctx ended before.
+func (k *kept) wait(ctx context.Context, answers <-chan answer) answer {
+	select {
+	case a := <-answers:
+		return a
+	case <-k.ctx.Done():
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(answerGrace)
+	defer late.Stop()
+	select {
+	case a := <-answers:
+		return a
+	case <-late.C:
+		return answer{}
+	}
 }
 
 // listen waits for a question, the end of the session or its release. It returns the question, if there is one.
@@ -118,7 +139,7 @@ func (k *kept) reply(q *question, figuresSQL string, names *catalogue) (overrun 
 	} else {
 		k.started = startTimes{a.figures.PostmasterStart, a.figures.CheckpointerStart}
 	}
-	overrun = ctx.Err() != nil && k.fatal == nil
+	overrun = ctx.Err() != nil && k.conn.IsClosed() && k.fatal == nil
 	q.answer <- a
 	return overrun
 }

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -45,7 +46,7 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) 
 		return nil
 	}
 	c.read = now
-	rows, err := lastRows(run(ctx, databasesSQL))
+	rows, err := lastRows(3)(run(ctx, databasesSQL))
 	if err != nil {
 		return err
 	}
@@ -61,7 +62,7 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) 
 		}
 		c.databases = fresh
 	}
-	rows, err = lastRows(run(ctx, roleSQL))
+	rows, err = lastRows(1)(run(ctx, roleSQL))
 	if err != nil {
 		return err
 	}
@@ -74,18 +75,23 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) 
 	return p.err
 }
 
-// lastRows returns the rows of the last result, none when the server refused.
-func lastRows(results []*pgconn.Result, err error) ([][][]byte, error) {
-	if err != nil {
-		if isServerError(err) {
+// lastRows returns the rows of the last result, which must have so many columns; none when the server refused.
+func lastRows(columns int) func([]*pgconn.Result, error) ([][][]byte, error) {
+	return func(results []*pgconn.Result, err error) ([][][]byte, error) {
+		switch {
+		case err != nil && isServerError(err), err == nil && len(results) == 0:
 			return nil, nil
+		case err != nil:
+			return nil, err
 		}
-		return nil, err
+		rows := results[len(results)-1].Rows
+		for _, row := range rows {
+			if len(row) != columns {
+				return nil, errors.New("a row of another width")
+			}
+		}
+		return rows, nil
 	}
-	if len(results) == 0 {
-		return nil, nil
-	}
-	return results[len(results)-1].Rows, nil
 }
 
 func (c *catalogue) missing(backends []counted) bool {

@@ -28,9 +28,9 @@ func (p Phase) String() string {
 	return [phaseCount]string{"none", "resolve", "dial", "tls", "startup", "query"}[p]
 }
 
-// Phases is the time spent in each phase, unknown for one that was not reached.
+// Phases is the time spent in each phase, in seconds, unknown for one that was not reached.
 // A phase that was under way when the probe ended counts up to then.
-type Phases [phaseCount]Seconds
+type Phases [phaseCount]Number
 
 // trace takes the times of one login's phases.
 type trace struct {

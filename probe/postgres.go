@@ -23,12 +23,12 @@ type limits struct {
 }
 
 const (
+	// firstQueries is how many queries a kept session answers at first: SELECT 1, figures, databases, role.
+	firstQueries = 4
+
 	// reopenFor and reopenEvery bound the tries to open a lost session anew.
 	reopenFor   = time.Second
 	reopenEvery = 50 * time.Millisecond
-
-	// answerGrace is how long after the deadline the part of an answer that came in time may take to arrive.
-	answerGrace = 50 * time.Millisecond
 )
 
 // Options say how a prober asks.
@@ -63,6 +63,9 @@ type Postgres struct {
 	closed  bool
 	kept    *kept
 	pending []*pendingLogin // logins under way, the youngest last
+	ended   chan struct{}   // closed, and replaced, when one of them ends
+
+	refused bool // the last probe was refused for what we are; belongs to the probe under way
 
 	names catalogue // belongs to the kept session's goroutine; without one, to the probe under way
 }
@@ -83,7 +86,7 @@ func NewPostgres(target *config.Target, options Options) *Postgres {
 	}
 	p := &Postgres{
 		target: target, options: options, figuresSQL: figuresSQL(options.Applications),
-		limits: limits{stay: time.Minute, age: 15 * time.Second, most: 4},
+		limits: limits{stay: time.Minute, age: 15 * time.Second, most: 4}, ended: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
@@ -121,38 +124,44 @@ func (p *Postgres) Probe(ctx context.Context) *Result {
 		return Unanswered(r.Start, 0, r.Keeps)
 	}
 	defer p.work.Done()
-	var (
-		answers <-chan answer
-		moved   bool // the name leads elsewhere by now
-	)
+	var answers <-chan answer
 	if k != nil {
 		answers = k.ask(ctx)
 	}
-	if s := p.askNew(ctx, r); s != nil {
-		switch {
-		case !p.options.Keep:
-			r.Query = r.Phases[PhaseQuery]
-			r.take(p.figuresOnce(ctx, s))
-			p.end(s)
-		case k != nil:
-			moved = k.address() != s.address()
-			p.end(s)
-		default:
-			if k = p.keep(s); k != nil { //nolint:contextcheck // the kept session outlives the probe
-				answers = k.ask(ctx)
-			}
-		}
-	}
-	if answers != nil {
+	s := p.askNew(ctx, r)
+	if k != nil {
 		r.take(k.wait(ctx, answers))
 		// A session that answers while new ones are refused stands in the way of a smart shutdown.
-		shutdown := r.Failure != nil && r.Failure.Reason == ReasonNotAccepting
-		if r.KeptUp && (moved || shutdown) {
+		if r.KeptUp && r.Failure != nil && r.Failure.Reason == ReasonNotAccepting {
 			p.release(k)
 		}
 	}
+	switch {
+	case s == nil:
+	case !p.options.Keep:
+		r.Query = r.Phases[PhaseQuery]
+		r.take(p.figuresOnce(ctx, s))
+		p.end(s)
+	default:
+		p.handOver(ctx, r, k, s)
+	}
+	p.refused = r.Failure != nil && r.Failure.State == StateMisconfigured
 	r.Duration = time.Since(r.Start)
 	return r
+}
+
+// handOver keeps the new session s where none stands, or where the one that stands, k, may have become another one: the
+// name leads elsewhere by now, or the role was made anew since the last probe was refused.
+func (p *Postgres) handOver(ctx context.Context, r *Result, k *kept, s *session) {
+	if k != nil && r.KeptUp && (p.refused || k.address() != s.address()) {
+		p.release(k)
+	}
+	k = p.keep(s) //nolint:contextcheck // the kept session outlives the probe
+	// A session that is asked and overruns is lost. Where too little time is left, it is asked in the next probe.
+	needed := time.Duration(firstQueries * r.Phases[PhaseQuery].Value * float64(time.Second))
+	if k != nil && needed < r.Deadline-time.Since(r.Start) {
+		r.take(k.wait(ctx, k.ask(ctx)))
+	}
 }
 
 // begin counts a probe as work and returns the kept session, if one stands. It reports false once the prober is closed.
@@ -168,24 +177,6 @@ func (p *Postgres) begin() (*kept, bool) {
 
 // end closes a session behind the caller's back.
 func (p *Postgres) end(s *session) { p.work.Go(func() { s.close(p.ctx) }) }
-
-// wait returns the answer, an empty one when the session's life or ctx ended before.
-func (k *kept) wait(ctx context.Context, answers <-chan answer) answer {
-	select {
-	case a := <-answers:
-		return a
-	case <-k.ctx.Done():
-	case <-ctx.Done():
-	}
-	late := time.NewTimer(answerGrace)
-	defer late.Stop()
-	select {
-	case a := <-answers:
-		return a
-	case <-late.C:
-		return answer{}
-	}
-}
 
 func (r *Result) take(a answer) {
 	r.Figures, r.FiguresFailure = a.figures, a.failure
@@ -230,7 +221,7 @@ func (p *Postgres) askNew(ctx context.Context, r *Result) *session {
 		if r.Failure.Reason != ReasonTerminated || try == 2 || ctx.Err() != nil {
 			return nil
 		}
-		r.Connect = Seconds{}
+		r.Connect = Number{}
 	}
 }
 
@@ -256,7 +247,7 @@ func (p *Postgres) open(ctx context.Context, t *trace) (*session, error) {
 		}
 		again := time.NewTimer(before.wait)
 		select {
-		case <-before.done:
+		case <-before.ended:
 		case <-again.C:
 		case <-ctx.Done():
 		}
@@ -267,10 +258,10 @@ func (p *Postgres) open(ctx context.Context, t *trace) (*session, error) {
 	}
 }
 
-// obstacle is a login under way, and how long it keeps another one from starting if it does not end before.
+// obstacle is logins under way, and how long they keep another one from starting if none of them ends before.
 type obstacle struct {
-	done <-chan struct{}
-	wait time.Duration
+	ended <-chan struct{}
+	wait  time.Duration
 }
 
 // admit starts a login, or says what to wait for.
@@ -281,10 +272,10 @@ func (p *Postgres) admit(ctx context.Context, t *trace) (*pendingLogin, obstacle
 	if n := len(p.pending); n > 0 {
 		youngest := p.pending[n-1]
 		if age := now.Sub(youngest.started); age < p.limits.age {
-			return nil, obstacle{youngest.done, p.limits.age - age}
+			return nil, obstacle{p.ended, p.limits.age - age}
 		}
-		if oldest := p.pending[0]; n >= p.limits.most {
-			return nil, obstacle{oldest.done, p.limits.stay}
+		if n >= p.limits.most {
+			return nil, obstacle{p.ended, p.limits.stay}
 		}
 	}
 	l := &pendingLogin{started: now, done: make(chan struct{})}
@@ -302,6 +293,8 @@ func (p *Postgres) login(bounded context.Context, l *pendingLogin, t *trace) {
 	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
 	abandoned := l.abandoned
 	close(l.done)
+	close(p.ended)
+	p.ended = make(chan struct{})
 	p.mu.Unlock()
 	if abandoned && l.session != nil {
 		l.session.close(ctx) //nolint:contextcheck // bounded has ended
@@ -336,6 +329,7 @@ func (p *Postgres) keep(s *session) *kept {
 	}
 	k := newKept(p.ctx, s)
 	p.kept = k
+	p.names.read = time.Time{} // it may be another server
 	p.work.Go(func() { p.run(k) })
 	return k
 }
@@ -354,6 +348,7 @@ func (p *Postgres) release(k *kept) {
 func (p *Postgres) run(k *kept) {
 	overrun := false
 	for !k.conn.IsClosed() && k.ctx.Err() == nil {
+		overrun = false
 		if q := k.listen(); q != nil {
 			overrun = k.reply(q, p.figuresSQL, &p.names)
 		}

@@ -339,12 +339,140 @@ func TestPendingLogins(t *testing.T) {
 	if n := s.most.Load(); n < 2 || n > 5 { // the server may learn late of one that was dropped
 		t.Errorf("the server saw %d logins at once", n)
 	}
-	if n := s.accepted.Load(); n > 21 {
+	if n := s.accepted.Load(); n > 25 {
 		t.Errorf("%d logins in 2 s, want one each 100 ms", n)
 	}
 	close(answers) // hangs up, which is an end too
 	if r := ask(t, p, hanging); r.Up() || r.Failure.Reason != ReasonTerminated {
 		t.Errorf("got %+v, want what the server does now", r.Failure)
+	}
+}
+
+// TestAnotherPendingLoginEnds: whichever of several logins ends, those who wait go on.
+func TestAnotherPendingLoginEnds(t *testing.T) {
+	t.Parallel()
+	var (
+		logins atomic.Int64
+		end    = make(chan struct{})
+	)
+	s := newFakeServer(t, func(conn net.Conn) {
+		switch logins.Add(1) {
+		case 1:
+			silent(conn)
+		case 2:
+			<-end
+		default:
+			refuse(pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03"})(conn)
+		}
+	})
+	p := newTestProber(t, s.port, "sslmode=disable")
+	p.limits = limits{stay: time.Minute, age: time.Millisecond, most: 2}
+	ask(t, p, 50*time.Millisecond)
+	ask(t, p, 50*time.Millisecond)
+	time.AfterFunc(100*time.Millisecond, func() { close(end) })
+	if r := ask(t, p, hanging); r.Up() || r.Failure.Reason != ReasonNotAccepting {
+		t.Errorf("got %+v, want what a new login meets", r.Failure)
+	}
+}
+
+// TestDeadlineMoves: a probe whose deadline moves while it dials goes on dialling.
+func TestDeadlineMoves(t *testing.T) {
+	t.Parallel()
+	moving := &movingContext{Context: t.Context(), deadline: time.Now().Add(50 * time.Millisecond)}
+	ctx, cancel := endingWith(moving)
+	defer cancel()
+	if _, ok := ctx.Deadline(); ok {
+		t.Error("net.Dialer would see a deadline that moves")
+	}
+	parent, end := context.WithCancel(t.Context())
+	ctx, cancel = endingWith(parent)
+	defer cancel()
+	end()
+	select {
+	case <-ctx.Done():
+	case <-time.After(hanging):
+		t.Error("does not end with the other context")
+	}
+}
+
+// movingContext has a deadline that ends nothing.
+type movingContext struct {
+	context.Context //nolint:containedctx // it is one
+	deadline        time.Time
+}
+
+func (c *movingContext) Deadline() (time.Time, bool) { return c.deadline, true }
+
+// accept lets a login through, and then answers every query with the rows that answer gives for it.
+func accept(answer func(sql string) [][]string) func(net.Conn) {
+	return func(conn net.Conn) {
+		backend := pgproto3.NewBackend(conn, conn)
+		if _, err := backend.ReceiveStartupMessage(); err != nil {
+			return
+		}
+		backend.Send(&pgproto3.AuthenticationOk{})
+		for {
+			backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+			if backend.Flush() != nil {
+				return
+			}
+			message, err := backend.Receive()
+			if err != nil {
+				return
+			}
+			q, ok := message.(*pgproto3.Query)
+			if !ok {
+				return
+			}
+			rows := answer(q.String)
+			if len(rows) == 0 {
+				backend.Send(&pgproto3.EmptyQueryResponse{})
+				continue
+			}
+			fields := make([]pgproto3.FieldDescription, len(rows[0]))
+			for i := range fields {
+				fields[i] = pgproto3.FieldDescription{Name: []byte("x"), DataTypeOID: 25, TypeModifier: -1}
+			}
+			backend.Send(&pgproto3.RowDescription{Fields: fields})
+			for _, row := range rows {
+				values := make([][]byte, len(row))
+				for i, value := range row {
+					values[i] = []byte(value)
+				}
+				backend.Send(&pgproto3.DataRow{Values: values})
+			}
+			backend.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
+		}
+	}
+}
+
+// TestOddFigures: rows that are not as they should be cost the figures, and nothing else.
+func TestOddFigures(t *testing.T) {
+	t.Parallel()
+	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004"}
+	for name, rows := range map[string][][]string{
+		"none":        nil,
+		"short":       {{"total"}},
+		"short after": {total, {"database"}},
+		"no number":   {append(append([]string{}, total[:12]...), "many", "3", "0", "18.4", "180004")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t, accept(func(sql string) [][]string {
+				if sql == "SELECT 1" {
+					return [][]string{{"1"}}
+				}
+				return rows
+			}))
+			r := ask(t, newTestProber(t, s.port, "sslmode=disable"), hanging)
+			if !r.Up() || !r.KeptUp || r.Figures != nil || r.FiguresFailure == nil || r.FiguresFailure.Reason != ReasonProtocol {
+				t.Errorf("got %+v, %+v", r, r.FiguresFailure)
+			}
+		})
+	}
+	s := newFakeServer(t, accept(func(string) [][]string { return [][]string{{"2"}} }))
+	if r := ask(t, newTestProber(t, s.port, "sslmode=disable"), hanging); r.Up() || r.Failure.Reason != ReasonProtocol {
+		t.Errorf("SELECT 1 returned 2: %+v", r.Failure)
 	}
 }
 
@@ -414,6 +542,34 @@ func TestUntrustedCertificate(t *testing.T) {
 	}
 }
 
+// TestFarAndHurried: where a login takes most of the time, the session is kept first and asked in the next probe.
+func TestFarAndHurried(t *testing.T) {
+	t.Parallel()
+	const roundTrip = 200 * time.Millisecond
+	answers := accept(func(sql string) [][]string {
+		time.Sleep(roundTrip)
+		switch {
+		case sql == "SELECT 1":
+			return [][]string{{"1"}}
+		case strings.Contains(sql, "pg_stat_get_activity"):
+			return [][]string{{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004"}}
+		}
+		return nil
+	})
+	s := newFakeServer(t, func(conn net.Conn) {
+		time.Sleep(4 * roundTrip)
+		answers(conn)
+	})
+	p := newTestProber(t, s.port, "sslmode=disable")
+	limit := 7 * roundTrip // enough for the login and two queries, but not for two more
+	if r := ask(t, p, limit); !r.Up() || r.KeptUp {
+		t.Errorf("first: %+v, kept %v", r.Failure, r.KeptUp)
+	}
+	if r := ask(t, p, limit); !r.Up() || !r.KeptUp || r.Figures == nil || r.Figures.Used != 5 {
+		t.Errorf("second: %+v, kept %v, figures %+v", r.Failure, r.KeptUp, r.Figures)
+	}
+}
+
 // TestNameMoves: when a name leads to another address, the session that is kept moves there too.
 func TestNameMoves(t *testing.T) {
 	t.Parallel()
@@ -426,21 +582,16 @@ func TestNameMoves(t *testing.T) {
 	t.Cleanup(func() { _ = s.Remove() })
 	where := &names{addresses: []string{"127.0.0.1"}}
 	p := newTestProberFor(t, fmt.Sprintf("host=name.invalid port=%d user=postgres sslmode=disable", s.Port), func(o *Options) { o.Resolver = where })
-	for _, address := range []string{"127.0.0.1", "127.0.0.2"} {
+	for _, address := range []string{"127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.1"} {
 		where.addresses = []string{address}
-		for deadline := time.Now().Add(hanging); ; {
-			if r := ask(t, p, hanging); !r.Up() || r.Figures == nil {
-				t.Fatalf("got %+v, figures %v", r.Failure, r.Figures)
-			}
-			p.mu.Lock()
-			k := p.kept
-			p.mu.Unlock()
-			if k != nil && strings.HasPrefix(k.address(), address+":") {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("no session is kept at %s", address)
-			}
+		if r := ask(t, p, hanging); !r.Up() || !r.KeptUp || r.Figures == nil {
+			t.Fatalf("got %+v, kept %v, figures %v", r.Failure, r.KeptUp, r.Figures)
+		}
+		p.mu.Lock()
+		k := p.kept
+		p.mu.Unlock()
+		if k == nil || !strings.HasPrefix(k.address(), address+":") {
+			t.Fatalf("no session is kept at %s", address)
 		}
 	}
 }

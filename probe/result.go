@@ -13,11 +13,11 @@ type Result struct {
 	Failure *Failure
 	// Phases is where the time of the new session went.
 	Phases Phases
-	// Connect is how long opening the new session took, until the server was ready for a query.
-	// It is unknown when it was not opened.
-	Connect Seconds
-	// Query is how long SELECT 1 took: on the kept session, or on the new one where none is kept.
-	Query Seconds
+	// Connect is how many seconds opening the new session took, until the server was ready for a
+	// query. It is unknown when it was not opened.
+	Connect Number
+	// Query is how many seconds SELECT 1 took: on the kept session, or on the new one where none is kept.
+	Query Number
 	// Keeps says that a session is kept at all, KeptUp that it answered in this probe.
 	Keeps, KeptUp bool
 	// Figures is nil when no session could read them; FiguresFailure says why where a session tried.
@@ -54,10 +54,7 @@ type Failure struct {
 	SQLState, Routine string
 }
 
-// Seconds is a number in base units that may be unknown.
-type Seconds = Number
-
-// Number is a value that may be unknown. Unknown is shown as absent, never as 0.
+// Number is a value in base units that may be unknown. Unknown is shown as absent, never as 0.
 type Number struct {
 	Value float64
 	Known bool
