@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +29,12 @@ func TestNetwork(t *testing.T) {
 		runInNamespace(t)
 		return
 	}
+	ip := func(t *testing.T, args ...string) {
+		t.Helper()
+		if out, err := exec.CommandContext(context.Background(), "ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v: %s", args, err, out)
+		}
+	}
 	for _, args := range [][]string{
 		{"link", "set", "lo", "up"},
 		{"link", "add", "near", "type", "veth", "peer", "name", "far"},
@@ -34,15 +42,15 @@ func TestNetwork(t *testing.T) {
 		{"link", "set", "near", "up"},
 		{"link", "set", "far", "up"},
 		{"neighbour", "add", "10.99.0.2", "lladdr", "02:00:00:00:00:99", "dev", "near"}, // nobody: it swallows all
+		{"neighbour", "add", "10.99.0.3", "lladdr", "02:00:00:00:00:99", "dev", "near"},
 		{"route", "add", "unreachable", "10.98.0.0/24"},
 	} {
-		if out, err := exec.CommandContext(t.Context(), "ip", args...).CombinedOutput(); err != nil {
-			t.Fatalf("ip %v: %v: %s", args, err, out)
-		}
+		ip(t, args...)
 	}
 	bind(t, "/etc/hosts", "10.99.0.2 half\n10.99.0.1 half\n127.0.0.1 localhost\n")
 	bind(t, "/etc/resolv.conf", "nameserver 127.0.0.1\n")
-	answerNoSuchName(t)
+	known := &atomic.Bool{}
+	nameServer(t, known)
 	s := newServer(t, pgtest.Config{
 		Settings: []string{"listen_addresses = '*'"}, HBA: "host all all all scram-sha-256",
 	})
@@ -52,12 +60,53 @@ func TestNetwork(t *testing.T) {
 		return env
 	}
 	t.Run("a name that does not resolve", func(t *testing.T) {
-		e := startExporter(t, to("nowhere.invalid"))
-		m := e.expect(verdict{"no_response", "resolve"})
-		if _, ok := m[`pg_probe_phase_duration_seconds{phase="dial"}`]; ok {
-			t.Error("dialled a name without an address")
+		known.Store(true)
+		e := startExporter(t, to("somewhere.invalid"))
+		e.settle()
+		known.Store(false)
+		for range 2 {
+			m := e.expect(verdict{"no_response", "resolve"})
+			keptAnswers(t, s, m)
+			if _, ok := m[`pg_probe_phase_duration_seconds{phase="dial"}`]; ok {
+				t.Error("dialled a name without an address")
+			}
 		}
+		known.Store(true)
+		e.expect(up)
+		e.leavesNothing(s)
+		e.expectChanges(s, "up", "resolve", "up")
 	})
+	// The address is this machine's own until it is taken away, and then another one's.
+	for _, test := range []struct {
+		name, address string
+		want          verdict
+	}{
+		{"an address that begins to swallow packets", "10.99.0.3", timeout},
+		{"an address that cannot be reached any more", "10.98.0.1", verdict{"no_response", "unreachable"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ip(t, "address", "add", test.address+"/32", "dev", "lo")
+			e := startExporter(t, to(test.address))
+			e.settle()
+			ip(t, "address", "del", test.address+"/32", "dev", "lo")
+			for range 3 {
+				if m := e.expect(test.want); m["pg_kept_session_up"] != 0 {
+					t.Error("the kept session answers through no network")
+				}
+			}
+			eventually(t, "connections are left to an address that cannot be reached", func() bool {
+				m := e.scrape()
+				return m[`pg_liveness_exporter_sessions{state="in_use"}`]+m[`pg_liveness_exporter_sessions{state="idle"}`] == 0
+			})
+			ip(t, "address", "add", test.address+"/32", "dev", "lo")
+			e.last = nil // the scrapes just now were counted too
+			if m := e.scrape(); m["pg_up"] != 1 || m["pg_kept_session_up"] != 1 {
+				t.Errorf("afterwards: pg_up %v, kept session %v", m["pg_up"], m["pg_kept_session_up"])
+			}
+			e.usesNoMore()
+			e.expectChanges(s, "up", test.want.reason, "up")
+		})
+	}
 	t.Run("an address that swallows packets", func(t *testing.T) {
 		e := startExporter(t, to("10.99.0.2"))
 		for range 2 {
@@ -69,9 +118,6 @@ func TestNetwork(t *testing.T) {
 		if n := e.last[`pg_liveness_exporter_sessions{state="in_use"}`]; n != 0 {
 			t.Errorf("%v connections", n)
 		}
-	})
-	t.Run("a network without a route", func(t *testing.T) {
-		startExporter(t, to("10.98.0.1")).expect(verdict{"no_response", "unreachable"})
 	})
 	t.Run("two addresses of which the first swallows packets", func(t *testing.T) {
 		e := startExporter(t, to("half"))
@@ -111,8 +157,9 @@ func bind(t *testing.T, path, content string) {
 	check(t, syscall.Mount(file, path, "", syscall.MS_BIND, ""))
 }
 
-// answerNoSuchName is a name server that knows no name (RFC 1035, RCODE 3).
-func answerNoSuchName(t *testing.T) {
+// nameServer answers every question for a name with 10.99.0.1 while known is set, and knows no name otherwise
+// (RFC 1035).
+func nameServer(t *testing.T, known *atomic.Bool) {
 	t.Helper()
 	var lc net.ListenConfig
 	conn, err := lc.ListenPacket(t.Context(), "udp", "127.0.0.1:53")
@@ -125,9 +172,18 @@ func answerNoSuchName(t *testing.T) {
 			if err != nil {
 				return
 			}
-			query[2], query[3] = 0x84, 3 // an authoritative answer: no such name
-			query[11] = 0                // and none of the additional records of the question
-			_, _ = conn.WriteTo(query[:n], from)
+			end := 12 + bytes.IndexByte(query[12:n], 0) + 5 // of the name, its type and its class
+			answer := append([]byte{}, query[:end]...)
+			answer[2], answer[3] = 0x84, 3 // authoritative: no such name
+			answer[11] = 0                 // and no additional record
+			if known.Load() {
+				answer[3] = 0
+				if answer[end-3] == 1 { // asks for an IPv4 address
+					answer[7] = 1
+					answer = append(answer, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 10, 99, 0, 1)
+				}
+			}
+			_, _ = conn.WriteTo(answer, from)
 		}
 	}()
 }

@@ -1,0 +1,35 @@
+# `make run` needs Go 1.26 or newer, git and make. What else a target needs, its script brings or names.
+
+lint := go tool -modfile=tools/go.mod golangci-lint
+
+.PHONY: build run test lint fmt bench clean help
+
+build: ## build ./pg_liveness_exporter
+	@scripts/build
+
+run: build ## run it against a throwaway PostgreSQL, or the one in the environment; LISTEN=host:port
+	@go build -buildvcs=false -o .build/run ./internal/run
+	@exec .build/run ./pg_liveness_exporter
+
+test: ## run all tests; ARGS='-run Name ./probe' for some; REQUIRE_ALL=1 makes a skip a failure
+	@scripts/test $(ARGS)
+
+lint: ## look for mistakes in code and scripts
+	@scripts/need-go
+	$(lint) run ./...
+	@scripts/lint-scripts
+
+fmt: ## format the code
+	@scripts/need-go
+	$(lint) fmt ./...
+
+bench: ## measure a scrape against the floor
+	@scripts/need-go
+	@go build -buildvcs=false -o .build/bench ./internal/bench
+	@exec .build/bench $(ARGS)
+
+clean: ## remove what was built or brought into this folder
+	rm -rf .build pg_liveness_exporter internal/pgtest/node_modules
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8

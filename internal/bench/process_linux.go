@@ -1,0 +1,55 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// childAttributes end a child when we are killed.
+func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
+
+// cpuTime is what all threads of a process, ended ones too, have used. It is the sum that utime and stime of
+// /proc/PID/stat show in hundredths of a second, in nanoseconds (clock_getcpuclockid(3)).
+func cpuTime(pid int) (time.Duration, error) {
+	const scheduled = 2 // CPUCLOCK_SCHED in the kernel's include/linux/posix-timers_types.h
+	var ts unix.Timespec
+	clock := int32(^pid<<3 | scheduled) //nolint:gosec // a process id has 22 bits
+	if err := unix.ClockGettime(clock, &ts); err != nil {
+		return 0, fmt.Errorf("read the CPU clock of process %d: %w", pid, err)
+	}
+	return time.Duration(ts.Nano()), nil
+}
+
+// residentMemory reads VmRSS and RssAnon.
+func residentMemory(pid int) (resident, error) {
+	path := fmt.Sprintf("/proc/%d/status", pid)
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return resident{}, err
+	}
+	var r resident
+	for line := range strings.Lines(string(content)) {
+		name, value, _ := strings.Cut(line, ":")
+		var into *int
+		switch name {
+		case "VmRSS":
+			into = &r.all
+		case "RssAnon":
+			into = &r.anonymous
+		default:
+			continue
+		}
+		kib, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(value), " kB"))
+		if err != nil {
+			return r, fmt.Errorf("%s: %s: %w", path, name, err)
+		}
+		*into = kib << 10
+	}
+	return r, nil
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+)
+
+// missed marks a figure that is not what it should be.
+const missed = "  MISSED"
+
+// table aligns columns, and keeps the first error of writing.
+type table struct {
+	out io.Writer
+	err error
+}
+
+func (t *table) line(name, exporter, floor, ratio, aim string, bad bool) {
+	if bad {
+		aim += missed
+	}
+	t.printf("%-40s  %15s  %15s  %5s  %s\n", name, exporter, floor, ratio, aim)
+}
+
+func (t *table) head(title string) { t.line(title, "exporter", "floor", "ratio", "aim", false) }
+
+func (t *table) printf(format string, a ...any) {
+	if _, err := fmt.Fprintf(t.out, format, a...); t.err == nil {
+		t.err = err
+	}
+}
+
+// compare adds a line for two durations. An aim of 0 is none.
+func (t *table) compare(name string, ours, floor time.Duration, most float64) {
+	ratio := float64(ours) / float64(floor)
+	aim := ""
+	if most > 0 {
+		aim = fmt.Sprintf("<= %.1f", most)
+	}
+	t.line(name, milliseconds(ours), milliseconds(floor), fmt.Sprintf("%.2f", ratio), aim, most > 0 && ratio > most)
+}
+
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
+}
+
+func (t *table) times(taken *times) {
+	for _, zip := range []bool{false, true} {
+		for _, part := range []struct {
+			kind      kind
+			title     string
+			wall, cpu float64 // aims
+		}{
+			{kindTarget, "target's own series", 1.2, 1.4},
+			{kindExporter, "/metrics with runtime collectors", 1.4, 2},
+		} {
+			title := part.title
+			if zip {
+				title += ", gzip"
+			}
+			ours, floor := taken.lane(part.kind, zip), taken.lane(kindFloor, zip)
+			t.head(title)
+			t.compare("  wall time, median", ours.quantile(.5), floor.quantile(.5), part.wall)
+			t.compare("  wall time, 95th percentile", ours.quantile(.95), floor.quantile(.95), 0)
+			t.compare("  CPU time, mean", ours.mean(), floor.mean(), part.cpu)
+			t.line("  size", fmt.Sprintf("%d B", ours.size), fmt.Sprintf("%d B", floor.size), "", "", false)
+		}
+	}
+}
+
+func (t *table) counts(c *counts) {
+	const queries, connects = 3, 1 // SELECT 1 on the new and on the kept session, the figures; the new session
+	t.head("per scrape")
+	for _, row := range []struct {
+		name  string
+		count int
+		aim   int // per scrape
+	}{
+		{"  query messages to the server", c.queries, queries},
+		{"  connects to the server", c.connects, connects},
+		{"  log lines", c.logLines, 0},
+	} {
+		t.line(row.name, fmt.Sprintf("%.2f", float64(row.count)/float64(c.scrapes)), "", "", strconv.Itoa(row.aim),
+			row.count != row.aim*c.scrapes)
+	}
+}
+
+func (t *table) memory(taken []memory) {
+	const (
+		first, many, anonymous = 17, 23, 9 // MiB
+		flat                   = 1.05
+	)
+	t.head("resident memory (anonymous part)")
+	var before resident // after manyScrapes
+	for _, m := range taken {
+		aim, bad := "", false
+		switch m.scrapes {
+		case 1:
+			aim, bad = fmt.Sprintf("<= %d", first), m.exporter.all > first<<20
+		case manyScrapes:
+			aim = fmt.Sprintf("<= %d (%d)", many, anonymous)
+			bad = m.exporter.all > many<<20 || m.exporter.anonymous > anonymous<<20
+			before = m.exporter
+		case mostScrapes:
+			aim, bad = "flat", float64(m.exporter.all) > flat*float64(before.all)
+		}
+		t.line(fmt.Sprintf("  after %d scrapes", m.scrapes), m.exporter.String(), m.floor.String(),
+			fmt.Sprintf("%.2f", float64(m.exporter.all)/float64(m.floor.all)), aim, bad)
+	}
+}
+
+func (r resident) String() string {
+	return fmt.Sprintf("%.1f (%.1f) MiB", float64(r.all)/(1<<20), float64(r.anonymous)/(1<<20))
+}

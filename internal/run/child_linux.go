@@ -1,0 +1,9 @@
+package main
+
+import "syscall"
+
+// childAttributes give a child a process group of its own, so that Ctrl-C reaches only us and it ends when we say so;
+// and end it when we are killed.
+func childAttributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+}

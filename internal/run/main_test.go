@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"pg_liveness_exporter/internal/pgtest"
+)
+
+// buildTimeout is for the first build on a machine without caches.
+const buildTimeout = 5 * time.Minute
+
+// answers matches what announce prints about a throwaway server: the page and the server's folder.
+var answers = regexp.MustCompile(`(http://\S+) says\n +pg_up 1\nof a throwaway server \(psql -h (\S+) `)
+
+func TestMakeRunLeavesNothing(t *testing.T) {
+	bin, err := pgtest.Find("../pgtest")
+	pgtest.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
+	_, err = exec.LookPath("make")
+	pgtest.Need(t, err == nil, "make", "apt-get install make")
+	// Where these are ignored, as in a shell's background, make would inherit that; while we have handlers it does not.
+	handled := make(chan os.Signal, 1)
+	signal.Notify(handled, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(handled)
+	for _, tt := range []struct {
+		name   string
+		signal syscall.Signal
+		group  bool // as Ctrl-C does
+	}{
+		{"Ctrl-C", syscall.SIGINT, true},
+		{"SIGINT to make alone", syscall.SIGINT, false},
+		{"SIGTERM to make alone", syscall.SIGTERM, false},
+		{"the terminal closes", syscall.SIGHUP, true},
+		{"make is killed", syscall.SIGKILL, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var out output
+			ctx, cancel := context.WithTimeout(t.Context(), buildTimeout+time.Minute)
+			defer cancel()
+			run := exec.CommandContext(ctx, "make", "run")
+			run.Dir = "../.."
+			run.Env = append(withoutServers(os.Environ()), "LISTEN=127.0.0.1:0", "PG_BIN="+bin, "PGPASSWORD=not this one")
+			run.Stdout, run.Stderr = &out, &out // a pipe: Wait waits for everything that make started
+			run.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			if err := run.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = syscall.Kill(-run.Process.Pid, syscall.SIGTERM) }()
+			found := out.await(t, answers)
+			page, folder := found[1], found[2]
+			pid := run.Process.Pid
+			if tt.group {
+				pid = -pid
+			}
+			if err := syscall.Kill(pid, tt.signal); err != nil {
+				t.Fatal(err)
+			}
+			if err := run.Wait(); err == nil {
+				t.Error("make took no notice of the signal")
+			}
+			if _, err := os.Stat(folder); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s is still there (%v)", folder, err)
+			}
+			if _, err := ask(t.Context(), page, ""); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("%s still answers (%v)", page, err)
+			}
+			if processes := mentioning(t, folder); len(processes) > 0 {
+				t.Errorf("still running: %q", processes)
+			}
+		})
+	}
+}
+
+// mentioning returns the command lines that have text in them, where there is a /proc.
+func mentioning(t *testing.T, text string) (found []string) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if line, err := os.ReadFile(file); err == nil && bytes.Contains(line, []byte(text)) {
+			found = append(found, string(line))
+		}
+	}
+	return found
+}
+
+func TestTakenAddress(t *testing.T) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	// No server can be started, so an error about the address came before that.
+	t.Setenv("PG_BIN", t.TempDir())
+	r := runner{exporter: "/nothing", listen: l.Addr().String(), out: io.Discard, errs: io.Discard}
+	err = r.run(t.Context())
+	want := l.Addr().String() + " is taken; choose another address with LISTEN=host:port"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	r.listen = "10432"
+	if err = r.run(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "LISTEN=10432 does not do") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestServerInTheEnvironmentIsUsed(t *testing.T) {
+	// Stands in for the exporter: says what it was given, and ends.
+	exporter := filepath.Join(t.TempDir(), "exporter")
+	if err := os.WriteFile(exporter, []byte("#!/bin/sh\necho \"$* $PGHOST $PGPASSWORD\"\nexit 3\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PG_BIN", t.TempDir()) // no throwaway server can be started
+	var out output
+	r := runner{
+		exporter: exporter, listen: "127.0.0.1:0", out: &out, errs: &out,
+		environ: []string{"PGHOST=db.example", "PGPASSWORD=secret"},
+	}
+	err := r.run(t.Context())
+	if err == nil || err.Error() != "the exporter ended by itself: exit status 3" {
+		t.Errorf("got %v", err)
+	}
+	if got, want := out.String(), "--web.listen-address="+r.listen+" db.example secret\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestAnnounce(t *testing.T) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "# TYPE pg_up gauge\npg_up 0\npg_uptime 1\n")
+		}),
+		ReadHeaderTimeout: time.Second,
+	}
+	go func() { _ = server.Serve(l) }()
+	defer func() { _ = server.Close() }()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+
+	var out output
+	r := runner{listen: l.Addr().String(), out: &out}
+	if err := r.announce(t.Context(), "a server", "pg_up "); err != nil {
+		t.Fatal(err)
+	}
+	if want := "http://localhost:" + port + "/metrics says\n    pg_up 0\nof a server.\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("got %q, want %q in it", out.String(), want)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := r.announce(ctx, "a server", "pg_up 1"); err == nil {
+		t.Error("took pg_up 0 for pg_up 1")
+	}
+}
+
+func TestServerVariable(t *testing.T) {
+	for _, tt := range []struct {
+		environ []string
+		want    string
+	}{
+		{nil, ""},
+		{[]string{"PATH=/bin", "DATABASE_URL=", "PGUSER=me", "PGPASSWORD=x", "POSTGRES_PASSWORD=x", "PG_BIN=/x"}, ""},
+		{[]string{"PGHOST=db", "DATABASE_URL=postgres://db"}, "DATABASE_URL"},
+		{[]string{"DATA_SOURCE_URI_FILE=/run/uri"}, "DATA_SOURCE_URI_FILE"},
+		{[]string{"PGSERVICE=orders"}, "PGSERVICE"},
+	} {
+		if got := serverVariable(tt.environ); got != tt.want {
+			t.Errorf("%q: got %q, want %q", tt.environ, got, tt.want)
+		}
+	}
+}
+
+func TestWithoutServers(t *testing.T) {
+	got := withoutServers([]string{
+		"PATH=/bin", "PGSSLMODE=verify-full", "POSTGRES_PASSWORD=x", "DATABASE_URL=", "DATA_SOURCE_PASS_FILE=/x", "HOME=/root",
+	})
+	if want := []string{"PATH=/bin", "HOME=/root"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// output is what programs wrote.
+type output struct {
+	mu      sync.Mutex // protects written
+	written bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.written.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.written.String()
+}
+
+// await waits for a match, and returns it with its groups.
+func (o *output) await(t *testing.T, pattern *regexp.Regexp) []string {
+	t.Helper()
+	for end := time.Now().Add(buildTimeout); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if found := pattern.FindStringSubmatch(o.String()); found != nil {
+			return found
+		}
+	}
+	t.Fatalf("no %s in:\n%s", pattern, o)
+	return nil
+}
