@@ -296,10 +296,9 @@ func label(series, name, key string) (string, bool) {
 // usage is what the exporter holds.
 type usage struct{ goroutines, descriptors, sessions float64 }
 
-// usage scrapes some times and returns the least: a scrape's own goroutines come and go.
-func (e *exporter) usage() usage {
+// usage scrapes some times and returns the least and the most: a scrape's own goroutines come and go.
+func (e *exporter) usage() (least, most usage) {
 	e.t.Helper()
-	var u usage
 	for i := range 5 {
 		m := e.scrape()
 		now := usage{
@@ -307,11 +306,12 @@ func (e *exporter) usage() usage {
 			m[`pg_liveness_exporter_sessions{state="idle"}`] + m[`pg_liveness_exporter_sessions{state="in_use"}`],
 		}
 		if i == 0 {
-			u = now
+			least, most = now, now
 		}
-		u = u.least(now)
+		least = least.least(now)
+		most.goroutines = max(most.goroutines, now.goroutines)
 	}
-	return u
+	return least, most
 }
 
 func (u usage) least(v usage) usage {
@@ -322,7 +322,9 @@ func (u usage) least(v usage) usage {
 func (e *exporter) settle() {
 	e.t.Helper()
 	e.expect(up)
-	e.quiet = e.usage()
+	// Goroutines are compared with the most at rest: how few of a scrape's own are seen is luck.
+	least, most := e.usage()
+	e.quiet = usage{most.goroutines, least.descriptors, least.sessions}
 }
 
 // leavesNothing requires that, soon after a fault ended, the exporter holds no more than before it, and the server no
@@ -340,9 +342,10 @@ func (e *exporter) leavesNothing(s *pgtest.Server) {
 func (e *exporter) usesNoMore() {
 	e.t.Helper()
 	time.Sleep(time.Second)
-	now := e.usage()
+	now, _ := e.usage()
 	for deadline := time.Now().Add(hanging); ; time.Sleep(100 * time.Millisecond) {
-		now = now.least(e.usage()) // what has leaked is there every time
+		again, _ := e.usage()
+		now = now.least(again) // what has leaked is there every time
 		if now.goroutines <= e.quiet.goroutines && now.descriptors <= e.quiet.descriptors && now.sessions <= e.quiet.sessions {
 			break
 		}
