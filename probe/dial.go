@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -225,7 +224,7 @@ func (d *dialer) encrypt(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	encrypted := tls.Client(conn, d.tlsConfig)
 	err := encrypted.HandshakeContext(ctx)
 	var netErr net.Error
-	hungUp := errors.Is(err, io.EOF) || isAny(err, []syscall.Errno{syscall.ECONNRESET, syscall.EPIPE})
+	hungUp := errors.Is(err, io.EOF) || isAny(err, errnosCut())
 	switch {
 	case err == nil:
 		return encrypted, nil

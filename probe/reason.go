@@ -165,7 +165,6 @@ func classifyClientError(err error) (Reason, State) {
 		tlsErr      *tlsError
 		dnsErr      *net.DNSError
 		netErr      net.Error
-		isErrno     = func(errnos ...syscall.Errno) bool { return isAny(err, errnos) }
 		isTimeout   = errors.As(err, &netErr) && netErr.Timeout()
 		isCancelled = errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded)
 	)
@@ -178,18 +177,17 @@ func classifyClientError(err error) (Reason, State) {
 		return ReasonResources, StateRejecting
 	case errors.As(err, &dnsErr) && !dnsErr.IsTimeout && !isCancelled: // also when no name server can be reached
 		return ReasonResolve, StateNoResponse
-	case isErrno(syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS):
+	case isAny(err, errnosExhausted()):
 		return ReasonOther, StateMisconfigured
-	case isErrno(syscall.EACCES, syscall.EPERM): // the unix socket, or a local packet filter
+	case isAny(err, errnosForbidden()):
 		return ReasonPermission, StateMisconfigured
-	case isErrno(syscall.ECONNREFUSED, syscall.ENOENT):
+	case isAny(err, errnosRefused()):
 		return ReasonRefused, StateNoResponse
-	case isErrno(syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN):
+	case isAny(err, errnosUnreachable()):
 		return ReasonUnreachable, StateNoResponse
 	case isCancelled, isTimeout:
 		return ReasonTimeout, StateNoResponse
-	case isErrno(syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED),
-		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+	case isAny(err, errnosCut()), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
 		return ReasonTerminated, StateNoResponse
 	case isAuthText(err.Error()):
 		return ReasonAuth, StateMisconfigured
