@@ -1,5 +1,7 @@
 # `make run` needs Go 1.26 or newer, git and make. What else a target needs, its script brings or names.
 
+# The same flags as in scripts/build, so that no package is compiled twice.
+program := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 lint := go tool -modfile=tools/go.mod golangci-lint
 
 .PHONY: build run test lint fmt bench clean help
@@ -8,7 +10,7 @@ build: ## build ./pg_liveness_exporter
 	@scripts/build
 
 run: build ## run it against a throwaway PostgreSQL, or the one in the environment; LISTEN=host:port
-	@go build -buildvcs=false -o .build/run ./internal/run
+	@$(program) -o .build/run ./internal/run
 	@exec .build/run ./pg_liveness_exporter
 
 test: ## run all tests; ARGS='-run Name ./probe' for some; REQUIRE_ALL=1 makes a skip a failure
@@ -25,7 +27,7 @@ fmt: ## format the code
 
 bench: ## measure a scrape against the floor
 	@scripts/need-go
-	@go build -buildvcs=false -o .build/bench ./internal/bench
+	@$(program) -o .build/bench ./internal/bench
 	@exec .build/bench $(ARGS)
 
 clean: ## remove what was built or brought into this folder

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -213,6 +214,11 @@ func TestUnusableEnvironment(t *testing.T) {
 		{"several hosts in a URI", "DATA_SOURCE_URI", "a.example.org,b.example.org/app"},
 		{"mode", "DATA_SOURCE_NAME", "host=a password=secret sslmode=" + "maybe"},
 		{"root certificate", "DATA_SOURCE_NAME", "host=a password=secret sslmode=verify-full sslrootcert=/nonexistent"},
+		{"another scheme", "DATABASE_URL", "jdbc:postgresql://db.example.org/app?user=monitor&password=" + secret},
+		{"a URL in quotes", "DATA_SOURCE_NAME", "'postgres://monitor:" + secret + "@db.example.org/app'"},
+		{"a mistyped scheme", "DATA_SOURCE_NAME", "postgre://monitor:" + secret + "@db.example.org/app"},
+		{"no URI", "DATA_SOURCE_USER", "monitor"},
+		{"an empty file", "DATA_SOURCE_NAME_FILE", os.DevNull},
 		{"file", "DATA_SOURCE_NAME_FILE", "/nonexistent"},
 		{"the secret itself for a file", "DATA_SOURCE_NAME_FILE", "postgres://monitor:" + secret + "@db.example.org/app"},
 	} {
@@ -250,13 +256,15 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--probe.timeout=1ms"}, 2, "--probe.timeout is 1ms"},
 		{[]string{"--web.telemetry-path=metrics"}, 2, "is not a path"},
 		{[]string{"--nonsense"}, 2, "unknown long flag"},
+		{[]string{"serve", "--version"}, 0, "pg_liveness_exporter, version"},
+		{[]string{"postgres://u:hidden@h/d"}, 2, "the server is named in the environment"},
 		{[]string{"--web.listen-address=300.0.0.1:1"}, 1, "cannot serve"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*hanging)
 		cmd := command(ctx, nil, test.args...)
 		out, _ := cmd.CombinedOutput() // the code is looked at
 		cancel()
-		if code := cmd.ProcessState.ExitCode(); code != test.code || !strings.Contains(string(out), test.want) {
+		if code := cmd.ProcessState.ExitCode(); code != test.code || !strings.Contains(string(out), test.want) || strings.Contains(string(out), "hidden@") {
 			t.Errorf("%v: code %d, want %d and %q:\n%s", test.args, code, test.code, test.want, out)
 		}
 	}

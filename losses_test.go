@@ -226,6 +226,9 @@ func TestPasswordFile(t *testing.T) {
 	e.expect(up)
 	check(t, os.Remove(file))
 	e.expect(verdict{"misconfigured", "auth"})
+	if !strings.Contains(e.logged(), "DATA_SOURCE_PASS_FILE: no such file") {
+		t.Error("the log does not say which file is missing")
+	}
 	check(t, os.WriteFile(file, []byte("rotated\r\n"), 0o600))
 	e.expect(up)
 	e.leavesNothing(s)

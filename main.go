@@ -84,8 +84,11 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 	if ended {
 		return f, code, true
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		err = f.validate()
+	case strings.HasPrefix(err.Error(), "unexpected "): // kingpin would repeat what may be a connection string
+		err = errors.New("unexpected argument: the server is named in the environment")
 	}
 	if err != nil {
 		fmt.Fprintf(errs, "%s: error: %s, try --help\n", collector.Name, err)

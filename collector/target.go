@@ -163,5 +163,8 @@ func describe(f *probe.Failure) []any {
 	if f.SQLState != "" {
 		attributes = append(attributes, "sqlstate", f.SQLState, "routine", f.Routine)
 	}
+	if f.Detail != "" {
+		attributes = append(attributes, "detail", f.Detail)
+	}
 	return attributes
 }

@@ -4,6 +4,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -61,9 +62,14 @@ func parse(source string, dsn Secret) (*pgconn.Config, error) {
 }
 
 func parseOne(dsn Secret) (*pgconn.Config, error) {
+	// What looks like another kind of URL, or one in quotes, would pass for keyword=value if it holds a "=".
+	scheme := regexp.MustCompile(`^['"]?(?:[A-Za-z][A-Za-z0-9+.-]*:)+/`)
+	known := strings.HasPrefix(string(dsn), "postgres://") || strings.HasPrefix(string(dsn), "postgresql://")
 	if listsSeveral(string(dsn)) {
-		return nil, errors.New("holds several connection strings separated by commas, this exporter takes one here: " +
-			"list the servers in a file (--config.file)")
+		return nil, errors.New("holds several connection strings separated by commas: run an exporter for each server")
+	}
+	if !known && scheme.MatchString(string(dsn)) {
+		return nil, errors.New("is a URL that does not begin with postgres:// or postgresql://")
 	}
 	cfg, err := pgconn.ParseConfig(string(dsn))
 	if err == nil && cfg.Database == "" {
@@ -75,8 +81,7 @@ func parseOne(dsn Secret) (*pgconn.Config, error) {
 	}
 	for _, fallback := range cfg.Fallbacks {
 		if fallback.Host != cfg.Host || fallback.Port != cfg.Port {
-			return nil, errors.New("names several hosts, but each server is a target of its own: " +
-				"list them in a file (--config.file)")
+			return nil, errors.New("names several hosts: run an exporter for each of them")
 		}
 	}
 	if cfg.SSLCertMode == "require" {

@@ -40,6 +40,8 @@ func FromEnvironment(getenv func(string) string) (*Target, string, error) {
 		used, load = env.used("DATABASE_URL"), env.databaseURL
 	case env.has("POSTGRES_HOST"), env.has("POSTGRES_USER"), env.has("POSTGRES_DB"), env.has("POSTGRES_PASSWORD"):
 		used, load = containerImage, env.containerImage
+	case env.has("DATA_SOURCE_USER"), env.has("DATA_SOURCE_PASS"):
+		return nil, "", errors.New("DATA_SOURCE_USER and DATA_SOURCE_PASS need DATA_SOURCE_URI, which is not set")
 	default:
 		used, load = libpq, func() (*pgconn.Config, error) { return parse(libpq, "") }
 	}
@@ -86,7 +88,11 @@ func (e environment) read(name string) (Secret, error) {
 		}
 		return "", fmt.Errorf("%s: %w", name+fileSuffix, err)
 	}
-	return Secret(strings.TrimRight(string(content), "\r\n")), nil
+	value := strings.TrimRight(string(content), "\r\n")
+	if value == "" {
+		return "", fmt.Errorf("%s: the file is empty", name+fileSuffix)
+	}
+	return Secret(value), nil
 }
 
 func (e environment) dataSourceName() (*pgconn.Config, error) {
@@ -101,6 +107,9 @@ func (e environment) dataSourceURI() (*pgconn.Config, error) {
 	uri, err := e.read("DATA_SOURCE_URI")
 	if err != nil {
 		return nil, err
+	}
+	for _, scheme := range []string{"postgres://", "postgresql://"} { // postgres_exporter wants none
+		uri = Secret(strings.TrimPrefix(string(uri), scheme))
 	}
 	user, err := e.read("DATA_SOURCE_USER")
 	if err != nil {

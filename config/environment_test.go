@@ -64,6 +64,10 @@ func TestFromEnvironment(t *testing.T) {
 			"DATA_SOURCE_URI", "u", "", "h", "postgres", 5432,
 		},
 		{
+			"a URI with its scheme", map[string]string{"DATA_SOURCE_URI": "postgres://h/d", "DATA_SOURCE_USER": "u"},
+			"DATA_SOURCE_URI", "u", "", "h", "d", 5432,
+		},
+		{
 			"DATABASE_URL",
 			map[string]string{"DATABASE_URL": "postgresql+asyncpg://u:p@h/d", "POSTGRES_HOST": "y"},
 			"DATABASE_URL", "u", "p", "h", "d", 5432,

@@ -218,7 +218,7 @@ func (d *dialer) encrypt(ctx context.Context, conn net.Conn) (net.Conn, error) {
 			if d.plaintext {
 				return conn, nil
 			}
-			return nil, &tlsError{errors.New("the server has no TLS")}
+			return nil, &tlsError{errNoTLS}
 		}
 	}
 	encrypted := tls.Client(conn, d.tlsConfig)

@@ -176,8 +176,15 @@ func TestWhatNoServerDoes(t *testing.T) {
 			s := newFakeServer(t, test.handle)
 			p := newTestProber(t, s.port, test.dsn)
 			r := ask(t, p, 500*time.Millisecond)
-			if r.Up() || *r.Failure != test.want {
-				t.Errorf("got %+v, want %+v", r.Failure, test.want)
+			if r.Up() {
+				t.Fatal("up")
+			}
+			got := *r.Failure
+			if (got.Detail != "") != (test.want.Reason == ReasonTLS) {
+				t.Errorf("detail %q", got.Detail)
+			}
+			if got.Detail = ""; got != test.want {
+				t.Errorf("got %+v, want %+v", got, test.want)
 			}
 			if !r.Phases[test.want.Phase].Known {
 				t.Errorf("no time for the phase that failed: %v", r.Phases)
@@ -533,7 +540,7 @@ func TestUntrustedCertificate(t *testing.T) {
 	for _, dsn := range []string{"sslmode=verify-full sslrootcert=system", "sslmode=verify-full"} {
 		p := newTestProber(t, s.port, dsn)
 		r := ask(t, p, hanging)
-		if r.Up() || r.Failure.Reason != ReasonTLS || r.Failure.State != StateMisconfigured {
+		if r.Up() || r.Failure.Reason != ReasonTLS || r.Failure.State != StateMisconfigured || !strings.Contains(r.Failure.Detail, "certificate") {
 			t.Errorf("%s: got %+v", dsn, r.Failure)
 		}
 	}

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -72,6 +73,9 @@ type tlsError struct{ err error }
 func (e *tlsError) Error() string { return "tls: " + e.err.Error() }
 func (e *tlsError) Unwrap() error { return e.err }
 
+// errNoTLS is a server that answers N to SSLRequest where the mode wants TLS.
+var errNoTLS = errors.New("the server has no TLS")
+
 // configError marks settings or credentials that could not be read, before anything was sent.
 type configError struct{ err error }
 
@@ -95,7 +99,38 @@ func classify(err error, phase Phase) *Failure {
 		return f
 	}
 	f.Reason, f.State = classifyClientError(err)
+	f.Detail = detail(err)
 	return f
+}
+
+// detail describes failures that an operator mends on our side. No name, address or secret is in it: a configError's
+// text has none, and of the others nothing is repeated.
+func detail(err error) string {
+	var (
+		configErr *configError
+		tlsErr    *tlsError
+		dnsErr    *net.DNSError
+		unknownCA x509.UnknownAuthorityError
+		otherHost x509.HostnameError
+		invalid   x509.CertificateInvalidError
+	)
+	switch {
+	case errors.As(err, &configErr):
+		return configErr.err.Error()
+	case errors.Is(err, errNoTLS):
+		return errNoTLS.Error()
+	case errors.As(err, &unknownCA):
+		return "the server's certificate is signed by an unknown authority"
+	case errors.As(err, &otherHost):
+		return "the server's certificate is for another host"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "the server's certificate has expired or is not valid yet"
+	case errors.As(err, &tlsErr):
+		return "the TLS handshake failed"
+	case errors.As(err, &dnsErr) && dnsErr.IsNotFound:
+		return "the name has no address"
+	}
+	return ""
 }
 
 func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {

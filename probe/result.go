@@ -52,6 +52,8 @@ type Failure struct {
 	Phase Phase
 	// SQLState and Routine are the server's own, empty when it did not answer. Messages are translated, these are not.
 	SQLState, Routine string
+	// Detail says more where the failure is on our side of the wire, in words of our own; else it is empty.
+	Detail string
 }
 
 // Number is a value in base units that may be unknown. Unknown is shown as absent, never as 0.

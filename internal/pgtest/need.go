@@ -3,6 +3,8 @@ package pgtest
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"testing"
 )
@@ -35,7 +37,8 @@ func Tool(t testing.TB, variable, name string) string {
 // Bin returns the folder with a server's binaries, or skips the test.
 func Bin(t testing.TB) string {
 	t.Helper()
-	bin, err := Find(".")
+	_, here, _, _ := runtime.Caller(0)
+	bin, err := Find(filepath.Dir(here))
 	Need(t, err == nil, "a PostgreSQL server", "apt-get install postgresql")
 	return bin
 }
