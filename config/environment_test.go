@@ -64,7 +64,8 @@ func TestFromEnvironment(t *testing.T) {
 			"DATA_SOURCE_URI", "u", "", "h", "postgres", 5432,
 		},
 		{
-			"a URI with its scheme", map[string]string{"DATA_SOURCE_URI": "postgres://h/d", "DATA_SOURCE_USER": "u"},
+			"a URI with its scheme",
+			map[string]string{"DATA_SOURCE_URI": "postgres://h/d", "DATA_SOURCE_USER": "u"},
 			"DATA_SOURCE_URI", "u", "", "h", "d", 5432,
 		},
 		{
