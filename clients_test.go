@@ -104,7 +104,10 @@ func TestSignalInMidScrape(t *testing.T) {
 			scraped := make(chan struct{})
 			go func() {
 				defer close(scraped)
-				_, _, _ = e.get(context.Background(), "/metrics", 0) // cut off or answered
+				response, body, err := e.get(context.Background(), "/metrics", 0)
+				if err == nil && (response.StatusCode != http.StatusOK || !strings.Contains(body, "\npg_up 0\n")) {
+					t.Errorf("neither cut off nor an answer: status %d, %d bytes", response.StatusCode, len(body))
+				}
 			}()
 			time.Sleep(300 * time.Millisecond)
 			check(t, e.cmd.Process.Signal(signal))
@@ -153,9 +156,8 @@ func TestSlowClients(t *testing.T) {
 	}
 	e.settle()
 	ctx, cancel := context.WithCancel(t.Context())
-	var clients sync.WaitGroup
-	defer clients.Wait()
 	defer cancel()
+	var clients sync.WaitGroup
 	for i := range 1100 {
 		clients.Go(func() {
 			for ctx.Err() == nil {
@@ -170,6 +172,9 @@ func TestSlowClients(t *testing.T) {
 	if n := e.last["process_open_fds"]; n > 600 {
 		t.Errorf("%v descriptors", n)
 	}
+	cancel()
+	clients.Wait()
+	e.leavesNothing(s)
 }
 
 // slowClient connects and says next to nothing until it is cut off.

@@ -153,6 +153,8 @@ func TestServerStartsLater(t *testing.T) {
 	if m := e.expect(up); m["pg_kept_session_up"] != 1 || m["pg_probe_consecutive_failures"] != 0 || m["pg_connections_used"] == 0 {
 		t.Error("the first scrape of a started server does not show all")
 	}
+	e.settle()
+	e.leavesNothing(s)
 	e.expectChanges(s, "refused", "up")
 }
 
@@ -174,9 +176,11 @@ func TestDatabaseLocked(t *testing.T) {
 		}
 	}
 	check(t, locker.Close(context.Background()))
-	e.last = e.scrape()
 	e.expect(up)
 	e.leavesNothing(s)
+	if changes := e.changes(); changes[0] != "up" || changes[len(changes)-1] != "up" || len(changes) > 3 {
+		t.Errorf("logged %v", changes)
+	}
 }
 
 // TestUnprivileged: what such a role cannot see is absent, and what is shown is not wrong.

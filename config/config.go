@@ -62,13 +62,10 @@ func parse(source string, dsn Secret) (*pgconn.Config, error) {
 }
 
 func parseOne(dsn Secret) (*pgconn.Config, error) {
-	// What looks like another kind of URL, or one in quotes, would pass for keyword=value if it holds a "=".
-	scheme := regexp.MustCompile(`^['"]?(?:[A-Za-z][A-Za-z0-9+.-]*:)+/`)
-	known := strings.HasPrefix(string(dsn), "postgres://") || strings.HasPrefix(string(dsn), "postgresql://")
 	if listsSeveral(string(dsn)) {
 		return nil, errors.New("holds several connection strings separated by commas: run an exporter for each server")
 	}
-	if !known && scheme.MatchString(string(dsn)) {
+	if !isURL(string(dsn)) && looksLikeURL(string(dsn)) {
 		return nil, errors.New("is a URL that does not begin with postgres:// or postgresql://")
 	}
 	cfg, err := pgconn.ParseConfig(string(dsn))
@@ -93,10 +90,20 @@ func parseOne(dsn Secret) (*pgconn.Config, error) {
 	return cfg, nil
 }
 
+func isURL(dsn string) bool {
+	return strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://")
+}
+
+// looksLikeURL tells other kinds of URL, mistyped ones and those in quotes, which would pass for keyword=value if they
+// hold a "=".
+func looksLikeURL(dsn string) bool {
+	return regexp.MustCompile(`^['"]?(?:[A-Za-z][A-Za-z0-9+.-]*:)+/`).MatchString(dsn)
+}
+
 // withDatabase adds the name of a database to a connection string that parses and has none.
 func withDatabase(dsn, name string) string {
 	switch {
-	case !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://"):
+	case !isURL(dsn):
 		return dsn + " dbname=" + name
 	case strings.Contains(dsn, "?"):
 		return dsn + "&dbname=" + name
@@ -116,7 +123,7 @@ func listsSeveral(dsn string) bool {
 			quoted = !quoted
 		case ',':
 			rest := strings.TrimLeft(dsn[i+1:], " \t\r\n")
-			if strings.HasPrefix(rest, "postgres://") || strings.HasPrefix(rest, "postgresql://") {
+			if isURL(rest) {
 				return true
 			}
 			if quoted || strings.Contains(dsn, "://") {
