@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -14,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -90,22 +88,10 @@ type exporter struct {
 	exited  chan struct{}
 	last    metrics // of the scrape before
 	quiet   usage   // what it uses when nothing is wrong
-
-	mu  sync.Mutex // protects log
-	log bytes.Buffer
+	log     pgtest.Output
 }
 
-func (e *exporter) Write(p []byte) (int, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.log.Write(p)
-}
-
-func (e *exporter) logged() string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.log.String()
-}
+func (e *exporter) logged() string { return e.log.String() }
 
 // command prepares the program with a clean environment, so that nothing of the machine's reaches it.
 func command(ctx context.Context, env []string, args ...string) *exec.Cmd {
@@ -127,7 +113,7 @@ func startExporter(t *testing.T, env []string, args ...string) *exporter {
 	}
 	e := &exporter{t: t, address: address, exited: make(chan struct{})}
 	e.cmd = command(context.Background(), env, append([]string{"--web.listen-address=" + address}, args...)...)
-	e.cmd.Stderr = e
+	e.cmd.Stderr = &e.log
 	if err := e.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -50,7 +49,7 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 		{"make is killed", syscall.SIGKILL, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var out output
+			var out pgtest.Output
 			ctx, cancel := context.WithTimeout(t.Context(), buildTimeout+time.Minute)
 			defer cancel()
 			run := exec.CommandContext(ctx, "make", "run")
@@ -62,7 +61,7 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = syscall.Kill(-run.Process.Pid, syscall.SIGTERM) }()
-			found := out.await(t, answers)
+			found := await(t, &out, answers)
 			page, folder := found[1], found[2]
 			pid := run.Process.Pid
 			if tt.group {
@@ -130,7 +129,7 @@ func TestServerInTheEnvironmentIsUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PG_BIN", t.TempDir()) // no throwaway server can be started
-	var out output
+	var out pgtest.Output
 	r := runner{
 		exporter: exporter, listen: "127.0.0.1:0", out: &out, errs: &out,
 		environ: []string{"PGHOST=db.example", "PGPASSWORD=secret"},
@@ -160,7 +159,7 @@ func TestAnnounce(t *testing.T) {
 	defer func() { _ = server.Close() }()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 
-	var out output
+	var out pgtest.Output
 	r := runner{listen: l.Addr().String(), out: &out}
 	if err := r.announce(t.Context(), "a server", "pg_up "); err != nil {
 		t.Fatal(err)
@@ -201,26 +200,8 @@ func TestWithoutServers(t *testing.T) {
 	}
 }
 
-// output is what programs wrote.
-type output struct {
-	mu      sync.Mutex // protects written
-	written bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.written.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.written.String()
-}
-
 // await waits for a match, and returns it with its groups.
-func (o *output) await(t *testing.T, pattern *regexp.Regexp) []string {
+func await(t *testing.T, o *pgtest.Output, pattern *regexp.Regexp) []string {
 	t.Helper()
 	for end := time.Now().Add(buildTimeout); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if found := pattern.FindStringSubmatch(o.String()); found != nil {
