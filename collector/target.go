@@ -96,7 +96,7 @@ func (t *Target) lost(reason probe.LossReason, at time.Time) {
 	t.seen.losses[reason]++
 	t.seen.lastLoss = at
 	t.mu.Unlock()
-	t.logger.Warn("the server ended the kept session", "reason", string(reason))
+	t.logger.Warn("the kept session was lost", "reason", string(reason))
 }
 
 // record counts a probe. The caller holds t.mu.

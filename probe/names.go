@@ -46,7 +46,7 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) 
 		return nil
 	}
 	c.read = now
-	rows, err := lastRows(3)(run(ctx, databasesSQL))
+	rows, err := run.rows(ctx, databasesSQL, 3)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) 
 		}
 		c.databases = fresh
 	}
-	rows, err = lastRows(1)(run(ctx, roleSQL))
+	rows, err = run.rows(ctx, roleSQL, 1)
 	if err != nil {
 		return err
 	}
@@ -75,23 +75,22 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) 
 	return p.err
 }
 
-// lastRows returns the rows of the last result, which must have so many columns; none when the server refused.
-func lastRows(columns int) func([]*pgconn.Result, error) ([][][]byte, error) {
-	return func(results []*pgconn.Result, err error) ([][][]byte, error) {
-		switch {
-		case err != nil && isServerError(err), err == nil && len(results) == 0:
-			return nil, nil
-		case err != nil:
-			return nil, err
-		}
-		rows := results[len(results)-1].Rows
-		for _, row := range rows {
-			if len(row) != columns {
-				return nil, errors.New("a row of another width")
-			}
-		}
-		return rows, nil
+// rows runs sql and returns the rows of its last result, which must have so many columns; none when the server refused.
+func (run query) rows(ctx context.Context, sql string, columns int) ([][][]byte, error) {
+	results, err := run(ctx, sql)
+	switch {
+	case err != nil && isServerError(err), err == nil && len(results) == 0:
+		return nil, nil
+	case err != nil:
+		return nil, err
 	}
+	rows := results[len(results)-1].Rows
+	for _, row := range rows {
+		if len(row) != columns {
+			return nil, errors.New("a row of another width")
+		}
+	}
+	return rows, nil
 }
 
 func (c *catalogue) missing(backends []counted) bool {
