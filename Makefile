@@ -25,13 +25,13 @@ fmt: ## format the code
 	@scripts/need-go
 	$(lint) fmt ./...
 
-bench: ## measure a scrape against the floor
+bench: ## measure a scrape against the floor; ARGS=-many for very many targets
 	@scripts/need-go
 	@$(program) -o .build/bench ./internal/bench
 	@exec .build/bench $(ARGS)
 
 clean: ## remove what was built or brought into this folder
-	rm -rf .build pg_liveness_exporter internal/pgtest/node_modules
+	rm -rf .build pg_liveness_exporter internal/pgtest/node_modules internal/pgtest/majors/node_modules
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8

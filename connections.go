@@ -3,6 +3,7 @@ package main
 import (
 	"container/list"
 	"context"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -11,6 +12,21 @@ import (
 
 // quietGrace is how long every connection may take to say what it wants, however many others there are.
 const quietGrace = 500 * time.Millisecond
+
+// mostConnections is the bound for this process: half of its descriptors, the rest is for sessions. A Prometheus keeps a
+// connection open for each of the targets that it scrapes through /probe.
+func mostConnections() int { return min(descriptors()/2, 2048) }
+
+// sessionsPerTarget is what a target needs while it is probed: the kept session, the new one, and one to cancel.
+const sessionsPerTarget = 3
+
+// warnOfDescriptors tells an operator who has more targets than the process can have sockets.
+func warnOfDescriptors(logger *slog.Logger, targets int) {
+	if needed := targets*sessionsPerTarget + mostConnections(); needed > descriptors() {
+		logger.Warn("there may be too few file descriptors for so many targets: raise the limit (ulimit -n, LimitNOFILE)",
+			"targets", targets, "descriptors", descriptors(), "needed", needed)
+	}
+}
 
 // connectionBound bounds the open connections of an HTTP server. Over it, the connection that has been out of a handler
 // for longest is closed: a client that opens many and says little loses its own, a scrape under way is never cut. While

@@ -12,9 +12,9 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,13 +33,16 @@ import (
 const (
 	defaultAddress = ":10432"
 
-	// Time-outs of the HTTP server. A scrape's answer is written at once, so writing may take its deadline and a little.
-	// There is none for reading a whole request: it would count on while a handler works, and end it.
+	// Time-outs of the HTTP server. That for writing begins with the request, so it leaves time for the longest probe; the
+	// exporter shortens it once it has its answer. There is none for reading a whole request: it would count on while a
+	// handler works, and end it.
 	headerTimeout = 5 * time.Second
 	idleTimeout   = 2 * time.Minute
-	writeMargin   = 10 * time.Second
-	// mostConnections leaves half of the usual 1024 descriptors to the sessions.
-	mostConnections = 512
+	writeTimeout  = config.Longest + 10*time.Second
+
+	// manyGCPercent is Go's GOGC with a file of targets, unless somebody sets it: most of the memory is sessions that wait,
+	// and as much again for garbage would be too much. It costs a hundredth of a core with 1,000 targets.
+	manyGCPercent = 60
 
 	// At a signal, scrapes under way may take finishGrace to end by themselves; sessions closeGrace to be closed.
 	finishGrace = 3 * time.Second
@@ -55,17 +58,21 @@ type flags struct {
 	web           *web.FlagConfig
 	log           promslog.Config
 	telemetryPath string
-	timeout       time.Duration
+	configFile    string
+	configCheck   bool
+	lifecycle     bool
+	targets       bool // on /metrics
+	probing       config.Probing
 	offset        time.Duration
 	keep          bool
-	applications  bool
+	maxInFlight   int
 }
 
 // parseFlags returns what args say. Help and version are written to out and end the program, as the last result says.
 func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bool) {
 	app := kingpin.New(collector.Name, "Tells Prometheus whether a PostgreSQL server is alive, how quickly it answers, "+
-		"and whether there are connections left. The server is named by DATA_SOURCE_NAME or, without it, DATA_SOURCE_URI, "+
-		"DATABASE_URL, POSTGRES_HOST or libpq's own variables.")
+		"and whether there are connections left. Without --config.file it watches one server, which is named by "+
+		"DATA_SOURCE_NAME or, without it, DATA_SOURCE_URI, DATABASE_URL, POSTGRES_HOST or libpq's own variables.")
 	app.UsageWriter(out).ErrorWriter(errs)
 	app.Terminate(func(status int) { code, ended = status, true })
 	app.HelpFlag.Short('h')
@@ -73,12 +80,20 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 	f.web = webflag.AddFlags(app, defaultAddress)
 	promslogflag.AddFlags(app, &f.log)
 	app.Flag("web.telemetry-path", "Path under which to expose metrics.").Default("/metrics").StringVar(&f.telemetryPath)
-	app.Flag("probe.timeout", "The most one probe may take.").Default("5s").DurationVar(&f.timeout)
+	app.Flag("config.file", "YAML file with the servers to watch.").StringVar(&f.configFile)
+	app.Flag("config.check", "Read --config.file, say what is wrong with it, and exit.").BoolVar(&f.configCheck)
+	app.Flag("web.enable-lifecycle", "Let POST /-/reload read --config.file again, as SIGHUP does.").BoolVar(&f.lifecycle)
+	app.Flag("metrics.targets", "Show the configured targets on the telemetry path; without, it has the exporter's own "+
+		"metrics alone, for those who scrape the targets through /sd and /probe.").Default("true").BoolVar(&f.targets)
+	app.Flag("probe.timeout", "The most one probe may take.").Default("5s").DurationVar(&f.probing.Timeout)
 	app.Flag("probe.timeout-offset", "Time to take off the scrape timeout that Prometheus announces, for the way back.").
 		Default("0.5s").DurationVar(&f.offset)
+	app.Flag("probe.interval", "Also probe between scrapes, this often, so that an outage shorter than a scrape interval "+
+		"shows in counters and histograms; 0s does not.").Default("0s").DurationVar(&f.probing.Interval)
+	app.Flag("probe.max-in-flight", "The most probes at once: of the configured targets, and of ad-hoc ones.").Default("1024").IntVar(&f.maxInFlight)
 	app.Flag("probe.keep", "Keep a session open between probes, beside the new one of each probe: it reads the connection "+
 		"figures also while no login succeeds, and notices restarts between scrapes.").Default("true").BoolVar(&f.keep)
-	app.Flag("collect.applications", "Count connections by application name.").BoolVar(&f.applications)
+	app.Flag("collect.applications", "Count connections by application name.").BoolVar(&f.probing.Applications)
 	app.Command("serve", "Serve metrics; what happens without a command.").Default()
 	_, err := app.Parse(args)
 	if ended {
@@ -88,7 +103,7 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 	case err == nil:
 		err = f.validate()
 	case strings.HasPrefix(err.Error(), "unexpected "): // kingpin would repeat what may be a connection string
-		err = errors.New("unexpected argument: the server is named in the environment")
+		err = errors.New("unexpected argument: servers are named in the environment or in a --config.file")
 	}
 	if err != nil {
 		fmt.Fprintf(errs, "%s: error: %s, try --help\n", collector.Name, err)
@@ -99,10 +114,18 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 
 func (f *flags) validate() error {
 	switch {
-	case f.timeout < 100*time.Millisecond:
-		return fmt.Errorf("--probe.timeout is %s, less than 100ms", f.timeout)
+	case f.probing.Timeout < config.Shortest || f.probing.Timeout > config.Longest:
+		return fmt.Errorf("--probe.timeout is %s, not from %s to %s", f.probing.Timeout, config.Shortest, config.Longest)
+	case f.probing.Interval != 0 && f.probing.Interval < config.Shortest:
+		return fmt.Errorf("--probe.interval is %s, neither 0s nor at least %s", f.probing.Interval, config.Shortest)
+	case f.maxInFlight < 1:
+		return fmt.Errorf("--probe.max-in-flight is %d, less than 1", f.maxInFlight)
+	case f.configFile == "" && f.configCheck:
+		return errors.New("--config.check needs --config.file")
 	case f.offset < 0:
 		return fmt.Errorf("--probe.timeout-offset is %s, less than 0s", f.offset)
+	case f.telemetryPath == probePath, f.telemetryPath == "/sd", strings.HasPrefix(f.telemetryPath, "/-/"):
+		return fmt.Errorf("--web.telemetry-path %q is taken", f.telemetryPath)
 	case !strings.HasPrefix(f.telemetryPath, "/") || strings.ContainsAny(f.telemetryPath, "{} "):
 		return fmt.Errorf("--web.telemetry-path %q is not a path", f.telemetryPath)
 	}
@@ -117,56 +140,81 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	}
 	f.log.Writer = errs
 	logger := promslog.New(&f.log)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // from the first moment to the last, or one would end the program
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	target, source, err := config.FromEnvironment(getenv)
+	load := loader(ctx, f, getenv, logger)
+	if f.configCheck {
+		return checkConfiguration(f, load, out, errs)
+	}
+	file, err := load()
 	if err != nil {
-		logger.Error("cannot use the target from the environment", "err", err)
+		logProblems(logger, err)
 		return 1
 	}
 	logger.Info("starting", "version", version.Info())
-	logger.Info("the target comes from the environment", "taken_from", source)
-	if err := serve(ctx, f, target, logger); err != nil {
+	if err := serve(ctx, f, file, hangup, load, logger); err != nil {
 		logger.Error("cannot serve", "err", err)
 		return 1
 	}
 	return 0
 }
 
-// serve answers HTTP requests until ctx ends, and then ends scrapes and sessions in less than five seconds.
-func serve(ctx context.Context, f flags, target *config.Target, logger *slog.Logger) error {
-	var (
-		sessions probe.Sessions
-		shared   atomic.Uint64
-	)
-	exporter := collector.NewExporter(
-		[]*collector.Target{collector.NewTarget(
-			collector.TargetOptions{Timeout: f.timeout, Keeps: f.keep, Logger: logger, Shared: &shared},
-			func(onLoss func(probe.LossReason, time.Time)) collector.Prober {
-				return probe.NewPostgres(target, probe.Options{
-					Keep: f.keep, Applications: f.applications, Sessions: &sessions, OnLoss: onLoss,
-				})
-			})},
-		collector.Options{TimeoutOffset: f.offset, Sessions: &sessions, Shared: &shared, Logger: logger},
-	)
-	mux := http.NewServeMux()
-	mux.Handle(f.telemetryPath, exporter)
-	if f.telemetryPath != "/" {
-		landing, err := web.NewLandingPage(web.LandingConfig{
-			Name:        collector.Name,
-			Description: "Is this PostgreSQL alive, how quickly does it answer, and are there connections left?",
-			Version:     version.Info(),
-			Links:       []web.LandingLinks{{Address: f.telemetryPath, Text: "Metrics"}},
-			Profiling:   "false",
-		})
-		if err != nil {
-			return fmt.Errorf("landing page: %w", err)
+// loader returns what reads the configuration: the file, again at each call, or the environment, which does not change.
+func loader(ctx context.Context, f flags, getenv func(string) string, logger *slog.Logger) func() (*config.File, error) {
+	if f.configFile == "" {
+		return func() (*config.File, error) {
+			target, source, err := config.FromEnvironment(getenv, f.probing)
+			if err != nil {
+				return nil, err
+			}
+			logger.Info("the target comes from the environment", "taken_from", source)
+			return &config.File{Targets: []*config.Target{target}}, nil
 		}
-		mux.Handle("/", landing)
 	}
+	if getenv("GOGC") == "" {
+		debug.SetGCPercent(manyGCPercent)
+	}
+	commands := config.NewCommands(ctx)
+	return func() (*config.File, error) { return config.Load(f.configFile, f.probing, commands) }
+}
+
+// checkConfiguration says whether the configuration file can be used, and returns the exit code.
+func checkConfiguration(f flags, load func() (*config.File, error), out, errs io.Writer) int {
+	file, err := load()
+	if err != nil {
+		fmt.Fprintln(errs, err)
+		return 1
+	}
+	fmt.Fprintf(out, "%s can be used; targets: %d, modules: %d\n", f.configFile, len(file.Targets), file.Modules())
+	return 0
+}
+
+// serve answers HTTP requests until ctx ends, and then ends scrapes and sessions in less than five seconds.
+func serve(
+	ctx context.Context, f flags, file *config.File, hangup <-chan os.Signal, load func() (*config.File, error), logger *slog.Logger,
+) error {
+	var sessions probe.Sessions
+	exporter := collector.NewExporter(collector.Options{
+		TimeoutOffset: f.offset, MaxInFlight: f.maxInFlight, HideTargets: !f.targets, Keeps: f.keep, Sessions: &sessions, Logger: logger,
+		NewProber: func(target *config.Target, onLoss func(probe.LossReason, time.Time)) collector.Prober {
+			return probe.NewPostgres(target, probe.Options{
+				Keep: f.keep, Applications: target.Applications, Sessions: &sessions, OnLoss: onLoss,
+			})
+		},
+	})
+	warnOfDescriptors(logger, len(file.Targets))
+	exporter.Apply(file)
+	reloads := newReloads(hangup, load, exporter, logger)
+	mux, err := newMux(f, exporter, reloads)
+	if err != nil {
+		return err
+	}
+	go reloads.run(ctx)
 	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
-	bound := newConnectionBound(mostConnections)
+	bound := newConnectionBound(mostConnections())
 	servers := newServers(f, func() *http.Server {
 		return &http.Server{
 			Handler:           bound.protect(mux),
@@ -174,13 +222,12 @@ func serve(ctx context.Context, f flags, target *config.Target, logger *slog.Log
 			ConnContext:       bound.remember,
 			BaseContext:       func(net.Listener) context.Context { return requests },
 			ReadHeaderTimeout: headerTimeout,
-			WriteTimeout:      f.timeout + writeMargin,
+			WriteTimeout:      writeTimeout,
 			IdleTimeout:       idleTimeout,
 			ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 		}
 	})
 	served := servers.listen(logger)
-	var err error
 	select {
 	case err = <-served:
 	case <-ctx.Done():
@@ -193,6 +240,45 @@ func serve(ctx context.Context, f flags, target *config.Target, logger *slog.Log
 		logger.Warn("sessions were not closed in time", "err", closeErr)
 	}
 	return err
+}
+
+const probePath = "/probe"
+
+// newMux says what is served where.
+func newMux(f flags, exporter *collector.Exporter, reloads *reloads) (*http.ServeMux, error) {
+	mux := http.NewServeMux()
+	mux.Handle(f.telemetryPath, exporter)
+	mux.HandleFunc("GET "+probePath, exporter.ServeProbe)
+	mux.Handle("GET /sd", exporter.Discovery(f.telemetryPath, probePath))
+	mux.HandleFunc("/-/reload", func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method != http.MethodPost:
+			w.Header().Set("Allow", http.MethodPost)
+			http.Error(w, "this needs POST", http.StatusMethodNotAllowed)
+		case !f.lifecycle:
+			http.Error(w, "the lifecycle API is off; --web.enable-lifecycle turns it on", http.StatusForbidden)
+		default:
+			reloads.ServeHTTP(w, r)
+		}
+	})
+	if f.telemetryPath == "/" {
+		return mux, nil
+	}
+	landing, err := web.NewLandingPage(web.LandingConfig{
+		Name:        collector.Name,
+		Description: "Is this PostgreSQL alive, how quickly does it answer, and are there connections left?",
+		Version:     version.Info(),
+		Links: []web.LandingLinks{
+			{Address: f.telemetryPath, Text: "Metrics"},
+			{Address: "/sd", Text: "Service discovery", Description: "All targets, for Prometheus's http_sd_configs"},
+		},
+		Profiling: "false",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("landing page: %w", err)
+	}
+	mux.Handle("/", landing)
+	return mux, nil
 }
 
 // listener is an HTTP server with what exporter-toolkit needs to serve it.

@@ -20,11 +20,17 @@ import (
 	"pg_liveness_exporter/internal/pgtest"
 )
 
-// asExporter makes the test binary run the program, so that tests meet it as a user does: a process of its own.
+// asExporter makes the test binary run the program, so that tests meet it as a user does: a process of its own. A number
+// is how many descriptors it may have.
 const asExporter = "PG_LIVENESS_EXPORTER_TEST_RUN"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asExporter) != "" {
+	if descriptors := os.Getenv(asExporter); descriptors != "" {
+		if limit, err := strconv.ParseUint(descriptors, 10, 64); err == nil {
+			if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit, Max: limit}); err != nil {
+				panic(err)
+			}
+		}
 		os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
@@ -96,7 +102,7 @@ func (e *exporter) logged() string { return e.log.String() }
 // command prepares the program with a clean environment, so that nothing of the machine's reaches it.
 func command(ctx context.Context, env []string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
-	cmd.Env = append([]string{asExporter + "=1", "HOME=/nonexistent", "PATH=" + os.Getenv("PATH")}, env...)
+	cmd.Env = append([]string{asExporter + "=yes", "HOME=/nonexistent", "PATH=" + os.Getenv("PATH")}, env...)
 	return cmd
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -38,6 +39,8 @@ type fault struct {
 	settings []string
 	// lost says that the kept session ends with the fault.
 	lost map[string]float64
+	// since is the first version that has such a fault.
+	since int
 }
 
 func faults() []fault {
@@ -106,6 +109,41 @@ func faults() []fault {
 			},
 		},
 		{
+			name: "only slots left that are reserved by a setting", want: verdict{"connection_limit", "reserved_slots"}, since: 16,
+			settings: []string{"max_connections = 10", "superuser_reserved_connections = 2", "reserved_connections = 3"},
+			begin: func(t *testing.T, s *pgtest.Server) func() {
+				execute(t, s, "CREATE ROLE filler LOGIN")
+				return fill(t, s, "filler")
+			},
+			during: func(t *testing.T, s *pgtest.Server, m metrics) {
+				keptAnswers(t, s, m)
+				// The login that is being refused holds a slot as well, for as long as that takes.
+				if used, usable := m["pg_connections_used"], m["pg_connections_usable"]; used < 5 || used > 6 || usable != 5 || m["pg_settings_reserved_connections"] != 3 {
+					t.Errorf("used %v of %v usable, want 5 of 5", used, usable)
+				}
+			},
+		},
+		{
+			name: "too many children", want: verdict{"connection_limit", "too_many_connections"}, during: keptAnswers,
+			settings: []string{"max_connections = 8"},
+			begin: func(t *testing.T, s *pgtest.Server) func() {
+				var silent []net.Conn
+				for range 80 { // more than twice all kinds of processes (canAcceptConnections in postmaster.c)
+					var dialer net.Dialer
+					conn, err := dialer.DialContext(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", s.Port))
+					check(t, err)
+					silent = append(silent, conn)
+				}
+				time.Sleep(200 * time.Millisecond) // for the postmaster to take them
+				return func() {
+					for _, conn := range silent {
+						check(t, conn.Close())
+					}
+					time.Sleep(500 * time.Millisecond)
+				}
+			},
+		},
+		{
 			name: "role limit", want: verdict{"misconfigured", "role_limit"},
 			begin: sql("ALTER ROLE "+role+" CONNECTION LIMIT 1", "ALTER ROLE "+role+" CONNECTION LIMIT 10"), during: keptAnswers,
 		},
@@ -168,6 +206,9 @@ func faults() []fault {
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	for _, f := range faults() {
+		if f.since > pgtest.Major(t) {
+			continue
+		}
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			s := newServer(t, pgtest.Config{Settings: f.settings})
@@ -191,7 +232,7 @@ func TestFaults(t *testing.T) {
 			e.leavesNothing(s)
 			e.expectChanges(s, "up", f.want.reason, "up")
 			if f.lost != nil {
-				expectLosses(t, m, asTold(s.Major(t), f.lost))
+				expectLosses(t, m, asTold(pgtest.Major(t), f.lost))
 			}
 		})
 	}

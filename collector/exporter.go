@@ -2,6 +2,7 @@ package collector
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -14,7 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/collectors/version"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 
+	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/probe"
 )
 
@@ -24,32 +27,59 @@ const Name = "pg_liveness_exporter"
 const (
 	timeoutHeader = "X-Prometheus-Scrape-Timeout-Seconds"
 	leastBudget   = 100 * time.Millisecond
+	// pace is the time between the starts of two probes of one scrape: without, they would begin by waiting for each other
+	// (see Limiter).
+	pace = 2500 * time.Microsecond
+	// writeTimeout is how long a client may take to read an answer.
+	writeTimeout = 10 * time.Second
 )
 
 // Exporter shows its targets, and itself, to Prometheus.
 type Exporter struct {
-	targets  []*Target
-	timeout  time.Duration // the longest of the targets'
+	options  Options
+	targets  *Targets
 	table    *Table
 	registry *prometheus.Registry // the exporter's own metrics
-	options  Options
+	shared   atomic.Uint64        // probes with several callers
+	limiter  *Limiter             // for probes of configured targets
+	adHoc    *Limiter             // for those of ad-hoc ones
+
+	rendering atomic.Int64 // how many nanoseconds showing all targets took last
+
+	mu       sync.Mutex // protects what follows
+	reloaded bool       // the last reload succeeded
+	at       time.Time  // when one last did
 }
+
+// NewProber makes a prober of a target; onLoss is told when its kept session is lost.
+type NewProber func(target *config.Target, onLoss func(probe.LossReason, time.Time)) Prober
 
 // Options of an Exporter.
 type Options struct {
 	// TimeoutOffset is taken off what Prometheus says, for the way back.
 	TimeoutOffset time.Duration
-	// Sessions are the connections to count; Shared the probes with several callers.
+	// MaxInFlight bounds the probes at once: of configured targets, and of ad-hoc ones.
+	MaxInFlight int
+	// HideTargets leaves the targets' series away from /metrics.
+	HideTargets bool
+	// Keeps says that probers keep a session.
+	Keeps bool
+	// NewProber makes the probers.
+	NewProber NewProber
+	// Sessions are the connections to count.
 	Sessions *probe.Sessions
-	Shared   *atomic.Uint64
 	Logger   *slog.Logger
 }
 
-// NewExporter returns an exporter of targets, which it closes.
-func NewExporter(targets []*Target, options Options) *Exporter {
-	e := &Exporter{targets: targets, table: NewTable(), registry: prometheus.NewRegistry(), options: options}
-	for _, t := range targets {
-		e.timeout = max(e.timeout, t.timeout)
+// NewExporter returns an exporter that watches nothing until Apply says what.
+func NewExporter(options Options) *Exporter {
+	e := &Exporter{
+		options: options, table: NewTable(), registry: prometheus.NewRegistry(),
+		limiter: NewLimiter(options.MaxInFlight), adHoc: NewLimiter(options.MaxInFlight),
+	}
+	e.targets = newTargets(e.watch)
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: Name + name, Help: help}, value)
 	}
 	sessions := func(state string, count func() int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -60,69 +90,158 @@ func NewExporter(targets []*Target, options Options) *Exporter {
 		version.NewCollector(Name),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: Name + "_targets", Help: "Configured targets."},
-			func() float64 { return float64(len(e.targets)) }),
+		gauge("_targets", "Configured targets.", func() float64 { return float64(e.targets.Len()) }),
+		gauge("_config_last_reload_successful", "Whether the last try to load the configuration succeeded.", func() float64 {
+			if ok, _ := e.reload(); ok {
+				return 1
+			}
+			return 0
+		}),
+		gauge("_config_last_reload_success_timestamp_seconds", "When the configuration was last loaded.", func() float64 {
+			_, at := e.reload()
+			return float64(at.UnixMilli()) / 1e3
+		}),
 		sessions("idle", options.Sessions.Idle),
 		sessions("in_use", options.Sessions.InUse),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: Name + "_shared_probes_total", Help: "Probes that answered more than one caller.",
-		}, func() float64 { return float64(options.Shared.Load()) }),
+		}, func() float64 { return float64(e.shared.Load()) }),
 	)
 	return e
 }
 
-// Close closes all targets, until ctx ends.
-func (e *Exporter) Close(ctx context.Context) error {
-	closing := make([]func() error, len(e.targets))
-	for i, t := range e.targets {
-		closing[i] = func() error { return t.Close(ctx) }
+// watch begins to watch a target. No log line names an ad-hoc target: its name is an address.
+func (e *Exporter) watch(t *config.Target, adHoc bool) *Target {
+	logger, limiter := e.options.Logger, e.limiter
+	switch {
+	case adHoc:
+		limiter = e.adHoc
+		logger = logger.With("ad_hoc_module", t.Module)
+	case t.Name != "":
+		logger = logger.With("target", t.Name)
 	}
-	return sideBySide(closing)
+	return NewTarget(
+		TargetOptions{
+			Name: t.Name, Probing: t.Probing, Keeps: e.options.Keeps, Logger: logger, Shared: &e.shared, Limiter: limiter,
+		},
+		func(onLoss func(probe.LossReason, time.Time)) Prober { return e.options.NewProber(t, onLoss) })
 }
+
+// Apply makes the exporter watch what file says, and keeps what has not changed.
+func (e *Exporter) Apply(file *config.File) {
+	e.targets.Apply(file)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.reloaded, e.at = true, time.Now()
+}
+
+// Failed records that a configuration could not be loaded; the one before stays.
+func (e *Exporter) Failed() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.reloaded = false
+}
+
+func (e *Exporter) reload() (bool, time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.reloaded, e.at
+}
+
+// Close closes all targets, until ctx ends.
+func (e *Exporter) Close(ctx context.Context) error { return e.targets.Close(ctx) }
 
 // ServeHTTP answers a scrape of /metrics: it probes every target, side by side, and shows the results and the
 // exporter's own metrics. It answers with 200 by the deadline, whatever the targets do; that is the least of what
 // Prometheus waits for less the offset, and each target's timeout. A client that hangs up gets nothing, and so does one
 // whose request the server ends; an empty answer would pass for a scrape of nothing.
 func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	deadline := time.Now().Add(e.budget(r.Header.Get(timeoutHeader)))
-	snapshots := make([]Snapshot, len(e.targets))
-	probes := make([]func() error, len(e.targets))
-	for i, t := range e.targets {
-		probes[i] = func() error { //nolint:contextcheck // a flight outlives each of its callers
-			s, ok := t.Probe(r.Context(), deadline)
-			if !ok {
-				return context.Cause(r.Context())
+	var snapshots []Snapshot
+	if !e.options.HideTargets {
+		snapshots = e.probeAll(r)
+	}
+	start := time.Now()
+	e.show(w, r, gatherers{e.table.LabelledView(snapshots), e.registry}, e.registry)
+	e.rendering.Store(int64(time.Since(start)))
+}
+
+// probeAll probes every configured target. One that is not configured any more when its turn comes is left out.
+func (e *Exporter) probeAll(r *http.Request) []Snapshot {
+	targets := e.targets.All()
+	var longest time.Duration
+	for _, t := range targets {
+		longest = max(longest, t.options.Timeout)
+	}
+	budget := e.budget(r.Header.Get(timeoutHeader), longest)
+	// Showing very many targets takes a while, which must fit in as well. A slow client does not count without limit.
+	budget -= min(time.Duration(e.rendering.Load()), budget/4)
+	deadline := time.Now().Add(budget)
+	step := min(pace, budget/4/time.Duration(max(1, len(targets))))
+	found := make([]*Snapshot, len(targets))
+	probes := make([]func() error, len(targets))
+	for i, t := range targets {
+		probes[i] = func() error {
+			if err := sleep(r.Context(), time.Duration(i)*step); err != nil {
+				return err
 			}
-			snapshots[i] = s
+			s, err := t.Probe(r.Context(), deadline)
+			for errors.Is(err, ErrClosed) { // a reload has dropped it, or put another one in its place
+				if t = e.targets.Configured(t.options.Name); t == nil {
+					return nil
+				}
+				s, err = t.Probe(r.Context(), deadline)
+			}
+			if err != nil {
+				return err
+			}
+			found[i] = &s
 			return nil
 		}
 	}
 	if sideBySide(probes) != nil {
 		panic(http.ErrAbortHandler)
 	}
-	shown := prometheus.NewRegistry()
-	for _, s := range snapshots {
-		if err := shown.Register(e.table.View(s)); err != nil {
-			e.options.Logger.Error("cannot show a target", "err", err)
+	snapshots := make([]Snapshot, 0, len(found))
+	for _, s := range found {
+		if s != nil {
+			snapshots = append(snapshots, *s)
 		}
 	}
-	promhttp.HandlerFor(prometheus.Gatherers{shown, e.registry}, promhttp.HandlerOpts{
+	return snapshots
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// show answers with what g gathers; errors of it are counted in own, if that is given.
+func (e *Exporter) show(w http.ResponseWriter, r *http.Request, g prometheus.Gatherer, own prometheus.Registerer) {
+	// From here on only the client can be slow. A writer without deadlines has its own way to give up.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	promhttp.HandlerFor(g, promhttp.HandlerOpts{
 		ErrorHandling:     promhttp.ContinueOnError,
 		ErrorLog:          errorLog{e.options.Logger},
-		Registry:          e.registry,
+		Registry:          own,
 		EnableOpenMetrics: true,
 	}).ServeHTTP(w, r)
 }
 
-// budget is how long a scrape may take. A header that makes no sense counts as none.
-func (e *Exporter) budget(header string) time.Duration {
+// budget is how long a probe may take, of a target with this timeout. A header that makes no sense counts as none.
+func (e *Exporter) budget(header string, timeout time.Duration) time.Duration {
 	seconds, err := strconv.ParseFloat(header, 64)
 	if err != nil || !(seconds > 0 && seconds < time.Hour.Seconds()) {
-		return e.timeout
+		return timeout
 	}
 	waits := time.Duration(seconds * float64(time.Second))
-	return min(e.timeout, max(waits-e.options.TimeoutOffset, leastBudget))
+	return min(timeout, max(waits-e.options.TimeoutOffset, leastBudget))
 }
 
 // sideBySide runs all functions at once and returns the first error of the list.
@@ -142,6 +261,24 @@ func sideBySide(functions []func() error) error {
 		}
 	}
 	return nil
+}
+
+// gatherers puts what several gather one behind the other. Unlike prometheus.Gatherers it does not look for names that
+// meet: a test does.
+type gatherers []prometheus.Gatherer
+
+// Gather gathers from all, and what it could also beside an error.
+func (gs gatherers) Gather() ([]*dto.MetricFamily, error) {
+	var (
+		all  []*dto.MetricFamily
+		errs prometheus.MultiError
+	)
+	for _, g := range gs {
+		families, err := g.Gather()
+		all = append(all, families...)
+		errs.Append(err)
+	}
+	return all, errs.MaybeUnwrap()
 }
 
 // errorLog lets promhttp log through slog.

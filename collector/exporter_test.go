@@ -9,8 +9,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/prometheus/common/expfmt"
 
+	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/probe"
 )
 
@@ -54,6 +56,15 @@ func healthy() *probe.Result {
 	return r
 }
 
+// standby is a replica that is two seconds behind, and has TLS.
+func standby() *probe.Result {
+	r := healthy()
+	r.TLS = &probe.TLS{NotAfter: time.Unix(1900000000, 0), Version: "TLS 1.3", Cipher: "TLS_AES_256_GCM_SHA384"}
+	f := r.Figures
+	f.Replica, f.ReadOnly, f.WALReceiverUp, f.ReplicationLag = true, true, seconds(1), seconds(2)
+	return r
+}
+
 func unprivileged() *probe.Result {
 	r := healthy()
 	f := r.Figures
@@ -79,38 +90,57 @@ type fixedProber struct{ result *probe.Result }
 func (p fixedProber) Probe(context.Context) *probe.Result { return p.result }
 func (p fixedProber) Close(context.Context) error         { return nil }
 
-func newTestExporter(r *probe.Result) (*Exporter, *Target) {
-	shared, sessions := &atomic.Uint64{}, &probe.Sessions{}
-	logger := slog.New(slog.DiscardHandler)
-	target := NewTarget(TargetOptions{Timeout: 5 * time.Second, Keeps: true, Logger: logger, Shared: shared},
-		func(func(probe.LossReason, time.Time)) Prober { return fixedProber{r} })
-	return NewExporter([]*Target{target}, Options{
-		TimeoutOffset: 500 * time.Millisecond, Sessions: sessions, Shared: shared, Logger: logger,
-	}), target
+// newTestExporter watches targets that find r, one for each name.
+func newTestExporter(t *testing.T, r *probe.Result, names ...string) *Exporter {
+	t.Helper()
+	e := NewExporter(Options{
+		TimeoutOffset: 500 * time.Millisecond, MaxInFlight: 10, Keeps: true, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler),
+		NewProber: func(*config.Target, func(probe.LossReason, time.Time)) Prober { return fixedProber{r} },
+	})
+	file := &config.File{}
+	for _, name := range names {
+		file.Targets = append(file.Targets, &config.Target{Name: name, Probing: config.Probing{Timeout: 5 * time.Second}})
+	}
+	e.Apply(file)
+	t.Cleanup(func() {
+		if err := e.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+// exposition is a view as the text format writes it. prometheus.Gatherers finds what a registry would find wrong with it.
+func exposition(t *testing.T, e *Exporter, v *View) string {
+	t.Helper()
+	families, err := prometheus.Gatherers{v, e.registry}.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	for _, family := range families {
+		if strings.HasPrefix(family.GetName(), Name) || !strings.HasPrefix(family.GetName(), "pg_") {
+			continue
+		}
+		if _, err := expfmt.MetricFamilyToText(&text, family); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return text.String()
 }
 
 // TestGolden holds what is shown of a server against the files in testdata, and promlint finds nothing in it.
 func TestGolden(t *testing.T) {
-	for name, r := range map[string]*probe.Result{"up": healthy(), "unprivileged": unprivileged(), "down": down()} {
+	for name, r := range map[string]*probe.Result{"up": healthy(), "unprivileged": unprivileged(), "standby": standby(), "down": down()} {
 		t.Run(name, func(t *testing.T) {
-			e, target := newTestExporter(r)
+			e := newTestExporter(t, r, "")
+			target := e.targets.All()[0]
 			target.lost(probe.LossCrash, time.Unix(1799999999, 0))
 			snapshot, _ := target.Probe(t.Context(), time.Now().Add(time.Minute))
-			registry := prometheus.NewPedanticRegistry()
-			registry.MustRegister(e.table.View(snapshot))
-			families, err := registry.Gather()
-			if err != nil {
-				t.Fatal(err)
-			}
-			var got bytes.Buffer
-			for _, family := range families {
-				if _, err := expfmt.MetricFamilyToText(&got, family); err != nil {
-					t.Fatal(err)
-				}
-			}
+			got := exposition(t, e, e.table.View(snapshot))
 			file := filepath.Join("testdata", name+".prom")
 			if *update {
-				if err := os.WriteFile(file, got.Bytes(), 0o644); err != nil {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -118,10 +148,10 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got.String() != string(want) {
-				t.Errorf("differs from %s (go test ./collector -update writes it anew):\n%s", file, got.String())
+			if got != string(want) {
+				t.Errorf("differs from %s (go test ./collector -update writes it anew):\n%s", file, got)
 			}
-			problems, err := promlint.New(&got).Lint()
+			problems, err := promlint.New(strings.NewReader(got)).Lint()
 			if err != nil || len(problems) > 0 {
 				t.Errorf("promlint: %v %v", problems, err)
 			}
@@ -129,16 +159,66 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestLabel: /metrics shows of each target what /probe shows, with the label target and nothing else.
+func TestLabel(t *testing.T) {
+	names := []string{"a", `odd "name" {}, ü\`}
+	e := newTestExporter(t, healthy(), names...)
+	var snapshots []Snapshot
+	want := map[string]bool{}
+	for _, target := range e.targets.All() {
+		s, err := target.Probe(t.Context(), time.Now().Add(time.Minute))
+		if err != nil {
+			t.Fatal(err)
+		}
+		snapshots = append(snapshots, s)
+		label := targetLabel + `="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s.Target) + `"`
+		for line := range strings.Lines(exposition(t, e, e.table.View(s))) {
+			switch name, rest, labelled := strings.Cut(line, "{"); {
+			case strings.HasPrefix(line, "#"):
+				want[line] = true
+			case !labelled:
+				want[strings.Replace(name, " ", "{"+label+"} ", 1)] = true
+			default: // labels are in the order of their names, le behind all others
+				labels, value, _ := strings.Cut(rest, "} ")
+				all := append(regexp.MustCompile(`[a-z_]+="(?:[^"\\]|\\.)*"`).FindAllString(labels, -1), label)
+				slices.SortFunc(all, func(a, b string) int {
+					if aIsLe, bIsLe := strings.HasPrefix(a, "le="), strings.HasPrefix(b, "le="); aIsLe != bIsLe {
+						if aIsLe {
+							return 1
+						}
+						return -1
+					}
+					return strings.Compare(a, b)
+				})
+				want[name+"{"+strings.Join(all, ",")+"} "+value] = true
+			}
+		}
+	}
+	got := map[string]bool{}
+	for line := range strings.Lines(exposition(t, e, e.table.LabelledView(snapshots))) {
+		got[line] = true
+		if !want[line] {
+			t.Errorf("/metrics alone has %s", line)
+		}
+	}
+	for line := range want {
+		if !got[line] {
+			t.Errorf("/metrics lacks %s", line)
+		}
+	}
+}
+
 // TestOwnMetrics: the exporter's own metrics are there beside the target's, and are as promlint wants them.
 func TestOwnMetrics(t *testing.T) {
-	e, _ := newTestExporter(healthy())
+	e := newTestExporter(t, healthy(), "")
 	response := httptest.NewRecorder()
 	e.ServeHTTP(response, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
 	if response.Code != http.StatusOK {
 		t.Fatalf("status %d", response.Code)
 	}
 	for _, series := range []string{
-		"pg_up 1", "pg_liveness_exporter_targets 1", `pg_liveness_exporter_sessions{state="idle"} 0`,
+		"pg_up 1", "pg_liveness_exporter_targets 1", "pg_liveness_exporter_config_last_reload_successful 1",
+		"pg_liveness_exporter_config_last_reload_success_timestamp_seconds 1.", `pg_liveness_exporter_sessions{state="idle"} 0`,
 		"pg_liveness_exporter_shared_probes_total 0", "pg_liveness_exporter_build_info{", "go_goroutines ",
 	} {
 		if !strings.Contains(response.Body.String(), "\n"+series) {
@@ -157,13 +237,13 @@ func TestOwnMetrics(t *testing.T) {
 }
 
 func TestBudget(t *testing.T) {
-	e, _ := newTestExporter(healthy())
+	e := newTestExporter(t, healthy(), "")
 	for header, want := range map[string]time.Duration{
 		"": 5 * time.Second, "10": 5 * time.Second, "3": 2500 * time.Millisecond, "0.55": leastBudget, "0.01": leastBudget,
 		"0": 5 * time.Second, "-1": 5 * time.Second, "NaN": 5 * time.Second, "+Inf": 5 * time.Second, "soon": 5 * time.Second,
 		"1e300": 5 * time.Second,
 	} {
-		if got := e.budget(header); got != want {
+		if got := e.budget(header, 5*time.Second); got != want {
 			t.Errorf("%q: got %s, want %s", header, got, want)
 		}
 	}

@@ -13,6 +13,12 @@ import (
 // endGrace is how long a caller waits for a flight whose deadline has come to tell what it found.
 const endGrace = 200 * time.Millisecond
 
+// deadlineSlack is how far apart deadlines may be that count as one: each is taken from a clock a little later.
+const deadlineSlack = 50 * time.Millisecond
+
+// ErrClosed says that a target is not watched any more.
+var ErrClosed = errors.New("the target is not watched any more")
+
 // errNobodyWaits ends a flight that all callers left. It was no probe.
 var errNobodyWaits = errors.New("nobody waits for this probe any more")
 
@@ -27,6 +33,7 @@ type flight struct {
 	// protected by the target's mu
 	callers []time.Time // their deadlines
 	timer   *time.Timer
+	sampled bool // one of them is the sampler
 }
 
 // flightContext is the context of a flight, whose deadline moves when callers with a later one come aboard.
@@ -55,78 +62,91 @@ func (c *flightContext) Err() error {
 }
 
 // Probe asks the server, or waits for the probe that is under way, and returns what it found. It returns by deadline,
-// give or take some milliseconds, or when ctx ends, and then with false: the caller has gone.
+// give or take some milliseconds, or when ctx ends, and then with its cause: the caller has gone. A target that was
+// closed gives ErrClosed.
 //
 // A caller whose deadline passes before that of the probe gets a result without an answer, which is not counted.
-func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, bool) {
+func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error) {
+	return t.wait(ctx, deadline, false)
+}
+
+// wait is Probe, for the sampler too.
+func (t *Target) wait(ctx context.Context, deadline time.Time, samples bool) (Snapshot, error) {
 	start := time.Now()
-	wait := time.NewTimer(time.Until(deadline))
-	defer wait.Stop()
+	over := time.NewTimer(time.Until(deadline))
+	defer over.Stop()
 	for {
-		f, joined := t.board(deadline) //nolint:contextcheck // a flight outlives each of its callers
+		f, joined := t.board(deadline, samples)
+		if f == nil {
+			return Snapshot{}, ErrClosed
+		}
 		if !joined {
 			// The flight was left by everyone and is about to end.
 			select {
 			case <-f.done:
 				continue
-			case <-wait.C:
-				return t.unanswered(start), true
+			case <-over.C:
+				return t.unanswered(start), nil
 			case <-ctx.Done():
-				return Snapshot{}, false
+				return Snapshot{}, context.Cause(ctx)
 			}
 		}
 		select {
 		case <-f.done:
-			return f.snapshot, true
+			return f.snapshot, nil
 		case <-ctx.Done():
 			t.leave(f, deadline)
-			return Snapshot{}, false
-		case <-wait.C:
+			return Snapshot{}, context.Cause(ctx)
+		case <-over.C:
 		}
-		if latest, _ := f.ctx.Deadline(); !latest.After(deadline) {
+		if latest, _ := f.ctx.Deadline(); latest.Sub(deadline) < deadlineSlack {
 			select {
 			case <-f.done:
-				return f.snapshot, true
-			case <-time.After(endGrace):
+				return f.snapshot, nil
+			case <-time.After(deadlineSlack + endGrace):
 			}
 		}
 		t.leave(f, deadline)
-		return t.unanswered(start), true
+		return t.unanswered(start), nil
 	}
 }
 
 func (t *Target) unanswered(start time.Time) Snapshot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.snapshot(probe.Unanswered(start, time.Since(start), t.keeps))
+	return t.snapshot(probe.Unanswered(start, time.Since(start), t.options.Keeps))
 }
 
 // snapshot makes r and what was counted up to now fit to be shown. The caller holds t.mu.
 func (t *Target) snapshot(r *probe.Result) Snapshot {
-	return Snapshot{Result: r, history: t.seen.clone(), connect: t.connect, query: t.query}
+	return Snapshot{Target: t.options.Name, Result: r, history: t.seen.clone(), connect: t.connect, query: t.query}
 }
 
-// board gets a caller aboard the flight under way, or starts one. It reports false for a flight that ends already.
-func (t *Target) board(deadline time.Time) (*flight, bool) {
+// board gets a caller aboard the flight under way, or starts one. It reports false for a flight that ends already, and
+// returns none once the target is closed.
+func (t *Target) board(deadline time.Time, samples bool) (*flight, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.flight
-	if f == nil {
+	switch {
+	case t.closed:
+		return nil, false
+	case f == nil:
 		now := time.Now()
-		f = &flight{start: now, done: make(chan struct{}), callers: []time.Time{deadline}}
-		f.ctx = &flightContext{deadline: earlier(deadline, now.Add(t.timeout))}
+		f = &flight{start: now, done: make(chan struct{}), callers: []time.Time{deadline}, sampled: samples}
+		f.ctx = &flightContext{deadline: earlier(deadline, now.Add(t.options.Timeout))}
 		f.ctx.Context, f.ctx.end = context.WithCancelCause(context.Background())
 		f.timer = time.AfterFunc(f.ctx.deadline.Sub(now), func() { f.ctx.end(context.DeadlineExceeded) })
 		t.flight = f
 		go t.fly(f)
 		return f, true
-	}
-	if f.ctx.Err() != nil {
+	case f.ctx.Err() != nil:
 		return f, false
 	}
+	f.sampled = f.sampled || samples
 	f.callers = append(f.callers, deadline)
 	if len(f.callers) == 2 {
-		t.shared.Add(1)
+		t.options.Shared.Add(1)
 	}
 	t.reschedule(f)
 	return f, true
@@ -147,7 +167,7 @@ func (t *Target) leave(f *flight, deadline time.Time) {
 
 // reschedule makes the flight end with the last of its callers. The caller holds t.mu.
 func (t *Target) reschedule(f *flight) {
-	deadline := earlier(slices.MaxFunc(f.callers, time.Time.Compare), f.start.Add(t.timeout))
+	deadline := earlier(slices.MaxFunc(f.callers, time.Time.Compare), f.start.Add(t.options.Timeout))
 	if !f.timer.Stop() {
 		return // it ends right now
 	}
@@ -159,14 +179,17 @@ func (t *Target) reschedule(f *flight) {
 
 // fly probes and counts the result before anybody sees it.
 func (t *Target) fly(f *flight) {
-	r := t.prober.Probe(f.ctx)
+	t.mu.Lock()
+	answered := t.seen.last == nil || t.seen.last.Up()
+	t.mu.Unlock()
+	r := t.ask(f, answered)
 	t.mu.Lock()
 	f.timer.Stop()
 	counts := !errors.Is(context.Cause(f.ctx), errNobodyWaits)
 	var before history
 	if counts {
 		before = t.seen
-		t.record(r)
+		t.record(r, f.sampled || t.options.Interval == 0)
 	}
 	f.ctx.end(nil)
 	f.snapshot = t.snapshot(r)
@@ -176,6 +199,16 @@ func (t *Target) fly(f *flight) {
 	if counts {
 		t.logChanges(before, r)
 	}
+}
+
+// ask probes when there is room. The time to wait for it is part of the probe's.
+func (t *Target) ask(f *flight, answered bool) *probe.Result {
+	leave, ok := t.options.Limiter.enter(f.ctx, answered)
+	if !ok {
+		return probe.Overloaded(f.start, time.Since(f.start), t.options.Keeps)
+	}
+	defer leave()
+	return t.prober.Probe(f.ctx)
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/probe"
 )
 
@@ -35,7 +36,7 @@ func (p *slowProber) Close(context.Context) error { return nil }
 
 func newTestTarget(p Prober, logs *strings.Builder) *Target {
 	return NewTarget(TargetOptions{
-		Timeout: 5 * time.Second, Keeps: true, Logger: slog.New(slog.NewTextHandler(logs, nil)), Shared: &atomic.Uint64{},
+		Probing: config.Probing{Timeout: 5 * time.Second}, Keeps: true, Logger: slog.New(slog.NewTextHandler(logs, nil)), Shared: &atomic.Uint64{}, Limiter: NewLimiter(9),
 	}, func(func(probe.LossReason, time.Time)) Prober { return p })
 }
 
@@ -71,6 +72,7 @@ func TestFlight(t *testing.T) {
 		{"an earlier deadline counts nothing", 2 * s, []caller{{waits: s}, {waits: 4 * s}}, []answer{{s, false, true}, {2 * s, true, true}}, 1, 0, 1, 1},
 		{"a later caller moves the end", 9 * s, []caller{{waits: 2 * s}, {comes: s, waits: 3 * s}}, []answer{{2 * s, false, true}, {4 * s, false, true}}, 1, 1, 1, 1},
 		{"but not beyond the timeout", 9 * s, []caller{{waits: 2 * s}, {comes: s, waits: 9 * s}}, []answer{{2 * s, false, true}, {5 * s, false, true}}, 1, 1, 1, 1},
+		{"deadlines that nearly meet are one", 9 * s, []caller{{waits: 5*s - s/1000}, {comes: s, waits: 9 * s}}, []answer{{5 * s, false, true}, {5 * s, false, true}}, 1, 1, 1, 1},
 		{"a caller who hangs up only leaves", 2 * s, []caller{{waits: 3 * s, hangsUp: s}, {waits: 3 * s}}, []answer{{s, false, false}, {2 * s, true, true}}, 1, 0, 1, 1},
 		{"the last one who hangs up ends it", 9 * s, []caller{{waits: 3 * s, hangsUp: s}}, []answer{{s, false, false}}, 0, 0, 1, 0},
 		{"the last deadline of those who stay", 9 * s, []caller{{waits: 4 * s, hangsUp: s}, {waits: 2 * s}}, []answer{{s, false, false}, {2 * s, false, true}}, 1, 1, 1, 1},
@@ -91,7 +93,8 @@ func TestFlight(t *testing.T) {
 							ctx, cancel = context.WithTimeout(ctx, c.hangsUp)
 							defer cancel()
 						}
-						snapshot, ok := target.Probe(ctx, time.Now().Add(c.waits))
+						snapshot, err := target.Probe(ctx, time.Now().Add(c.waits))
+						ok := err == nil
 						answers[i] = answer{time.Since(start), ok && snapshot.Result.Up(), ok}
 						if ok && snapshot.Result.Up() && snapshot.probes == 0 {
 							t.Error("shown before it was counted")
@@ -108,8 +111,8 @@ func TestFlight(t *testing.T) {
 				if got := target.seen; got.probes != test.counted || got.failures[probe.ReasonTimeout] != test.failures {
 					t.Errorf("counted %d probes and %d failures, want %d and %d", got.probes, got.failures[probe.ReasonTimeout], test.counted, test.failures)
 				}
-				if p.probes.Load() != test.asked || target.shared.Load() != test.shared {
-					t.Errorf("asked %d times, shared %d, want %d and %d", p.probes.Load(), target.shared.Load(), test.asked, test.shared)
+				if p.probes.Load() != test.asked || target.options.Shared.Load() != test.shared {
+					t.Errorf("asked %d times, shared %d, want %d and %d", p.probes.Load(), target.options.Shared.Load(), test.asked, test.shared)
 				}
 			})
 		})
@@ -124,11 +127,11 @@ func TestCallerAfterHangUp(t *testing.T) {
 		target := newTestTarget(p, &logs)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, ok := target.Probe(ctx, time.Now().Add(3*time.Second)); ok {
+		if _, err := target.Probe(ctx, time.Now().Add(3*time.Second)); err == nil {
 			t.Error("a caller who hung up got an answer")
 		}
-		snapshot, ok := target.Probe(t.Context(), time.Now().Add(3*time.Second))
-		if !ok || snapshot.Result.Up() != true || snapshot.probes != 1 {
+		snapshot, err := target.Probe(t.Context(), time.Now().Add(3*time.Second))
+		if err != nil || snapshot.Result.Up() != true || snapshot.probes != 1 {
 			t.Errorf("got %+v", snapshot.Result)
 		}
 	})
@@ -158,7 +161,7 @@ func TestLogsChangesAlone(t *testing.T) {
 		refused := &probe.Failure{Reason: probe.ReasonRefused, State: probe.StateNoResponse, Phase: probe.PhaseDial}
 		for _, f := range []*probe.Failure{nil, nil, auth, auth, refused, nil, nil} {
 			p.next = f
-			target.Probe(t.Context(), time.Now().Add(time.Minute))
+			_, _ = target.Probe(t.Context(), time.Now().Add(time.Minute))
 			synctest.Wait() // the line is written behind the answer
 		}
 		lines := strings.Count(logs.String(), "\n")

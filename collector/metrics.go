@@ -1,19 +1,25 @@
 package collector
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"pg_liveness_exporter/probe"
 )
 
 // metric is one row of the table of all metrics of a target: what it is called, and how it is read off a snapshot.
 type metric struct {
-	desc *prometheus.Desc
-	kind prometheus.ValueType
-	// read emits the metric's series; none where the value is unknown.
-	read func(s *Snapshot, emit emit)
+	name, help string
+	labels     []string // in alphabetical order
+	kind       dto.MetricType
+	// read emits the metric's series; none where the value is unknown. A histogram is given by the other function.
+	read      func(s *Snapshot, emit emit)
+	histogram func(s *Snapshot) prometheus.Histogram
 }
 
 // emit adds a series with the values of the metric's labels.
@@ -41,31 +47,32 @@ func (e emit) bool(b bool, labels ...string) {
 }
 
 // Table is what is shown of each target. It is made once and shared.
-type Table struct {
-	metrics        []metric
-	connect, query *prometheus.Desc
-}
+type Table struct{ metrics []metric }
 
 const (
-	gauge   = prometheus.GaugeValue
-	counter = prometheus.CounterValue
+	gauge   = dto.MetricType_GAUGE
+	counter = dto.MetricType_COUNTER
 )
 
 // NewTable returns the metrics of a PostgreSQL server.
 func NewTable() *Table {
-	t := &Table{
-		connect: prometheus.NewDesc(connectName, connectHelp, nil, nil),
-		query:   prometheus.NewDesc(queryName, queryHelp, nil, nil),
-	}
+	t := &Table{}
 	t.probes()
 	t.sessions()
 	t.connections()
 	t.server()
+	t.histogram(connectName, connectHelp, func(s *Snapshot) prometheus.Histogram { return s.connect })
+	t.histogram(queryName, queryHelp, func(s *Snapshot) prometheus.Histogram { return s.query })
+	slices.SortFunc(t.metrics, func(a, b metric) int { return strings.Compare(a.name, b.name) })
 	return t
 }
 
-func (t *Table) add(kind prometheus.ValueType, name, help string, labels []string, read func(*Snapshot, emit)) {
-	t.metrics = append(t.metrics, metric{prometheus.NewDesc(name, help, labels, nil), kind, read})
+func (t *Table) add(kind dto.MetricType, name, help string, labels []string, read func(*Snapshot, emit)) {
+	t.metrics = append(t.metrics, metric{name: name, help: help, labels: labels, kind: kind, read: read})
+}
+
+func (t *Table) histogram(name, help string, of func(*Snapshot) prometheus.Histogram) {
+	t.metrics = append(t.metrics, metric{name: name, help: help, kind: dto.MetricType_HISTOGRAM, histogram: of})
 }
 
 // figure adds a gauge that is absent while no session could read the figures.
@@ -184,6 +191,28 @@ func (t *Table) server() {
 	t.figure("pg_checkpointer_start_time_seconds",
 		"When the checkpointer was started: later than the server's start after a crash restart.", nil,
 		func(f *probe.Figures, emit emit) { emit.number(f.CheckpointerStart) })
+	t.add(gauge, "pg_tls_certificate_not_after_timestamp_seconds",
+		"When the server's certificate expires, as seen in this probe's handshake, also where it was not accepted.", nil,
+		func(s *Snapshot, emit emit) {
+			if s.Result.TLS != nil {
+				emit.time(s.Result.TLS.NotAfter)
+			}
+		})
+	t.add(gauge, "pg_tls_info", "TLS version and cipher suite of this probe's new session.", []string{"cipher", "version"},
+		func(s *Snapshot, emit emit) {
+			if shown := s.Result.TLS; shown != nil && shown.Version != "" {
+				emit(1, shown.Cipher, shown.Version)
+			}
+		})
+	t.figure("pg_replication_is_replica", "Whether the server is in recovery.", nil,
+		func(f *probe.Figures, emit emit) { emit.bool(f.Replica) })
+	t.figure("pg_transaction_read_only", "Whether a new transaction cannot write: on a replica, or by default_transaction_read_only.", nil,
+		func(f *probe.Figures, emit emit) { emit.bool(f.ReadOnly) })
+	t.figure("pg_wal_receiver_up", "Whether a replica's WAL receiver is streaming.", nil,
+		func(f *probe.Figures, emit emit) { emit.number(f.WALReceiverUp) })
+	t.figure("pg_replication_lag_seconds",
+		"Seconds that a replica may be behind: 0 when all that was received is replayed and the receiver is streaming.", nil,
+		func(f *probe.Figures, emit emit) { emit.number(f.ReplicationLag) })
 	t.figure("pg_server_info", "The server's version.", []string{"version", "version_num"},
 		func(f *probe.Figures, emit emit) { emit(1, f.Version, f.VersionNum) })
 }
@@ -219,32 +248,90 @@ func newHistogram(name, help string, buckets ...float64) prometheus.Histogram {
 	})
 }
 
-// View shows one snapshot. It is a prometheus.Collector that does no I/O.
+// View shows snapshots, one for each target. It is a prometheus.Gatherer that does no I/O.
+//
+// A prometheus.Collector would need a registry made for each scrape, which checks again and again what a test checks
+// once (that names, labels and series are sound), and costs twice as much as all the rest of showing a target.
 type View struct {
-	table    *Table
-	snapshot Snapshot
+	table     *Table
+	snapshots []Snapshot
+	labelled  bool
 }
 
-// View returns what is shown of a snapshot.
-func (t *Table) View(s Snapshot) *View { return &View{t, s} }
+// View returns what is shown of a snapshot, as /probe does: without a label for the target.
+func (t *Table) View(s Snapshot) *View { return &View{table: t, snapshots: []Snapshot{s}} }
 
-// Describe sends the descriptors of all rows.
-func (v *View) Describe(ch chan<- *prometheus.Desc) {
-	for i := range v.table.metrics {
-		ch <- v.table.metrics[i].desc
-	}
-	ch <- v.table.connect
-	ch <- v.table.query
+// LabelledView returns what is shown of several targets: the label target tells them apart. The one target without a
+// name has no such label.
+func (t *Table) LabelledView(snapshots []Snapshot) *View {
+	return &View{table: t, snapshots: snapshots, labelled: true}
 }
 
-// Collect sends the series of the snapshot.
-func (v *View) Collect(ch chan<- prometheus.Metric) {
+// targetLabel is the name of the label that tells targets apart.
+const targetLabel = "target"
+
+// Gather returns the series: families in the order of their names, and in each family one target after the other.
+func (v *View) Gather() ([]*dto.MetricFamily, error) {
+	families := make([]*dto.MetricFamily, 0, len(v.table.metrics))
 	for i := range v.table.metrics {
 		m := &v.table.metrics[i]
-		m.read(&v.snapshot, func(value float64, labels ...string) {
-			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, value, labels...)
-		})
+		var series []*dto.Metric
+		for j := range v.snapshots {
+			added, err := v.series(m, &v.snapshots[j])
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", m.name, err)
+			}
+			series = append(series, added...)
+		}
+		if series != nil {
+			families = append(families, &dto.MetricFamily{Name: &m.name, Help: &m.help, Type: &m.kind, Metric: series})
+		}
 	}
-	v.snapshot.connect.Collect(ch)
-	v.snapshot.query.Collect(ch)
+	return families, nil
+}
+
+// series are a metric's series of one target, in the order of their labels.
+func (v *View) series(m *metric, s *Snapshot) ([]*dto.Metric, error) {
+	var target *dto.LabelPair
+	if v.labelled && s.Target != "" {
+		name := targetLabel
+		target = &dto.LabelPair{Name: &name, Value: &s.Target}
+	}
+	if m.histogram != nil {
+		h := &dto.Metric{}
+		err := m.histogram(s).Write(h)
+		if target != nil {
+			h.Label = []*dto.LabelPair{target}
+		}
+		return []*dto.Metric{h}, err
+	}
+	var series []*dto.Metric
+	m.read(s, func(value float64, labels ...string) { series = append(series, m.sample(value, labels, target)) })
+	slices.SortFunc(series, func(a, b *dto.Metric) int {
+		return slices.CompareFunc(a.GetLabel(), b.GetLabel(), func(a, b *dto.LabelPair) int {
+			return strings.Compare(a.GetValue(), b.GetValue())
+		})
+	})
+	return series, nil
+}
+
+// sample makes a series of a gauge or a counter. target may be nil.
+func (m *metric) sample(value float64, labels []string, target *dto.LabelPair) *dto.Metric {
+	s := &dto.Metric{Label: make([]*dto.LabelPair, 0, len(labels)+1)}
+	for i := range labels {
+		if target != nil && m.labels[i] > targetLabel {
+			s.Label = append(s.Label, target)
+			target = nil
+		}
+		s.Label = append(s.Label, &dto.LabelPair{Name: &m.labels[i], Value: &labels[i]})
+	}
+	if target != nil {
+		s.Label = append(s.Label, target)
+	}
+	if m.kind == counter {
+		s.Counter = &dto.Counter{Value: &value}
+	} else {
+		s.Gauge = &dto.Gauge{Value: &value}
+	}
+	return s
 }

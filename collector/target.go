@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/probe"
 )
 
@@ -23,15 +24,19 @@ type Prober interface {
 
 // Target is a server with everything that is kept of it between two probes.
 type Target struct {
+	options TargetOptions
 	prober  Prober
-	timeout time.Duration
-	keeps   bool
 	logger  *slog.Logger
-	shared  *atomic.Uint64 // probes that had more than one caller, over all targets
+	lines   *lines // what was logged of it last
 
 	connect, query prometheus.Histogram
 
+	life     context.Context //nolint:containedctx // ends with Close, and ends sampling
+	end      context.CancelFunc
+	sampling sync.WaitGroup
+
 	mu     sync.Mutex // protects what follows
+	closed bool
 	flight *flight
 	seen   history
 }
@@ -57,38 +62,64 @@ func (h history) clone() history {
 // Snapshot is a target at one moment: the result that the caller of Probe shows, and what was counted with it. It does
 // not change, but for the histograms, which are shared with later probes.
 type Snapshot struct {
+	// Target is the target's name, empty for one that has none.
+	Target string
 	Result *probe.Result
 	history
 	connect, query prometheus.Histogram
 }
 
-// TargetOptions say how a target is probed.
+// TargetOptions say how a target is probed and shown.
 type TargetOptions struct {
-	// Timeout is the most one probe may take.
-	Timeout time.Duration
+	Name string
+	config.Probing
 	// Keeps says that the prober keeps a session.
 	Keeps bool
 	// Logger gets a line for each change of the verdict; its attributes should name the target.
 	Logger *slog.Logger
 	// Shared counts probes that had more than one caller.
 	Shared *atomic.Uint64
+	// Limiter bounds the probes that are under way at once, over all targets that share it.
+	Limiter *Limiter
 }
 
 // NewTarget returns a target that asks through a prober made by newProber, which gets the function to tell of losses.
+// Close must be called when it is not needed any more.
 func NewTarget(options TargetOptions, newProber func(onLoss func(probe.LossReason, time.Time)) Prober) *Target {
 	t := &Target{
-		timeout: options.Timeout, keeps: options.Keeps, logger: options.Logger, shared: options.Shared,
+		options: options, lines: &lines{next: options.Logger.Handler()},
 		connect: newConnectHistogram(), query: newQueryHistogram(),
 		seen: history{
 			failures: make(map[probe.Reason]uint64), losses: make(map[probe.LossReason]uint64),
 		},
 	}
+	t.logger = slog.New(t.lines)
+	t.life, t.end = context.WithCancel(context.Background())
 	t.prober = newProber(t.lost)
+	if options.Interval > 0 {
+		t.sampling.Go(t.sample)
+	}
 	return t
 }
 
-// Close ends the target's sessions, until ctx ends.
-func (t *Target) Close(ctx context.Context) error { return t.prober.Close(ctx) }
+// Close waits for the probe under way, if there is one, and ends the target's sessions, until ctx ends. Nobody can board
+// a probe any more; those who are aboard get its result.
+func (t *Target) Close(ctx context.Context) error {
+	t.end()
+	t.mu.Lock()
+	t.closed = true
+	f := t.flight
+	t.mu.Unlock()
+	if f != nil {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+		}
+	}
+	err := t.prober.Close(ctx)
+	t.sampling.Wait()
+	return err
+}
 
 // lost counts the end of a kept session by the other side.
 func (t *Target) lost(reason probe.LossReason, at time.Time) {
@@ -99,8 +130,8 @@ func (t *Target) lost(reason probe.LossReason, at time.Time) {
 	t.logger.Warn("the kept session was lost", "reason", string(reason))
 }
 
-// record counts a probe. The caller holds t.mu.
-func (t *Target) record(r *probe.Result) {
+// record counts a probe, and adds its times to the histograms if they are fed by such probes. The caller holds t.mu.
+func (t *Target) record(r *probe.Result, feeds bool) {
 	h := &t.seen
 	if !sameVerdict(h.last, r) {
 		h.changed = r.Start
@@ -117,6 +148,9 @@ func (t *Target) record(r *probe.Result) {
 		h.failures[r.Failure.Reason]++
 		h.consecutiveFailures++
 	}
+	if !feeds {
+		return
+	}
 	if r.Connect.Known {
 		t.connect.Observe(r.Connect.Value)
 	}
@@ -129,12 +163,18 @@ func sameVerdict(a, b *probe.Result) bool {
 	return a != nil && a.State() == b.State() && (a.Up() || a.Failure.Reason == b.Failure.Reason)
 }
 
+// otherMistake says whether what is wrong on our side is another thing than before.
+func otherMistake(a, b *probe.Result) bool {
+	return a.State() == probe.StateMisconfigured && b.State() == probe.StateMisconfigured &&
+		(a.Failure.SQLState != b.Failure.SQLState || a.Failure.Detail != b.Failure.Detail)
+}
+
 func triedFigures(r *probe.Result) bool { return r.Figures != nil || r.FiguresFailure != nil }
 
 // logChanges writes a line when the verdict or its reason changed, and one when figures begin or cease to be readable;
 // none for a probe that found what the last one did.
 func (t *Target) logChanges(before history, now *probe.Result) {
-	if !sameVerdict(before.last, now) {
+	if !sameVerdict(before.last, now) || otherMistake(before.last, now) {
 		t.logVerdict(before, now)
 	}
 	switch failed := now.FiguresFailure; {
@@ -152,6 +192,9 @@ func (t *Target) logVerdict(before history, now *probe.Result) {
 			attributes = append(attributes, "after", now.Start.Sub(before.changed).Round(time.Millisecond).String())
 		}
 		t.logger.Info("the probe succeeds", attributes...)
+		if now.Superuser {
+			t.logger.Warn("the role is a superuser: it gets in where others find no slot, and pg_up stays 1")
+		}
 		return
 	}
 	t.logger.Warn("the probe fails", describe(now.Failure)...)

@@ -2,26 +2,79 @@
 package config
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Target is one server to watch. It does not change once it was made; what it reads from files does, and is read
-// again by every call of ConnConfig.
+// Target is one server to watch. It does not change once it was made; what it reads from files and commands does, and is
+// read again by every call of ConnConfig.
 type Target struct {
-	load func() (*pgconn.Config, error)
+	// Name is what the configuration file calls it; empty for the target from the environment and for ad-hoc ones.
+	Name string
+	// Module is the one that the target takes settings from, if any.
+	Module string
+	Probing
+
+	load   func(ctx context.Context, refused Secret) (*pgconn.Config, error)
+	source source // for a target of a file; else empty
+
+	mu      sync.Mutex // protects refused
+	refused Secret     // the password that the server refused last
+}
+
+// Probing is how a target is probed.
+type Probing struct {
+	// Timeout is the most one probe may take.
+	Timeout time.Duration
+	// Interval is the time from one probe between scrapes to the next; 0: there are none.
+	Interval time.Duration
+	// Applications also counts connections by application name.
+	Applications bool
+}
+
+// Equal says whether two targets were made from the same settings.
+func (t *Target) Equal(other *Target) bool {
+	return t.Name == other.Name && t.Module == other.Module && t.Probing == other.Probing && t.source.equal(&other.source)
 }
 
 // ConnConfig returns the settings for one login, made anew: files that hold a secret, a certificate or a service are
-// read by this call, so that a rotation needs no restart. The caller owns the result.
+// read by this call, so that a rotation needs no restart. The caller owns the result. ctx bounds a command that prints
+// the password.
 //
 // A file that holds TLS material and cannot be used gives a *TLSError; every other error is a credential or a
 // connection string that cannot be read. No error text holds a secret or a connection string.
-func (t *Target) ConnConfig() (*pgconn.Config, error) { return t.load() }
+func (t *Target) ConnConfig(ctx context.Context) (*pgconn.Config, error) {
+	t.mu.Lock()
+	refused := t.refused
+	t.mu.Unlock()
+	return t.load(ctx, refused)
+}
+
+// Renew is told that the server refused a password that ConnConfig returned. It reports whether there may be another
+// one by now: the password was printed by a command some time ago, and next time the command is run again.
+func (t *Target) Renew(refused Secret) bool {
+	t.mu.Lock()
+	t.refused = refused
+	t.mu.Unlock()
+	return t.source.renews(refused)
+}
+
+// Accepted is told that a login succeeded.
+func (t *Target) Accepted() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.refused = ""
+}
+
+// Permits says whether the server may be found at address. A target of the operator's own may be anywhere; an ad-hoc
+// one only where its module allows, so that its credentials go nowhere else.
+func (t *Target) Permits(address string) bool { return t.source.permits(address) }
 
 // TLSError says that certificates, keys or TLS settings of a target cannot be used.
 type TLSError struct{ err error }
@@ -30,20 +83,6 @@ func (e *TLSError) Error() string { return "TLS settings: " + e.err.Error() }
 
 // Unwrap returns the cause.
 func (e *TLSError) Unwrap() error { return e.err }
-
-// Secret is a text that never prints: every formatting verb and slog show a placeholder.
-type Secret string
-
-const redacted = "<secret>"
-
-// String hides the secret.
-func (Secret) String() string { return redacted }
-
-// GoString hides the secret from %#v.
-func (Secret) GoString() string { return redacted }
-
-// MarshalText hides the secret from JSON, YAML and slog.
-func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 const (
 	applicationName = "pg_liveness_exporter"
@@ -55,15 +94,21 @@ const (
 // that it names one server. An error names where the string comes from.
 func parse(source string, dsn Secret) (*pgconn.Config, error) {
 	cfg, err := parseOne(dsn)
-	if err != nil {
+	switch {
+	case errors.Is(err, errSeveral):
+		return nil, fmt.Errorf("%s: %w: list them in a --config.file", source, err)
+	case err != nil:
 		return nil, fmt.Errorf("%s: %w", source, err)
 	}
 	return cfg, nil
 }
 
+// errSeveral is a connection string for more than one server.
+var errSeveral = errors.New("names several servers, and each is a target of its own")
+
 func parseOne(dsn Secret) (*pgconn.Config, error) {
 	if listsSeveral(string(dsn)) {
-		return nil, errors.New("holds several connection strings separated by commas: run an exporter for each server")
+		return nil, errSeveral
 	}
 	if !isURL(string(dsn)) && looksLikeURL(string(dsn)) {
 		return nil, errors.New("is a URL that does not begin with postgres:// or postgresql://")
@@ -71,14 +116,14 @@ func parseOne(dsn Secret) (*pgconn.Config, error) {
 	cfg, err := pgconn.ParseConfig(string(dsn))
 	if err == nil && cfg.Database == "" {
 		// Said in the connection string, so that libpq's passfile is searched for it.
-		cfg, err = pgconn.ParseConfig(withDatabase(string(dsn), defaultDatabase))
+		cfg, err = pgconn.ParseConfig(string(with(dsn, map[string]string{"dbname": defaultDatabase})))
 	}
 	if err != nil {
 		return nil, explain(err)
 	}
 	for _, fallback := range cfg.Fallbacks {
 		if fallback.Host != cfg.Host || fallback.Port != cfg.Port {
-			return nil, errors.New("names several hosts: run an exporter for each of them")
+			return nil, errSeveral
 		}
 	}
 	if cfg.SSLCertMode == "require" {
@@ -97,18 +142,8 @@ func isURL(dsn string) bool {
 // looksLikeURL tells other kinds of URL, mistyped ones and those in quotes, which would pass for keyword=value if they
 // hold a "=".
 func looksLikeURL(dsn string) bool {
-	return regexp.MustCompile(`^['"]?(?:[A-Za-z][A-Za-z0-9+.-]*:)+/`).MatchString(dsn)
-}
-
-// withDatabase adds the name of a database to a connection string that parses and has none.
-func withDatabase(dsn, name string) string {
-	switch {
-	case !isURL(dsn):
-		return dsn + " dbname=" + name
-	case strings.Contains(dsn, "?"):
-		return dsn + "&dbname=" + name
-	}
-	return dsn + "?dbname=" + name
+	scheme, _, found := strings.Cut(strings.TrimLeft(dsn, `'"`), "/")
+	return found && strings.HasSuffix(scheme, ":") && !strings.ContainsAny(scheme, "= @'\\")
 }
 
 // listsSeveral tells postgres_exporter's comma-separated form of DATA_SOURCE_NAME: a second URL, or a comma followed

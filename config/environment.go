@@ -1,11 +1,10 @@
 package config
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
-	"os"
 	"regexp"
 	"strings"
 
@@ -25,7 +24,7 @@ import (
 // libpq's variables. getenv is os.Getenv or a stand-in for it; pgconn reads libpq's variables from the process itself.
 //
 // The second result names the variable that was used. An error names the variable and never its value.
-func FromEnvironment(getenv func(string) string) (*Target, string, error) {
+func FromEnvironment(getenv func(string) string, probing Probing) (*Target, string, error) {
 	env := environment{getenv}
 	var (
 		used string
@@ -45,11 +44,10 @@ func FromEnvironment(getenv func(string) string) (*Target, string, error) {
 	default:
 		used, load = libpq, func() (*pgconn.Config, error) { return parse(libpq, "") }
 	}
-	target := &Target{load}
-	if _, err := target.ConnConfig(); err != nil {
+	if _, err := load(); err != nil {
 		return nil, used, err
 	}
-	return target, used, nil
+	return &Target{Probing: probing, load: func(context.Context, Secret) (*pgconn.Config, error) { return load() }}, used, nil
 }
 
 const (
@@ -80,19 +78,11 @@ func (e environment) read(name string) (Secret, error) {
 	if path == "" {
 		return Secret(e.getenv(name)), nil
 	}
-	content, err := os.ReadFile(path)
+	value, err := readSecret(path)
 	if err != nil {
-		var pathErr *fs.PathError
-		if errors.As(err, &pathErr) {
-			err = pathErr.Err // without the path: somebody may have put the secret itself into the variable
-		}
 		return "", fmt.Errorf("%s: %w", name+fileSuffix, err)
 	}
-	value := strings.TrimRight(string(content), "\r\n")
-	if value == "" {
-		return "", fmt.Errorf("%s: the file is empty", name+fileSuffix)
-	}
-	return Secret(value), nil
+	return value, nil
 }
 
 func (e environment) dataSourceName() (*pgconn.Config, error) {

@@ -103,11 +103,11 @@ func TestFromEnvironment(t *testing.T) {
 			if test.env["PGPASSFILE"] == "" {
 				t.Setenv("PGPASSFILE", filepath.Join(dir, "none"))
 			}
-			target, used, err := FromEnvironment(func(name string) string { return test.env[name] })
+			target, used, err := FromEnvironment(func(name string) string { return test.env[name] }, Probing{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			cfg, err := target.ConnConfig()
+			cfg, err := target.ConnConfig(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -156,7 +156,7 @@ func TestTLSFiles(t *testing.T) {
 				return dsn
 			}
 			return ""
-		})
+		}, Probing{})
 		var tlsErr *TLSError
 		if err == nil || errors.As(err, &tlsErr) != wantTLS {
 			t.Errorf("%s: %v", dsn, err)

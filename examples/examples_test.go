@@ -4,13 +4,16 @@ package examples_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
+	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/pgtest"
 )
 
@@ -24,6 +27,65 @@ func TestPromtool(t *testing.T) {
 		t.Run(strings.Join(args[:2], " "), func(t *testing.T) {
 			if out, err := exec.CommandContext(t.Context(), tool, args...).CombinedOutput(); err != nil {
 				t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+			}
+		})
+	}
+}
+
+// TestConfig: the reference configuration can be used, and names every key there is.
+func TestConfig(t *testing.T) {
+	content := read(t, "config.yml")
+	f, err := parse(t, "config.yml", string(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(f.Targets) != 4 || f.Modules() != 2 {
+		t.Errorf("%d targets, %d modules", len(f.Targets), f.Modules())
+	}
+	// The error for an unknown key lists the known ones.
+	for _, text := range []string{"modules: {m: {x: 1}}", "targets: {t: {x: 1}}"} {
+		_, err := parse(t, "x", text)
+		if err == nil {
+			t.Fatal("an unknown key is no error")
+		}
+		_, known, _ := strings.Cut(strings.SplitN(err.Error(), "\n", 2)[0], "known here are ")
+		for key := range strings.SplitSeq(known, ", ") {
+			if !regexp.MustCompile(`[ #{]` + key + `:`).Match(content) {
+				t.Errorf("config.yml does not show the key %q", key)
+			}
+		}
+	}
+}
+
+func parse(t *testing.T, name, content string) (*config.File, error) {
+	t.Helper()
+	return config.Parse(strings.NewReader(content), name, config.Probing{Timeout: time.Second}, config.NewCommands(t.Context()))
+}
+
+// TestReadme: every YAML block of the README says what it is, and can be used as that.
+func TestReadme(t *testing.T) {
+	blocks := regexp.MustCompile("(?s)```yaml\n# ([a-z.]+)\n(.*?)```").FindAllStringSubmatch(string(read(t, "../README.md")), -1)
+	if all := strings.Count(string(read(t, "../README.md")), "```yaml"); len(blocks) != all || all == 0 {
+		t.Errorf("%d of %d YAML blocks begin with the name of a file", len(blocks), all)
+	}
+	for i, block := range blocks {
+		t.Run(fmt.Sprintf("%d %s", i, block[1]), func(t *testing.T) {
+			switch block[1] {
+			case "config.yml":
+				if _, err := parse(t, block[1], block[2]); err != nil {
+					t.Error(err)
+				}
+			case "prometheus.yml":
+				file := filepath.Join(t.TempDir(), block[1])
+				if err := os.WriteFile(file, []byte(block[2]), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				tool := pgtest.Tool(t, "PROMTOOL", "promtool")
+				if out, err := exec.CommandContext(t.Context(), tool, "check", "config", file).CombinedOutput(); err != nil {
+					t.Errorf("%v\n%s", err, out)
+				}
+			default:
+				t.Error("what is this?")
 			}
 		})
 	}

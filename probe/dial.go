@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -74,6 +75,7 @@ type resolver interface {
 // plaintext; here a login has one socket.
 type dialer struct {
 	resolver  resolver
+	permits   func(address string) bool
 	trace     *trace
 	tlsConfig *tls.Config // nil: no TLS
 	plaintext bool        // go on without TLS when the server answers N
@@ -84,16 +86,21 @@ type dialer struct {
 	// bounded by the login, since the server holds a slot for it by then.
 	bounded context.Context //nolint:containedctx // DialFunc has room for one context, and a login has two
 
-	loggedIn bool        // the login's own connection was made, later ones carry a cancel request
-	busy     atomic.Bool // a query is under way, so that a cancel request makes sense
+	certified bool         // a certificate of ours was sent
+	under     *countedConn // what TLS runs on
+	shaken    int64        // how many bytes were received when the handshake was complete
+	loggedIn  bool         // the login's own connection was made, later ones carry a cancel request
+	busy      atomic.Bool  // a query is under way, so that a cancel request makes sense
 }
 
 // newDialer takes over what cfg says of hosts and TLS, and makes cfg dial through the dialer.
 // ParseConfig gives sslmode as a list: [TLS] (require and more), [nil] (disable), both for prefer and allow.
 // allow is treated like prefer: plaintext is used only where the server has no TLS.
-func newDialer(bounded context.Context, cfg *pgconn.Config, r resolver, sessions *Sessions, t *trace) *dialer {
+func newDialer(
+	bounded context.Context, cfg *pgconn.Config, permits func(string) bool, r resolver, sessions *Sessions, t *trace,
+) *dialer {
 	d := &dialer{
-		resolver: r, trace: t, bounded: bounded, sockets: sockets{sessions: sessions},
+		resolver: r, permits: permits, trace: t, bounded: bounded, sockets: sockets{sessions: sessions},
 		tlsConfig: cfg.TLSConfig, plaintext: cfg.TLSConfig == nil, direct: cfg.SSLNegotiation == "direct",
 	}
 	for _, fallback := range cfg.Fallbacks {
@@ -115,14 +122,16 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	if d.loggedIn {
 		return d.dialCancel(ctx, network, address)
 	}
-	conn, err := d.dialLogin(network, address) //nolint:contextcheck // bounded by d.bounded
+	conn, err := d.dialLogin(network, address)
 	if err != nil {
 		return nil, err
 	}
 	d.loggedIn = true
 	if d.tlsConfig != nil {
 		d.trace.enter(PhaseTLS)
-		if conn, err = d.encrypt(ctx, conn); err != nil {
+		conn, err = d.encrypt(ctx, conn)
+		d.trace.secured(describeTLS(conn, err))
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -160,6 +169,11 @@ func (d *dialer) dialLogin(network, address string) (net.Conn, error) {
 	addresses, err := d.resolver.LookupHost(d.bounded, host)
 	if err != nil {
 		return nil, err
+	}
+	for _, address := range addresses { // the very ones that are dialled: a second look could find others
+		if !d.permits(address) {
+			return nil, errForbidden
+		}
 	}
 	d.trace.enter(PhaseDial)
 	var failed []error
@@ -221,8 +235,10 @@ func (d *dialer) encrypt(ctx context.Context, conn net.Conn) (net.Conn, error) {
 			return nil, &tlsError{errNoTLS}
 		}
 	}
-	encrypted := tls.Client(conn, d.tlsConfig)
+	d.under = &countedConn{Conn: conn}
+	encrypted := tls.Client(d.under, d.watchedTLS())
 	err := encrypted.HandshakeContext(ctx)
+	d.shaken = d.under.received.Load()
 	var netErr net.Error
 	hungUp := errors.Is(err, io.EOF) || isAny(err, errnosCut())
 	switch {
@@ -233,6 +249,77 @@ func (d *dialer) encrypt(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	}
 	// What is left is a certificate, an alert, or no TLS: a server below 17 hangs up on a direct negotiation.
 	return nil, &tlsError{err}
+}
+
+// watchedTLS returns the TLS settings, which note when a client certificate is sent, and tell of a certificate that does
+// not verify which one it was.
+func (d *dialer) watchedTLS() *tls.Config {
+	watched := d.tlsConfig.Clone()
+	if len(watched.Certificates) > 0 {
+		// The choice is crypto/tls's own (getClientCertificate in handshake_client.go).
+		watched.GetClientCertificate = func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			for i := range watched.Certificates {
+				if request.SupportsCertificate(&watched.Certificates[i]) == nil {
+					d.certified = true
+					return &watched.Certificates[i], nil
+				}
+			}
+			return new(tls.Certificate), nil
+		}
+	}
+	if verify := watched.VerifyPeerCertificate; verify != nil { // pgconn's, for verify-ca
+		watched.VerifyPeerCertificate = func( //nolint:gosec // no session is resumed: there is no ClientSessionCache
+			raw [][]byte, chains [][]*x509.Certificate,
+		) error {
+			err := verify(raw, chains)
+			if err == nil || len(raw) == 0 {
+				return err
+			}
+			certificate, parseErr := x509.ParseCertificate(raw[0])
+			if parseErr != nil {
+				return err
+			}
+			return &tls.CertificateVerificationError{UnverifiedCertificates: []*x509.Certificate{certificate}, Err: err}
+		}
+	}
+	return watched
+}
+
+// countedConn counts what is received.
+type countedConn struct {
+	net.Conn
+	received atomic.Int64
+}
+
+func (c *countedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.received.Add(int64(n))
+	return n, err
+}
+
+// refusedCertificate says whether a session that ended may have done so for our certificate: with TLS 1.3 that is looked
+// at behind the handshake, and before anything else is said.
+func (d *dialer) refusedCertificate() bool {
+	shown := d.trace.security()
+	return d.certified && shown != nil && shown.Version == tls.VersionName(tls.VersionTLS13) && d.under.received.Load() == d.shaken
+}
+
+// describeTLS says what a handshake showed.
+func describeTLS(conn net.Conn, err error) *TLS {
+	var unverified *tls.CertificateVerificationError
+	if errors.As(err, &unverified) && len(unverified.UnverifiedCertificates) > 0 {
+		return &TLS{NotAfter: unverified.UnverifiedCertificates[0].NotAfter}
+	}
+	encrypted, ok := conn.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	state := encrypted.ConnectionState()
+	shown := &TLS{Version: tls.VersionName(state.Version), Cipher: tls.CipherSuiteName(state.CipherSuite)}
+	if len(state.PeerCertificates) > 0 {
+		shown.NotAfter = state.PeerCertificates[0].NotAfter
+	}
+	return shown
 }
 
 // requestTLS sends an SSLRequest and reports whether the server agreed. It reads one byte and no more, so that nothing

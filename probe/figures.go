@@ -31,6 +31,11 @@ type Figures struct {
 	Privileged bool
 	// Start times are seconds since the epoch.
 	PostmasterStart, CheckpointerStart Number
+	// Replica says whether the server is in recovery, ReadOnly whether a new transaction may not write.
+	Replica, ReadOnly bool
+	// WALReceiverUp and ReplicationLag are a replica's alone. The first is 1 while the receiver is streaming and 0 else;
+	// unknown where the role may not see it. The second is how many seconds the replica may be behind.
+	WALReceiverUp, ReplicationLag Number
 	// Version is as the server spells it, VersionNum like 160014.
 	Version, VersionNum string
 }
@@ -75,14 +80,22 @@ const lockTimeout = `SELECT pg_catalog.set_config('lock_timeout', '100ms', true)
 // pg_database and pg_authid and would wait for their locks. Grouping sets give a row for each database and state, for
 // each application name when they are asked for, and one for all.
 func figuresSQL(applications bool) string {
-	sets, name, kind := "((datid, state), ())", "NULL", ""
 	if applications {
-		sets, name = "((datid, state), (application_name), ())", "application_name"
-		kind = "WHEN GROUPING(application_name) = 0 THEN 'application'"
+		return figuresApplicationsSQL
 	}
-	return lockTimeout + `
-SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database' ` + kind + ` ELSE 'total' END,
-  datid, state, ` + name + `,
+	return figuresPlainSQL
+}
+
+// The two statements are constants: a thousand targets share them.
+const (
+	figuresPlainSQL = figuresKind + `
+  ELSE 'total' END, datid, state, NULL,` + figuresColumns + `((datid, state), ())`
+	figuresApplicationsSQL = figuresKind + `
+  WHEN GROUPING(application_name) = 0 THEN 'application' ELSE 'total' END, datid, state, application_name,` + figuresColumns + `((datid, state), (application_name), ())`
+
+	figuresKind = lockTimeout + `
+SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database'`
+	figuresColumns = `
   count(*) FILTER (WHERE backend_type = 'client backend'),
   count(*) FILTER (WHERE datid IS NOT NULL AND usesysid IS NOT NULL),
   count(*) FILTER (WHERE backend_type = 'client backend' AND wait_event_type = 'Lock'),
@@ -95,10 +108,28 @@ SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database' ` + kind + ` ELSE 'total' E
   pg_catalog.current_setting('superuser_reserved_connections'),
   pg_catalog.current_setting('reserved_connections', true),
   pg_catalog.current_setting('server_version'),
-  pg_catalog.current_setting('server_version_num')
+  pg_catalog.current_setting('server_version_num'),
+  pg_catalog.pg_is_in_recovery(),
+  pg_catalog.current_setting('transaction_read_only'),` + replayColumns + `
 FROM pg_catalog.pg_stat_get_activity(NULL)
-GROUP BY GROUPING SETS ` + sets
-}
+GROUP BY GROUPING SETS `
+)
+
+// replayColumns are about a replica. Some servers do not have these functions (Amazon Aurora) or do not let us call them:
+// there noReplayColumns stand in.
+const (
+	replayColumns = `
+  CASE WHEN pg_catalog.pg_is_in_recovery() THEN (SELECT pid FROM pg_catalog.pg_stat_get_wal_receiver()) END,
+  CASE WHEN pg_catalog.pg_is_in_recovery() THEN (SELECT status FROM pg_catalog.pg_stat_get_wal_receiver()) END,
+  CASE WHEN pg_catalog.pg_is_in_recovery() THEN
+    (SELECT extract(epoch FROM pg_catalog.clock_timestamp() - last_msg_receipt_time) FROM pg_catalog.pg_stat_get_wal_receiver()) END,
+  extract(epoch FROM pg_catalog.current_setting('wal_receiver_timeout')::pg_catalog.interval),
+  CASE WHEN pg_catalog.pg_is_in_recovery()
+    THEN pg_catalog.pg_last_wal_receive_lsn() <= pg_catalog.pg_last_wal_replay_lsn() END,
+  CASE WHEN pg_catalog.pg_is_in_recovery()
+    THEN extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()) END`
+	noReplayColumns = ` NULL, NULL, NULL, NULL, NULL, NULL`
+)
 
 // The columns of figuresSQL.
 const (
@@ -119,6 +150,14 @@ const (
 	columnReserved
 	columnVersion
 	columnVersionNum
+	columnIsReplica
+	columnReadOnly
+	columnReceiverPID
+	columnReceiverStatus
+	columnReceiptAge
+	columnReceiverTimeout
+	columnReplayed
+	columnReplayAge
 	columnCount
 )
 
@@ -136,16 +175,16 @@ type counted struct {
 }
 
 // parseFigures reads the answer to figuresSQL. Databases are still OIDs: names come from elsewhere.
-func parseFigures(results []*pgconn.Result) (*Figures, []counted, error) {
+func parseFigures(results []*pgconn.Result) (*Figures, []counted, replay, error) {
 	if len(results) == 0 {
-		return nil, nil, errors.New("no result")
+		return nil, nil, replay{}, errors.New("no result")
 	}
 	rows := results[len(results)-1].Rows
 	i := slices.IndexFunc(rows, func(row [][]byte) bool {
 		return len(row) == columnCount && string(row[columnKind]) == rowTotal
 	})
 	if i < 0 {
-		return nil, nil, errors.New("no row of totals")
+		return nil, nil, replay{}, errors.New("no row of totals")
 	}
 	var p numbers
 	f := p.totals(rows[i])
@@ -156,7 +195,7 @@ func parseFigures(results []*pgconn.Result) (*Figures, []counted, error) {
 	var backends []counted
 	for _, row := range rows {
 		if len(row) != columnCount {
-			return nil, nil, errors.New("a row of another width")
+			return nil, nil, replay{}, errors.New("a row of another width")
 		}
 		n := p.integer(row[countColumn])
 		switch kind := string(row[columnKind]); {
@@ -177,7 +216,7 @@ func parseFigures(results []*pgconn.Result) (*Figures, []counted, error) {
 		}
 	}
 	f.Applications = largest(f.Applications)
-	return f, backends, p.err
+	return f, backends, p.replay(rows[i]), p.err
 }
 
 // numbers parses numbers in text format and keeps the first error.
@@ -220,6 +259,8 @@ func (p *numbers) totals(row [][]byte) *Figures {
 		PostmasterStart:              p.number(row[columnPostmasterStart]),
 		Version:                      valid(row[columnVersion]),
 		VersionNum:                   valid(row[columnVersionNum]),
+		Replica:                      string(row[columnIsReplica]) == "t",
+		ReadOnly:                     string(row[columnReadOnly]) == "on",
 	}
 	f.Usable = f.MaxConnections - f.SuperuserReservedConnections - int(f.ReservedConnections.Value)
 	if f.Privileged {

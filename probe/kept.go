@@ -115,7 +115,7 @@ func (k *kept) reply(q *question, figuresSQL string, names *catalogue) (overrun 
 	ctx, cancel := context.WithCancel(k.ctx)
 	defer cancel()
 	stop := context.AfterFunc(q.ctx, func() {
-		if deadline, ok := q.ctx.Deadline(); ok && !errors.Is(context.Cause(q.ctx), context.DeadlineExceeded) { //nolint:contextcheck // it is why this runs
+		if deadline, ok := q.ctx.Deadline(); ok && !errors.Is(context.Cause(q.ctx), context.DeadlineExceeded) {
 			timer := time.NewTimer(time.Until(deadline))
 			defer timer.Stop()
 			select {

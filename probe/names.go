@@ -22,11 +22,13 @@ LOCK TABLE pg_catalog.pg_roles IN ACCESS SHARE MODE NOWAIT;
 SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = CURRENT_USER`
 )
 
-// catalogue is what is remembered of names and limits. It belongs to the goroutine that asks for the figures.
+// catalogue is what is remembered of names, limits and replay. It belongs to the goroutine that asks for the figures.
 type catalogue struct {
 	read      time.Time // the last attempt
 	databases map[uint32]*database
 	roleLimit Number
+	noReplay  bool      // the server does not tell of replay
+	caughtUp  time.Time // when a replica was last seen to have replayed all that there was
 }
 
 type database struct {

@@ -10,22 +10,23 @@ type Phase uint8
 
 // The phases of a probe, in their order.
 const (
-	PhaseNone    Phase = iota
-	PhaseResolve       // the name's addresses; not for a unix socket
-	PhaseDial          // TCP or the unix socket
-	PhaseTLS           // SSLRequest and handshake; not where sslmode is disable
-	PhaseStartup       // startup packet, authentication, until ReadyForQuery
-	PhaseQuery         // SELECT 1
+	PhaseNone        Phase = iota
+	PhaseCredentials       // the password, which a command may have to print; no part of the time to connect
+	PhaseResolve           // the name's addresses; not for a unix socket
+	PhaseDial              // TCP or the unix socket
+	PhaseTLS               // SSLRequest and handshake; not where sslmode is disable
+	PhaseStartup           // startup packet, authentication, until ReadyForQuery
+	PhaseQuery             // SELECT 1
 	phaseCount
 )
 
-// AllPhases returns the phases in their order.
+// AllPhases returns the phases that concern the server, in their order.
 func AllPhases() []Phase {
 	return []Phase{PhaseResolve, PhaseDial, PhaseTLS, PhaseStartup, PhaseQuery}
 }
 
 func (p Phase) String() string {
-	return [phaseCount]string{"none", "resolve", "dial", "tls", "startup", "query"}[p]
+	return [phaseCount]string{"none", "credentials", "resolve", "dial", "tls", "startup", "query"}[p]
 }
 
 // Phases is the time spent in each phase, in seconds, unknown for one that was not reached.
@@ -38,6 +39,7 @@ type trace struct {
 	at    Phase
 	since time.Time
 	took  Phases
+	tls   *TLS
 }
 
 // enter ends the phase under way and begins p.
@@ -47,6 +49,20 @@ func (t *trace) enter(p Phase) {
 	now := time.Now()
 	t.end(now)
 	t.at, t.since = p, now
+}
+
+// secured notes what a TLS handshake showed.
+func (t *trace) secured(shown *TLS) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tls = shown
+}
+
+// security returns what the TLS handshake showed, if there was one.
+func (t *trace) security() *TLS {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.tls
 }
 
 // done ends the phase under way.

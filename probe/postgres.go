@@ -73,6 +73,7 @@ type Postgres struct {
 // pendingLogin is a login under way. Its result is there once done is closed.
 type pendingLogin struct {
 	started   time.Time
+	trace     *trace
 	done      chan struct{}
 	session   *session
 	err       error
@@ -156,7 +157,7 @@ func (p *Postgres) handOver(ctx context.Context, r *Result, k *kept, s *session)
 	if k != nil && r.KeptUp && (p.refused || k.address() != s.address()) {
 		p.release(k)
 	}
-	k = p.keep(s) //nolint:contextcheck // the kept session outlives the probe
+	k = p.keep(s)
 	// A session that is asked and overruns is lost. Where too little time is left, it is asked in the next probe.
 	needed := time.Duration(firstQueries * r.Phases[PhaseQuery].Value * float64(time.Second))
 	if k != nil && needed < r.Deadline-time.Since(r.Start) {
@@ -190,7 +191,8 @@ func (r *Result) take(a answer) {
 
 // askNew opens a session and runs SELECT 1 on it. It returns the session when that succeeded, and else says in r why
 // not. A session that is ended while it is being opened or asked is tried once more: it may be our bad luck with an
-// administrator's terminate, and if it is not, the second try says what is.
+// administrator's terminate, and if it is not, the second try says what is. So is a password that was refused, where
+// there is another one by now.
 func (p *Postgres) askNew(ctx context.Context, r *Result) *session {
 	for try := 1; ; try++ {
 		t := &trace{}
@@ -198,27 +200,37 @@ func (p *Postgres) askNew(ctx context.Context, r *Result) *session {
 		if err == nil {
 			phases, _ := t.read()
 			var connect float64
-			for _, took := range phases {
-				connect += took.Value
+			for _, phase := range AllPhases() {
+				connect += phases[phase].Value
 			}
 			r.Connect = known(connect)
 			t.enter(PhaseQuery)
 			if err = s.selectOne(ctx); err == nil {
 				t.done()
 				r.Phases, _ = t.read()
+				r.TLS = t.security()
 				r.Failure = nil
+				r.Superuser = s.conn.ParameterStatus("is_superuser") == "on"
 				return s
 			}
 			p.end(s)
 		}
 		var phase Phase
 		r.Phases, phase = t.read()
+		r.TLS = t.security()
 		var loginErr *loginError
 		if errors.As(err, &loginErr) {
 			phase = loginErr.phase
 		}
 		r.Failure = classify(err, phase)
-		if r.Failure.Reason != ReasonTerminated || try == 2 || ctx.Err() != nil {
+		if try == 2 && loginErr != nil && loginErr.cutOff {
+			// With TLS 1.3 a server says only now that it does not accept a certificate, and its end of the connection
+			// may overtake the alert (RFC 8446, section 6.2). Once may be bad luck.
+			r.Failure = classify(&tlsError{errNotAccepted}, phase)
+		}
+		again := r.Failure.Reason == ReasonTerminated ||
+			r.Failure.Reason == ReasonAuth && r.Failure.SQLState != "" && loginErr != nil && p.target.Renew(loginErr.password)
+		if !again || try == 2 || ctx.Err() != nil {
 			return nil
 		}
 		r.Connect = Number{}
@@ -231,6 +243,7 @@ func (p *Postgres) figuresOnce(ctx context.Context, s *session) answer {
 		a   answer
 		err error
 	)
+	p.names.caughtUp = time.Time{} // behind a name with several servers, it may have been another one
 	if a.figures, err = s.figures(ctx, p.figuresSQL, &p.names); err != nil {
 		a.failure = classify(err, PhaseQuery)
 	}
@@ -253,15 +266,24 @@ func (p *Postgres) open(ctx context.Context, t *trace) (*session, error) {
 		}
 		again.Stop()
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return nil, before.youngest.overrun(ctx)
 		}
 	}
 }
 
 // obstacle is logins under way, and how long they keep another one from starting if none of them ends before.
 type obstacle struct {
-	ended <-chan struct{}
-	wait  time.Duration
+	youngest *pendingLogin
+	ended    <-chan struct{}
+	wait     time.Duration
+}
+
+// overrun is the error of a probe that ended before a login did.
+func (l *pendingLogin) overrun(ctx context.Context) error {
+	if _, phase := l.trace.read(); phase == PhaseCredentials {
+		return &loginError{err: &configError{errNoCredentials}, phase: phase} // nothing was asked of the server
+	}
+	return context.Cause(ctx)
 }
 
 // admit starts a login, or says what to wait for.
@@ -272,23 +294,23 @@ func (p *Postgres) admit(ctx context.Context, t *trace) (*pendingLogin, obstacle
 	if n := len(p.pending); n > 0 {
 		youngest := p.pending[n-1]
 		if age := now.Sub(youngest.started); age < p.limits.age {
-			return nil, obstacle{p.ended, p.limits.age - age}
+			return nil, obstacle{youngest, p.ended, p.limits.age - age}
 		}
 		if n >= p.limits.most {
-			return nil, obstacle{p.ended, p.limits.stay}
+			return nil, obstacle{youngest, p.ended, p.limits.stay}
 		}
 	}
-	l := &pendingLogin{started: now, done: make(chan struct{})}
+	l := &pendingLogin{started: now, trace: t, done: make(chan struct{})}
 	p.pending = append(p.pending, l)
-	p.work.Go(func() { p.login(ctx, l, t) })
+	p.work.Go(func() { p.login(ctx, l) })
 	return l, obstacle{}
 }
 
 // login runs a login to its end, which may be long after bounded ended.
-func (p *Postgres) login(bounded context.Context, l *pendingLogin, t *trace) {
+func (p *Postgres) login(bounded context.Context, l *pendingLogin) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.limits.stay)
 	defer cancel()
-	l.session, l.err = login(ctx, bounded, p.target, p.options.Resolver, p.options.Sessions, t)
+	l.session, l.err = login(ctx, bounded, p.target, p.options.Resolver, p.options.Sessions, l.trace)
 	p.mu.Lock()
 	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
 	abandoned := l.abandoned
@@ -297,7 +319,7 @@ func (p *Postgres) login(bounded context.Context, l *pendingLogin, t *trace) {
 	p.ended = make(chan struct{})
 	p.mu.Unlock()
 	if abandoned && l.session != nil {
-		l.session.close(ctx) //nolint:contextcheck // bounded has ended
+		l.session.close(ctx)
 	}
 }
 
@@ -315,7 +337,7 @@ func (p *Postgres) await(ctx context.Context, l *pendingLogin) (*session, error)
 		return l.session, l.err
 	default:
 		l.abandoned = true
-		return nil, context.Cause(ctx)
+		return nil, l.overrun(ctx)
 	}
 }
 
@@ -329,7 +351,7 @@ func (p *Postgres) keep(s *session) *kept {
 	}
 	k := newKept(p.ctx, s)
 	p.kept = k
-	p.names.read = time.Time{} // it may be another server
+	p.names.read, p.names.caughtUp, p.names.noReplay = time.Time{}, time.Time{}, false // it may be another server
 	p.work.Go(func() { p.run(k) })
 	return k
 }

@@ -101,7 +101,7 @@ func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Postgres
 			return dsn
 		}
 		return ""
-	})
+	}, config.Probing{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -456,7 +456,7 @@ func accept(answer func(sql string) [][]string) func(net.Conn) {
 // TestOddFigures: rows that are not as they should be cost the figures, and nothing else.
 func TestOddFigures(t *testing.T) {
 	t.Parallel()
-	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004"}
+	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "0", "", "0", "60", "f", "0"}
 	for name, rows := range map[string][][]string{
 		"none":        nil,
 		"short":       {{"total"}},
@@ -559,7 +559,7 @@ func TestFarAndHurried(t *testing.T) {
 		case sql == "SELECT 1":
 			return [][]string{{"1"}}
 		case strings.Contains(sql, "pg_stat_get_activity"):
-			return [][]string{{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004"}}
+			return [][]string{{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "0", "", "0", "60", "f", "0"}}
 		}
 		return nil
 	})
@@ -599,6 +599,53 @@ func TestNameMoves(t *testing.T) {
 		p.mu.Unlock()
 		if k == nil || !strings.HasPrefix(k.address(), address+":") {
 			t.Fatalf("no session is kept at %s", address)
+		}
+	}
+}
+
+// TestForbiddenAddress: an ad-hoc target's name may lead to allowed addresses alone, each time it is looked up, and a
+// name that leads elsewhere as well is not asked at all.
+func TestForbiddenAddress(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t, func(net.Conn) {})
+	file, err := config.Parse(strings.NewReader(`
+modules:
+  loopback: {user: u, password: p, sslmode: disable, allow: ["name.invalid", "127.0.0.1"]}
+  anywhere: {user: u, password: p, sslmode: disable, allow: ["name.invalid"]}`), "x.yml", config.Probing{Timeout: time.Second}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for module, cases := range map[string][]struct {
+		addresses []string
+		connects  bool
+	}{
+		"loopback": {
+			{[]string{"127.0.0.1"}, true},
+			{[]string{"127.0.0.2"}, false}, // the same name, another answer
+			{[]string{"127.0.0.1", "127.0.0.2"}, false},
+			{[]string{"127.0.0.1"}, true},
+		},
+		"anywhere": {{[]string{"127.0.0.1"}, false}, {[]string{"::1"}, false}, {[]string{"169.254.169.254"}, false}, {[]string{"fe80::1%lo"}, false}},
+	} {
+		target, err := file.AdHoc(fmt.Sprintf("name.invalid:%d", s.port), module)
+		if err != nil {
+			t.Fatal(err)
+		}
+		where := &names{}
+		p := NewPostgres(target, Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}, Resolver: where})
+		for _, c := range cases {
+			where.addresses = c.addresses
+			before := s.accepted.Load()
+			r := ask(t, p, hanging)
+			if r.Failure == nil || r.Failure.Forbidden == c.connects || (s.accepted.Load() > before) != c.connects {
+				t.Errorf("%s leads to %v: %+v, %d connects", module, c.addresses, r.Failure, s.accepted.Load()-before)
+			}
+			if !c.connects && (r.Failure.Reason != ReasonPermission || r.Failure.State != StateMisconfigured) {
+				t.Errorf("%s leads to %v: %+v", module, c.addresses, r.Failure)
+			}
+		}
+		if err := p.Close(t.Context()); err != nil {
+			t.Error(err)
 		}
 	}
 }

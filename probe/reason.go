@@ -82,6 +82,15 @@ type configError struct{ err error }
 func (e *configError) Error() string { return "configuration: " + e.err.Error() }
 func (e *configError) Unwrap() error { return e.err }
 
+// errNotAccepted is a server that breaks off once it has seen our certificate.
+var errNotAccepted = errors.New("the server broke off TLS: it does not accept our certificate or our version")
+
+// errForbidden is a name that leads to where the target may not be.
+var errForbidden = errors.New("the module does not allow the address that the name leads to")
+
+// errNoCredentials is a password that was not there when the probe had to end.
+var errNoCredentials = errors.New("the password was not there in time")
+
 // forkError is a server that answered SSLRequest with an error: it could not start a process for us
 // (report_fork_failure_to_client in src/backend/postmaster/postmaster.c).
 type forkError struct{}
@@ -100,6 +109,7 @@ func classify(err error, phase Phase) *Failure {
 	}
 	f.Reason, f.State = classifyClientError(err)
 	f.Detail = detail(err)
+	f.Forbidden = errors.Is(err, errForbidden)
 	return f
 }
 
@@ -119,12 +129,16 @@ func detail(err error) string {
 		return configErr.err.Error()
 	case errors.Is(err, errNoTLS):
 		return errNoTLS.Error()
+	case errors.Is(err, errForbidden):
+		return errForbidden.Error()
 	case errors.As(err, &unknownCA):
 		return "the server's certificate is signed by an unknown authority"
 	case errors.As(err, &otherHost):
 		return "the server's certificate is for another host"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "the server's certificate has expired or is not valid yet"
+	case isAlert(err), errors.Is(err, errNotAccepted):
+		return errNotAccepted.Error()
 	case errors.As(err, &tlsErr):
 		return "the TLS handshake failed"
 	case errors.As(err, &dnsErr) && dnsErr.IsNotFound:
@@ -204,10 +218,12 @@ func classifyClientError(err error) (Reason, State) {
 		isCancelled = errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded)
 	)
 	switch {
-	case errors.As(err, &fileTLSErr), errors.As(err, &tlsErr):
+	case errors.As(err, &fileTLSErr), errors.As(err, &tlsErr), isAlert(err):
 		return ReasonTLS, StateMisconfigured
 	case errors.As(err, &configErr):
 		return ReasonAuth, StateMisconfigured
+	case errors.Is(err, errForbidden):
+		return ReasonPermission, StateMisconfigured
 	case errors.As(err, &forkErr):
 		return ReasonResources, StateRejecting
 	case errors.As(err, &dnsErr) && !dnsErr.IsTimeout && !isCancelled: // also when no name server can be reached
@@ -228,6 +244,13 @@ func classifyClientError(err error) (Reason, State) {
 		return ReasonAuth, StateMisconfigured
 	}
 	return ReasonProtocol, StateNoResponse
+}
+
+// isAlert knows an alert of the server's (readRecordOrCCS in crypto/tls/conn.go). With TLS 1.3 one about the client
+// certificate comes after the handshake.
+func isAlert(err error) bool {
+	var opErr *net.OpError
+	return errors.As(err, &opErr) && opErr.Op == "remote error"
 }
 
 func isAny(err error, errnos []syscall.Errno) bool {

@@ -18,6 +18,10 @@ type Result struct {
 	Connect Number
 	// Query is how many seconds SELECT 1 took: on the kept session, or on the new one where none is kept.
 	Query Number
+	// TLS is what the new session's handshake showed; nil where there was none.
+	TLS *TLS
+	// Superuser says that the new session's role is one, to which the limits of connections do not apply.
+	Superuser bool
 	// Keeps says that a session is kept at all, KeptUp that it answered in this probe.
 	Keeps, KeptUp bool
 	// Figures is nil when no session could read them; FiguresFailure says why where a session tried.
@@ -44,6 +48,21 @@ func Unanswered(start time.Time, waited time.Duration, keeps bool) *Result {
 	}
 }
 
+// TLS is what a handshake showed.
+type TLS struct {
+	// NotAfter is when the server's certificate expires, also where that was not accepted.
+	NotAfter time.Time
+	// Version and Cipher, in crypto/tls's names, are empty where the handshake was not completed.
+	Version, Cipher string
+}
+
+// Overloaded is the result of a probe for which the exporter had no room in time: it says nothing of the server.
+func Overloaded(start time.Time, waited time.Duration, keeps bool) *Result {
+	r := Unanswered(start, waited, keeps)
+	r.Failure = &Failure{Reason: ReasonOther, State: StateMisconfigured, Detail: "too many probes are under way in this exporter"}
+	return r
+}
+
 // Failure says why a probe failed, in terms that hold no address, name or text of the server's.
 type Failure struct {
 	Reason Reason
@@ -52,6 +71,8 @@ type Failure struct {
 	Phase Phase
 	// SQLState and Routine are the server's own, empty when it did not answer. Messages are translated, these are not.
 	SQLState, Routine string
+	// Forbidden says that the server was not asked: the address that its name leads to is not allowed.
+	Forbidden bool
 	// Detail says more where the failure is on our side of the wire, in words of our own; else it is empty.
 	Detail string
 }

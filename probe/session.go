@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -31,8 +32,11 @@ type session struct {
 
 // loginError is a login's failure and the phase that failed.
 type loginError struct {
-	err   error
-	phase Phase
+	err      error
+	phase    Phase
+	password config.Secret // that was sent, if it came so far
+	// cutOff says that the server ended the session just after it was sent a client certificate.
+	cutOff bool
 }
 
 func (e *loginError) Error() string { return e.phase.String() + ": " + e.err.Error() }
@@ -42,11 +46,12 @@ func (e *loginError) Unwrap() error { return e.err }
 // An error is a *loginError.
 func login(ctx, bounded context.Context, target *config.Target, r resolver, sessions *Sessions, t *trace) (*session, error) {
 	defer t.done()
-	cfg, err := target.ConnConfig()
+	t.enter(PhaseCredentials)
+	cfg, err := target.ConnConfig(ctx)
 	if err != nil {
-		return nil, &loginError{&configError{err}, PhaseNone}
+		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
 	}
-	s := &session{dialer: newDialer(bounded, cfg, r, sessions, t)}
+	s := &session{dialer: newDialer(bounded, cfg, target.Permits, r, sessions, t)}
 	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs picks one server of several; here is one
 	cfg.MaxProtocolMessageBodyLen = largestMessage
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
@@ -69,8 +74,10 @@ func login(ctx, bounded context.Context, target *config.Target, r resolver, sess
 	if err != nil {
 		s.dialer.sockets.closeAll()
 		_, phase := t.read()
-		return nil, &loginError{err, phase}
+		cutOff := phase == PhaseStartup && s.dialer.refusedCertificate() && classify(err, phase).Reason == ReasonTerminated
+		return nil, &loginError{err, phase, config.Secret(cfg.Password), cutOff}
 	}
+	target.Accepted()
 	return s, nil
 }
 
@@ -103,13 +110,17 @@ func (s *session) selectOne(ctx context.Context) error {
 // figures reads the connection figures, and names and limits when it is time. The session stays usable after an error
 // of the server's.
 func (s *session) figures(ctx context.Context, sql string, c *catalogue) (*Figures, error) {
-	results, err := s.query(ctx, sql)
+	results, replayed, err := s.readFigures(ctx, sql, !c.noReplay)
 	if err != nil {
 		return nil, err
 	}
-	f, backends, err := parseFigures(results)
+	c.noReplay = !replayed
+	f, backends, replay, err := parseFigures(results)
 	if err != nil {
 		return nil, fmt.Errorf("read the figures: %w", err)
+	}
+	if replayed {
+		c.replicated(f, replay, time.Now())
 	}
 	if err := c.refresh(ctx, s.query, backends); err != nil {
 		return nil, err
@@ -118,13 +129,26 @@ func (s *session) figures(ctx context.Context, sql string, c *catalogue) (*Figur
 	return f, nil
 }
 
+// readFigures runs the statement for the figures, and without what it says of replay where the server does not have that
+// or it is not asked for. It reports whether that is in the answer.
+func (s *session) readFigures(ctx context.Context, sql string, replay bool) ([]*pgconn.Result, bool, error) {
+	if replay {
+		results, err := s.query(ctx, sql)
+		if !unsupported(err) {
+			return results, true, err
+		}
+	}
+	results, err := s.query(ctx, strings.Replace(sql, replayColumns, noReplayColumns, 1))
+	return results, false, err
+}
+
 // startTimes reads when the server's processes began, as far as it tells.
 func (s *session) startTimes(ctx context.Context, figuresSQL string) startTimes {
-	results, err := s.query(ctx, figuresSQL)
+	results, _, err := s.readFigures(ctx, figuresSQL, true)
 	if err != nil {
 		return startTimes{}
 	}
-	f, _, err := parseFigures(results)
+	f, _, _, err := parseFigures(results)
 	if err != nil {
 		return startTimes{}
 	}

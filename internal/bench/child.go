@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,8 +20,8 @@ type kind string
 
 const (
 	kindFloor    kind = "floor"
-	kindTarget   kind = "target"   // the target's own series
-	kindExporter kind = "exporter" // the real binary: with the exporter's own series, Go's and the process's
+	kindTarget   kind = "target"   // the real binary's /probe: the target's own series
+	kindExporter kind = "exporter" // its /metrics: with the exporter's own series, Go's and the process's
 )
 
 // What children that are this program again find in their environment. The server is in DATA_SOURCE_NAME, as it is for
@@ -53,20 +54,43 @@ type child struct {
 // start starts a child that asks the server on port, and waits until it listens. Its environment holds nothing else, so
 // that no variable of libpq's or Go's changes what is measured.
 func (b *bench) start(ctx context.Context, k kind, port int) (*child, error) {
+	env := []string{"DATA_SOURCE_NAME=" + dataSourceName(port)}
+	switch k {
+	case kindFloor:
+		return launch(ctx, "/metrics", func(address string) (string, []string, []string) {
+			return b.self, nil, append(env, roleVariable+"=1", listenVariable+"="+address, figuresVariable+"="+b.counts.figuresSQL)
+		})
+	case kindTarget:
+		return b.startWithFile(ctx, "/probe?target=bench", fmt.Sprintf("targets: {bench: {dsn: %q}}", dataSourceName(port)))
+	default:
+		return launch(ctx, "/metrics", func(address string) (string, []string, []string) {
+			return b.exporter, []string{"--web.listen-address=" + address}, env
+		})
+	}
+}
+
+// startWithFile starts the real binary with a configuration file.
+func (b *bench) startWithFile(ctx context.Context, path, content string) (*child, error) {
+	file := b.exporter + ".yml"
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		return nil, err
+	}
+	return launch(ctx, path, func(address string) (string, []string, []string) {
+		return b.exporter, []string{"--web.listen-address=" + address, "--config.file=" + file}, nil
+	})
+}
+
+// launch starts a program that listens on an address, with nothing but these in its environment.
+func launch(ctx context.Context, path string, program func(address string) (name string, args, env []string)) (*child, error) {
 	address, err := freeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
 	life, end := context.WithCancel(ctx)
-	c := &child{url: "http://" + address + "/metrics", end: end, exited: make(chan struct{})}
-	env := []string{"DATA_SOURCE_NAME=" + dataSourceName(port)}
-	if k == kindExporter {
-		c.cmd = exec.CommandContext(life, b.exporter, "--web.listen-address="+address)
-	} else {
-		c.cmd = exec.CommandContext(life, b.self)
-		env = append(env, roleVariable+"="+string(k), listenVariable+"="+address, figuresVariable+"="+b.counts.figuresSQL)
-	}
-	c.cmd.Env = env
+	c := &child{url: "http://" + address + path, end: end, exited: make(chan struct{})}
+	name, args, env := program(address)
+	c.cmd = exec.CommandContext(life, name, args...)
+	c.cmd.Env = append([]string{}, env...) // nil would be ours
 	c.cmd.SysProcAttr = childAttributes()
 	c.cmd.Cancel = func() error { return c.cmd.Process.Signal(syscall.SIGTERM) }
 	c.cmd.WaitDelay = stopLimit
@@ -88,7 +112,7 @@ func (b *bench) start(ctx context.Context, k kind, port int) (*child, error) {
 	}()
 	if err := c.listens(ctx, address); err != nil {
 		c.stop()
-		return nil, fmt.Errorf("%s: %w: %s", k, err, c.output())
+		return nil, fmt.Errorf("%s: %w: %s", filepath.Base(name), err, c.output())
 	}
 	return c, nil
 }
@@ -154,21 +178,8 @@ func freeAddress(ctx context.Context) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// beChild is this program as a child. It returns the exit code.
+// beChild is this program as the floor. It returns the exit code.
 func beChild() int {
-	var (
-		k   = kind(os.Getenv(roleVariable))
-		dsn = os.Getenv("DATA_SOURCE_NAME")
-		err error
-	)
-	switch k {
-	case kindFloor:
-		err = serveFloor(os.Getenv(listenVariable), dsn, os.Getenv(figuresVariable))
-	case kindTarget:
-		err = serveTarget(os.Getenv(listenVariable), os.Getenv)
-	default:
-		err = fmt.Errorf("there is no child %q", k)
-	}
-	fmt.Fprintln(os.Stderr, err)
+	fmt.Fprintln(os.Stderr, serveFloor(os.Getenv(listenVariable), os.Getenv("DATA_SOURCE_NAME"), os.Getenv(figuresVariable)))
 	return 1
 }

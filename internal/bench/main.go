@@ -4,6 +4,7 @@
 //
 //	go run ./internal/bench        # less than two minutes
 //	go run ./internal/bench -long  # also memory after 20,000 scrapes
+//	go run ./internal/bench -many  # 10, 100 and 1,000 targets in one exporter
 //
 // It is a measurement and no test: it ends with 0 whatever it finds, and with 1 only when it could not measure.
 package main
@@ -30,11 +31,12 @@ func main() {
 	}
 	rounds := flag.Int("n", 400, "scrapes of each kind to measure")
 	long := flag.Bool("long", false, fmt.Sprintf("also read memory after %d scrapes, which takes minutes", mostScrapes))
+	scale := flag.Bool("many", false, "measure 10, 100 and 1,000 targets instead of one")
 	binary := flag.String("exporter", "", "measure this `binary` and not a build of the folder")
 	flag.Parse()
 	signal.Ignore(syscall.SIGPIPE) // whoever reads us may go, the server must still be removed
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Stdout, *rounds, *long, *binary)
+	err := run(ctx, os.Stdout, *rounds, *long, *scale, *binary)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -43,7 +45,7 @@ func main() {
 }
 
 // run measures everything and prints it to out.
-func run(ctx context.Context, out io.Writer, rounds int, long bool, binary string) (err error) {
+func run(ctx context.Context, out io.Writer, rounds int, long, scale bool, binary string) (err error) {
 	if rounds < 1 {
 		return errors.New("-n must be at least 1")
 	}
@@ -58,6 +60,9 @@ func run(ctx context.Context, out io.Writer, rounds int, long bool, binary strin
 	}
 	if binary != "" {
 		b.exporter = binary
+	}
+	if scale {
+		return b.many(ctx, out)
 	}
 	server, err := startServer(ctx)
 	if err != nil {
@@ -118,16 +123,21 @@ const (
 )
 
 func startServer(ctx context.Context) (*pgtest.Server, error) {
+	return startServerWith(ctx, pgtest.Config{}, 10)
+}
+
+func startServerWith(ctx context.Context, c pgtest.Config, limit int) (*pgtest.Server, error) {
 	bin, err := pgtest.Find(filepath.Join("internal", "pgtest"))
 	if err != nil {
 		return nil, err
 	}
-	server, err := pgtest.New(ctx, pgtest.Config{Bin: bin})
+	c.Bin = bin
+	server, err := pgtest.New(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	err = server.Exec(ctx, fmt.Sprintf(
-		"CREATE ROLE %s LOGIN PASSWORD '%s' CONNECTION LIMIT 10; GRANT pg_monitor TO %[1]s", role, password))
+		"CREATE ROLE %s LOGIN PASSWORD '%s' CONNECTION LIMIT %d; GRANT pg_monitor TO %[1]s", role, password, limit))
 	if err != nil {
 		return nil, errors.Join(err, server.Remove())
 	}

@@ -36,6 +36,7 @@ const accept = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;
 type client struct {
 	http http.Client
 	body bytes.Buffer
+	text []byte // of the last answer, unpacked
 }
 
 func newClient() *client {
@@ -45,12 +46,16 @@ func newClient() *client {
 // scrape returns how long it took until the whole answer was there, and its size. An answer that does not say that the
 // server is up is an error: nothing of it would compare.
 func (c *client) scrape(ctx context.Context, child *child, zip bool) (time.Duration, int, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, child.url, nil)
+	return c.scrapeURL(ctx, child, child.url, zip)
+}
+
+func (c *client) scrapeURL(ctx context.Context, child *child, url string, zip bool) (time.Duration, int, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, 0, err
 	}
 	request.Header.Set("Accept", accept)
-	request.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "10")
+	request.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "15")
 	if zip {
 		request.Header.Set("Accept-Encoding", "gzip")
 	}
@@ -74,7 +79,8 @@ func (c *client) scrape(ctx context.Context, child *child, zip bool) (time.Durat
 	} else if zip {
 		return 0, 0, errors.New("the answer is not compressed")
 	}
-	if response.StatusCode != http.StatusOK || !bytes.Contains(text, []byte("\npg_up 1")) {
+	c.text = text
+	if response.StatusCode != http.StatusOK || !bytes.Contains(text, []byte("\npg_up")) || bytes.Contains(text, []byte("\npg_up 0")) {
 		return 0, 0, fmt.Errorf("the answer, %s, does not say pg_up 1: %.200s\n%s", response.Status, text, child.output())
 	}
 	return took, size, nil

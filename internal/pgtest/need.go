@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"testing"
@@ -43,16 +44,20 @@ func Bin(t testing.TB) string {
 	return bin
 }
 
-// Major returns the server's major version.
-func (s *Server) Major(t testing.TB) int {
+// Major returns the major version of the servers that New starts.
+func Major(t testing.TB) int {
 	t.Helper()
-	rows, err := s.Query(t.Context(), "SHOW server_version_num")
+	out, err := exec.CommandContext(t.Context(), filepath.Join(Bin(t), "postgres"), "--version").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := strconv.Atoi(rows[0])
+	found := regexp.MustCompile(` (\d+)[.\w]`).FindSubmatch(out) // "postgres (PostgreSQL) 15.18 (Debian ...)", "19devel"
+	if found == nil {
+		t.Fatalf("%q names no version", out)
+	}
+	major, err := strconv.Atoi(string(found[1]))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n / 10000
+	return major
 }

@@ -69,6 +69,56 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	return s, nil
 }
 
+// Standby makes a streaming replica of a server, which is stopped for a moment, and starts it. When it is not needed any
+// more, Remove removes it.
+func (s *Server) Standby(ctx context.Context) (*Server, error) {
+	port, err := freePort(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Stop(Fast); err != nil {
+		return nil, err
+	}
+	standby := &Server{Port: port, bin: s.bin, own: s.own}
+	if standby.Dir, err = os.MkdirTemp(filepath.Dir(s.Dir), "pgtest-"); err != nil {
+		return nil, err
+	}
+	err = errors.Join(
+		os.Mkdir(standby.data(), 0o700), // the server refuses one that others can read
+		os.CopyFS(standby.data(), os.DirFS(s.data())),
+		standby.ownAll(),
+		standby.write("standby.signal", nil),
+		standby.Append("postgresql.conf", fmt.Sprintf("port = %d\nunix_socket_directories = '%s'\nprimary_conninfo = 'host=%s port=%d user=%s'\nwal_retrieve_retry_interval = 100ms",
+			port, standby.Dir, s.Dir, s.Port, Superuser)),
+		s.Start(ctx),
+	)
+	if err == nil {
+		err = standby.Start(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, standby.Remove())
+	}
+	return standby, nil
+}
+
+// ownAll gives the server's folder to the user that it runs as.
+func (s *Server) ownAll() error {
+	if s.own == nil {
+		return nil
+	}
+	root, err := os.OpenRoot(s.Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return root.Lchown(path, int(s.own.Uid), int(s.own.Gid))
+	})
+}
+
 func (s *Server) create(ctx context.Context, c Config) error {
 	var err error
 	parent := os.TempDir()
@@ -109,7 +159,7 @@ func (s *Server) create(ctx context.Context, c Config) error {
 	if c.HBA == "" {
 		return nil
 	}
-	return s.write("pg_hba.conf", []byte("local all all trust\n"+c.HBA+"\n"))
+	return s.write("pg_hba.conf", []byte("local all all trust\nlocal replication all trust\n"+c.HBA+"\n"))
 }
 
 // becomeUnprivileged gives the folder to a user who may run a server, and copies the binaries into it where that user
@@ -139,18 +189,7 @@ func (s *Server) becomeUnprivileged() error {
 		return fmt.Errorf("copy the binaries: %w", err)
 	}
 	s.bin = filepath.Join(copied, filepath.Base(s.bin))
-	// Under root's own umask the copies may be root's alone.
-	root, err := os.OpenRoot(copied)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = root.Close() }()
-	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return root.Lchown(path, int(s.own.Uid), int(s.own.Gid))
-	})
+	return s.ownAll() // under root's own umask the copies may be root's alone
 }
 
 // reachable says whether everybody may traverse the folder and those above it.
@@ -201,7 +240,7 @@ func (s *Server) Append(name, lines string) error {
 
 // Start starts a stopped server and waits until it accepts connections.
 func (s *Server) Start(ctx context.Context) error {
-	if err := s.Launch(); err != nil { //nolint:contextcheck // a server outlives its start
+	if err := s.Launch(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)

@@ -1,0 +1,42 @@
+package collector
+
+import (
+	"encoding/json"
+	"net/http"
+)
+
+// group is an entry of Prometheus's HTTP service discovery
+// (https://prometheus.io/docs/prometheus/latest/http_sd/).
+type group struct {
+	Targets []string          `json:"targets"`
+	Labels  map[string]string `json:"labels"`
+}
+
+// Discovery answers /sd: a list of all configured targets for Prometheus's http_sd_configs, each scraped through /probe
+// of the address that was asked, with the target's name as instance. The target that has no name is scraped at metricsPath.
+func (e *Exporter) Discovery(metricsPath, probePath string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host == "" {
+			http.Error(w, "the request says no host, which the targets would be scraped at", http.StatusBadRequest)
+			return
+		}
+		scheme := "http"
+		if r.TLS != nil {
+			scheme = "https"
+		}
+		groups := []group{}
+		for _, t := range e.targets.All() {
+			labels := map[string]string{"__scheme__": scheme, "__metrics_path__": metricsPath}
+			if name := t.options.Name; name != "" {
+				labels["__metrics_path__"] = probePath
+				labels["__param_target"] = name
+				labels["instance"] = name
+				labels["target"] = name
+			}
+			groups = append(groups, group{[]string{r.Host}, labels})
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		_ = json.NewEncoder(w).Encode(groups) // the client may have gone
+	})
+}

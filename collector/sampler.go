@@ -1,0 +1,47 @@
+package collector
+
+import (
+	"hash/fnv"
+	"time"
+
+	"pg_liveness_exporter/probe"
+)
+
+// authPause is how long the sampler leaves a server alone that refused our credentials: some lock a role out after a
+// number of failures.
+const authPause = time.Minute
+
+// sample probes every interval until the target is closed. The first probe comes at a moment of the interval that
+// depends on the target's name, so that the probes of many targets are spread over it, and again the same after a restart.
+func (t *Target) sample() {
+	interval := t.options.Interval
+	next := time.Now().Add(spread(t.options.Name, interval))
+	timer := time.NewTimer(time.Until(next))
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-t.life.Done():
+			return
+		}
+		s, err := t.wait(t.life, time.Now().Add(t.options.Timeout), true)
+		if err != nil {
+			return // it was closed
+		}
+		now := time.Now()
+		if !s.Result.Up() && s.Result.Failure.Reason == probe.ReasonAuth {
+			next = next.Add(authPause)
+		}
+		for !next.After(now) { // what was missed is not made up for
+			next = next.Add(interval)
+		}
+		timer.Reset(next.Sub(now))
+	}
+}
+
+// spread returns a time from 0 to interval that is always the same for a name.
+func spread(name string, interval time.Duration) time.Duration {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(name)) // never fails
+	return time.Duration(h.Sum64()>>1) % interval
+}

@@ -1,0 +1,195 @@
+package collector
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+
+	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/probe"
+)
+
+// timedProber notes when it was asked, and takes a while.
+type timedProber struct {
+	takes   time.Duration
+	failure *probe.Failure
+	asked   []time.Time // by one goroutine at a time
+}
+
+func (p *timedProber) Probe(ctx context.Context) *probe.Result {
+	r := &probe.Result{Start: time.Now(), Failure: p.failure, Connect: seconds(p.takes.Seconds())}
+	p.asked = append(p.asked, r.Start)
+	select {
+	case <-time.After(p.takes):
+	case <-ctx.Done():
+	}
+	return r
+}
+
+func (p *timedProber) Close(context.Context) error { return nil }
+
+func sampledTarget(p Prober, name string, interval time.Duration, limiter *Limiter) *Target {
+	return NewTarget(TargetOptions{
+		Name: name, Probing: config.Probing{Timeout: 2 * time.Second, Interval: interval},
+		Logger: slog.New(slog.DiscardHandler), Shared: &atomic.Uint64{}, Limiter: limiter,
+	}, func(func(probe.LossReason, time.Time)) Prober { return p })
+}
+
+func observed(t *testing.T, target *Target) uint64 {
+	t.Helper()
+	var m dto.Metric
+	if err := target.connect.Write(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m.GetHistogram().GetSampleCount()
+}
+
+// TestSampling: probes come every interval, spread by name; what takes longer than the interval is not made up for; and
+// scrapes count as probes but feed no histogram.
+func TestSampling(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		quick, slow := &timedProber{takes: time.Millisecond}, &timedProber{takes: 1500 * time.Millisecond}
+		a, b := sampledTarget(quick, "a", time.Second, NewLimiter(9)), sampledTarget(slow, "b", time.Second, NewLimiter(9))
+		for range 10 {
+			time.Sleep(time.Second)
+			if _, err := a.Probe(t.Context(), time.Now().Add(time.Second)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, target := range []*Target{a, b} {
+			if err := target.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		if n := observed(t, a); n != 10 || a.seen.probes != 20 {
+			t.Errorf("%d observed of %d probes, want 10 of 20", n, a.seen.probes)
+		}
+		if offset := quick.asked[0].Sub(start); offset != spread("a", time.Second) || offset == spread("b", time.Second) {
+			t.Errorf("the first probe came after %s", offset)
+		}
+		for i, at := range slow.asked {
+			if want := slow.asked[0].Add(time.Duration(2*i) * time.Second); !at.Equal(want) {
+				t.Errorf("slow probe %d at %s, want %s", i, at.Sub(start), want.Sub(start))
+			}
+		}
+		if _, err := a.Probe(t.Context(), time.Now().Add(time.Second)); err != ErrClosed { //nolint:errorlint // it is not wrapped
+			t.Errorf("a closed target: %v", err)
+		}
+	})
+}
+
+// TestSamplingShared: a probe that the sampler and a scrape share feeds the histogram, whoever began it.
+func TestSamplingShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &timedProber{takes: 900 * time.Millisecond}
+		target := sampledTarget(p, "a", time.Second, NewLimiter(9))
+		time.Sleep(spread("a", time.Second) - 100*time.Millisecond) // the scrape begins, the sampler boards
+		for range 3 {
+			if _, err := target.Probe(t.Context(), time.Now().Add(time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if err := target.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if n := observed(t, target); n != target.seen.probes || n < 3 {
+			t.Errorf("%d observed of %d probes", n, target.seen.probes)
+		}
+	})
+}
+
+// TestLimiterDelays: probes that hang for the first time keep others waiting for a while, and make none fail.
+func TestLimiterDelays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter := NewLimiter(4000)
+		var failed atomic.Int64
+		for i := range 2000 {
+			p := &timedProber{takes: 5 * time.Millisecond}
+			if i%10 > 0 {
+				p.takes = time.Hour
+			}
+			target := sampledTarget(p, "", 0, limiter)
+			go func() {
+				s, err := target.Probe(t.Context(), time.Now().Add(time.Second))
+				if p.takes < time.Second && (err != nil || !s.Result.Up()) {
+					failed.Add(1)
+				}
+			}()
+		}
+		time.Sleep(time.Minute)
+		if n := failed.Load(); n > 0 {
+			t.Errorf("%d of 200 targets that answer are down", n)
+		}
+	})
+}
+
+// TestLimiterLeavesPlaces: targets that hang, however many, leave places to those that answer.
+func TestLimiterLeavesPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter := NewLimiter(100)
+		hangs := func(ctx context.Context) {
+			if leave, ok := limiter.enter(ctx, false); ok {
+				<-ctx.Done()
+				leave()
+			}
+		}
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		for range 1000 {
+			go hangs(ctx)
+		}
+		synctest.Wait()
+		for range 100 {
+			leave, ok := limiter.enter(ctx, true)
+			if !ok {
+				t.Fatal("no place for a target that answers")
+			}
+			leave()
+		}
+		if time.Since(start) > time.Second {
+			t.Error("it had to wait")
+		}
+	})
+}
+
+// TestSamplingPauses: a server that refused the credentials is left alone for a minute.
+func TestSamplingPauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &timedProber{failure: &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured}}
+		target := sampledTarget(p, "a", time.Second, NewLimiter(9))
+		time.Sleep(5 * time.Minute)
+		if err := target.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if len(p.asked) != 5 {
+			t.Errorf("asked %d times in five minutes", len(p.asked))
+		}
+	})
+}
+
+// TestLimiter: probes wait for room, which is part of their time; one that gets none says so and not that the server is down.
+func TestLimiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter := NewLimiter(1)
+		first := sampledTarget(&timedProber{takes: 1500 * time.Millisecond}, "a", 0, limiter)
+		second := sampledTarget(&timedProber{}, "b", 0, limiter)
+		go func() { _, _ = first.Probe(t.Context(), time.Now().Add(2*time.Second)) }()
+		synctest.Wait()
+		s, err := second.Probe(t.Context(), time.Now().Add(time.Second))
+		if err != nil || s.Result.State() != probe.StateMisconfigured || s.Result.Failure.Reason != probe.ReasonOther || s.failures[probe.ReasonOther] != 1 {
+			t.Errorf("got %+v %v", s.Result, err)
+		}
+		s, err = second.Probe(t.Context(), time.Now().Add(time.Second))
+		if err != nil || !s.Result.Up() {
+			t.Errorf("with room again: %+v %v", s.Result, err)
+		}
+	})
+}

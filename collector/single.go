@@ -1,0 +1,151 @@
+package collector
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+
+	"pg_liveness_exporter/probe"
+)
+
+// ServeProbe answers /probe: it probes the one target that the parameter target names, within the same deadline as
+// /metrics, and shows what was found, without a label for the target. Refusals are 400 with a plain sentence. With
+// debug=true the answer is a text for people.
+func (e *Exporter) ServeProbe(w http.ResponseWriter, r *http.Request) {
+	name, module, debug, err := probeParameters(r.URL.RawQuery)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	for {
+		target, err := e.targets.Find(name, module)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		deadline := time.Now().Add(e.budget(r.Header.Get(timeoutHeader), target.options.Timeout))
+		s, err := target.Probe(r.Context(), deadline)
+		switch {
+		case errors.Is(err, ErrClosed): // a reload came between
+			continue
+		case err != nil:
+			panic(http.ErrAbortHandler)
+		case s.Result.Failure != nil && s.Result.Failure.Forbidden:
+			refuse(w, errors.New(s.Result.Failure.Detail))
+		case debug:
+			e.explain(w, &s, target.lines.read())
+		default:
+			e.show(w, r, e.table.View(s), nil)
+		}
+		return
+	}
+}
+
+// probeParameters reads the parameters; auth_module is another name for module, postgres_exporter's.
+func probeParameters(raw string) (target, module string, debug bool, err error) {
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		return "", "", false, errors.New("the parameters are not well-formed")
+	}
+	for _, key := range []string{"target", "module", "auth_module", "debug"} {
+		if len(query[key]) > 1 {
+			return "", "", false, fmt.Errorf("the parameter %s is given several times", key)
+		}
+	}
+	module = query.Get("module")
+	if query.Has("auth_module") {
+		if query.Has("module") && module != query.Get("auth_module") {
+			return "", "", false, errors.New("module and auth_module differ")
+		}
+		module = query.Get("auth_module")
+	}
+	if query.Has("debug") {
+		if debug, err = strconv.ParseBool(query.Get("debug")); err != nil {
+			return "", "", false, errors.New("the parameter debug is neither true nor false")
+		}
+	}
+	return query.Get("target"), module, debug, nil
+}
+
+func refuse(w http.ResponseWriter, err error) {
+	status := http.StatusBadRequest
+	if errors.Is(err, errFull) {
+		status = http.StatusServiceUnavailable
+	}
+	http.Error(w, err.Error(), status)
+}
+
+// explain shows a probe step by step. Neither the target's address nor a secret is known here.
+func (e *Exporter) explain(w http.ResponseWriter, s *Snapshot, lines []string) {
+	var text bytes.Buffer
+	describeSteps(&text, s.Result)
+	fmt.Fprintln(&text, "\nLog lines of this target, the latest last")
+	for _, line := range lines {
+		fmt.Fprint(&text, "  ", line)
+	}
+	fmt.Fprintln(&text, "\nMetrics")
+	families, err := e.table.View(*s).Gather()
+	for _, family := range families {
+		if err == nil {
+			_, err = expfmt.MetricFamilyToText(&text, family)
+		}
+	}
+	if err != nil {
+		errorLog{e.options.Logger}.Println(err)
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	_, _ = w.Write(text.Bytes()) // the client may have gone
+}
+
+func describeSteps(w io.Writer, r *probe.Result) {
+	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
+	line("Probe of %s, which took %s of the %s that it had", r.Start.UTC().Format(time.RFC3339Nano), r.Duration, r.Deadline)
+	line("\nSteps of the new session")
+	for _, phase := range append([]probe.Phase{probe.PhaseCredentials}, probe.AllPhases()...) {
+		if took := r.Phases[phase]; took.Known {
+			line("  %-12s%s", phase, time.Duration(took.Value*float64(time.Second)))
+		}
+	}
+	if f := r.Failure; f == nil {
+		line("  SELECT 1 answered")
+	} else {
+		if f.Phase == probe.PhaseNone {
+			line("  none was begun in time: another login is under way, or there was no place")
+		} else {
+			line("  failed in phase %s", f.Phase)
+		}
+		if f.SQLState != "" {
+			line("  the server's SQLSTATE is %s, from its routine %q", f.SQLState, f.Routine)
+		}
+		if f.Detail != "" {
+			line("  %s", f.Detail)
+		}
+	}
+	switch {
+	case !r.Keeps:
+	case r.KeptUp:
+		line("\nThe kept session answered SELECT 1 in %s", time.Duration(r.Query.Value*float64(time.Second)))
+	default:
+		line("\nThe kept session did not answer, or none stands")
+	}
+	switch f := r.FiguresFailure; {
+	case r.Figures != nil:
+		line("The connection figures were read")
+	case f != nil:
+		line("The connection figures could not be read: %s %s", f.Reason, f.SQLState)
+	default:
+		line("No session could read the connection figures")
+	}
+	line("\nVerdict: %s", r.State())
+	if r.Failure != nil {
+		line("Reason: %s", r.Failure.Reason)
+	}
+}

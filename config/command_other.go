@@ -1,0 +1,8 @@
+//go:build !unix
+
+package config
+
+import "os/exec"
+
+// killWithChildren leaves it at the command itself, which os/exec kills.
+func killWithChildren(*exec.Cmd) func() { return func() {} }

@@ -1,0 +1,278 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// mostProblems bounds what one error tells.
+const mostProblems = 50
+
+// decoder reads YAML strictly and collects what is wrong with it. No text of a problem repeats a value: it may be a
+// secret that stands in the wrong place.
+type decoder struct {
+	path     string
+	problems []problem
+}
+
+type problem struct {
+	line int
+	text string
+}
+
+func (d *decoder) problem(n *yaml.Node, where, format string, args ...any) {
+	if d.full() {
+		return
+	}
+	text := fmt.Sprintf(format, args...)
+	if where != "" {
+		text = where + ": " + text
+	}
+	d.problems = append(d.problems, problem{n.Line, text})
+}
+
+// full says that nobody will read more problems: aliases can make very many of a small file.
+func (d *decoder) full() bool { return len(d.problems) > mostProblems }
+
+// error joins the problems, a line each, in the order of the file.
+func (d *decoder) error() error {
+	slices.SortStableFunc(d.problems, func(a, b problem) int { return cmp.Compare(a.line, b.line) })
+	var lines []string
+	for i, p := range d.problems {
+		if i == mostProblems {
+			lines = append(lines, d.path+": and more")
+			break
+		}
+		lines = append(lines, fmt.Sprintf("%s:%d: %s", d.path, p.line, p.text))
+	}
+	return errors.New(strings.Join(lines, "\n"))
+}
+
+// document parses the one document of a file and returns its mapping.
+func (d *decoder) document(r io.Reader) (*yaml.Node, error) {
+	content, err := io.ReadAll(io.LimitReader(r, largestFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", d.path, err)
+	}
+	if len(content) > largestFile {
+		return nil, fmt.Errorf("%s: is larger than %d KiB", d.path, largestFile>>10)
+	}
+	if bad := invalid(content); bad >= 0 {
+		return nil, fmt.Errorf("%s:%d: is not UTF-8", d.path, 1+strings.Count(string(content[:bad]), "\n"))
+	}
+	decoder := yaml.NewDecoder(strings.NewReader(string(content)))
+	var document yaml.Node
+	switch err := decoder.Decode(&document); {
+	case errors.Is(err, io.EOF):
+		return nil, fmt.Errorf("%s: is empty", d.path)
+	case err != nil:
+		return nil, d.syntax(err)
+	}
+	var next yaml.Node
+	if err := decoder.Decode(&next); err == nil {
+		d.problem(&next, "", "begins a second document: there can be one")
+		return nil, d.error()
+	} else if !errors.Is(err, io.EOF) {
+		return nil, d.syntax(err)
+	}
+	return document.Content[0], nil
+}
+
+// invalid returns where text ceases to be UTF-8, -1 if it does not.
+func invalid(content []byte) int {
+	for i := 0; i < len(content); {
+		r, size := utf8.DecodeRune(content[i:])
+		if r == utf8.RuneError && size <= 1 {
+			return i
+		}
+		i += size
+	}
+	return -1
+}
+
+// syntax turns the parser's error, "yaml: line 3: text", into one of ours. Its texts are fixed but for the name of an
+// unknown anchor, which may be a password that begins with "*".
+func (d *decoder) syntax(err error) error {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	if strings.Contains(text, "unknown anchor") {
+		return fmt.Errorf("%s: an alias (*name) has no anchor (&name); a text that begins with * needs quotes", d.path)
+	}
+	if found := regexp.MustCompile(`^line (\d+): (.*)`).FindStringSubmatch(text); found != nil {
+		if strings.HasPrefix(found[2], "did not find expected") { // the line is that of the list or mapping
+			found[2] += " somewhere in what begins here"
+		}
+		return fmt.Errorf("%s:%s: %s", d.path, found[1], found[2])
+	}
+	return fmt.Errorf("%s: %s", d.path, text)
+}
+
+// fields are the known keys of a mapping and what reads each.
+type fields map[string]func(n *yaml.Node, where string)
+
+// mapping reads a mapping whose keys are known.
+func (d *decoder) mapping(n *yaml.Node, where string, known fields) {
+	d.pairs(n, where, func(key *yaml.Node, value *yaml.Node) {
+		read := known[key.Value]
+		if read == nil {
+			if resolve(value).Tag != "!!null" && isKey(key.Value) { // else it may be a part of a value, such as "pass:word"
+				where = join(where, key.Value)
+			}
+			d.problem(key, where, "unknown key; known here are %s", strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+			return
+		}
+		read(value, join(where, key.Value))
+	})
+}
+
+// entries reads a mapping whose keys are names.
+func (d *decoder) entries(n *yaml.Node, where string, read func(name string, n *yaml.Node, where string)) {
+	d.pairs(n, where, func(key *yaml.Node, value *yaml.Node) {
+		if key.Value == "" || len(key.Value) > 200 || strings.ContainsFunc(key.Value, unicode.IsControl) {
+			d.problem(key, where, "a name must have 1 to 200 bytes and no control character")
+			return
+		}
+		if strings.Contains(key.Value, "://") || strings.Contains(key.Value, "password=") {
+			d.problem(key, where, "a connection string stands where a name belongs")
+			return
+		}
+		read(key.Value, value, join(where, key.Value))
+	})
+}
+
+// pairs walks a mapping, an empty one included, and finds keys that stand twice. Aliases are followed; merge keys ("<<")
+// are keys like others, and unknown.
+func (d *decoder) pairs(n *yaml.Node, where string, read func(key, value *yaml.Node)) {
+	n = resolve(n)
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		return
+	}
+	if n.Kind != yaml.MappingNode {
+		d.problem(n, where, "must be a mapping (key: value)")
+		return
+	}
+	lines := make(map[string]int)
+	for i := 0; i+1 < len(n.Content) && !d.full(); i += 2 {
+		key, value := resolve(n.Content[i]), n.Content[i+1]
+		if key.Kind != yaml.ScalarNode {
+			d.problem(key, where, "a key must be a text")
+			continue
+		}
+		if line, twice := lines[key.Value]; twice {
+			d.problem(key, where, "a key stands twice, first in line %d", line)
+			continue
+		}
+		lines[key.Value] = key.Line
+		read(key, value)
+	}
+}
+
+// isKey says whether a text looks like a key of ours, and not like a secret in the wrong place.
+func isKey(text string) bool {
+	return len(text) <= 30 && !strings.ContainsFunc(text, func(r rune) bool { return (r < 'a' || r > 'z') && r != '_' })
+}
+
+func resolve(n *yaml.Node) *yaml.Node {
+	for n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	return n
+}
+
+// join names a key inside another one. A key is shown quoted where it is not a plain word.
+func join(where, key string) string {
+	odd := func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsNumber(r) && !strings.ContainsRune("_./-", r)
+	}
+	if key == "" || len(key) > 100 || strings.ContainsFunc(key, odd) {
+		key = strconv.Quote(cut(key, 100))
+	}
+	if where == "" {
+		return key
+	}
+	return where + "." + key
+}
+
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
+// text reads a text that is not empty; it returns an empty one where there is a problem. Numbers and the like are taken as they are written: a password may look like one.
+func (d *decoder) text(n *yaml.Node, where string) string {
+	n = resolve(n)
+	switch {
+	case n.Kind != yaml.ScalarNode, !slices.Contains([]string{"!!str", "!!int", "!!float", "!!bool", "!!timestamp", "!!null"}, n.Tag):
+		d.problem(n, where, "must be a text")
+	case n.Tag == "!!null", n.Value == "":
+		d.problem(n, where, "is empty")
+	case strings.Contains(n.Value, "\x00"):
+		d.problem(n, where, "holds a NUL byte")
+	default:
+		return n.Value
+	}
+	return ""
+}
+
+// list reads a list of texts that is not empty.
+func (d *decoder) list(n *yaml.Node, where string) []string {
+	n = resolve(n)
+	if n.Kind != yaml.SequenceNode || len(n.Content) == 0 {
+		d.problem(n, where, `must be a list, such as ["a", "b"]`)
+		return nil
+	}
+	texts := make([]string, 0, len(n.Content))
+	for i, entry := range n.Content {
+		texts = append(texts, d.text(entry, fmt.Sprintf("%s[%d]", where, i)))
+	}
+	return texts
+}
+
+func (d *decoder) oneOf(n *yaml.Node, where string, values ...string) string {
+	s := d.text(n, where)
+	if s != "" && !slices.Contains(values, s) {
+		d.problem(n, where, "must be one of %s", strings.Join(values, ", "))
+		return ""
+	}
+	return s
+}
+
+func (d *decoder) duration(n *yaml.Node, where string, least, most time.Duration) *time.Duration {
+	s := d.text(n, where)
+	if s == "" {
+		return nil
+	}
+	v, err := time.ParseDuration(s)
+	switch {
+	case err != nil:
+		d.problem(n, where, "must be a duration such as 5s or 500ms")
+		return nil
+	case v < least || v > most:
+		d.problem(n, where, "must be a duration from %s to %s", least, most)
+		return nil
+	}
+	return &v
+}
+
+func (d *decoder) boolean(n *yaml.Node, where string) *bool {
+	n = resolve(n)
+	if n.Kind != yaml.ScalarNode || n.Tag != "!!bool" {
+		d.problem(n, where, "must be true or false")
+		return nil
+	}
+	v := strings.EqualFold(n.Value, "true")
+	return &v
+}

@@ -1,0 +1,332 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.yaml.in/yaml/v3"
+)
+
+// largestFile bounds a configuration file; a thousand targets take about 100 KiB.
+const largestFile = 4 << 20
+
+// Bounds of the time that a probe may be given. No two probes of a target are closer than Shortest, either.
+const (
+	Shortest = 100 * time.Millisecond
+	Longest  = time.Minute
+)
+
+// File is a configuration file, read and found valid.
+type File struct {
+	// Targets are sorted by name.
+	Targets []*Target
+
+	modules  map[string]*module
+	commands *Commands
+}
+
+// Modules is the number of modules.
+func (f *File) Modules() int { return len(f.modules) }
+
+// module is what ad-hoc targets need of a module.
+type module struct {
+	level level
+	allow *allow
+}
+
+// Load reads a configuration file. base holds what nothing in the file says. The error holds every problem found, each
+// with the file's name, a line and a key, and no value.
+func Load(path string, base Probing, commands *Commands) (*File, error) {
+	content, err := readFile(path, largestFile)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return Parse(strings.NewReader(string(content)), path, base, commands)
+}
+
+// Parse is Load for a reader. Relative paths in the file are taken from the folder of path.
+//
+// libpq's environment has no say in what a file describes; pgconn could not be kept from following PGSERVICE, which
+// Parse therefore removes from the environment.
+func Parse(r io.Reader, path string, base Probing, commands *Commands) (*File, error) {
+	if err := os.Unsetenv("PGSERVICE"); err != nil {
+		return nil, err
+	}
+	folder, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	d := &decoder{path: path}
+	root, err := d.document(r)
+	if err != nil {
+		return nil, err
+	}
+	b := builder{decoder: d, folder: folder, file: &File{modules: make(map[string]*module), commands: commands}}
+	b.build(root, base)
+	if len(d.problems) > 0 {
+		return nil, d.error()
+	}
+	return b.file, nil
+}
+
+// AdHoc returns the target at address, host:port, with the credentials and settings of a module whose list allows it.
+// The error is a plain sentence that holds nothing of the address.
+func (f *File) AdHoc(address, moduleName string) (*Target, error) {
+	m := f.modules[moduleName]
+	if m == nil {
+		return nil, errors.New("there is no such module")
+	}
+	host, port, err := splitAddress(address)
+	if err != nil {
+		return nil, err
+	}
+	if m.allow == nil {
+		return nil, errors.New("the module has no list of allowed hosts")
+	}
+	if !m.allow.host(host) {
+		return nil, errors.New("the module does not allow this host")
+	}
+	l := m.level
+	t := &Target{Module: moduleName, Probing: l.probing()}
+	settings := l.settings()
+	settings["host"], settings["port"] = host, port
+	t.source = source{dsn: with("", settings), password: l.passwordFor(host, port, *l.user, defaultDatabase), allow: m.allow, commands: f.commands}
+	t.load = t.source.load
+	return t, nil
+}
+
+// builder makes a File of a document.
+type builder struct {
+	*decoder
+	folder string // where relative paths begin
+	file   *File
+}
+
+func (b *builder) build(root *yaml.Node, base Probing) {
+	bottom := level{timeout: &base.Timeout, interval: &base.Interval, applications: &base.Applications}
+	var defaults, modules, targets *yaml.Node
+	b.mapping(root, "", fields{
+		"defaults": func(n *yaml.Node, _ string) { defaults = n },
+		"modules":  func(n *yaml.Node, _ string) { modules = n },
+		"targets":  func(n *yaml.Node, _ string) { targets = n },
+	})
+	if modules == nil && targets == nil && len(b.problems) == 0 {
+		b.problem(root, "", "has neither targets nor modules")
+	}
+	if defaults != nil {
+		l := &level{}
+		b.mapping(defaults, "defaults", b.levelFields(l))
+		b.checkLevel(defaults, "defaults", l)
+		bottom = l.over(bottom)
+	}
+	levels := map[string]level{"": bottom}
+	if modules != nil {
+		b.entries(modules, "modules", func(name string, n *yaml.Node, place string) {
+			levels[name] = b.module(name, n, place, bottom)
+		})
+	}
+	if targets != nil {
+		b.entries(targets, "targets", func(name string, n *yaml.Node, place string) {
+			if t := b.target(name, n, place, levels); t != nil {
+				b.file.Targets = append(b.file.Targets, t)
+			}
+		})
+	}
+	slices.SortFunc(b.file.Targets, func(x, y *Target) int { return strings.Compare(x.Name, y.Name) })
+}
+
+func (b *builder) module(name string, n *yaml.Node, place string, bottom level) level {
+	l := &level{}
+	var allowed *allow
+	known := b.levelFields(l)
+	known["allow"] = func(n *yaml.Node, place string) {
+		allowed = &allow{}
+		for i, entry := range b.list(n, place) {
+			if err := allowed.add(entry); err != nil {
+				b.problem(n, fmt.Sprintf("%s[%d]", place, i), "%s", err)
+			}
+		}
+	}
+	b.mapping(n, place, known)
+	b.checkLevel(n, place, l)
+	merged := l.over(bottom)
+	if allowed != nil && merged.user == nil {
+		b.problem(n, place, "has a list of allowed hosts but no user")
+	}
+	b.file.modules[name] = &module{merged, allowed}
+	return merged
+}
+
+// place is what a target alone can say.
+type place struct {
+	kind, dsn, host, dbname string
+	port                    uint16
+	module                  string
+}
+
+func (b *builder) target(name string, n *yaml.Node, where string, levels map[string]level) *Target {
+	before := len(b.problems)
+	l := &level{}
+	p := place{port: 5432}
+	known := b.levelFields(l)
+	given := make(map[string]*yaml.Node)
+	text := func(key string, to *string) {
+		known[key] = func(n *yaml.Node, where string) {
+			given[key] = n
+			*to = b.text(n, where)
+		}
+	}
+	text("module", &p.module)
+	text("kind", &p.kind)
+	text("dsn", &p.dsn)
+	text("host", &p.host)
+	text("dbname", &p.dbname)
+	known["port"] = func(n *yaml.Node, where string) {
+		given["port"] = n
+		if port, err := strconv.ParseUint(b.text(n, where), 10, 16); err == nil && port > 0 {
+			p.port = uint16(port)
+		} else {
+			b.problem(n, where, "must be a number from 1 to 65535")
+		}
+	}
+	b.mapping(n, where, known)
+	b.checkLevel(n, where, l)
+	base, ok := levels[p.module]
+	if !ok && p.module != "" {
+		b.problem(given["module"], where+".module", "there is no module of this name")
+		base = levels[""]
+	}
+	if p.kind != "" && p.kind != "postgres" {
+		b.problem(given["kind"], where+".kind", "must be postgres")
+	}
+	own := *l
+	merged := own.over(base)
+	t := &Target{Name: name, Module: p.module, Probing: merged.probing()}
+	if given["dsn"] != nil {
+		b.fromDSN(t, given, where, &p, &own, merged)
+	} else {
+		b.fromFields(t, n, given, where, &p, merged)
+	}
+	if len(b.problems) > before {
+		return nil
+	}
+	t.load = t.source.load
+	return t
+}
+
+func (b *builder) fromFields(t *Target, n *yaml.Node, given map[string]*yaml.Node, where string, p *place, merged level) {
+	switch {
+	case given["host"] == nil:
+		b.problem(n, where, "needs a host or a dsn")
+		return
+	case p.host == "":
+		return
+	case strings.Contains(p.host, ","):
+		b.problem(given["host"], where+".host", "names several hosts: make each of them a target of its own")
+		return
+	case !isHost(p.host):
+		b.problem(given["host"], where+".host", "must be a name, an address or the folder of a unix socket, without a port")
+		return
+	case merged.user == nil:
+		b.problem(n, where, "has no user, nor have its module and the defaults")
+		return
+	}
+	if p.dbname == "" {
+		p.dbname = defaultDatabase
+	}
+	port := strconv.Itoa(int(p.port))
+	settings := merged.settings()
+	settings["host"], settings["port"], settings["database"] = p.host, port, p.dbname
+	t.source = source{
+		dsn: with("", settings), commands: b.file.commands,
+		password: merged.passwordFor(p.host, port, *merged.user, p.dbname),
+	}
+	b.try(given["host"], where, &t.source, merged.systemRoots() && merged.sslmode != nil)
+}
+
+func isHost(host string) bool {
+	if filepath.IsAbs(host) {
+		return true
+	}
+	return isName(strings.TrimSuffix(host, ".")) || isAddress(host)
+}
+
+// fromDSN lays a connection string over the settings of the levels.
+func (b *builder) fromDSN(t *Target, given map[string]*yaml.Node, where string, p *place, own *level, merged level) {
+	n := given["dsn"]
+	where += ".dsn"
+	if p.dsn == "" {
+		return
+	}
+	for _, key := range []string{"host", "port", "dbname"} {
+		if given[key] != nil {
+			b.problem(given[key], strings.TrimSuffix(where, "dsn")+key, "is given beside dsn: write it into one of them")
+		}
+	}
+	keys, err := dsnKeys(Secret(p.dsn))
+	if err != nil {
+		b.problem(n, where, "%s", err)
+		return
+	}
+	has := func(key string) bool { return slices.Contains(keys, key) }
+	for _, key := range []string{"service", "servicefile", "passfile"} {
+		if has(key) {
+			b.problem(n, where, "holds %s: libpq's files are not read, use the keys of this file", key)
+			return
+		}
+	}
+	for _, key := range keys {
+		switch {
+		case knownKey(key):
+		case isKey(key):
+			b.problem(n, where, "holds %s, which is not known here", key)
+		default: // maybe a part of a value
+			b.problem(n, where, "holds a key that is not known here")
+		}
+	}
+	for _, key := range own.said() {
+		if has(key) || key == "sslmode" && has("ssl") {
+			b.problem(n, where, "holds %s, which is also a key beside it", key)
+		}
+	}
+	if !has("user") && merged.user == nil {
+		b.problem(n, where, "has no user, nor have the target, its module and the defaults")
+		return
+	}
+	settings := merged.settings()
+	maps.DeleteFunc(settings, func(key, _ string) bool { return has(key) || key == "sslmode" && has("ssl") })
+	t.source = source{dsn: with(Secret(p.dsn), settings), parameters: keys, commands: b.file.commands}
+	cfg := b.try(n, where, &t.source, merged.systemRoots() && !has("sslrootcert") && (merged.sslmode != nil || has("sslmode") || has("ssl")))
+	if cfg == nil {
+		return
+	}
+	if !has("host") {
+		b.problem(n, where, "has no host")
+	}
+	if !has("password") {
+		t.source.password = merged.passwordFor(cfg.Host, strconv.Itoa(int(cfg.Port)), cfg.User, cfg.Database)
+	}
+}
+
+// try parses a target's connection string without the files it names, which may come and go, and tells what is wrong.
+// verified says that the system's certificates are to be used, which pgconn makes verify-full whatever the mode says.
+func (b *builder) try(n *yaml.Node, where string, s *source, verified bool) *pgconn.Config {
+	cfg, err := parseOne(with(s.dsn, map[string]string{"sslrootcert": "", "sslcert": "", "sslkey": ""}))
+	if err != nil {
+		b.problem(n, where, "%s", err)
+		return nil
+	}
+	if verified && (cfg.TLSConfig == nil || cfg.TLSConfig.InsecureSkipVerify) {
+		b.problem(n, where, "sslrootcert system needs sslmode verify-full")
+	}
+	return cfg
+}

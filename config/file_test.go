@@ -1,0 +1,565 @@
+package config
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func parseText(t *testing.T, text string) (*File, error) {
+	t.Helper()
+	return Parse(strings.NewReader(text), "dir/x.yml", Probing{Timeout: 5 * time.Second}, NewCommands(t.Context()))
+}
+
+func mustParse(t *testing.T, text string) *File {
+	t.Helper()
+	f, err := parseText(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// TestLevels: each level overrides the one above, one way to give a password replaces another, and a connection string
+// wins over a module.
+func TestLevels(t *testing.T) {
+	t.Setenv("SECRET", "from env")
+	f := mustParse(t, `
+defaults: {timeout: 2s, sslmode: disable, user: all, password: "0123"}
+modules:
+  m: {user: mod, password_env: SECRET, interval: 1s, applications: true}
+targets:
+  plain: {host: h}
+  module: {host: h2, module: m, port: 1, dbname: "d'\\ x"}
+  own: {host: "::1", module: m, user: me, password: "p'w\\ ", timeout: 300ms, applications: false}
+  url: {dsn: "postgres://u:p%20w@h3:7/d?application_name=x", module: m}
+  words: {dsn: "host=h4 dbname=d options='-c work_mem=1MB'", module: m}
+  socket: {host: /run/pg}
+  'odd "name" {}, ü/&?': {host: h}
+`)
+	got := map[string]string{}
+	for _, target := range f.Targets {
+		cfg, err := target.ConnConfig(t.Context())
+		if err != nil {
+			t.Fatalf("%s: %v", target.Name, err)
+		}
+		got[target.Name] = fmt.Sprint(cfg.Host, " ", cfg.Port, " ", cfg.Database, " ", cfg.User, " ", cfg.Password, " ", cfg.TLSConfig == nil,
+			" ", target.Timeout, " ", target.Interval, " ", target.Applications, " ", cfg.RuntimeParams)
+	}
+	params := " map[application_name:pg_liveness_exporter]"
+	for name, want := range map[string]string{
+		"plain":               "h 5432 postgres all 0123 true 2s 0s false" + params,
+		"module":              "h2 1 d'\\ x mod from env true 2s 1s true" + params,
+		"own":                 "::1 5432 postgres me p'w\\  true 300ms 1s false" + params,
+		"url":                 "h3 7 d u p w true 2s 1s true map[application_name:x]",
+		"words":               "h4 5432 d mod from env true 2s 1s true map[application_name:pg_liveness_exporter options:-c work_mem=1MB]",
+		"socket":              "/run/pg 5432 postgres all 0123 true 2s 0s false" + params,
+		`odd "name" {}, ü/&?`: "h 5432 postgres all 0123 true 2s 0s false" + params,
+	} {
+		if got[name] != want {
+			t.Errorf("%s:\n got %s\nwant %s", name, got[name], want)
+		}
+	}
+}
+
+// TestNoEnvironment: libpq's variables and files have no say in what a file describes.
+func TestNoEnvironment(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("HOME", dir)
+	write := func(name, content string) {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(".pgpass", "*:*:*:*:from-passfile\n")
+	write(".pg_service.conf", "[s]\nhost=evil\nuser=evil\n")
+	write(".postgresql/root.crt", "nonsense")
+	write(".postgresql/postgresql.crt", "nonsense")
+	write(".postgresql/postgresql.key", "nonsense")
+	for name, value := range map[string]string{
+		"PGHOST": "evil", "PGPORT": "99", "PGDATABASE": "evil", "PGUSER": "evil", "PGPASSWORD": "evil", "PGAPPNAME": "evil",
+		"PGSERVICE": "s", "PGSSLMODE": "disable", "PGOPTIONS": "evil", "PGTZ": "evil", "PGCONNECT_TIMEOUT": "7", "PGSSLCERTMODE": "",
+		"PGTARGETSESSIONATTRS": "read-only", "PGCHANNELBINDING": "require", "PGREQUIREAUTH": "none", "PGSSLROOTCERT": "/evil",
+		"PGSSLCERT": "/evil", "PGSSLKEY": "/evil", "PGSSLNEGOTIATION": "direct", "PGSSLSNI": "0", "PGSSLPASSWORD": "evil",
+		"PGMINPROTOCOLVERSION": "3.2", "PGMAXPROTOCOLVERSION": "3.2", "PGPASSFILE": filepath.Join(dir, ".pgpass"),
+	} {
+		t.Setenv(name, value)
+	}
+	f := mustParse(t, `
+modules: {m: {user: u, allow: ["10.0.0.0/8"]}}
+targets: {fields: {host: h, user: u}, words: {dsn: "host=h user=u"}, url: {dsn: "postgres://u@h"}}`)
+	adHoc, err := f.AdHoc("10.1.2.3:6000", "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range append(f.Targets, adHoc) {
+		cfg, err := target.ConnConfig(t.Context())
+		if err != nil {
+			t.Fatalf("%s: %v", target.Name, err)
+		}
+		got := fmt.Sprintf("%s %s %q %s %q %d %v %q %q %s %s %v", cfg.User, cfg.Database, cfg.Password, cfg.RuntimeParams, cfg.RequireAuth, len(cfg.Fallbacks),
+			cfg.TLSConfig.RootCAs == nil && cfg.TLSConfig.Certificates == nil, cfg.ChannelBinding, cfg.SSLNegotiation, cfg.MinProtocolVersion, cfg.MaxProtocolVersion, cfg.ValidateConnect == nil)
+		if want := `u postgres "" map[application_name:pg_liveness_exporter] "" 1 true "prefer" "" 3.0 3.0 true`; got != want {
+			t.Errorf("%s:\n got %s\nwant %s", target.Name, got, want)
+		}
+		if cfg.Host == "evil" || cfg.Port == 99 {
+			t.Errorf("%s: %s:%d", target.Name, cfg.Host, cfg.Port)
+		}
+	}
+}
+
+// TestProblems: all of them at once, each with its line and key, none with a value.
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	const (
+		secret     = "hunter2"
+		targetKeys = "applications, dbname, dsn, host, interval, kind, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user"
+	)
+	for name, test := range map[string]struct{ text, want string }{
+		"empty":     {"", "dir/x.yml: is empty"},
+		"a comment": {"# nothing\n", "dir/x.yml: is empty"},
+		"nothing":   {"defaults: {}\n", "dir/x.yml:1: has neither targets nor modules"},
+		"a text":    {"hunter2", "dir/x.yml:1: must be a mapping (key: value)"},
+		"a list":    {"- a\n", "dir/x.yml:1: must be a mapping (key: value)"},
+		"syntax":    {"targets:\n  a: {host: h\n", "dir/x.yml:1: did not find expected ',' or '}' somewhere in what begins here"},
+		"tabs":      {"targets:\n\ta: {}\n", "dir/x.yml:2: found character that cannot start any token"},
+		"not UTF-8": {"targets:\n  a: {host: \"\xff\"}\n", "dir/x.yml:2: is not UTF-8"},
+		"two":       {"targets: {a: {host: h, user: u}}\n---\nx: y\n", "dir/x.yml:2: begins a second document: there can be one"},
+		"large":     {strings.Repeat("# "+strings.Repeat("x", 98)+"\n", 100000), "dir/x.yml: is larger than 4096 KiB"},
+		"no anchor": {"targets: {a: {password: *hunter2}}\n", "dir/x.yml: an alias (*name) has no anchor (&name); a text that begins with * needs quotes"},
+		"merge key": {"targets:\n  a: &a {host: h, user: u}\n  b:\n    <<: *a\n", `dir/x.yml:4: targets.b: unknown key; known here are ` + targetKeys + "\ndir/x.yml:4: targets.b: needs a host or a dsn"},
+		"itself":    {"targets: &a {a: *a}\n", "dir/x.yml:1: targets.a.a: unknown key; known here are " + targetKeys + "\ndir/x.yml:1: targets.a: needs a host or a dsn"},
+		"binary":    {"targets: {a: {host: !!binary aGk=, user: u}}\n", "dir/x.yml:1: targets.a.host: must be a text"},
+		"slips": {
+			"targets:\n  a: {host: h, user: u, password:hunter2}\n  b: {host: h, user: u, password: x, hunter}\n  c: {host: h, user: u, hunter2: x}\n",
+			"dir/x.yml:2: targets.a: unknown key; known here are " + targetKeys + "\ndir/x.yml:3: targets.b: unknown key; known here are " + targetKeys +
+				"\ndir/x.yml:4: targets.c: unknown key; known here are " + targetKeys,
+		},
+		"system": {
+			"defaults: {user: u, sslrootcert: system}\ntargets:\n  a: {host: h}\n  b: {host: h, sslmode: require}\n  c: {host: h, sslmode: verify-full}\n  d: {dsn: 'host=h sslmode=disable'}\n",
+			"dir/x.yml:4: targets.b: sslrootcert system needs sslmode verify-full\ndir/x.yml:6: targets.d.dsn: sslrootcert system needs sslmode verify-full",
+		},
+		"dsn as a name": {
+			"targets:\n  postgres://u:hunter2@h/db: {}\n  host=h password=hunter2: {}\n",
+			"dir/x.yml:2: targets: a connection string stands where a name belongs\ndir/x.yml:3: targets: a connection string stands where a name belongs",
+		},
+		"mapped": {"modules: {m: {user: u, allow: ['::ffff:10.0.0.0/104']}}\n", "dir/x.yml:1: modules.m.allow[0]: must be written as an IPv4 network"},
+		"dsn keys": {
+			"targets:\n  a: {dsn: 'host=h user=u hots=z'}\n  b: {dsn: 'postgres://u@h?ssl_mode=require&hunter2=x'}\n",
+			"dir/x.yml:2: targets.a.dsn: holds hots, which is not known here\ndir/x.yml:3: targets.b.dsn: holds a key that is not known here\ndir/x.yml:3: targets.b.dsn: holds ssl_mode, which is not known here",
+		},
+		"no host":   {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn"},
+		"odd names": {"targets:\n  \"\": {host: h, user: u}\n  \"a\\nb\": {host: h, user: u}\n", "dir/x.yml:2: targets: a name must have 1 to 200 bytes and no control character\ndir/x.yml:3: targets: a name must have 1 to 200 bytes and no control character"},
+		"many at once": {`
+defaults: {timeout: hunter2, sslmode: hunter2, sslcert: c}
+modules:
+  m: {password: hunter2, password_file: f, allow: ["a b", "10.1.2.3/8", "-x"]}
+  n: {allow: [h], user: u, require_auth: hunter2}
+  m: {}
+targets:
+  a: {host: "h1,h2", user: u}
+  b: {host: h, user: u, port: 0, hunter: 2, module: nowhere}
+  c: {dsn: "postgres://u:hunter2@h", port: 5, password: x}
+  d: {dsn: "postgres://u:hunter2@h1,h2"}
+  e: {dsn: "service=s"}
+  f: {dsn: "hunter2"}
+  g: {host: h, user: u, interval: 10ms, applications: maybe, password_command: hunter2, kind: mysql}
+  h: {host: "h:5432", user: u}
+  i: {host: h}
+`, `dir/x.yml:2: defaults.timeout: must be a duration such as 5s or 500ms
+dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, verify-ca, verify-full
+dir/x.yml:2: defaults: has only one of sslcert and sslkey
+dir/x.yml:4: modules.m.password_file: the password is given in several ways: keep one of password, password_file, password_env and password_command
+dir/x.yml:4: modules.m.allow[0]: must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16
+dir/x.yml:4: modules.m.allow[1]: must not have bits set behind the network's length
+dir/x.yml:4: modules.m.allow[2]: must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16
+dir/x.yml:4: modules.m: has a list of allowed hosts but no user
+dir/x.yml:5: modules.n.require_auth: must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each
+dir/x.yml:6: modules: a key stands twice, first in line 4
+dir/x.yml:8: targets.a.host: names several hosts: make each of them a target of its own
+dir/x.yml:9: targets.b.port: must be a number from 1 to 65535
+dir/x.yml:9: targets.b.hunter: unknown key; known here are ` + targetKeys + `
+dir/x.yml:9: targets.b.module: there is no module of this name
+dir/x.yml:10: targets.c.port: is given beside dsn: write it into one of them
+dir/x.yml:10: targets.c.dsn: holds password, which is also a key beside it
+dir/x.yml:11: targets.d.dsn: names several servers, and each is a target of its own
+dir/x.yml:12: targets.e.dsn: holds service: libpq's files are not read, use the keys of this file
+dir/x.yml:13: targets.f.dsn: has no user, nor have the target, its module and the defaults
+dir/x.yml:14: targets.g.interval: must be 0s or at least 100ms
+dir/x.yml:14: targets.g.applications: must be true or false
+dir/x.yml:14: targets.g.password_command: must be a list, such as ["a", "b"]
+dir/x.yml:14: targets.g.kind: must be postgres
+dir/x.yml:15: targets.h.host: must be a name, an address or the folder of a unix socket, without a port
+dir/x.yml:16: targets.i: has no user, nor have its module and the defaults`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := parseText(t, test.text)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if err.Error() != test.want {
+				t.Errorf("got\n%s\nwant\n%s", err, test.want)
+			}
+			if strings.Contains(err.Error(), secret) {
+				t.Error("a value is shown")
+			}
+		})
+	}
+}
+
+// TestLoadOdd: what is no readable file is an error, not a wait.
+func TestLoadOdd(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for path, want := range map[string]string{
+		dir: "is a directory", "/dev/zero": "is not a regular file", filepath.Join(dir, "none"): "no such file or directory",
+	} {
+		_, err := Load(path, Probing{}, NewCommands(t.Context()))
+		if err == nil || err.Error() != path+": "+want {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// TestEqual: a target is the same as long as nothing about it has changed.
+func TestEqual(t *testing.T) {
+	t.Parallel()
+	text := `
+modules: {m: {user: u, password_command: [a, b], allow: [x]}}
+targets: {a: {host: h, module: m}}`
+	before := mustParse(t, text).Targets[0]
+	if !before.Equal(mustParse(t, "# moved\n"+text).Targets[0]) {
+		t.Error("the same settings make another target")
+	}
+	for _, change := range [][2]string{
+		{"user: u", "user: v"},
+		{"[a, b]", "[a, c]"},
+		{"host: h", "host: h2"},
+		{"host: h", "host: h, timeout: 1s"},
+		{"host: h", "host: h, port: 1"},
+		{"host: h", "host: h, sslmode: disable"},
+		{"host: h", "host: h, interval: 1s"},
+		{"a: {", "b: {"},
+	} {
+		if before.Equal(mustParse(t, strings.Replace(text, change[0], change[1], 1)).Targets[0]) {
+			t.Errorf("%v makes the same target", change)
+		}
+	}
+}
+
+// TestAllow: who may get a module's credentials.
+func TestAllow(t *testing.T) {
+	t.Parallel()
+	f := mustParse(t, `
+modules:
+  names: {user: u, allow: ["*.db.example.org", "exact.example.org", "db-*"]}
+  networks: {user: u, allow: ["10.20.0.0/16", "2001:db8::/32", "127.0.0.1"]}
+  both: {user: u, allow: ["*.example.org", "10.20.0.0/16"]}
+  closed: {user: u}`)
+	for _, test := range []struct {
+		module, target string
+		want           bool
+	}{
+		{"names", "a.db.example.org:5432", true},
+		{"names", "A.DB.example.ORG:5432", true},
+		{"names", "exact.example.org:1", true},
+		{"names", "db-1:5432", true},
+		{"names", "db-1.evil.example:5432", false},
+		{"names", "a.b.db.example.org:5432", false},
+		{"names", "db.example.org:5432", false},
+		{"names", "a.db.example.org.evil.example:5432", false},
+		{"names", "10.20.1.2:5432", false},
+		{"networks", "10.20.1.2:5432", true},
+		{"networks", "[::ffff:10.20.1.2]:5432", true},
+		{"networks", "[2001:db8::1]:5432", true},
+		{"networks", "127.0.0.1:5432", true},
+		{"networks", "127.0.0.2:5432", false},
+		{"networks", "10.21.1.2:5432", false},
+		{"networks", "0.0.0.0:5432", false},
+		{"networks", "a.db.example.org:5432", false},
+		{"networks", "10.20.1.2.:5432", false},
+		{"both", "x.example.org:5432", true},
+		{"both", "10.20.1.2:5432", true},
+		{"both", "10.21.1.2:5432", false},
+		{"closed", "10.20.1.2:5432", false},
+		{"nowhere", "10.20.1.2:5432", false},
+		{"networks", "10.20.1.2", false},
+		{"networks", "10.20.1.2:", false},
+		{"networks", "10.20.1.2:0", false},
+		{"networks", "10.20.1.2:+5", false},
+		{"networks", "10.20.1.2:65536", false},
+		{"networks", "u:p@10.20.1.2:5432", false},
+		{"networks", "postgres://10.20.1.2:5432", false},
+		{"networks", "host=10.20.1.2:5432", false},
+		{"networks", "/tmp:5432", false},
+		{"networks", "10.20.1.2:5432\n", false},
+		{"networks", "[fe80::1%eth0]:5432", false},
+		{"names", "a'b.db.example.org:5432", false},
+		{"names", ".db.example.org:5432", false},
+		{"names", ":5432", false},
+		{"names", "", false},
+	} {
+		target, err := f.AdHoc(test.target, test.module)
+		if (err == nil) != test.want {
+			t.Errorf("%s with %s: %v", test.target, test.module, err)
+		}
+		if err != nil && test.target != "" && strings.Contains(err.Error(), test.target) {
+			t.Errorf("%s: the error repeats it: %v", test.target, err)
+		}
+		if err == nil && target.Permits("169.254.169.254") {
+			t.Errorf("%s with %s: the link's addresses are allowed", test.target, test.module)
+		}
+	}
+	for module, want := range map[string]map[string]bool{
+		"names": {"192.0.2.1": true, "127.0.0.1": false, "::1": false, "fe80::1%eth0": false, "0.0.0.0": false, "224.0.0.1": false, "::ffff:127.0.0.1": false},
+		"both":  {"10.20.0.1": true, "192.0.2.1": false, "127.0.0.1": false},
+	} {
+		target, err := f.AdHoc(map[string]string{"names": "exact.example.org:1", "both": "x.example.org:1"}[module], module)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for address, want := range want {
+			if got := target.Permits(address); got != want {
+				t.Errorf("%s leads to %s: %v", module, address, got)
+			}
+		}
+	}
+}
+
+// TestPasswordFile: it is read for each login, and an unusable one is an error without its path.
+func TestPasswordFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "hunter2")
+	f := mustParse(t, "targets: {a: {host: h, user: u, password_file: "+path+"}}")
+	for content, want := range map[string]string{"one\n": "one", "two w \r\n": "two w ", "": "", "a\x00b": "", strings.Repeat("x", 100000): ""} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := f.Targets[0].ConnConfig(t.Context())
+		switch {
+		case want == "" && (err == nil || !strings.HasPrefix(err.Error(), "password_file: ") || strings.Contains(err.Error(), "hunter2")):
+			t.Errorf("%.10q: %v", content, err)
+		case want != "" && (err != nil || cfg.Password != want):
+			t.Errorf("%.10q: %v", content, err)
+		}
+	}
+}
+
+// TestPasswordCommand: its output is kept and shared, fetched anew once after it was refused, and a command that does
+// not work says so without what it printed.
+func TestPasswordCommand(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	runs := filepath.Join(dir, "runs")
+	f := mustParse(t, fmt.Sprintf(`
+modules: {m: {user: u, password_command: [sh, -c, 'echo x >> %[1]s; echo "{host}{port}{user}{dbname} $(wc -l < %[1]s)"']}}
+targets:
+  a: {host: h, module: m}
+  b: {dsn: "host=h", module: m}
+  c: {host: h2, module: m, port: 1}
+  silent: {host: h, user: u, password_command: ["true"]}
+  lines: {host: h, user: u, password_command: [printf, 'hunter2\n\n2']}
+  failing: {host: h, user: u, password_command: [sh, -c, "echo hunter2; exit 1"]}
+  missing: {host: h, user: u, password_command: [/nonexistent/hunter2]}
+  endless: {host: h, user: u, password_command: ["yes"]}
+  hanging: {host: h, user: u, password_command: [sh, -c, "sleep 1000 & sleep 1000"]}
+`, runs))
+	targets := map[string]*Target{}
+	for _, target := range f.Targets {
+		targets[target.Name] = target
+	}
+	password := func(name string) string {
+		t.Helper()
+		cfg, err := targets[name].ConnConfig(t.Context())
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return cfg.Password
+	}
+	for _, name := range []string{"a", "a", "b"} { // the same command: one run
+		if got := password(name); got != "h5432upostgres 1" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if got := password("c"); got != "h21upostgres 2" {
+		t.Errorf("c: %q", got)
+	}
+	if targets["a"].Renew("h5432upostgres 1") {
+		t.Error("a password from just now is fetched anew")
+	}
+	command := f.Targets[0].source.password.command
+	f.commands.mu.Lock()
+	o := f.commands.outputs[command.key()]
+	o.fetched = o.fetched.Add(-time.Minute)
+	f.commands.mu.Unlock()
+	if !targets["a"].Renew("h5432upostgres 1") || !targets["b"].Renew("h5432upostgres 1") {
+		t.Error("a password from before is not fetched anew")
+	}
+	if got := password("b"); got != "h5432upostgres 3" {
+		t.Errorf("after it was refused: %q", got)
+	}
+	if !targets["a"].Renew("h5432upostgres 1") {
+		t.Error("another one that is there by now is not used")
+	}
+	f.commands.mu.Lock()
+	o.fetched = o.fetched.Add(-renewEvery / 2)
+	f.commands.mu.Unlock()
+	if targets["a"].Renew("h5432upostgres 3") {
+		t.Error("fetched anew again at once")
+	}
+	f.commands.mu.Lock()
+	o.renewed = o.renewed.Add(-2 * renewEvery)
+	f.commands.mu.Unlock()
+	if !targets["a"].Renew("h5432upostgres 3") {
+		t.Error("not fetched anew although the server goes on refusing it")
+	}
+	for name, want := range map[string]string{
+		"silent": "its output is empty", "lines": "its output has several lines", "failing": "exit status 1", "missing": "no such file or directory", "endless": "printed more than 64 KiB",
+	} {
+		if name == "endless" {
+			continue // takes the command's time-out
+		}
+		if _, err := targets[name].ConnConfig(t.Context()); err == nil || err.Error() != "password_command: "+want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := targets["hanging"].ConnConfig(ctx); err == nil || err.Error() != "password_command: has not ended yet" {
+		t.Errorf("hanging: %v", err)
+	}
+}
+
+// TestManyProblems: aliases cannot make more of them than anybody reads.
+func TestManyProblems(t *testing.T) {
+	t.Parallel()
+	var text strings.Builder
+	text.WriteString("targets:\n  a: &a {host: h")
+	for i := range 700 {
+		fmt.Fprintf(&text, ", k%d: x", i)
+	}
+	text.WriteString("}\n")
+	for i := range 700 {
+		fmt.Fprintf(&text, "  b%d: *a\n", i)
+	}
+	_, err := parseText(t, text.String())
+	if err == nil || strings.Count(err.Error(), "\n") != mostProblems || !strings.HasSuffix(err.Error(), "and more") {
+		t.Errorf("got %d lines", strings.Count(err.Error(), "\n"))
+	}
+}
+
+// TestPasswordCommandRefused: a target whose password was refused waits for another one, also when the command runs
+// already; others go on with what they have, also when the command fails.
+func TestPasswordCommandRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f := mustParse(t, `
+modules: {m: {user: u, password_command: [./password], password_command_ttl: 1h}}
+targets: {a: {host: h, module: m}, b: {host: h2, module: m}, c: {host: h, user: u, password_command: [sh, -c, "sleep 1000 & echo left a child"]}}
+`)
+	a, b, c := f.Targets[0], f.Targets[1], f.Targets[2]
+	script := func(text string) {
+		path := filepath.Join(dir, "password")
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		f.commands.mu.Lock()
+		defer f.commands.mu.Unlock()
+		a.source.password.command.argv[0] = path // "dir", from which Parse took it, does not exist
+		b.source.password.command.argv[0] = path
+	}
+	if got := a.source.password.command.argv[0]; !filepath.IsAbs(got) || !strings.HasSuffix(got, filepath.Join("config", "dir", "password")) {
+		t.Errorf("the command is looked for at %s", got)
+	}
+	age := func(d time.Duration) {
+		f.commands.mu.Lock()
+		defer f.commands.mu.Unlock()
+		for _, o := range f.commands.outputs {
+			o.fetched, o.renewed = o.fetched.Add(-d), o.renewed.Add(-d)
+		}
+	}
+	expect := func(target *Target, want, wantErr string) {
+		t.Helper()
+		cfg, err := target.ConnConfig(t.Context())
+		switch {
+		case wantErr == "" && (err != nil || cfg.Password != want):
+			t.Errorf("%s: %v, want %s", target.Name, err, want)
+		case wantErr != "" && (err == nil || err.Error() != wantErr):
+			t.Errorf("%s: %v, want %s", target.Name, err, wantErr)
+		}
+	}
+	script("echo one")
+	expect(a, "one", "")
+	expect(b, "one", "")
+	// It has become old, is still used while the command runs, and is refused meanwhile.
+	script("sleep 0.5; echo two")
+	age(61 * time.Minute)
+	expect(a, "one", "")
+	if !a.Renew("one") {
+		t.Error("no second try while the command runs")
+	}
+	expect(a, "two", "")
+	expect(b, "two", "")
+	// A login that succeeds ends that: the command is not run for it any more, and its failures do not matter.
+	a.Accepted()
+	script("exit 1")
+	age(30 * time.Minute)
+	expect(a, "two", "")
+	// One server refuses it, and the command fails: the other's password is still good.
+	script("sleep 0.5; exit 1")
+	age(2 * commandTimeout)
+	a.Renew("two")
+	age(2 * time.Hour)
+	f.commands.mu.Lock()
+	for _, o := range f.commands.outputs {
+		o.fetched = time.Now().Add(-time.Minute)
+	}
+	f.commands.mu.Unlock()
+	if !a.Renew("two") {
+		t.Error("no second try for a password from before")
+	}
+	expect(a, "", "password_command: exit status 1")
+	expect(b, "two", "")
+	expect(c, "left a child", "")
+}
+
+// FuzzParse: whatever stands in a file is a configuration or an error that names the file.
+func FuzzParse(f *testing.F) {
+	for _, text := range []string{
+		"targets: {a: {host: h, user: u}}", "modules: {m: {user: u, allow: [x, 10.0.0.0/8]}}", "targets: {a: {dsn: 'host=h user=u'}}",
+		"targets: {a: &a {host: *a}}", "targets: {a: {dsn: 'postgres://u:p@h:5/d?sslmode=require&x=y'}}", "? [a]\n: b", "targets: !!binary aGk=",
+		"defaults: {password_command: [a], password_command_ttl: 1s, timeout: 1s, interval: 1s, applications: yes}",
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		file, err := Parse(bytes.NewReader(content), "x.yml", Probing{Timeout: time.Second}, nil)
+		if err != nil {
+			for line := range strings.Lines(err.Error()) {
+				if !strings.HasPrefix(line, "x.yml:") {
+					t.Errorf("%q does not name the file", line)
+				}
+			}
+			return
+		}
+		for _, target := range file.Targets {
+			if target.source.password.command != nil || target.source.password.file != "" {
+				continue
+			}
+			if _, err := target.ConnConfig(t.Context()); err != nil && target.source.password.env == "" {
+				var tlsErr *TLSError
+				if !errors.As(err, &tlsErr) {
+					t.Errorf("valid, and yet: %v", err)
+				}
+			}
+		}
+	})
+}

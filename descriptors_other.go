@@ -1,0 +1,8 @@
+//go:build !unix
+
+package main
+
+import "math"
+
+// descriptors is how many files and sockets the process may have open: no limit is known.
+func descriptors() int { return math.MaxInt32 }

@@ -1,0 +1,80 @@
+package probe
+
+import (
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// quietSlack is how much longer than it should a receiver may hear nothing.
+const quietSlack = 5 * time.Second
+
+// replay is what a replica says of its replay.
+type replay struct {
+	replica   bool
+	streaming Number // 1 or 0; unknown where the role may not see the receiver
+	complete  bool   // everything that was received was replayed
+	heard     Number // seconds since the receiver heard of the primary
+	quiet     Number // how long that may be: then it asks for a sign of life
+	age       Number // seconds since the last transaction that was replayed was committed
+}
+
+// replay reads the columns of a row of totals. The receiver's process can be seen by every role, its state by privileged
+// ones (pg_stat_get_wal_receiver in src/backend/replication/walreceiver.c).
+func (p *numbers) replay(row [][]byte) replay {
+	r := replay{
+		replica: string(row[columnIsReplica]) == "t", complete: string(row[columnReplayed]) == "t",
+		heard: p.number(row[columnReceiptAge]), age: p.number(row[columnReplayAge]),
+	}
+	// Half of wal_receiver_timeout (WalReceiverMain in src/backend/replication/walreceiver.c); never where that is 0.
+	if timeout := p.number(row[columnReceiverTimeout]); timeout.Value > 0 {
+		r.quiet = known(timeout.Value/2 + quietSlack.Seconds())
+	}
+	switch {
+	case string(row[columnReceiverStatus]) == "streaming":
+		r.streaming = known(1)
+	case row[columnReceiverStatus] != nil, row[columnReceiverPID] == nil:
+		r.streaming = known(0)
+	}
+	return r
+}
+
+// replicated says how far a replica may be behind, and fills it in.
+//
+// It is 0 when all that was received is replayed and more would come at once: the receiver is streaming and has heard of
+// the primary lately. Else it is the age of the last replayed transaction, but not longer than the time since it was 0:
+// where the primary was idle, that transaction may be old and the replica not behind.
+func (c *catalogue) replicated(f *Figures, r replay, now time.Time) {
+	if !r.replica {
+		c.caughtUp = time.Time{}
+		return
+	}
+	f.WALReceiverUp = r.streaming
+	if r.complete && r.streaming == known(1) {
+		c.caughtUp = now.Add(-time.Duration(max(0, r.heard.Value) * float64(time.Second)))
+		f.ReplicationLag = known(0)
+		if r.quiet.Known && r.heard.Value > r.quiet.Value { // the network may be gone, which is noticed later
+			f.ReplicationLag = r.heard
+		}
+		return
+	}
+	if r.complete && !r.streaming.Known {
+		return // it may be streaming or not
+	}
+	if r.age.Value > 0 { // else unknown, or the primary's clock is ahead: 0 would say that nothing is left to replay
+		f.ReplicationLag = r.age
+	}
+	if !c.caughtUp.IsZero() {
+		since := now.Sub(c.caughtUp).Seconds()
+		if !f.ReplicationLag.Known || since < f.ReplicationLag.Value {
+			f.ReplicationLag = known(since)
+		}
+	}
+}
+
+// unsupported says whether a statement failed for a function that the server does not have, or not for us.
+func unsupported(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code == "0A000" || pgErr.Code == "42501" || pgErr.Code == "42883")
+}

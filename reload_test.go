@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"pg_liveness_exporter/internal/pgtest"
+)
+
+// reload posts to /-/reload.
+func (e *exporter) reload() (int, string) {
+	e.t.Helper()
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "http://"+e.address+"/-/reload", nil)
+	check(e.t, err)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * hanging}
+	response, err := client.Do(request)
+	check(e.t, err)
+	body, err := io.ReadAll(response.Body)
+	check(e.t, errors.Join(err, response.Body.Close()))
+	return response.StatusCode, string(body)
+}
+
+// TestReload: unchanged targets keep their session and all that was counted, others come and go, and a bad file changes
+// nothing and says why.
+func TestReload(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	target := func(name, more string) string {
+		return fmt.Sprintf("  %s: {host: 127.0.0.1, port: %d, %s%s}\n", name, s.Port, login(), more)
+	}
+	e, path := startWithFile(t, "targets:\n"+target("stays", "")+target("changes", "")+target("goes", ""), "--web.enable-lifecycle")
+	write := func(content string) { check(t, os.WriteFile(path, []byte(content), 0o600)) }
+	e.scrape()
+	e.scrape()
+	session := keptSession(t, s)
+	write("targets:\n" + target("stays", "") + target("changes", ", timeout: 3s") + target("comes", ""))
+	if status, body := e.reload(); status != http.StatusOK {
+		t.Fatalf("status %d: %s", status, body)
+	}
+	m := e.scrape()
+	for name, want := range map[string]float64{"stays": 3, "changes": 1, "comes": 1, "goes": 0} {
+		own := m.of(name)
+		if own["pg_probes_total"] != want || own["pg_connect_duration_seconds_count"] != want || (want == 0) != (len(own) == 0) {
+			t.Errorf("%s: %v probes, %v in the histogram, %d series", name, own["pg_probes_total"], own["pg_connect_duration_seconds_count"], len(own))
+		}
+	}
+	if m["pg_liveness_exporter_config_last_reload_successful"] != 1 || m["pg_liveness_exporter_targets"] != 3 {
+		t.Error("the exporter's own metrics do not say that it reloaded")
+	}
+	eventually(t, "not three sessions are kept, the unchanged target's among them", func() bool {
+		now := keptSession(t, s)
+		return len(now) == 3 && slices.ContainsFunc(now, func(pid string) bool { return slices.Contains(session, pid) })
+	})
+	at := m["pg_liveness_exporter_config_last_reload_success_timestamp_seconds"]
+	for name, content := range map[string]string{
+		"syntax": "targets: {", "unknown key": "targets:\n" + target("new", ", hunter2: 1"), "empty": "", "not UTF-8": "\xff\xfe",
+		"large": strings.Repeat("# 10 MB of nothing\n", 10<<20/19), "twice": "targets:\n" + target("a", "") + target("a", ""),
+		"anchor": "targets: {a: &a {host: *a}}", "wrong type": "targets: [1, 2]",
+	} {
+		write(content)
+		status, body := e.reload()
+		if status != http.StatusInternalServerError || !strings.Contains(body, "config.yml") || strings.Contains(body, password) {
+			t.Errorf("%s: status %d: %s", name, status, body)
+		}
+		after := e.scrape()
+		if after["pg_liveness_exporter_config_last_reload_successful"] != 0 || after["pg_liveness_exporter_targets"] != 3 ||
+			after["pg_liveness_exporter_config_last_reload_success_timestamp_seconds"] != at {
+			t.Errorf("%s: the exporter's own metrics are not right", name)
+		}
+		if !slices.Equal(e.discovered(), []string{"changes", "comes", "stays"}) {
+			t.Errorf("%s: now there are %v", name, e.discovered())
+		}
+	}
+	if n := e.scrape().of("stays")["pg_probes_total"]; n != 12 {
+		t.Errorf("%v probes in the end", n)
+	}
+	if strings.Count(e.logged(), `msg="cannot use the configuration"`) < 8 {
+		t.Errorf("the log does not say what is wrong:\n%s", e.logged())
+	}
+	// SIGHUP does the same.
+	write("targets:\n" + target("stays", ""))
+	check(t, e.cmd.Process.Signal(syscall.SIGHUP))
+	eventually(t, "SIGHUP does not reload", func() bool { return slices.Equal(e.discovered(), []string{"stays"}) })
+	check(t, os.Remove(path))
+	check(t, os.Mkdir(path, 0o700))
+	check(t, e.cmd.Process.Signal(syscall.SIGHUP))
+	eventually(t, "a directory is not refused", func() bool { return strings.Contains(e.logged(), "is a directory") })
+}
+
+// keptSession are the process numbers of the role's sessions.
+func keptSession(t *testing.T, s *pgtest.Server) []string {
+	t.Helper()
+	pids, err := s.Query(context.Background(), "SELECT pid FROM pg_stat_activity WHERE usename = '"+role+"' AND state = 'idle' ORDER BY backend_start")
+	check(t, err)
+	return pids
+}
+
+// TestReloadIsOff: without the flag nobody can reload, and without a file SIGHUP ends nothing.
+func TestReloadIsOff(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %d, %s}}", s.Port, login()))
+	if status, _ := e.reload(); status != http.StatusForbidden {
+		t.Errorf("status %d", status)
+	}
+	if response, _, err := e.get(t.Context(), "/-/reload", 0); err != nil || response.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("GET: %v", err)
+	}
+	one := startExporter(t, environment(s.Port, "postgres"))
+	one.settle()
+	check(t, one.cmd.Process.Signal(syscall.SIGHUP))
+	time.Sleep(200 * time.Millisecond)
+	one.expect(up)
+}
+
+// TestManyReloads: reloads while 50 scrapes are under way, and a hundred in a row, lose no answer and leave nothing.
+func TestManyReloads(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{Settings: []string{"max_connections = 200"}})
+	execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
+	file := func(generation int) string {
+		var b strings.Builder
+		fmt.Fprintf(&b, "targets:\n")
+		for i := range 10 {
+			more := ""
+			if i >= 5 { // half of them are made anew each time
+				more = fmt.Sprintf(", timeout: %dms", 5000+generation)
+			}
+			fmt.Fprintf(&b, "  t%d: {host: 127.0.0.1, port: %d, %s%s}\n", i, s.Port, login(), more)
+		}
+		return b.String()
+	}
+	e, path := startWithFile(t, file(0), "--web.enable-lifecycle")
+	e.scrape()
+	_, e.quiet = e.usage()
+	series := len(e.last)
+	var (
+		scrapes sync.WaitGroup
+		wrong   atomic.Int64
+	)
+	for range 50 {
+		scrapes.Go(func() {
+			for range 4 {
+				response, body, err := e.get(context.Background(), "/metrics", 2*hanging)
+				if err != nil || response.StatusCode != http.StatusOK || strings.Count(body, "\npg_up{") != 10 || downTargets(body) > 0 {
+					wrong.Add(1)
+				}
+			}
+		})
+	}
+	for generation := range 100 {
+		check(t, os.WriteFile(path, []byte(file(generation+1)), 0o600))
+		if status, body := e.reload(); status != http.StatusOK {
+			t.Fatalf("reload %d: status %d: %s", generation, status, body)
+		}
+	}
+	scrapes.Wait()
+	if n := wrong.Load(); n > 0 {
+		t.Errorf("%d of 200 scrapes during reloads are wrong", n)
+	}
+	e.usesNoMore()
+	if n := len(e.last); n != series {
+		t.Errorf("%d series, %d before", n, series)
+	}
+	eventually(t, "the server holds more sessions than the kept ones", func() bool { return len(keptSession(t, s)) == 10 })
+}
+
+// downTargets counts the targets that a scrape calls down.
+func downTargets(body string) int {
+	n := 0
+	for line := range strings.Lines(body) {
+		if strings.HasPrefix(line, "pg_up{") && strings.HasSuffix(line, " 0\n") {
+			n++
+		}
+	}
+	return n
+}
+
+// TestEarlyHangup: SIGHUP ends the exporter neither while it starts nor while it stops.
+func TestEarlyHangup(t *testing.T) {
+	t.Parallel()
+	var file strings.Builder
+	fmt.Fprintf(&file, "targets:\n")
+	for i := range 1000 {
+		fmt.Fprintf(&file, "  t%d: {host: 127.0.0.1, port: 1, %s}\n", i, login())
+	}
+	path := writeFile(t, file.String())
+	cmd := command(t.Context(), nil, "--config.file="+path, "--web.listen-address=127.0.0.1:0")
+	var log pgtest.Output
+	cmd.Stderr = &log
+	check(t, cmd.Start())
+	time.Sleep(100 * time.Millisecond) // for the runtime to start
+	for range 20 {
+		check(t, cmd.Process.Signal(syscall.SIGHUP))
+		time.Sleep(20 * time.Millisecond)
+	}
+	eventually(t, "the file is not loaded again", func() bool { return strings.Contains(log.String(), "the configuration was loaded") })
+	check(t, cmd.Process.Signal(syscall.SIGTERM))
+	for range 10 {
+		_ = cmd.Process.Signal(syscall.SIGHUP) // it may have ended
+		time.Sleep(time.Millisecond)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%.2000s", err, log.String())
+	}
+}
+
+// TestRemovedWhileProbed: a scrape of a target that hangs gets its answer although the target is removed meanwhile, and
+// then nothing of it is left.
+func TestRemovedWhileProbed(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	silent := silentServer(t)
+	stays := fmt.Sprintf("targets:\n  stays: {host: 127.0.0.1, port: %d, %s}\n", s.Port, login())
+	e, path := startWithFile(t, stays, "--web.enable-lifecycle")
+	e.scrape()
+	_, e.quiet = e.usage()
+	check(t, os.WriteFile(path, []byte(stays+fmt.Sprintf("  hangs: {host: 127.0.0.1, port: %d, %s}\n", silent, login())), 0o600))
+	if status, body := e.reload(); status != http.StatusOK {
+		t.Fatalf("status %d: %s", status, body)
+	}
+	answer := make(chan metrics)
+	go func() { answer <- e.probeMetrics("hangs", "") }()
+	time.Sleep(300 * time.Millisecond)
+	check(t, os.WriteFile(path, []byte(stays), 0o600))
+	if status, body := e.reload(); status != http.StatusOK {
+		t.Fatalf("status %d: %s", status, body)
+	}
+	if m := <-answer; m["pg_up"] != 0 || m[`pg_probe_failures_total{reason="timeout"}`] != 1 {
+		t.Errorf("up %v, %v time-outs", m["pg_up"], m[`pg_probe_failures_total{reason="timeout"}`])
+	}
+	if status, _ := e.probe("hangs", ""); status != http.StatusBadRequest {
+		t.Errorf("a removed target: status %d", status)
+	}
+	e.usesNoMore()
+}
