@@ -62,6 +62,7 @@ type flags struct {
 	configCheck   bool
 	lifecycle     bool
 	targets       bool // on /metrics
+	compat        bool
 	probing       config.Probing
 	offset        time.Duration
 	keep          bool
@@ -85,6 +86,8 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 	app.Flag("web.enable-lifecycle", "Let POST /-/reload read --config.file again, as SIGHUP does.").BoolVar(&f.lifecycle)
 	app.Flag("metrics.targets", "Show the configured targets on the telemetry path; without, it has the exporter's own "+
 		"metrics alone, for those who scrape the targets through /sd and /probe.").Default("true").BoolVar(&f.targets)
+	app.Flag("metrics.compat", "Also show facts under the names that postgres_exporter gives them, for dashboards that ask "+
+		"for those.").BoolVar(&f.compat)
 	app.Flag("probe.timeout", "The most one probe may take.").Default("5s").DurationVar(&f.probing.Timeout)
 	app.Flag("probe.timeout-offset", "Time to take off the scrape timeout that Prometheus announces, for the way back.").
 		Default("0.5s").DurationVar(&f.offset)
@@ -93,6 +96,8 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 	app.Flag("probe.max-in-flight", "The most probes at once: of the configured targets, and of ad-hoc ones.").Default("1024").IntVar(&f.maxInFlight)
 	app.Flag("probe.keep", "Keep a session open between probes, beside the new one of each probe: it reads the connection "+
 		"figures also while no login succeeds, and notices restarts between scrapes.").Default("true").BoolVar(&f.keep)
+	app.Flag("probe.commit", "Also commit a transaction in each probe, which needs no table and no privilege: SELECT 1 "+
+		"succeeds while commits hang.").BoolVar(&f.probing.Commit)
 	app.Flag("collect.applications", "Count connections by application name.").BoolVar(&f.probing.Applications)
 	app.Command("serve", "Serve metrics; what happens without a command.").Default()
 	_, err := app.Parse(args)
@@ -197,10 +202,10 @@ func serve(
 ) error {
 	var sessions probe.Sessions
 	exporter := collector.NewExporter(collector.Options{
-		TimeoutOffset: f.offset, MaxInFlight: f.maxInFlight, HideTargets: !f.targets, Keeps: f.keep, Sessions: &sessions, Logger: logger,
+		TimeoutOffset: f.offset, MaxInFlight: f.maxInFlight, HideTargets: !f.targets, Compat: f.compat, Keeps: f.keep, Sessions: &sessions, Logger: logger,
 		NewProber: func(target *config.Target, onLoss func(probe.LossReason, time.Time)) collector.Prober {
-			return probe.NewPostgres(target, probe.Options{
-				Keep: f.keep, Applications: target.Applications, Sessions: &sessions, OnLoss: onLoss,
+			return probe.New(target, probe.Options{
+				Keep: f.keep, Sessions: &sessions, OnLoss: onLoss,
 			})
 		},
 	})

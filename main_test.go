@@ -42,7 +42,7 @@ const (
 	// scrapeTimeout is what a scraper announces, probeTime what is left of it for the probe.
 	scrapeTimeout = 1500 * time.Millisecond
 	// hanging is the most any answer may take on a busy machine before it counts as hung.
-	hanging = 4 * time.Second
+	hanging = 10 * time.Second
 )
 
 // newServer starts a server with the role that the README recommends.

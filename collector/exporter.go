@@ -62,6 +62,8 @@ type Options struct {
 	MaxInFlight int
 	// HideTargets leaves the targets' series away from /metrics.
 	HideTargets bool
+	// Compat also shows what postgres_exporter shows under other names.
+	Compat bool
 	// Keeps says that probers keep a session.
 	Keeps bool
 	// NewProber makes the probers.
@@ -74,7 +76,7 @@ type Options struct {
 // NewExporter returns an exporter that watches nothing until Apply says what.
 func NewExporter(options Options) *Exporter {
 	e := &Exporter{
-		options: options, table: NewTable(), registry: prometheus.NewRegistry(),
+		options: options, table: NewTable(options.Compat), registry: prometheus.NewRegistry(),
 		limiter: NewLimiter(options.MaxInFlight), adHoc: NewLimiter(options.MaxInFlight),
 	}
 	e.targets = newTargets(e.watch)
@@ -122,7 +124,7 @@ func (e *Exporter) watch(t *config.Target, adHoc bool) *Target {
 	}
 	return NewTarget(
 		TargetOptions{
-			Name: t.Name, Probing: t.Probing, Keeps: e.options.Keeps, Logger: logger, Shared: &e.shared, Limiter: limiter,
+			Name: t.Name, Kind: t.Kind, Probing: t.Probing, Keeps: e.options.Keeps, Logger: logger, Shared: &e.shared, Limiter: limiter,
 		},
 		func(onLoss func(probe.LossReason, time.Time)) Prober { return e.options.NewProber(t, onLoss) })
 }

@@ -32,19 +32,20 @@ func seconds(v float64) probe.Number { return probe.Number{Value: v, Known: true
 func healthy() *probe.Result {
 	r := &probe.Result{
 		Start: time.Unix(1800000000, 0), Duration: 4 * time.Millisecond, Deadline: 5 * time.Second,
-		Connect: seconds(.003), Query: seconds(.00008), Keeps: true, KeptUp: true,
+		Connect: seconds(.003), Query: seconds(.00008), Keeps: true, KeptUp: true, Commit: &probe.Commit{Took: seconds(.002)},
 		Figures: &probe.Figures{
 			Connections: []probe.Connections{
 				{Database: "", State: "starting", Count: 1},
-				{Database: "app", State: "active", Count: 3},
-				{Database: "app", State: "idle", Count: 7},
-				{Database: "app", State: "idle in transaction", Count: 1},
+				{Database: "app", State: "active", Count: 3, TransactionMax: seconds(30)},
+				{Database: "app", State: "idle", Count: 7, TransactionMax: seconds(0)},
+				{Database: "app", State: "idle in transaction", Count: 1, TransactionMax: seconds(12.5)},
 				{Database: "app", State: "idle in transaction (aborted)"},
 				{Database: "app", State: "fastpath function call"},
 				{Database: "app", State: "disabled"},
 			},
 			Applications: []probe.Applications{{Name: "web", Count: 9}, {Name: "", Count: 2}, {Name: "pg_liveness_exporter", Count: 1}},
 			Used:         12, Usable: 92, MaxConnections: 100, SuperuserReservedConnections: 3, ReservedConnections: seconds(5),
+			Churn:          []probe.Churn{{Database: "app", Sessions: 500, Abandoned: 3, Fatal: 2, Killed: 1}},
 			DatabaseLimits: []probe.DatabaseLimit{{Database: "app", Limit: 50}}, RoleLimit: seconds(10),
 			LockWaiting: seconds(1), IdleInTransactionMax: seconds(12.5), TransactionMax: seconds(30), Privileged: true,
 			PostmasterStart: seconds(1790000000), CheckpointerStart: seconds(1790000000.5), Version: "18.4", VersionNum: "180004",
@@ -59,9 +60,43 @@ func healthy() *probe.Result {
 // standby is a replica that is two seconds behind, and has TLS.
 func standby() *probe.Result {
 	r := healthy()
-	r.TLS = &probe.TLS{NotAfter: time.Unix(1900000000, 0), Version: "TLS 1.3", Cipher: "TLS_AES_256_GCM_SHA384"}
+	r.Commit = nil
 	f := r.Figures
 	f.Replica, f.ReadOnly, f.WALReceiverUp, f.ReplicationLag = true, true, seconds(1), seconds(2)
+	return r
+}
+
+func overTLS() *probe.Result {
+	r := healthy()
+	r.TLS = &probe.TLS{NotAfter: time.Unix(1900000000, 0), Version: "TLS 1.3", Cipher: "TLS_AES_256_GCM_SHA384"}
+	return r
+}
+
+// pooler is a PgBouncer of a version that has all columns.
+func pooler() *probe.Result {
+	r := healthy()
+	r.Figures, r.Commit = nil, nil
+	r.Pooler = &probe.Pooler{
+		Version: "PgBouncer 1.26.1",
+		Pools: []probe.PoolerRow{{Labels: []string{"app", "web"}, Values: map[string]float64{
+			"cl_active": 30, "cl_waiting": 2, "cl_active_cancel_req": 0, "cl_waiting_cancel_req": 0, "sv_active": 20, "sv_active_cancel": 0,
+			"sv_being_canceled": 0, "sv_idle": 0, "sv_used": 0, "sv_tested": 0, "sv_login": 0, "maxwait": 1, "maxwait_us": 250000,
+		}}},
+		Databases: []probe.PoolerRow{{Labels: []string{"app_1", "", "app", "transaction"}, Values: map[string]float64{
+			"pool_size": 20, "reserve_pool_size": 5, "max_connections": 0, "current_connections": 20, "paused": 0, "disabled": 0,
+			"max_client_connections": 0, "current_client_connections": 32,
+		}}},
+		Totals: []probe.PoolerRow{{Labels: []string{"app"}, Values: map[string]float64{
+			"query_count": 1000, "query_time": 2500000, "bytes_received": 5000, "bytes_sent": 6000, "wait_time": 1500000, "xact_count": 900,
+			"xact_time": 3000000, "server_assignment_count": 800, "client_parse_count": 7, "server_parse_count": 6, "bind_count": 5,
+			"client_login_count": 40,
+		}}},
+		Lists: map[string]float64{
+			"databases": 2, "users": 3, "pools": 2, "free_clients": 18, "used_clients": 32, "login_clients": 0, "free_servers": 0,
+			"used_servers": 20, "dns_names": 1, "dns_zones": 0, "dns_queries": 0,
+		},
+		Config: map[string]float64{"max_client_conn": 100, "max_user_connections": 0},
+	}
 	return r
 }
 
@@ -87,8 +122,8 @@ func down() *probe.Result {
 // fixedProber finds the same each time.
 type fixedProber struct{ result *probe.Result }
 
-func (p fixedProber) Probe(context.Context) *probe.Result { return p.result }
-func (p fixedProber) Close(context.Context) error         { return nil }
+func (p fixedProber) Probe(context.Context, func(*probe.Result)) *probe.Result { return p.result }
+func (p fixedProber) Close(context.Context) error                              { return nil }
 
 // newTestExporter watches targets that find r, one for each name.
 func newTestExporter(t *testing.T, r *probe.Result, names ...string) *Exporter {
@@ -98,8 +133,14 @@ func newTestExporter(t *testing.T, r *probe.Result, names ...string) *Exporter {
 		NewProber: func(*config.Target, func(probe.LossReason, time.Time)) Prober { return fixedProber{r} },
 	})
 	file := &config.File{}
+	kind := config.KindPostgres
+	if r.Pooler != nil {
+		kind = config.KindPgBouncer
+	}
 	for _, name := range names {
-		file.Targets = append(file.Targets, &config.Target{Name: name, Probing: config.Probing{Timeout: 5 * time.Second}})
+		file.Targets = append(file.Targets, &config.Target{
+			Name: name, Kind: kind, Probing: config.Probing{Timeout: 5 * time.Second, Commit: r.Commit != nil},
+		})
 	}
 	e.Apply(file)
 	t.Cleanup(func() {
@@ -119,7 +160,7 @@ func exposition(t *testing.T, e *Exporter, v *View) string {
 	}
 	var text bytes.Buffer
 	for _, family := range families {
-		if strings.HasPrefix(family.GetName(), Name) || !strings.HasPrefix(family.GetName(), "pg_") {
+		if strings.HasPrefix(family.GetName(), Name) || !strings.HasPrefix(family.GetName(), "pg") {
 			continue
 		}
 		if _, err := expfmt.MetricFamilyToText(&text, family); err != nil {
@@ -131,7 +172,7 @@ func exposition(t *testing.T, e *Exporter, v *View) string {
 
 // TestGolden holds what is shown of a server against the files in testdata, and promlint finds nothing in it.
 func TestGolden(t *testing.T) {
-	for name, r := range map[string]*probe.Result{"up": healthy(), "unprivileged": unprivileged(), "standby": standby(), "down": down()} {
+	for name, r := range goldens() {
 		t.Run(name, func(t *testing.T) {
 			e := newTestExporter(t, r, "")
 			target := e.targets.All()[0]
@@ -156,6 +197,48 @@ func TestGolden(t *testing.T) {
 				t.Errorf("promlint: %v %v", problems, err)
 			}
 		})
+	}
+}
+
+// goldens are what testdata has a file of.
+func goldens() map[string]*probe.Result {
+	return map[string]*probe.Result{
+		"up": healthy(), "unprivileged": unprivileged(), "standby": standby(), "tls": overTLS(), "pgbouncer": pooler(), "down": down(),
+	}
+}
+
+// TestCompat: with the names of postgres_exporter's, what was there is there unchanged, and what is new says the same as
+// something that was there.
+func TestCompat(t *testing.T) {
+	for name, r := range goldens() {
+		e := newTestExporter(t, r, "")
+		target := e.targets.All()[0]
+		snapshot, _ := target.Probe(t.Context(), time.Now().Add(time.Minute))
+		plain, all := exposition(t, e, e.table.View(snapshot)), exposition(t, e, NewTable(true).View(snapshot))
+		var added strings.Builder
+		for line := range strings.Lines(all) {
+			if !strings.Contains(plain, line) {
+				added.WriteString(line)
+			}
+		}
+		for line := range strings.Lines(plain) {
+			if !strings.Contains(all, line) {
+				t.Errorf("%s: lost %s", name, line)
+			}
+		}
+		file := filepath.Join("testdata", "compat", name+".prom")
+		if *update {
+			if err := os.WriteFile(file, []byte(added.String()), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if added.String() != string(want) {
+			t.Errorf("differs from %s (go test ./collector -update writes it anew):\n%s", file, &added)
+		}
 	}
 }
 

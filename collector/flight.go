@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pg_liveness_exporter/probe"
@@ -29,6 +30,7 @@ type flight struct {
 	start    time.Time
 	done     chan struct{} // closed when snapshot is there
 	snapshot Snapshot
+	verdict  atomic.Pointer[probe.Result] // the result before what comes after the verdict, if anything does
 
 	// protected by the target's mu
 	callers []time.Time // their deadlines
@@ -65,7 +67,8 @@ func (c *flightContext) Err() error {
 // give or take some milliseconds, or when ctx ends, and then with its cause: the caller has gone. A target that was
 // closed gives ErrClosed.
 //
-// A caller whose deadline passes before that of the probe gets a result without an answer, which is not counted.
+// A caller whose deadline passes before that of the probe gets a result without an answer, or with the verdict where only
+// a commit is still awaited. That is not counted.
 func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error) {
 	return t.wait(ctx, deadline, false)
 }
@@ -107,19 +110,30 @@ func (t *Target) wait(ctx context.Context, deadline time.Time, samples bool) (Sn
 			}
 		}
 		t.leave(f, deadline)
+		if r := f.verdict.Load(); r != nil {
+			return t.uncounted(r), nil
+		}
 		return t.unanswered(start), nil
 	}
 }
 
 func (t *Target) unanswered(start time.Time) Snapshot {
+	return t.uncounted(probe.Unanswered(start, time.Since(start), t.options.Keeps))
+}
+
+// uncounted is what a caller is shown who could not wait for the end of a probe.
+func (t *Target) uncounted(r *probe.Result) Snapshot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.snapshot(probe.Unanswered(start, time.Since(start), t.options.Keeps))
+	return t.snapshot(r)
 }
 
 // snapshot makes r and what was counted up to now fit to be shown. The caller holds t.mu.
 func (t *Target) snapshot(r *probe.Result) Snapshot {
-	return Snapshot{Target: t.options.Name, Result: r, history: t.seen.clone(), connect: t.connect, query: t.query}
+	return Snapshot{
+		Target: t.options.Name, Kind: t.options.Kind, Result: r, history: t.seen.clone(),
+		connect: t.connect, query: t.query, commits: t.commits,
+	}
 }
 
 // board gets a caller aboard the flight under way, or starts one. It reports false for a flight that ends already, and
@@ -208,7 +222,7 @@ func (t *Target) ask(f *flight, answered bool) *probe.Result {
 		return probe.Overloaded(f.start, time.Since(f.start), t.options.Keeps)
 	}
 	defer leave()
-	return t.prober.Probe(f.ctx)
+	return t.prober.Probe(f.ctx, f.verdict.Store)
 }
 
 func earlier(a, b time.Time) time.Time {

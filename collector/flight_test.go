@@ -19,7 +19,7 @@ type slowProber struct {
 	probes atomic.Int64
 }
 
-func (p *slowProber) Probe(ctx context.Context) *probe.Result {
+func (p *slowProber) Probe(ctx context.Context, verdict func(*probe.Result)) *probe.Result {
 	p.probes.Add(1)
 	r := &probe.Result{Start: time.Now(), Keeps: true}
 	select {
@@ -140,15 +140,15 @@ func TestCallerAfterHangUp(t *testing.T) {
 // stubbornProber takes half a second to notice the end of its first probe; the second one is up at once.
 type stubbornProber struct{ slowProber }
 
-func (p *stubbornProber) Probe(ctx context.Context) *probe.Result {
+func (p *stubbornProber) Probe(ctx context.Context, verdict func(*probe.Result)) *probe.Result {
 	if p.probes.Load() == 0 {
 		p.takes = time.Hour
-		r := p.slowProber.Probe(ctx)
+		r := p.slowProber.Probe(ctx, verdict)
 		time.Sleep(500 * time.Millisecond)
 		return r
 	}
 	p.takes = 0
-	return p.slowProber.Probe(ctx)
+	return p.slowProber.Probe(ctx, verdict)
 }
 
 // TestLogsChangesAlone: a line when the verdict changes, none for a probe that finds the same.
@@ -174,7 +174,7 @@ func TestLogsChangesAlone(t *testing.T) {
 // scriptedProber finds what it is told.
 type scriptedProber struct{ next *probe.Failure }
 
-func (p *scriptedProber) Probe(context.Context) *probe.Result {
+func (p *scriptedProber) Probe(context.Context, func(*probe.Result)) *probe.Result {
 	return &probe.Result{Start: time.Now(), Failure: p.next}
 }
 

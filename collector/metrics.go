@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/probe"
 )
 
@@ -17,7 +18,8 @@ type metric struct {
 	name, help string
 	labels     []string // in alphabetical order
 	kind       dto.MetricType
-	// read emits the metric's series; none where the value is unknown. A histogram is given by the other function.
+	// read emits the metric's series; none where the value is unknown. A histogram is given by the other function, nil
+	// where there is none.
 	read      func(s *Snapshot, emit emit)
 	histogram func(s *Snapshot) prometheus.Histogram
 }
@@ -54,15 +56,23 @@ const (
 	counter = dto.MetricType_COUNTER
 )
 
-// NewTable returns the metrics of a PostgreSQL server.
-func NewTable() *Table {
+// NewTable returns the metrics of all kinds of servers, and with compat those that only repeat some of them under
+// postgres_exporter's names.
+func NewTable(compat bool) *Table {
 	t := &Table{}
 	t.probes()
 	t.sessions()
+	t.commits()
 	t.connections()
+	t.churn()
 	t.server()
+	t.pgbouncer()
+	if compat {
+		t.compat()
+	}
 	t.histogram(connectName, connectHelp, func(s *Snapshot) prometheus.Histogram { return s.connect })
 	t.histogram(queryName, queryHelp, func(s *Snapshot) prometheus.Histogram { return s.query })
+	t.histogram(commitName, commitHelp, func(s *Snapshot) prometheus.Histogram { return s.commits })
 	slices.SortFunc(t.metrics, func(a, b metric) int { return strings.Compare(a.name, b.name) })
 	return t
 }
@@ -86,8 +96,16 @@ func (t *Table) figure(name, help string, labels []string, read func(*probe.Figu
 
 // probes are the metrics of the probe itself, the same for every kind of server.
 func (t *Table) probes() {
-	t.add(gauge, "pg_up", "Whether this probe opened a new session and SELECT 1 answered in time.", nil,
-		func(s *Snapshot, emit emit) { emit.bool(s.Result.Up()) })
+	up := func(name, help string, kind config.Kind) {
+		t.add(gauge, name, help, nil, func(s *Snapshot, emit emit) {
+			if s.Kind == kind {
+				emit.bool(s.Result.Up())
+			}
+		})
+	}
+	up("pg_up", "Whether this probe opened a new session and SELECT 1 answered in time.", config.KindPostgres)
+	up("pgbouncer_up", "Whether this probe opened a new session with the console of a PgBouncer and SHOW VERSION answered in time.",
+		config.KindPgBouncer)
 	t.add(gauge, "pg_probe_state", "The verdict of this probe: exactly one state is 1.", []string{"state"},
 		func(s *Snapshot, emit emit) {
 			for _, state := range probe.States() {
@@ -129,7 +147,7 @@ func (t *Table) sessions() {
 		})
 	t.add(counter, "pg_session_losses_total", "Kept sessions that were ended by the other side, by reason.", []string{"reason"},
 		func(s *Snapshot, emit emit) {
-			if !s.Result.Keeps {
+			if !s.Result.Keeps || s.Kind != config.KindPostgres { // which does not say why it ends a session
 				return
 			}
 			for _, reason := range probe.LossReasons() {
@@ -137,7 +155,17 @@ func (t *Table) sessions() {
 			}
 		})
 	t.add(gauge, "pg_session_last_loss_timestamp_seconds", "When a kept session was last ended by the other side.", nil,
-		func(s *Snapshot, emit emit) { emit.time(s.lastLoss) })
+		func(s *Snapshot, emit emit) {
+			if s.Kind == config.KindPostgres {
+				emit.time(s.lastLoss)
+			}
+		})
+}
+
+// commits are the metrics of the commit probe.
+func (t *Table) commits() {
+	t.add(gauge, "pg_commit_up", "Whether a transaction of the commit probe was committed in time, on synchronous standbys too; never on a replica.", nil,
+		func(s *Snapshot, emit emit) { emit.number(s.Result.Commit.Up()) })
 }
 
 // connections are the metrics of the connection slots.
@@ -184,6 +212,24 @@ func (t *Table) connections() {
 		func(f *probe.Figures, emit emit) { emit.bool(f.Privileged) })
 }
 
+// churn are the metrics of how sessions come and go.
+func (t *Table) churn() {
+	add := func(name, help string, of func(probe.Churn) float64) {
+		t.add(counter, name, help, []string{"datname"}, func(s *Snapshot, emit emit) {
+			if s.Result.Figures == nil {
+				return
+			}
+			for _, c := range s.Result.Figures.Churn {
+				emit(of(c), c.Database)
+			}
+		})
+	}
+	add("pg_sessions_total", "Sessions that were begun (PostgreSQL 14 and later).", func(c probe.Churn) float64 { return c.Sessions })
+	add("pg_sessions_abandoned_total", "Sessions that ended because the client was lost.", func(c probe.Churn) float64 { return c.Abandoned })
+	add("pg_sessions_fatal_total", "Sessions that were ended by a fatal error.", func(c probe.Churn) float64 { return c.Fatal })
+	add("pg_sessions_killed_total", "Sessions that were ended by an administrator.", func(c probe.Churn) float64 { return c.Killed })
+}
+
 // server are the metrics of the server as such.
 func (t *Table) server() {
 	t.figure("pg_postmaster_start_time_seconds", "When the server was started.", nil,
@@ -221,7 +267,9 @@ const (
 	connectName = "pg_connect_duration_seconds"
 	connectHelp = "Duration of opening a new session, until the server is ready for a query."
 	queryName   = "pg_query_duration_seconds"
-	queryHelp   = "Duration of SELECT 1 on the kept session, or on the new one where none is kept."
+	queryHelp   = "Duration of SELECT 1 (of a PgBouncer, SHOW VERSION) on the kept session, or on the new one where none is kept."
+	commitName  = "pg_commit_duration_seconds"
+	commitHelp  = "Duration of the transaction that the commit probe commits."
 
 	nativeFactor     = 1.1
 	nativeMostBucket = 100
@@ -231,6 +279,11 @@ const (
 func newConnectHistogram() prometheus.Histogram {
 	return newHistogram(connectName, connectHelp,
 		.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
+}
+
+func newCommitHistogram() prometheus.Histogram {
+	return newHistogram(commitName, commitHelp,
+		.00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
 }
 
 func newQueryHistogram() prometheus.Histogram {
@@ -298,8 +351,12 @@ func (v *View) series(m *metric, s *Snapshot) ([]*dto.Metric, error) {
 		target = &dto.LabelPair{Name: &name, Value: &s.Target}
 	}
 	if m.histogram != nil {
+		shown := m.histogram(s)
+		if shown == nil {
+			return nil, nil
+		}
 		h := &dto.Metric{}
-		err := m.histogram(s).Write(h)
+		err := shown.Write(h)
 		if target != nil {
 			h.Label = []*dto.LabelPair{target}
 		}

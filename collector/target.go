@@ -16,9 +16,10 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// Prober asks one server. Probe must return soon after the end of ctx, and is called by one goroutine at a time.
+// Prober asks one server. Probe must return soon after the end of ctx, and is called by one goroutine at a time. It may
+// call verdict with its result before it waits for what comes after the verdict.
 type Prober interface {
-	Probe(ctx context.Context) *probe.Result
+	Probe(ctx context.Context, verdict func(*probe.Result)) *probe.Result
 	Close(ctx context.Context) error
 }
 
@@ -29,7 +30,7 @@ type Target struct {
 	logger  *slog.Logger
 	lines   *lines // what was logged of it last
 
-	connect, query prometheus.Histogram
+	connect, query, commits prometheus.Histogram // the last is nil where there are none
 
 	life     context.Context //nolint:containedctx // ends with Close, and ends sampling
 	end      context.CancelFunc
@@ -52,6 +53,7 @@ type history struct {
 	lastLoss            time.Time
 	changed             time.Time      // of the verdict
 	figures             *probe.Failure // of the last try to read them, nil when it succeeded
+	commit              *probe.Failure // of the last commit, likewise
 }
 
 func (h history) clone() history {
@@ -62,16 +64,18 @@ func (h history) clone() history {
 // Snapshot is a target at one moment: the result that the caller of Probe shows, and what was counted with it. It does
 // not change, but for the histograms, which are shared with later probes.
 type Snapshot struct {
-	// Target is the target's name, empty for one that has none.
+	// Target is the target's name, empty for one that has none, and Kind the kind of server.
 	Target string
+	Kind   config.Kind
 	Result *probe.Result
 	history
-	connect, query prometheus.Histogram
+	connect, query, commits prometheus.Histogram
 }
 
 // TargetOptions say how a target is probed and shown.
 type TargetOptions struct {
 	Name string
+	Kind config.Kind
 	config.Probing
 	// Keeps says that the prober keeps a session.
 	Keeps bool
@@ -94,6 +98,9 @@ func NewTarget(options TargetOptions, newProber func(onLoss func(probe.LossReaso
 		},
 	}
 	t.logger = slog.New(t.lines)
+	if options.Commit {
+		t.commits = newCommitHistogram()
+	}
 	t.life, t.end = context.WithCancel(context.Background())
 	t.prober = newProber(t.lost)
 	if options.Interval > 0 {
@@ -127,6 +134,10 @@ func (t *Target) lost(reason probe.LossReason, at time.Time) {
 	t.seen.losses[reason]++
 	t.seen.lastLoss = at
 	t.mu.Unlock()
+	if t.options.Kind != config.KindPostgres { // a PgBouncer does not say why
+		t.logger.Warn("the kept session was lost")
+		return
+	}
 	t.logger.Warn("the kept session was lost", "reason", string(reason))
 }
 
@@ -139,6 +150,9 @@ func (t *Target) record(r *probe.Result, feeds bool) {
 	h.last = r
 	if triedFigures(r) {
 		h.figures = r.FiguresFailure
+	}
+	if r.Commit != nil {
+		h.commit = r.Commit.Failure
 	}
 	h.probes++
 	if r.Up() {
@@ -157,6 +171,9 @@ func (t *Target) record(r *probe.Result, feeds bool) {
 	if r.Query.Known {
 		t.query.Observe(r.Query.Value)
 	}
+	if r.Commit != nil && r.Commit.Took.Known && t.commits != nil {
+		t.commits.Observe(r.Commit.Took.Value)
+	}
 }
 
 func sameVerdict(a, b *probe.Result) bool {
@@ -169,7 +186,9 @@ func otherMistake(a, b *probe.Result) bool {
 		(a.Failure.SQLState != b.Failure.SQLState || a.Failure.Detail != b.Failure.Detail)
 }
 
-func triedFigures(r *probe.Result) bool { return r.Figures != nil || r.FiguresFailure != nil }
+func triedFigures(r *probe.Result) bool {
+	return r.Figures != nil || r.Pooler != nil || r.FiguresFailure != nil
+}
 
 // logChanges writes a line when the verdict or its reason changed, and one when figures begin or cease to be readable;
 // none for a probe that found what the last one did.
@@ -182,6 +201,15 @@ func (t *Target) logChanges(before history, now *probe.Result) {
 		t.logger.Info("the connection figures can be read again")
 	case failed != nil && (before.figures == nil || before.figures.Reason != failed.Reason):
 		t.logger.Warn("the connection figures cannot be read", describe(failed)...)
+	}
+	if now.Commit == nil {
+		return
+	}
+	switch failed := now.Commit.Failure; {
+	case failed == nil && before.commit != nil:
+		t.logger.Info("the commit probe succeeds again")
+	case failed != nil && (before.commit == nil || before.commit.Reason != failed.Reason):
+		t.logger.Warn("the commit probe fails", describe(failed)...)
 	}
 }
 

@@ -19,6 +19,8 @@ type Target struct {
 	Name string
 	// Module is the one that the target takes settings from, if any.
 	Module string
+	// Kind is what kind of server it is.
+	Kind Kind
 	Probing
 
 	load   func(ctx context.Context, refused Secret) (*pgconn.Config, error)
@@ -28,6 +30,19 @@ type Target struct {
 	refused Secret     // the password that the server refused last
 }
 
+// Kind is a kind of server.
+type Kind string
+
+// The kinds of servers. A PgBouncer is asked through its console.
+const (
+	KindPostgres  Kind = "postgres"
+	KindPgBouncer Kind = "pgbouncer"
+)
+
+// defaultDatabase is where a session goes when nothing says so. The one of PostgreSQL exists on every server (initdb makes
+// it); libpq's default, the user's name, often does not. The one of PgBouncer is its console.
+func (k Kind) defaultDatabase() string { return string(k) }
+
 // Probing is how a target is probed.
 type Probing struct {
 	// Timeout is the most one probe may take.
@@ -36,11 +51,13 @@ type Probing struct {
 	Interval time.Duration
 	// Applications also counts connections by application name.
 	Applications bool
+	// Commit also commits a transaction in each probe.
+	Commit bool
 }
 
 // Equal says whether two targets were made from the same settings.
 func (t *Target) Equal(other *Target) bool {
-	return t.Name == other.Name && t.Module == other.Module && t.Probing == other.Probing && t.source.equal(&other.source)
+	return t.Name == other.Name && t.Module == other.Module && t.Kind == other.Kind && t.Probing == other.Probing && t.source.equal(&other.source)
 }
 
 // ConnConfig returns the settings for one login, made anew: files that hold a secret, a certificate or a service are
@@ -84,11 +101,7 @@ func (e *TLSError) Error() string { return "TLS settings: " + e.err.Error() }
 // Unwrap returns the cause.
 func (e *TLSError) Unwrap() error { return e.err }
 
-const (
-	applicationName = "pg_liveness_exporter"
-	// defaultDatabase exists on every server (initdb makes it); libpq's default, the user's name, often does not.
-	defaultDatabase = "postgres"
-)
+const applicationName = "pg_liveness_exporter"
 
 // parse reads a connection string as libpq does, libpq's environment, passfile and service file included, and requires
 // that it names one server. An error names where the string comes from.
@@ -116,7 +129,7 @@ func parseOne(dsn Secret) (*pgconn.Config, error) {
 	cfg, err := pgconn.ParseConfig(string(dsn))
 	if err == nil && cfg.Database == "" {
 		// Said in the connection string, so that libpq's passfile is searched for it.
-		cfg, err = pgconn.ParseConfig(string(with(dsn, map[string]string{"dbname": defaultDatabase})))
+		cfg, err = pgconn.ParseConfig(string(with(dsn, map[string]string{"dbname": KindPostgres.defaultDatabase()})))
 	}
 	if err != nil {
 		return nil, explain(err)

@@ -47,7 +47,7 @@ func FromEnvironment(getenv func(string) string, probing Probing) (*Target, stri
 	if _, err := load(); err != nil {
 		return nil, used, err
 	}
-	return &Target{Probing: probing, load: func(context.Context, Secret) (*pgconn.Config, error) { return load() }}, used, nil
+	return &Target{Kind: KindPostgres, Probing: probing, load: func(context.Context, Secret) (*pgconn.Config, error) { return load() }}, used, nil
 }
 
 const (

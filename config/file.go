@@ -96,10 +96,10 @@ func (f *File) AdHoc(address, moduleName string) (*Target, error) {
 		return nil, errors.New("the module does not allow this host")
 	}
 	l := m.level
-	t := &Target{Module: moduleName, Probing: l.probing()}
+	t := &Target{Module: moduleName, Kind: KindPostgres, Probing: l.probing()}
 	settings := l.settings()
 	settings["host"], settings["port"] = host, port
-	t.source = source{dsn: with("", settings), password: l.passwordFor(host, port, *l.user, defaultDatabase), allow: m.allow, commands: f.commands}
+	t.source = source{dsn: with("", settings), password: l.passwordFor(host, port, *l.user, t.Kind.defaultDatabase()), allow: m.allow, commands: f.commands}
 	t.load = t.source.load
 	return t, nil
 }
@@ -112,7 +112,7 @@ type builder struct {
 }
 
 func (b *builder) build(root *yaml.Node, base Probing) {
-	bottom := level{timeout: &base.Timeout, interval: &base.Interval, applications: &base.Applications}
+	bottom := level{timeout: &base.Timeout, interval: &base.Interval, applications: &base.Applications, commit: &base.Commit}
 	var defaults, modules, targets *yaml.Node
 	b.mapping(root, "", fields{
 		"defaults": func(n *yaml.Node, _ string) { defaults = n },
@@ -168,15 +168,16 @@ func (b *builder) module(name string, n *yaml.Node, place string, bottom level) 
 
 // place is what a target alone can say.
 type place struct {
-	kind, dsn, host, dbname string
-	port                    uint16
-	module                  string
+	kind              Kind
+	dsn, host, dbname string
+	port              uint16
+	module            string
 }
 
 func (b *builder) target(name string, n *yaml.Node, where string, levels map[string]level) *Target {
 	before := len(b.problems)
 	l := &level{}
-	p := place{port: 5432}
+	p := place{kind: KindPostgres, port: 5432}
 	known := b.levelFields(l)
 	given := make(map[string]*yaml.Node)
 	text := func(key string, to *string) {
@@ -186,7 +187,12 @@ func (b *builder) target(name string, n *yaml.Node, where string, levels map[str
 		}
 	}
 	text("module", &p.module)
-	text("kind", &p.kind)
+	known["kind"] = func(n *yaml.Node, where string) {
+		given["kind"] = n
+		if said := b.oneOf(n, where, string(KindPostgres), string(KindPgBouncer)); said != "" {
+			p.kind = Kind(said)
+		}
+	}
 	text("dsn", &p.dsn)
 	text("host", &p.host)
 	text("dbname", &p.dbname)
@@ -205,12 +211,18 @@ func (b *builder) target(name string, n *yaml.Node, where string, levels map[str
 		b.problem(given["module"], where+".module", "there is no module of this name")
 		base = levels[""]
 	}
-	if p.kind != "" && p.kind != "postgres" {
-		b.problem(given["kind"], where+".kind", "must be postgres")
-	}
 	own := *l
 	merged := own.over(base)
-	t := &Target{Name: name, Module: p.module, Probing: merged.probing()}
+	t := &Target{Name: name, Module: p.module, Kind: p.kind, Probing: merged.probing()}
+	if p.kind == KindPgBouncer {
+		if l.applications != nil && *l.applications {
+			b.problem(given["kind"], where+".applications", "is not known of a PgBouncer")
+		}
+		if l.commit != nil && *l.commit {
+			b.problem(given["kind"], where+".commit", "is not known of a PgBouncer")
+		}
+		t.Applications, t.Commit = false, false
+	}
 	if given["dsn"] != nil {
 		b.fromDSN(t, given, where, &p, &own, merged)
 	} else {
@@ -241,7 +253,7 @@ func (b *builder) fromFields(t *Target, n *yaml.Node, given map[string]*yaml.Nod
 		return
 	}
 	if p.dbname == "" {
-		p.dbname = defaultDatabase
+		p.dbname = p.kind.defaultDatabase()
 	}
 	port := strconv.Itoa(int(p.port))
 	settings := merged.settings()
@@ -303,6 +315,7 @@ func (b *builder) fromDSN(t *Target, given map[string]*yaml.Node, where string, 
 		return
 	}
 	settings := merged.settings()
+	settings["database"] = p.kind.defaultDatabase()
 	maps.DeleteFunc(settings, func(key, _ string) bool { return has(key) || key == "sslmode" && has("ssl") })
 	t.source = source{dsn: with(Secret(p.dsn), settings), parameters: keys, commands: b.file.commands}
 	cfg := b.try(n, where, &t.source, merged.systemRoots() && !has("sslrootcert") && (merged.sslmode != nil || has("sslmode") || has("ssl")))

@@ -195,7 +195,7 @@ dir/x.yml:13: targets.f.dsn: has no user, nor have the target, its module and th
 dir/x.yml:14: targets.g.interval: must be 0s or at least 100ms
 dir/x.yml:14: targets.g.applications: must be true or false
 dir/x.yml:14: targets.g.password_command: must be a list, such as ["a", "b"]
-dir/x.yml:14: targets.g.kind: must be postgres
+dir/x.yml:14: targets.g.kind: must be one of postgres, pgbouncer
 dir/x.yml:15: targets.h.host: must be a name, an address or the folder of a unix socket, without a port
 dir/x.yml:16: targets.i: has no user, nor have its module and the defaults`},
 	} {

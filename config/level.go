@@ -16,7 +16,7 @@ type level struct {
 	password                                                 *password
 	ttl                                                      *time.Duration
 	timeout, interval                                        *time.Duration
-	applications                                             *bool
+	applications, commit                                     *bool
 }
 
 // over lays a level over another one. Of the ways to give a password, the upper level's replaces the lower one's.
@@ -27,7 +27,7 @@ func (l *level) over(base level) level {
 		sslkey: either(l.sslkey, base.sslkey), requireAuth: either(l.requireAuth, base.requireAuth),
 		password: either(l.password, base.password), ttl: either(l.ttl, base.ttl),
 		timeout: either(l.timeout, base.timeout), interval: either(l.interval, base.interval),
-		applications: either(l.applications, base.applications),
+		applications: either(l.applications, base.applications), commit: either(l.commit, base.commit),
 	}
 }
 
@@ -41,7 +41,7 @@ func either[T any](upper, lower *T) *T {
 func (l *level) systemRoots() bool { return l.sslrootcert != nil && *l.sslrootcert == "system" }
 
 func (l *level) probing() Probing {
-	return Probing{Timeout: *l.timeout, Interval: *l.interval, Applications: *l.applications}
+	return Probing{Timeout: *l.timeout, Interval: *l.interval, Applications: *l.applications, Commit: *l.commit}
 }
 
 // values are the level's settings by their names in a connection string; nil is unsaid.
@@ -148,6 +148,7 @@ func (b *builder) levelFields(l *level) fields {
 			}
 		},
 		"applications": func(n *yaml.Node, where string) { l.applications = b.boolean(n, where) },
+		"commit":       func(n *yaml.Node, where string) { l.commit = b.boolean(n, where) },
 	}
 }
 

@@ -112,7 +112,7 @@ func (s *source) permits(address string) bool {
 // directory (pgconn/config.go and defaults.go); sslcertmode must not be empty.
 func neutral() map[string]string {
 	return map[string]string{
-		"port": "5432", "database": defaultDatabase, "passfile": "", "sslmode": "", "sslrootcert": "", "sslcert": "",
+		"port": "5432", "database": KindPostgres.defaultDatabase(), "passfile": "", "sslmode": "", "sslrootcert": "", "sslcert": "",
 		"sslkey": "", "sslpassword": "", "sslcertmode": "allow", "sslsni": "", "sslnegotiation": "", "channel_binding": "",
 		"require_auth": "", "min_protocol_version": "", "max_protocol_version": "", "connect_timeout": "0",
 		"target_session_attrs": "any", "options": "", "timezone": "", "application_name": applicationName, "password": "",

@@ -25,6 +25,8 @@ type Figures struct {
 	// DatabaseLimits are set limits alone (pg_database.datconnlimit); RoleLimit is our own role's (rolconnlimit).
 	DatabaseLimits []DatabaseLimit
 	RoleLimit      Number
+	// Churn counts sessions by database since the statistics were reset; nil before PostgreSQL 14.
+	Churn []Churn
 	// What follows is unknown where the role does not see other roles' sessions. Ages are seconds.
 	LockWaiting, IdleInTransactionMax, TransactionMax Number
 	// Privileged says whether the role sees other roles' sessions.
@@ -36,6 +38,8 @@ type Figures struct {
 	// WALReceiverUp and ReplicationLag are a replica's alone. The first is 1 while the receiver is streaming and 0 else;
 	// unknown where the role may not see it. The second is how many seconds the replica may be behind.
 	WALReceiverUp, ReplicationLag Number
+	// Pooled says that a pooler is between us and the server.
+	Pooled bool
 	// Version is as the server spells it, VersionNum like 160014.
 	Version, VersionNum string
 }
@@ -45,6 +49,9 @@ type Figures struct {
 type Connections struct {
 	Database, State string
 	Count           int
+	// TransactionMax is the age of their oldest transaction in seconds, 0 where there is none; unknown where the role does
+	// not see other roles' sessions.
+	TransactionMax Number
 }
 
 // Applications counts the client backends with one application name.
@@ -110,7 +117,8 @@ SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database'`
   pg_catalog.current_setting('server_version'),
   pg_catalog.current_setting('server_version_num'),
   pg_catalog.pg_is_in_recovery(),
-  pg_catalog.current_setting('transaction_read_only'),` + replayColumns + `
+  pg_catalog.current_setting('transaction_read_only'),
+  pg_catalog.pg_backend_pid(),` + replayColumns + `
 FROM pg_catalog.pg_stat_get_activity(NULL)
 GROUP BY GROUPING SETS `
 )
@@ -152,6 +160,7 @@ const (
 	columnVersionNum
 	columnIsReplica
 	columnReadOnly
+	columnBackendPID
 	columnReceiverPID
 	columnReceiverStatus
 	columnReceiptAge
@@ -172,10 +181,12 @@ type counted struct {
 	database uint32 // OID, 0 for none
 	state    string
 	count    int
+	age      float64 // of their oldest transaction in seconds
 }
 
-// parseFigures reads the answer to figuresSQL. Databases are still OIDs: names come from elsewhere.
-func parseFigures(results []*pgconn.Result) (*Figures, []counted, replay, error) {
+// parseFigures reads the answer to figuresSQL. Databases are still OIDs: names come from elsewhere. pid is the process
+// that we were told at the login: a pooler tells a number of its own.
+func parseFigures(results []*pgconn.Result, pid uint32) (*Figures, []counted, replay, error) {
 	if len(results) == 0 {
 		return nil, nil, replay{}, errors.New("no result")
 	}
@@ -188,6 +199,8 @@ func parseFigures(results []*pgconn.Result) (*Figures, []counted, replay, error)
 	}
 	var p numbers
 	f := p.totals(rows[i])
+	backend := p.number(rows[i][columnBackendPID])
+	f.Pooled = backend.Known && backend.Value != float64(pid)
 	countColumn := columnVisible
 	if f.Privileged {
 		countColumn = columnClients
@@ -212,6 +225,7 @@ func parseFigures(results []*pgconn.Result) (*Figures, []counted, replay, error)
 			if row[columnState] != nil {
 				c.state = valid(row[columnState])
 			}
+			c.age = max(0, p.number(row[columnTransaction]).Value)
 			backends = append(backends, c)
 		}
 	}

@@ -10,17 +10,17 @@ import (
 // answerGrace is how long after the deadline the part of an answer that came in time may take to arrive.
 const answerGrace = 50 * time.Millisecond
 
-// question asks a kept session: SELECT 1, then the figures.
+// question asks a kept session: whether the server is alive, and then what it says of itself.
 type question struct {
 	ctx    context.Context //nolint:containedctx // travels to the goroutine that owns the session
 	answer chan<- answer
 }
 
 type answer struct {
-	up      bool
-	query   time.Duration
-	figures *Figures
-	failure *Failure // why figures is nil
+	up    bool
+	query time.Duration
+	reading
+	failure *Failure // why there is no reading
 }
 
 // kept is the session that stays open between probes. Its goroutine owns it: it answers questions, and listens while
@@ -111,7 +111,7 @@ func (k *kept) listen() *question {
 //
 // The deadline of the one who asks ends the query, and with it the session. A caller who only hangs up does not: the
 // query goes on, up to the deadline that he had.
-func (k *kept) reply(q *question, figuresSQL string, names *catalogue) (overrun bool) {
+func (k *kept) reply(q *question, asked kind) (overrun bool) {
 	ctx, cancel := context.WithCancel(k.ctx)
 	defer cancel()
 	stop := context.AfterFunc(q.ctx, func() {
@@ -129,15 +129,15 @@ func (k *kept) reply(q *question, figuresSQL string, names *catalogue) (overrun 
 
 	var a answer
 	start := time.Now()
-	err := k.selectOne(ctx)
+	err := asked.alive(ctx, k.session)
 	if err == nil {
 		a.up, a.query = true, time.Since(start)
-		a.figures, err = k.figures(ctx, figuresSQL, names)
+		a.reading, err = asked.read(ctx, k.session)
 	}
 	if err != nil {
 		a.failure = classify(err, PhaseQuery)
-	} else {
-		k.started = startTimes{a.figures.PostmasterStart, a.figures.CheckpointerStart}
+	} else if a.figures != nil {
+		k.started = a.figures.startTimes()
 	}
 	overrun = ctx.Err() != nil && k.conn.IsClosed() && k.fatal == nil
 	q.answer <- a

@@ -3,6 +3,8 @@ package probe
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,7 +18,7 @@ const namesEvery = time.Minute
 const (
 	databasesSQL = lockTimeout + `
 LOCK TABLE pg_catalog.pg_database IN ACCESS SHARE MODE NOWAIT;
-SELECT oid, datname, datconnlimit FROM pg_catalog.pg_database`
+SELECT oid, datname, datconnlimit, datallowconn FROM pg_catalog.pg_database`
 	roleSQL = lockTimeout + `
 LOCK TABLE pg_catalog.pg_roles IN ACCESS SHARE MODE NOWAIT;
 SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = CURRENT_USER`
@@ -29,11 +31,13 @@ type catalogue struct {
 	roleLimit Number
 	noReplay  bool      // the server does not tell of replay
 	caughtUp  time.Time // when a replica was last seen to have replayed all that there was
+	churnSQL  string    // reads the churn of the databases
 }
 
 type database struct {
 	name  string
 	limit int  // below 0: none
+	open  bool // sessions may begin in it
 	seen  bool // had a connection while we looked
 }
 
@@ -48,7 +52,7 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) 
 		return nil
 	}
 	c.read = now
-	rows, err := run.rows(ctx, databasesSQL, 3)
+	rows, err := run.rows(ctx, databasesSQL, 4)
 	if err != nil {
 		return err
 	}
@@ -57,12 +61,13 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) 
 		fresh := make(map[uint32]*database, len(rows))
 		for _, row := range rows {
 			oid := p.oid(row[0])
-			fresh[oid] = &database{name: valid(row[1]), limit: p.integer(row[2])}
+			fresh[oid] = &database{name: valid(row[1]), limit: p.integer(row[2]), open: string(row[3]) == "t"}
 			if old := c.databases[oid]; old != nil {
 				fresh[oid].seen = old.seen
 			}
 		}
 		c.databases = fresh
+		c.churnSQL = churnSQL(slices.Sorted(maps.Keys(fresh)))
 	}
 	rows, err = run.rows(ctx, roleSQL, 1)
 	if err != nil {
@@ -81,7 +86,7 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) 
 func (run query) rows(ctx context.Context, sql string, columns int) ([][][]byte, error) {
 	results, err := run(ctx, sql)
 	switch {
-	case err != nil && isServerError(err), err == nil && len(results) == 0:
+	case isRefusal(err), err == nil && len(results) == 0:
 		return nil, nil
 	case err != nil:
 		return nil, err
@@ -107,8 +112,18 @@ func (c *catalogue) missing(backends []counted) bool {
 // fill puts names in the place of OIDs and adds zeros for every state of a database that had a connection before, so
 // that a series does not end with its last connection.
 func (c *catalogue) fill(f *Figures, backends []counted) {
-	type key struct{ database, state string }
-	counts := make(map[key]int, len(backends))
+	type (
+		key   struct{ database, state string }
+		group struct {
+			count int
+			age   float64
+		}
+	)
+	groups := make(map[key]group, len(backends))
+	add := func(k key, count int, age float64) {
+		g := groups[k]
+		groups[k] = group{g.count + count, max(g.age, age)}
+	}
 	for _, b := range backends {
 		name := ""
 		if b.database != 0 {
@@ -117,7 +132,7 @@ func (c *catalogue) fill(f *Figures, backends []counted) {
 				name, d.seen = d.name, true
 			}
 		}
-		counts[key{name, b.state}] += b.count
+		add(key{name, b.state}, b.count, b.age)
 	}
 	states := backendStates()
 	if !f.Privileged {
@@ -127,7 +142,7 @@ func (c *catalogue) fill(f *Figures, backends []counted) {
 	for _, d := range c.databases {
 		if d.seen {
 			for _, state := range states {
-				counts[key{d.name, state}] += 0
+				add(key{d.name, state}, 0, 0)
 			}
 		}
 		if d.limit >= 0 {
@@ -138,8 +153,12 @@ func (c *catalogue) fill(f *Figures, backends []counted) {
 		f.DatabaseLimits = append(f.DatabaseLimits, DatabaseLimit{name, limit})
 	}
 	f.RoleLimit = c.roleLimit
-	f.Connections = make([]Connections, 0, len(counts))
-	for k, n := range counts {
-		f.Connections = append(f.Connections, Connections{k.database, k.state, n})
+	f.Connections = make([]Connections, 0, len(groups))
+	for k, g := range groups {
+		shown := Connections{Database: k.database, State: k.state, Count: g.count}
+		if f.Privileged {
+			shown.TransactionMax = known(g.age)
+		}
+		f.Connections = append(f.Connections, shown)
 	}
 }

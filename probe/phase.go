@@ -17,6 +17,7 @@ const (
 	PhaseTLS               // SSLRequest and handshake; not where sslmode is disable
 	PhaseStartup           // startup packet, authentication, until ReadyForQuery
 	PhaseQuery             // SELECT 1
+	PhaseCommit            // the commit probe
 	phaseCount
 )
 
@@ -26,7 +27,7 @@ func AllPhases() []Phase {
 }
 
 func (p Phase) String() string {
-	return [phaseCount]string{"none", "credentials", "resolve", "dial", "tls", "startup", "query"}[p]
+	return [phaseCount]string{"none", "credentials", "resolve", "dial", "tls", "startup", "query", "commit"}[p]
 }
 
 // Phases is the time spent in each phase, in seconds, unknown for one that was not reached.

@@ -3,413 +3,82 @@ package probe
 import (
 	"context"
 	"errors"
-	"net"
-	"slices"
-	"sync"
+	"fmt"
+	"strings"
 	"time"
 
-	"pg_liveness_exporter/config"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// limits of logins that were given up.
-type limits struct {
-	// stay is how long such a login may stay pending: the server keeps a slot for it as long as authentication_timeout, 60 s
-	// unless set otherwise.
-	stay time.Duration
-	// age is how old the youngest pending login must be for another one to start.
-	age time.Duration
-	// most is how many logins may be under way on the server at once.
-	most int
+// postgres asks a PostgreSQL server: SELECT 1, and then the figures.
+type postgres struct {
+	sql   string // reads the figures
+	names catalogue
 }
 
-const (
-	// firstQueries is how many queries a kept session answers at first: SELECT 1, figures, databases, role.
-	firstQueries = 4
-
-	// reopenFor and reopenEvery bound the tries to open a lost session anew.
-	reopenFor   = time.Second
-	reopenEvery = 50 * time.Millisecond
-)
-
-// Options say how a prober asks.
-type Options struct {
-	// Keep opens a session that stays, beside the new one of each probe.
-	Keep bool
-	// Applications also counts connections by application name.
-	Applications bool
-	// Sessions counts connections; it must not be nil.
-	Sessions *Sessions
-	// OnLoss is told when and why a kept session was ended by the other side, from a goroutine of the prober's.
-	OnLoss func(LossReason, time.Time)
-	// Resolver finds addresses; nil means Go's own resolver, which gives up when it is told to.
-	Resolver resolver
+func (*postgres) alive(ctx context.Context, s *session) error {
+	results, err := s.query(ctx, "SELECT 1")
+	if err != nil {
+		return err
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1 || string(results[0].Rows[0][0]) != "1" {
+		return errors.New("SELECT 1 did not return 1")
+	}
+	return nil
 }
 
-// Postgres asks one PostgreSQL server.
-//
-// It holds at most two open sessions, the kept one and that of the probe under way, and at most four logins that the
-// server has not finished.
-type Postgres struct {
-	target     *config.Target
-	options    Options
-	limits     limits
-	figuresSQL string
-
-	ctx    context.Context //nolint:containedctx // the prober's life
-	cancel context.CancelFunc
-	work   sync.WaitGroup // logins, kept sessions, closing
-
-	mu      sync.Mutex // protects what follows
-	closed  bool
-	kept    *kept
-	pending []*pendingLogin // logins under way, the youngest last
-	ended   chan struct{}   // closed, and replaced, when one of them ends
-
-	refused bool // the last probe was refused for what we are; belongs to the probe under way
-
-	names catalogue // belongs to the kept session's goroutine; without one, to the probe under way
+// read reads the connection figures, and names and limits when it is time.
+func (p *postgres) read(ctx context.Context, s *session) (reading, error) {
+	c := &p.names
+	results, replayed, err := p.run(ctx, s, !c.noReplay)
+	if err != nil {
+		return reading{}, err
+	}
+	c.noReplay = !replayed
+	f, backends, replay, err := parseFigures(results, s.conn.PID())
+	if err != nil {
+		return reading{}, fmt.Errorf("read the figures: %w", err)
+	}
+	if replayed {
+		c.replicated(f, replay, time.Now())
+	}
+	if err := c.refresh(ctx, s.query, backends); err != nil {
+		return reading{}, err
+	}
+	c.fill(f, backends)
+	if f.Churn, err = c.churn(ctx, s.query, f.VersionNum); err != nil {
+		return reading{}, err
+	}
+	return reading{figures: f}, nil
 }
 
-// pendingLogin is a login under way. Its result is there once done is closed.
-type pendingLogin struct {
-	started   time.Time
-	trace     *trace
-	done      chan struct{}
-	session   *session
-	err       error
-	abandoned bool // nobody waits any more; protected by Postgres.mu
-}
-
-// NewPostgres returns a prober of target. Close must be called when it is not needed any more.
-func NewPostgres(target *config.Target, options Options) *Postgres {
-	if options.Resolver == nil {
-		options.Resolver = &net.Resolver{PreferGo: true}
-	}
-	p := &Postgres{
-		target: target, options: options, figuresSQL: figuresSQL(options.Applications),
-		limits: limits{stay: time.Minute, age: 15 * time.Second, most: 4}, ended: make(chan struct{}),
-	}
-	p.ctx, p.cancel = context.WithCancel(context.Background())
-	return p
-}
-
-// Close ends every session and every login under way and waits for that, until ctx ends.
-func (p *Postgres) Close(ctx context.Context) error {
-	p.mu.Lock()
-	p.closed = true
-	p.mu.Unlock()
-	p.cancel()
-	ended := make(chan struct{})
-	go func() {
-		p.work.Wait()
-		close(ended)
-	}()
-	select {
-	case <-ended:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// Probe opens a session and runs SELECT 1 on it and, at the same time, asks the kept session. It returns within
-// milliseconds of the end of ctx, whatever the server does; ctx's deadline is also what addresses share. One probe at a
-// time.
-func (p *Postgres) Probe(ctx context.Context) *Result {
-	r := &Result{Start: time.Now(), Keeps: p.options.Keep}
-	if deadline, ok := ctx.Deadline(); ok {
-		r.Deadline = deadline.Sub(r.Start).Round(time.Millisecond)
-	}
-	k, ok := p.begin()
-	if !ok {
-		return Unanswered(r.Start, 0, r.Keeps)
-	}
-	defer p.work.Done()
-	var answers <-chan answer
-	if k != nil {
-		answers = k.ask(ctx)
-	}
-	s := p.askNew(ctx, r)
-	if k != nil {
-		r.take(k.wait(ctx, answers))
-		// A session that answers while new ones are refused stands in the way of a smart shutdown.
-		if r.KeptUp && r.Failure != nil && r.Failure.Reason == ReasonNotAccepting {
-			p.release(k)
+// run runs the statement for the figures, and without what it says of replay where the server does not have that or it
+// is not asked for. It reports whether that is in the answer.
+func (p *postgres) run(ctx context.Context, s *session, replay bool) ([]*pgconn.Result, bool, error) {
+	if replay {
+		results, err := s.query(ctx, p.sql)
+		if !unsupported(err) {
+			return results, true, err
 		}
 	}
-	switch {
-	case s == nil:
-	case !p.options.Keep:
-		r.Query = r.Phases[PhaseQuery]
-		r.take(p.figuresOnce(ctx, s))
-		p.end(s)
-	default:
-		p.handOver(ctx, r, k, s)
-	}
-	p.refused = r.Failure != nil && r.Failure.State == StateMisconfigured
-	r.Duration = time.Since(r.Start)
-	return r
+	results, err := s.query(ctx, strings.Replace(p.sql, replayColumns, noReplayColumns, 1))
+	return results, false, err
 }
 
-// handOver keeps the new session s where none stands, or where the one that stands, k, may have become another one: the
-// name leads elsewhere by now, or the role was made anew since the last probe was refused.
-func (p *Postgres) handOver(ctx context.Context, r *Result, k *kept, s *session) {
-	if k != nil && r.KeptUp && (p.refused || k.address() != s.address()) {
-		p.release(k)
+func (p *postgres) started(ctx context.Context, s *session) startTimes {
+	results, _, err := p.run(ctx, s, true)
+	if err != nil {
+		return startTimes{}
 	}
-	k = p.keep(s)
-	// A session that is asked and overruns is lost. Where too little time is left, it is asked in the next probe.
-	needed := time.Duration(firstQueries * r.Phases[PhaseQuery].Value * float64(time.Second))
-	if k != nil && needed < r.Deadline-time.Since(r.Start) {
-		r.take(k.wait(ctx, k.ask(ctx)))
+	f, _, _, err := parseFigures(results, s.conn.PID())
+	if err != nil {
+		return startTimes{}
 	}
+	return f.startTimes()
 }
 
-// begin counts a probe as work and returns the kept session, if one stands. It reports false once the prober is closed.
-func (p *Postgres) begin() (*kept, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return nil, false
-	}
-	p.work.Add(1)
-	return p.kept, true
+func (p *postgres) forget() {
+	p.names.read, p.names.caughtUp, p.names.noReplay = time.Time{}, time.Time{}, false
 }
 
-// end closes a session behind the caller's back.
-func (p *Postgres) end(s *session) { p.work.Go(func() { s.close(p.ctx) }) }
-
-func (r *Result) take(a answer) {
-	r.Figures, r.FiguresFailure = a.figures, a.failure
-	if r.Keeps {
-		r.KeptUp = a.up
-		if a.up {
-			r.Query = knownDuration(a.query)
-		}
-	}
-}
-
-// askNew opens a session and runs SELECT 1 on it. It returns the session when that succeeded, and else says in r why
-// not. A session that is ended while it is being opened or asked is tried once more: it may be our bad luck with an
-// administrator's terminate, and if it is not, the second try says what is. So is a password that was refused, where
-// there is another one by now.
-func (p *Postgres) askNew(ctx context.Context, r *Result) *session {
-	for try := 1; ; try++ {
-		t := &trace{}
-		s, err := p.open(ctx, t)
-		if err == nil {
-			phases, _ := t.read()
-			var connect float64
-			for _, phase := range AllPhases() {
-				connect += phases[phase].Value
-			}
-			r.Connect = known(connect)
-			t.enter(PhaseQuery)
-			if err = s.selectOne(ctx); err == nil {
-				t.done()
-				r.Phases, _ = t.read()
-				r.TLS = t.security()
-				r.Failure = nil
-				r.Superuser = s.conn.ParameterStatus("is_superuser") == "on"
-				return s
-			}
-			p.end(s)
-		}
-		var phase Phase
-		r.Phases, phase = t.read()
-		r.TLS = t.security()
-		var loginErr *loginError
-		if errors.As(err, &loginErr) {
-			phase = loginErr.phase
-		}
-		r.Failure = classify(err, phase)
-		if try == 2 && loginErr != nil && loginErr.cutOff {
-			// With TLS 1.3 a server says only now that it does not accept a certificate, and its end of the connection
-			// may overtake the alert (RFC 8446, section 6.2). Once may be bad luck.
-			r.Failure = classify(&tlsError{errNotAccepted}, phase)
-		}
-		again := r.Failure.Reason == ReasonTerminated ||
-			r.Failure.Reason == ReasonAuth && r.Failure.SQLState != "" && loginErr != nil && p.target.Renew(loginErr.password)
-		if !again || try == 2 || ctx.Err() != nil {
-			return nil
-		}
-		r.Connect = Number{}
-	}
-}
-
-// figuresOnce reads the figures on a session that is not kept.
-func (p *Postgres) figuresOnce(ctx context.Context, s *session) answer {
-	var (
-		a   answer
-		err error
-	)
-	p.names.caughtUp = time.Time{} // behind a name with several servers, it may have been another one
-	if a.figures, err = s.figures(ctx, p.figuresSQL, &p.names); err != nil {
-		a.failure = classify(err, PhaseQuery)
-	}
-	return a
-}
-
-// open opens a session within ctx. A login for which the server already holds a slot when ctx ends goes on without its
-// caller; while one is under way this waits for it, and starts another only when it has become old.
-func (p *Postgres) open(ctx context.Context, t *trace) (*session, error) {
-	for {
-		l, before := p.admit(ctx, t)
-		if l != nil {
-			return p.await(ctx, l)
-		}
-		again := time.NewTimer(before.wait)
-		select {
-		case <-before.ended:
-		case <-again.C:
-		case <-ctx.Done():
-		}
-		again.Stop()
-		if ctx.Err() != nil {
-			return nil, before.youngest.overrun(ctx)
-		}
-	}
-}
-
-// obstacle is logins under way, and how long they keep another one from starting if none of them ends before.
-type obstacle struct {
-	youngest *pendingLogin
-	ended    <-chan struct{}
-	wait     time.Duration
-}
-
-// overrun is the error of a probe that ended before a login did.
-func (l *pendingLogin) overrun(ctx context.Context) error {
-	if _, phase := l.trace.read(); phase == PhaseCredentials {
-		return &loginError{err: &configError{errNoCredentials}, phase: phase} // nothing was asked of the server
-	}
-	return context.Cause(ctx)
-}
-
-// admit starts a login, or says what to wait for.
-func (p *Postgres) admit(ctx context.Context, t *trace) (*pendingLogin, obstacle) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	if n := len(p.pending); n > 0 {
-		youngest := p.pending[n-1]
-		if age := now.Sub(youngest.started); age < p.limits.age {
-			return nil, obstacle{youngest, p.ended, p.limits.age - age}
-		}
-		if n >= p.limits.most {
-			return nil, obstacle{youngest, p.ended, p.limits.stay}
-		}
-	}
-	l := &pendingLogin{started: now, trace: t, done: make(chan struct{})}
-	p.pending = append(p.pending, l)
-	p.work.Go(func() { p.login(ctx, l) })
-	return l, obstacle{}
-}
-
-// login runs a login to its end, which may be long after bounded ended.
-func (p *Postgres) login(bounded context.Context, l *pendingLogin) {
-	ctx, cancel := context.WithTimeout(p.ctx, p.limits.stay)
-	defer cancel()
-	l.session, l.err = login(ctx, bounded, p.target, p.options.Resolver, p.options.Sessions, l.trace)
-	p.mu.Lock()
-	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
-	abandoned := l.abandoned
-	close(l.done)
-	close(p.ended)
-	p.ended = make(chan struct{})
-	p.mu.Unlock()
-	if abandoned && l.session != nil {
-		l.session.close(ctx)
-	}
-}
-
-// await waits for a login's end or ctx's.
-func (p *Postgres) await(ctx context.Context, l *pendingLogin) (*session, error) {
-	select {
-	case <-l.done:
-		return l.session, l.err
-	case <-ctx.Done():
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-l.done:
-		return l.session, l.err
-	default:
-		l.abandoned = true
-		return nil, l.overrun(ctx)
-	}
-}
-
-// keep makes s the kept session, or ends it when there is one by now.
-func (p *Postgres) keep(s *session) *kept {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.kept != nil || p.closed {
-		p.end(s)
-		return nil
-	}
-	k := newKept(p.ctx, s)
-	p.kept = k
-	p.names.read, p.names.caughtUp, p.names.noReplay = time.Time{}, time.Time{}, false // it may be another server
-	p.work.Go(func() { p.run(k) })
-	return k
-}
-
-// release lets the kept session go; the next new one is kept.
-func (p *Postgres) release(k *kept) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.kept == k {
-		p.kept = nil
-	}
-	k.cancel()
-}
-
-// run is the kept session's goroutine.
-func (p *Postgres) run(k *kept) {
-	overrun := false
-	for !k.conn.IsClosed() && k.ctx.Err() == nil {
-		overrun = false
-		if q := k.listen(); q != nil {
-			overrun = k.reply(q, p.figuresSQL, &p.names)
-		}
-	}
-	at := time.Now()
-	lost := k.conn.IsClosed() && k.ctx.Err() == nil && !overrun // dropping a session that does not answer is no loss
-	p.release(k)
-	p.end(k.session)
-	if !lost {
-		return
-	}
-	reason, ok := k.loss().certain()
-	if !ok {
-		reason = p.reopen(k)
-	}
-	if p.ctx.Err() == nil {
-		p.options.OnLoss(reason, at)
-	}
-}
-
-// reopen opens a lost session anew, at once, to learn why it was lost, and keeps the new one.
-func (p *Postgres) reopen(k *kept) LossReason {
-	ctx, cancel := context.WithTimeout(p.ctx, reopenFor)
-	defer cancel()
-	for {
-		s, err := p.open(ctx, &trace{})
-		var after startTimes
-		if err == nil {
-			after = s.startTimes(ctx, p.figuresSQL)
-			p.keep(s)
-		}
-		reason, decided := k.loss().reason(k.started, after, err)
-		if decided {
-			return reason
-		}
-		select {
-		case <-time.After(reopenEvery):
-		case <-ctx.Done():
-			return reason
-		}
-	}
-}
+func (f *Figures) startTimes() startTimes { return startTimes{f.PostmasterStart, f.CheckpointerStart} }

@@ -200,7 +200,7 @@ func poolerState(message string) State {
 	switch {
 	case has("no more connections allowed"):
 		return StateConnectionLimit
-	case has("no such user", "no such database", "auth", "login", "is disabled", "startup parameter", "SSL required"):
+	case has("no such user", "no such database", "auth", "login", "is disabled", "startup parameter", "SSL required", "not allowed", "invalid command"):
 		return StateMisconfigured
 	}
 	return StateRejecting

@@ -6,17 +6,18 @@ import "time"
 
 // Result is what one probe found. It does not change once it was returned and may be shared.
 type Result struct {
-	// Start is when the probe began, Duration how long it took and Deadline how long it was allowed to take.
+	// Start is when the probe began, Duration how long it took, a commit apart, and Deadline how long it was allowed to
+	// take.
 	Start              time.Time
 	Duration, Deadline time.Duration
-	// Failure is nil when a session that this probe opened answered SELECT 1 in time.
+	// Failure is nil when a session that this probe opened answered in time: SELECT 1, or a PgBouncer's SHOW VERSION.
 	Failure *Failure
 	// Phases is where the time of the new session went.
 	Phases Phases
 	// Connect is how many seconds opening the new session took, until the server was ready for a
 	// query. It is unknown when it was not opened.
 	Connect Number
-	// Query is how many seconds SELECT 1 took: on the kept session, or on the new one where none is kept.
+	// Query is how many seconds that answer took: on the kept session, or on the new one where none is kept.
 	Query Number
 	// TLS is what the new session's handshake showed; nil where there was none.
 	TLS *TLS
@@ -24,12 +25,16 @@ type Result struct {
 	Superuser bool
 	// Keeps says that a session is kept at all, KeptUp that it answered in this probe.
 	Keeps, KeptUp bool
-	// Figures is nil when no session could read them; FiguresFailure says why where a session tried.
+	// Figures and Pooler are what a PostgreSQL server and a PgBouncer say of themselves, nil when no session could read
+	// them; FiguresFailure says why where a session tried.
 	Figures        *Figures
+	Pooler         *Pooler
 	FiguresFailure *Failure
+	// Commit is what the commit probe found, nil where it did not run or has nothing to say.
+	Commit *Commit
 }
 
-// Up says whether this probe opened a new session and SELECT 1 answered on it in time.
+// Up says whether this probe opened a new session and the server answered on it in time.
 func (r *Result) Up() bool { return r.Failure == nil }
 
 // State is the verdict in the five words that pg_probe_state shows.

@@ -3,8 +3,6 @@ package probe
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -28,6 +26,8 @@ type session struct {
 	// notice is the SQLSTATE of the last notice of class 57P: a server that goes down in a hurry tells its sessions so
 	// in a notice (quickdie in src/backend/tcop/postgres.c).
 	notice string
+	// unreplicated says that a commit did not wait for its synchronous standbys.
+	unreplicated bool
 }
 
 // loginError is a login's failure and the phase that failed.
@@ -58,17 +58,13 @@ func login(ctx, bounded context.Context, target *config.Target, r resolver, sess
 		if len(n.Code) == 5 && n.Code[:3] == "57P" {
 			s.notice = n.Code
 		}
+		s.unreplicated = s.unreplicated || n.Routine == waitCancelled
 	}
 	cfg.OnPgError = func(_ *pgconn.PgConn, e *pgconn.PgError) bool {
-		severity := e.SeverityUnlocalized // the other one is translated; absent before 9.6 and in poolers
-		if severity == "" {
-			severity = e.Severity
-		}
-		if severity == "FATAL" || severity == "PANIC" {
+		if isFatal(e) {
 			s.fatal = e
-			return false
 		}
-		return true
+		return s.fatal == nil
 	}
 	s.conn, err = pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
@@ -95,66 +91,6 @@ func (s *session) query(ctx context.Context, sql string) ([]*pgconn.Result, erro
 	return results, err
 }
 
-// selectOne asks the question of all questions.
-func (s *session) selectOne(ctx context.Context) error {
-	results, err := s.query(ctx, "SELECT 1")
-	if err != nil {
-		return err
-	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1 || string(results[0].Rows[0][0]) != "1" {
-		return errors.New("SELECT 1 did not return 1")
-	}
-	return nil
-}
-
-// figures reads the connection figures, and names and limits when it is time. The session stays usable after an error
-// of the server's.
-func (s *session) figures(ctx context.Context, sql string, c *catalogue) (*Figures, error) {
-	results, replayed, err := s.readFigures(ctx, sql, !c.noReplay)
-	if err != nil {
-		return nil, err
-	}
-	c.noReplay = !replayed
-	f, backends, replay, err := parseFigures(results)
-	if err != nil {
-		return nil, fmt.Errorf("read the figures: %w", err)
-	}
-	if replayed {
-		c.replicated(f, replay, time.Now())
-	}
-	if err := c.refresh(ctx, s.query, backends); err != nil {
-		return nil, err
-	}
-	c.fill(f, backends)
-	return f, nil
-}
-
-// readFigures runs the statement for the figures, and without what it says of replay where the server does not have that
-// or it is not asked for. It reports whether that is in the answer.
-func (s *session) readFigures(ctx context.Context, sql string, replay bool) ([]*pgconn.Result, bool, error) {
-	if replay {
-		results, err := s.query(ctx, sql)
-		if !unsupported(err) {
-			return results, true, err
-		}
-	}
-	results, err := s.query(ctx, strings.Replace(sql, replayColumns, noReplayColumns, 1))
-	return results, false, err
-}
-
-// startTimes reads when the server's processes began, as far as it tells.
-func (s *session) startTimes(ctx context.Context, figuresSQL string) startTimes {
-	results, _, err := s.readFigures(ctx, figuresSQL, true)
-	if err != nil {
-		return startTimes{}
-	}
-	f, _, _, err := parseFigures(results)
-	if err != nil {
-		return startTimes{}
-	}
-	return startTimes{f.PostmasterStart, f.CheckpointerStart}
-}
-
 // close ends the session with a Terminate message (without one the server counts it as abandoned), and whatever is left
 // of it within closeGrace, also when pgconn is still busy with a query that was given up.
 func (s *session) close(ctx context.Context) {
@@ -169,8 +105,17 @@ func (s *session) close(ctx context.Context) {
 	<-s.conn.CleanupDone()
 }
 
-// isServerError says whether the server itself answered, with an error.
-func isServerError(err error) bool {
+// isFatal says whether the server ended the session with this error.
+func isFatal(e *pgconn.PgError) bool {
+	severity := e.SeverityUnlocalized // the other one is translated; absent before 9.6 and in poolers
+	if severity == "" {
+		severity = e.Severity
+	}
+	return severity == "FATAL" || severity == "PANIC"
+}
+
+// isRefusal says whether the server answered with an error after which the session goes on.
+func isRefusal(err error) bool {
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr)
+	return errors.As(err, &pgErr) && !isFatal(pgErr)
 }

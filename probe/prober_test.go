@@ -89,12 +89,12 @@ func sayAndClose(bytes string) func(net.Conn) {
 }
 
 // newTestProber asks the server on a port of this machine; more is added to the connection string.
-func newTestProber(t *testing.T, port int, more string) *Postgres {
+func newTestProber(t *testing.T, port int, more string) *Prober {
 	t.Helper()
 	return newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", port, more), nil)
 }
 
-func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Postgres {
+func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
 	t.Helper()
 	target, _, err := config.FromEnvironment(func(name string) string {
 		if name == "DATA_SOURCE_NAME" {
@@ -109,7 +109,7 @@ func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Postgres
 	if change != nil {
 		change(&options)
 	}
-	p := NewPostgres(target, options)
+	p := New(target, options)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), hanging)
 		defer cancel()
@@ -123,12 +123,12 @@ func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Postgres
 	return p
 }
 
-func ask(t *testing.T, p *Postgres, limit time.Duration) *Result {
+func ask(t *testing.T, p *Prober, limit time.Duration) *Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	start := time.Now()
-	r := p.Probe(ctx)
+	r := p.Probe(ctx, func(*Result) {})
 	if took := time.Since(start); took > limit+hanging {
 		t.Errorf("took %s of %s", took, limit)
 	}
@@ -456,7 +456,7 @@ func accept(answer func(sql string) [][]string) func(net.Conn) {
 // TestOddFigures: rows that are not as they should be cost the figures, and nothing else.
 func TestOddFigures(t *testing.T) {
 	t.Parallel()
-	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "0", "", "0", "60", "f", "0"}
+	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "0", "", "0", "60", "f", "0"}
 	for name, rows := range map[string][][]string{
 		"none":        nil,
 		"short":       {{"total"}},
@@ -497,7 +497,7 @@ func TestCloseEndsPendingLogins(t *testing.T) {
 	if err := p.Close(ctx); err != nil {
 		t.Error(err)
 	}
-	if r := p.Probe(ctx); r.Up() {
+	if r := p.Probe(ctx, func(*Result) {}); r.Up() {
 		t.Error("a closed prober says up")
 	}
 }
@@ -559,7 +559,7 @@ func TestFarAndHurried(t *testing.T) {
 		case sql == "SELECT 1":
 			return [][]string{{"1"}}
 		case strings.Contains(sql, "pg_stat_get_activity"):
-			return [][]string{{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "0", "", "0", "60", "f", "0"}}
+			return [][]string{{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "0", "", "0", "60", "f", "0"}}
 		}
 		return nil
 	})
@@ -632,7 +632,7 @@ modules:
 			t.Fatal(err)
 		}
 		where := &names{}
-		p := NewPostgres(target, Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}, Resolver: where})
+		p := New(target, Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}, Resolver: where})
 		for _, c := range cases {
 			where.addresses = c.addresses
 			before := s.accepted.Load()

@@ -1,0 +1,158 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// PgBouncer is a throwaway PgBouncer. It runs until Remove.
+type PgBouncer struct {
+	// Port is where it listens, on 127.0.0.1; Dir holds its settings and its log.
+	Port int
+	Dir  string
+
+	bin    string
+	cmd    *exec.Cmd
+	exited chan struct{}
+}
+
+// PgBouncerConfig says what a new PgBouncer is like.
+type PgBouncerConfig struct {
+	// Bin is the program.
+	Bin string
+	// Databases are the lines of that section, Settings those of [pgbouncer].
+	Databases, Settings []string
+	// Users are names with their passwords. Superuser may do everything, and needs none.
+	Users map[string]string
+}
+
+// NewPgBouncer starts a PgBouncer. On an error nothing is left.
+func NewPgBouncer(ctx context.Context, c PgBouncerConfig) (*PgBouncer, error) {
+	b := &PgBouncer{bin: c.Bin}
+	if err := b.create(ctx, c); err != nil {
+		return nil, errors.Join(err, b.Remove())
+	}
+	if err := b.Start(ctx); err != nil {
+		return nil, errors.Join(err, b.Remove())
+	}
+	return b, nil
+}
+
+func (b *PgBouncer) create(ctx context.Context, c PgBouncerConfig) error {
+	var err error
+	if b.Port, err = freePort(ctx); err != nil {
+		return err
+	}
+	if b.Dir, err = os.MkdirTemp("", "pgtest-"); err != nil {
+		return err
+	}
+	settings := append([]string{
+		"listen_addr = 127.0.0.1", "listen_port = " + strconv.Itoa(b.Port), "unix_socket_dir =",
+		"auth_type = scram-sha-256", "auth_file = " + filepath.Join(b.Dir, "users"), "admin_users = " + Superuser,
+	}, c.Settings...)
+	if os.Geteuid() == 0 { // which it refuses to stay
+		settings = append(settings, "user = "+unprivileged)
+	}
+	quote := func(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+	var users strings.Builder
+	fmt.Fprintf(&users, "%s %s\n", quote(Superuser), quote(Superuser))
+	for name, password := range c.Users {
+		fmt.Fprintf(&users, "%s %s\n", quote(name), quote(password))
+	}
+	ini := "[databases]\n" + strings.Join(c.Databases, "\n") + "\n[pgbouncer]\n" + strings.Join(settings, "\n") + "\n"
+	return errors.Join(
+		os.Chmod(b.Dir, 0o711),                                                     //nolint:gosec // the unprivileged user reads files in it
+		os.WriteFile(b.ini(), []byte(ini), 0o644),                                  //nolint:gosec // likewise
+		os.WriteFile(filepath.Join(b.Dir, "users"), []byte(users.String()), 0o644), //nolint:gosec // likewise
+	)
+}
+
+func (b *PgBouncer) ini() string { return filepath.Join(b.Dir, "pgbouncer.ini") }
+
+// Start starts a stopped PgBouncer and waits until it answers.
+func (b *PgBouncer) Start(ctx context.Context) error {
+	log, err := os.OpenFile(b.logFile(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }() // it has its own copy
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), b.bin, b.ini())
+	cmd.Dir, cmd.Stdout, cmd.Stderr = b.Dir, log, log
+	cmd.SysProcAttr = childAttributes(nil)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	exited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ends is in its log
+		close(exited)
+	}()
+	b.cmd, b.exited = cmd, exited
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		conn, err := b.Console(ctx)
+		if err == nil {
+			return conn.Close(ctx)
+		}
+		select {
+		case <-b.exited:
+			return fmt.Errorf("the PgBouncer did not start:\n%s", b.Log())
+		case <-ctx.Done():
+			return fmt.Errorf("the PgBouncer did not start in %s: %w\n%s", startTimeout, err, b.Log())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Console opens a session of the administrator's. The caller closes it.
+func (b *PgBouncer) Console(ctx context.Context) (*pgconn.PgConn, error) {
+	return pgconn.Connect(ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=%[2]s password=%[2]s dbname=pgbouncer sslmode=disable", b.Port, Superuser))
+}
+
+// Signal sends a signal to the process.
+func (b *PgBouncer) Signal(signal syscall.Signal) error { return b.cmd.Process.Signal(signal) }
+
+// Wait waits until the process has ended.
+func (b *PgBouncer) Wait(limit time.Duration) error {
+	select {
+	case <-b.exited:
+		return nil
+	case <-time.After(limit):
+		return errors.New("the PgBouncer did not stop")
+	}
+}
+
+// Remove ends the process, whatever state it is in, and removes its folder.
+func (b *PgBouncer) Remove() error {
+	var err error
+	if b.cmd != nil {
+		_ = b.Signal(syscall.SIGKILL) // it may be gone
+		err = b.Wait(stopTimeout)
+	}
+	if b.Dir == "" {
+		return err
+	}
+	return errors.Join(err, os.RemoveAll(b.Dir))
+}
+
+// Log returns what it wrote.
+func (b *PgBouncer) Log() string {
+	content, err := os.ReadFile(b.logFile())
+	if err != nil {
+		return err.Error()
+	}
+	return string(content)
+}
+
+func (b *PgBouncer) logFile() string { return filepath.Join(b.Dir, "log") }

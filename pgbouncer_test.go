@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pg_liveness_exporter/internal/pgtest"
+)
+
+// pooled is a PostgreSQL server behind a PgBouncer in transaction mode.
+type pooled struct {
+	server *pgtest.Server
+	*pgtest.PgBouncer
+}
+
+// eachPgBouncer runs a test with Debian's PgBouncer and with a newer one.
+func eachPgBouncer(t *testing.T, test func(t *testing.T, p *pooled, newer bool), settings ...string) {
+	t.Helper()
+	t.Parallel()
+	for _, version := range []struct{ name, variable string }{{"packaged", "PGBOUNCER"}, {"newer", "PGBOUNCER_NEWER"}} {
+		t.Run(version.name, func(t *testing.T) {
+			t.Parallel()
+			program := "pgbouncer"
+			if version.variable != "PGBOUNCER" {
+				program = os.Getenv(version.variable)
+			}
+			bin := pgtest.Tool(t, version.variable, program)
+			s := newServer(t, pgtest.Config{})
+			execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
+			at := fmt.Sprintf("host=127.0.0.1 port=%d", s.Port)
+			b, err := pgtest.NewPgBouncer(t.Context(), pgtest.PgBouncerConfig{
+				Bin:       bin,
+				Databases: []string{"postgres = " + at, "app = " + at + " pool_size=2", "off = " + at},
+				Settings:  append([]string{"pool_mode = transaction", "stats_users = " + role, "auth_query ="}, settings...),
+				Users:     map[string]string{role: password, "other": "other"},
+			})
+			check(t, err)
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("PgBouncer log:\n%s", b.Log())
+				}
+				check(t, b.Remove())
+			})
+			test(t, &pooled{s, b}, version.variable != "PGBOUNCER")
+		})
+	}
+}
+
+// console returns what runs commands as PgBouncer's administrator, in one session.
+func (p *pooled) console(t *testing.T) func(commands ...string) {
+	t.Helper()
+	conn, err := p.Console(t.Context())
+	check(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return func(commands ...string) {
+		t.Helper()
+		for _, command := range commands {
+			if _, err := conn.Exec(context.Background(), command).ReadAll(); err != nil {
+				t.Fatalf("%s: %v", command, err)
+			}
+		}
+	}
+}
+
+// file are targets: the console, and two databases behind it.
+func (p *pooled) file() string {
+	return fmt.Sprintf(`
+targets:
+  pool: {kind: pgbouncer, host: 127.0.0.1, port: %[2]d, %[1]s}
+  postgres: {host: 127.0.0.1, port: %[2]d, %[1]s}
+  app: {host: 127.0.0.1, port: %[2]d, dbname: app, %[1]s}
+`, login(), p.Port)
+}
+
+// wrongFile are more targets, which have something wrong.
+func (p *pooled) wrongFile() string {
+	return p.file() + fmt.Sprintf(`
+  off: {host: 127.0.0.1, port: %[2]d, dbname: off, %[1]s}
+  missing: {host: 127.0.0.1, port: %[2]d, dbname: missing, %[1]s}
+  stranger: {kind: pgbouncer, host: 127.0.0.1, port: %[2]d, user: other, password: other, sslmode: disable}
+  wrong: {kind: pgbouncer, host: 127.0.0.1, port: %[2]d, user: %[3]s, password: wrong, sslmode: disable}
+  no-console: {kind: pgbouncer, host: 127.0.0.1, port: %[4]d, %[1]s}
+  no-server: {host: 127.0.0.1, port: %[2]d, dbname: pgbouncer, %[1]s}
+`, login(), p.Port, role, p.server.Port)
+}
+
+// use opens a session through PgBouncer and begins a transaction.
+func (p *pooled) use(t *testing.T, database string) *pgconn.PgConn {
+	t.Helper()
+	c, err := pgconn.ParseConfig(fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable", p.Port, role, database))
+	check(t, err)
+	c.Password = password
+	conn, err := pgconn.ConnectConfig(t.Context(), c)
+	check(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// TestPgBouncer: the console's figures, and PostgreSQL's through PgBouncer.
+func TestPgBouncer(t *testing.T) {
+	eachPgBouncer(t, func(t *testing.T, p *pooled, newer bool) {
+		e, _ := startWithFile(t, p.file())
+		for range 3 {
+			e.scrapeOwn()
+		}
+		status, body := e.probe("pool", "")
+		if status != 200 {
+			t.Fatalf("status %d: %s", status, body)
+		}
+		likeGolden(t, "pgbouncer", body, func(help string) bool {
+			for _, since := range []string{
+				"_client_parses_", "_server_parses_", "_binds_", "_server_assignments_", "_client_logins_", "_client_connections",
+			} {
+				if !newer && strings.Contains(help, since) {
+					return !strings.Contains(help, "config_max_client_connections")
+				}
+			}
+			return false
+		})
+		m := parseMetrics(t, body)
+		mode := "" // 1.18 has one only where a database sets its own
+		if newer {
+			mode = "transaction"
+		}
+		app := `{database="app",force_user="",name="app",pool_mode="` + mode + `"}`
+		for series, want := range map[string]float64{
+			"pgbouncer_up": 1, "pg_kept_session_up": 1, "pgbouncer_config_max_client_connections": 100, "pgbouncer_databases": 4,
+			"pgbouncer_databases_pool_size" + app: 2, "pgbouncer_databases_paused" + app: 0, `pg_probe_state{state="accepting"}`: 1,
+		} {
+			if got, ok := m[series]; !ok || got != want {
+				t.Errorf("%s is %v (there: %v), want %v", series, got, ok, want)
+			}
+		}
+		if m["pg_query_duration_seconds_count"] < 3 || m["pg_connect_duration_seconds_count"] < 3 {
+			t.Errorf("%v queries and %v connects in 4 probes", m["pg_query_duration_seconds_count"], m["pg_connect_duration_seconds_count"])
+		}
+
+		// Through it the ordinary kind is as it always is.
+		m = e.scrapeOwn()
+		for _, target := range []string{"postgres", "app"} {
+			own := m.of(target)
+			for _, series := range []string{"pg_up", "pg_kept_session_up", "pg_stats_privileged"} {
+				if own[series] != 1 {
+					t.Errorf("%s: %s is %v", target, series, own[series])
+				}
+			}
+			if own["pg_connections_used"] < 1 || own["pg_settings_max_connections"] < 10 || own["pg_query_duration_seconds_count"] < 3 {
+				t.Errorf("%s: figures %v", target, own)
+			}
+		}
+
+		// Two clients take all of a pool, and a third one waits.
+		for range 2 {
+			conn := p.use(t, "app")
+			_, err := conn.Exec(t.Context(), "BEGIN; SELECT 1").ReadAll()
+			check(t, err)
+		}
+		waiting, stop := context.WithCancel(t.Context())
+		third, ended := p.use(t, "app"), make(chan struct{})
+		go func() {
+			_, _ = third.Exec(waiting, "SELECT 1").ReadAll()
+			close(ended)
+		}()
+		defer func() {
+			stop()
+			<-ended
+		}()
+		pool := `{database="app",user="` + role + `"}`
+		eventually(t, "nobody is seen to wait", func() bool {
+			m := e.probeMetrics("pool", "")
+			wait := m["pgbouncer_pools_client_maxwait_seconds"+pool]
+			return m["pgbouncer_pools_client_waiting_connections"+pool] >= 1 && m["pgbouncer_pools_server_active_connections"+pool] == 2 &&
+				wait > 0 && wait < 60 && wait != float64(int(wait)) // the microseconds are there
+		})
+		p.console(t)("DISABLE app")
+		if m := e.probeMetrics("pool", ""); m["pgbouncer_databases_disabled"+app] != 1 {
+			t.Error("a disabled database is not seen")
+		}
+	})
+}
+
+// TestPoolerRefuses: what PgBouncer itself refuses has the reason pooler.
+func TestPoolerRefuses(t *testing.T) {
+	eachPgBouncer(t, func(t *testing.T, p *pooled, newer bool) {
+		e, _ := startWithFile(t, p.wrongFile())
+		console := p.console(t)
+		console("DISABLE off")
+		expect := func(target string, want verdict) {
+			t.Helper()
+			before := failures(e.probeMetrics(target, ""))
+			m := e.probeMetrics(target, "")
+			if up, ok := m["pgbouncer_up"]; ok { // verdictOf knows the name of a PostgreSQL server's
+				m["pg_up"] = up
+			}
+			if got := verdictOf(t, m, before); got != want {
+				t.Errorf("%s: got %+v, want %+v", target, got, want)
+			}
+		}
+		expect("postgres", up)
+		expect("pool", up)
+		expect("off", verdict{"misconfigured", "pooler"})
+		expect("missing", verdict{"misconfigured", "pooler"})
+		expect("stranger", verdict{"misconfigured", "pooler"})
+		expect("wrong", verdict{"misconfigured", "pooler"})
+		expect("no-console", verdict{"misconfigured", "no_database"})
+		expect("no-server", verdict{"misconfigured", "pooler"})
+		expect("app", up)
+
+		// Paused until the deadline: it lets us in and gives us no server.
+		console("PAUSE app")
+		expect("app", verdict{"no_response", "pooler"})
+		console("RESUME app")
+		expect("app", up)
+
+		// Paused until PgBouncer's own deadline.
+		console("SET query_wait_timeout = 1", "PAUSE app")
+		_, body, err := e.get(t.Context(), "/probe?target=app", 8*time.Second)
+		check(t, err)
+		if m := parseMetrics(t, body); m["pg_up"] != 0 || m[`pg_probe_state{state="rejecting"}`] != 1 {
+			t.Errorf("query_wait_timeout: %v", m)
+		}
+		console("RESUME app")
+		expect("app", up)
+
+		console("SET max_client_conn = 1")
+		expect("postgres", verdict{"connection_limit", "pooler"})
+		if newer {
+			expect("pool", verdict{"connection_limit", "pooler"})
+		} else {
+			expect("pool", up) // 1.18 lets in who asks for the console
+		}
+		if m := e.probeMetrics("pool", ""); m["pgbouncer_used_clients"] < m["pgbouncer_config_max_client_connections"] {
+			t.Errorf("%v of %v clients", m["pgbouncer_used_clients"], m["pgbouncer_config_max_client_connections"])
+		}
+		console("SET max_client_conn = 100")
+		expect("postgres", up)
+		if strings.Contains(e.logged(), password) {
+			t.Error("a password is logged")
+		}
+	})
+}
+
+// TestPgBouncerStops: a PgBouncer that waits for its clients to leave before it stops does not wait for us, and one that
+// is back is up at once.
+func TestPgBouncerStops(t *testing.T) {
+	eachPgBouncer(t, func(t *testing.T, p *pooled, _ bool) {
+		e, _ := startWithFile(t, p.file())
+		isUp := func() bool {
+			m := e.scrapeOwn()
+			return m.of("pool")["pgbouncer_up"] == 1 && m.of("postgres")["pg_up"] == 1 && m.of("app")["pg_up"] == 1
+		}
+		isUp()
+		if !isUp() {
+			t.Fatal("not up")
+		}
+		_, e.quiet = e.usage()
+		check(t, p.Signal(syscall.SIGTERM))
+		eventually(t, "it waits for our sessions", func() bool {
+			m := e.scrapeOwn()
+			if m.of("pool")["pgbouncer_up"] == 1 || m.of("app")["pg_up"] == 1 {
+				t.Error("up while it stops")
+			}
+			return p.Wait(100*time.Millisecond) == nil
+		})
+		if m := e.scrapeOwn(); m.of("pool")[`pg_probe_state{state="no_response"}`] != 1 {
+			t.Error("a stopped PgBouncer answers")
+		}
+		check(t, p.Start(t.Context()))
+		if !isUp() {
+			t.Error("not up at once")
+		}
+		e.usesNoMore()
+	})
+}
