@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 	webflag "github.com/prometheus/exporter-toolkit/web/kingpinflag"
+	_ "golang.org/x/crypto/x509roots/fallback" // for sslrootcert=system where the machine has no certificates of its own
 
 	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"

@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -81,6 +82,84 @@ func TestTLS(t *testing.T) {
 				e.usesNoMore()
 			}
 		})
+	}
+}
+
+// TestServerWithoutTLS: what each mode makes of it.
+func TestServerWithoutTLS(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	refused := verdict{"misconfigured", "tls"}
+	for mode, want := range map[string]verdict{
+		"disable": up, "allow": up, "prefer": up, "require": refused, "verify-ca": refused, "verify-full": refused,
+		"require&sslnegotiation=direct": refused, "prefer&sslcertmode=require": refused,
+	} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			env := environment(s.Port, "postgres")
+			env[0] = fmt.Sprintf("DATA_SOURCE_URI=127.0.0.1:%d/postgres?sslmode=%s", s.Port, mode)
+			e := startExporter(t, env)
+			if m := e.expect(want); hasSeries(m, "pg_tls_") {
+				t.Error("there are series about TLS")
+			}
+		})
+	}
+}
+
+// TestNegotiation: TLS without asking first, which servers from 17 on know, and a certificate that must be asked for.
+func TestNegotiation(t *testing.T) {
+	t.Parallel()
+	certificate, key := newCertificate(t)
+	clientCertificate, clientKey := signed(t, role, certificate, key)
+	folder := t.TempDir()
+	for name, content := range map[string][]byte{"root.crt": certificate, "client.crt": clientCertificate, "client.key": clientKey} {
+		check(t, os.WriteFile(filepath.Join(folder, name), content, 0o600))
+	}
+	asks := newServer(t, pgtest.Config{Certificate: certificate, Key: key, Settings: []string{"ssl_ca_file = 'server.crt'"}})
+	plain := newServer(t, pgtest.Config{Certificate: certificate, Key: key})
+	direct, refused := up, verdict{"misconfigured", "tls"}
+	if pgtest.Major(t) < 17 {
+		direct = refused
+	}
+	own := fmt.Sprintf("sslcert=%[1]s/client.crt&sslkey=%[1]s/client.key&sslcertmode=require", folder)
+	for _, test := range []struct {
+		name, settings string
+		server         *pgtest.Server
+		want           verdict
+	}{
+		{"direct", "sslmode=require&sslnegotiation=direct", plain, direct},
+		{"direct, verified", "sslmode=verify-full&sslnegotiation=direct&sslrootcert=" + folder + "/root.crt", plain, direct},
+		{"asked for", "sslmode=require&" + own, asks, up},
+		{"asked for, and none", "sslmode=require&sslcertmode=require", asks, refused},
+		{"not asked for", "sslmode=require&" + own, plain, refused},
+		{"not shown", "sslmode=require&" + strings.Replace(own, "=require", "=disable", 1), asks, up},
+		{"system", "sslrootcert=system", plain, refused},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			env := environment(test.server.Port, "postgres")
+			env[0] = fmt.Sprintf("DATA_SOURCE_URI=127.0.0.1:%d/postgres?%s", test.server.Port, test.settings)
+			startExporter(t, env).expect(test.want)
+		})
+	}
+}
+
+// TestSystemRoots: where the machine has no certificates of its own, as in an image from scratch, the program brings some.
+func TestSystemRoots(t *testing.T) {
+	t.Parallel()
+	const child = "PG_LIVENESS_EXPORTER_TEST_ROOTS"
+	if os.Getenv(child) == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSystemRoots$")
+		cmd.Env = []string{child + "=yes", "SSL_CERT_FILE=/nonexistent", "SSL_CERT_DIR=/nonexistent"}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	roots, err := x509.SystemCertPool()
+	check(t, err)
+	if roots.Equal(x509.NewCertPool()) {
+		t.Error("there are no roots")
 	}
 }
 

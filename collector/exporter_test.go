@@ -104,7 +104,6 @@ func unprivileged() *probe.Result {
 	r := healthy()
 	f := r.Figures
 	f.Connections = []probe.Connections{{Database: "app", State: "unknown", Count: 11}, {Database: "app", State: "active", Count: 1}}
-	f.Applications, f.DatabaseLimits, f.RoleLimit = nil, nil, probe.Number{}
 	f.LockWaiting, f.IdleInTransactionMax, f.TransactionMax, f.CheckpointerStart = probe.Number{}, probe.Number{}, probe.Number{}, probe.Number{}
 	f.Privileged = false
 	return r

@@ -139,9 +139,6 @@ func parseOne(dsn Secret) (*pgconn.Config, error) {
 			return nil, errSeveral
 		}
 	}
-	if cfg.SSLCertMode == "require" {
-		return nil, &TLSError{errors.New("sslcertmode=require is not supported")}
-	}
 	if _, ok := cfg.RuntimeParams["application_name"]; !ok {
 		cfg.RuntimeParams["application_name"] = applicationName
 	}

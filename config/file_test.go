@@ -31,7 +31,7 @@ func mustParse(t *testing.T, text string) *File {
 func TestLevels(t *testing.T) {
 	t.Setenv("SECRET", "from env")
 	f := mustParse(t, `
-defaults: {timeout: 2s, sslmode: disable, user: all, password: "0123"}
+defaults: {timeout: 2s, sslmode: disable, user: all, password: "0123", commit: true}
 modules:
   m: {user: mod, password_env: SECRET, interval: 1s, applications: true}
 targets:
@@ -41,6 +41,8 @@ targets:
   url: {dsn: "postgres://u:p%20w@h3:7/d?application_name=x", module: m}
   words: {dsn: "host=h4 dbname=d options='-c work_mem=1MB'", module: m}
   socket: {host: /run/pg}
+  pool: {kind: pgbouncer, host: h5, port: 6432, module: m}
+  pool-dsn: {kind: pgbouncer, dsn: "host=h6", commit: false}
   'odd "name" {}, ü/&?': {host: h}
 `)
 	got := map[string]string{}
@@ -51,6 +53,9 @@ targets:
 		}
 		got[target.Name] = fmt.Sprint(cfg.Host, " ", cfg.Port, " ", cfg.Database, " ", cfg.User, " ", cfg.Password, " ", cfg.TLSConfig == nil,
 			" ", target.Timeout, " ", target.Interval, " ", target.Applications, " ", cfg.RuntimeParams)
+		if pooler := strings.HasPrefix(target.Name, "pool"); (target.Kind == KindPgBouncer) != pooler || target.Commit == pooler {
+			t.Errorf("%s: kind %s, commit %v", target.Name, target.Kind, target.Commit)
+		}
 	}
 	params := " map[application_name:pg_liveness_exporter]"
 	for name, want := range map[string]string{
@@ -60,6 +65,8 @@ targets:
 		"url":                 "h3 7 d u p w true 2s 1s true map[application_name:x]",
 		"words":               "h4 5432 d mod from env true 2s 1s true map[application_name:pg_liveness_exporter options:-c work_mem=1MB]",
 		"socket":              "/run/pg 5432 postgres all 0123 true 2s 0s false" + params,
+		"pool":                "h5 6432 pgbouncer mod from env true 2s 1s false" + params,
+		"pool-dsn":            "h6 5432 pgbouncer all 0123 true 2s 0s false" + params,
 		`odd "name" {}, ü/&?`: "h 5432 postgres all 0123 true 2s 0s false" + params,
 	} {
 		if got[name] != want {
@@ -120,7 +127,7 @@ func TestProblems(t *testing.T) {
 	t.Parallel()
 	const (
 		secret     = "hunter2"
-		targetKeys = "applications, dbname, dsn, host, interval, kind, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user"
+		targetKeys = "applications, commit, dbname, dsn, host, interval, kind, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user"
 	)
 	for name, test := range map[string]struct{ text, want string }{
 		"empty":     {"", "dir/x.yml: is empty"},
@@ -154,6 +161,10 @@ func TestProblems(t *testing.T) {
 		"dsn keys": {
 			"targets:\n  a: {dsn: 'host=h user=u hots=z'}\n  b: {dsn: 'postgres://u@h?ssl_mode=require&hunter2=x'}\n",
 			"dir/x.yml:2: targets.a.dsn: holds hots, which is not known here\ndir/x.yml:3: targets.b.dsn: holds a key that is not known here\ndir/x.yml:3: targets.b.dsn: holds ssl_mode, which is not known here",
+		},
+		"pgbouncer": {
+			"targets: {a: {host: h, user: u, kind: pgbouncer, commit: true, applications: true}}\n",
+			"dir/x.yml:1: targets.a.applications: is not known of a PgBouncer\ndir/x.yml:1: targets.a.commit: is not known of a PgBouncer",
 		},
 		"no host":   {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn"},
 		"odd names": {"targets:\n  \"\": {host: h, user: u}\n  \"a\\nb\": {host: h, user: u}\n", "dir/x.yml:2: targets: a name must have 1 to 200 bytes and no control character\ndir/x.yml:3: targets: a name must have 1 to 200 bytes and no control character"},

@@ -80,6 +80,7 @@ type dialer struct {
 	tlsConfig *tls.Config // nil: no TLS
 	plaintext bool        // go on without TLS when the server answers N
 	direct    bool        // TLS without SSLRequest (PostgreSQL 17)
+	certifies bool        // a server that does not ask for our certificate will not do (sslcertmode=require)
 	sockets   sockets
 
 	// bounded ends with the probe: a name or a server that does not answer before is dropped. What follows TCP is
@@ -102,6 +103,7 @@ func newDialer(
 	d := &dialer{
 		resolver: r, permits: permits, trace: t, bounded: bounded, sockets: sockets{sessions: sessions},
 		tlsConfig: cfg.TLSConfig, plaintext: cfg.TLSConfig == nil, direct: cfg.SSLNegotiation == "direct",
+		certifies: cfg.SSLCertMode == "require",
 	}
 	for _, fallback := range cfg.Fallbacks {
 		if fallback.TLSConfig == nil {
@@ -134,6 +136,9 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 		if err != nil {
 			return nil, err
 		}
+	}
+	if d.certifies && !d.certified {
+		return nil, &tlsError{errNotCertified}
 	}
 	d.trace.enter(PhaseStartup)
 	return conn, nil

@@ -649,3 +649,76 @@ modules:
 		}
 	}
 }
+
+// TestStuckCommit: of a server that neither commits nor heeds requests to cancel, one commit is under way and no more,
+// and it takes nothing from the verdict.
+func TestStuckCommit(t *testing.T) {
+	t.Parallel()
+	var (
+		commits, cancels atomic.Int64
+		release          = make(chan struct{})
+	)
+	answers := accept(func(sql string) [][]string {
+		switch sql {
+		case "SELECT 1":
+			return [][]string{{"1"}}
+		case commitSQL:
+			commits.Add(1)
+			<-release
+			return [][]string{{"0/0"}}
+		}
+		return nil
+	})
+	s := newFakeServer(t, func(conn net.Conn) {
+		var length [8]byte
+		if _, err := io.ReadFull(conn, length[:]); err != nil {
+			return
+		}
+		if length[3] == 16 || length[4] == 4 { // a request to cancel (protocol 1234.5678)
+			cancels.Add(1)
+			return
+		}
+		answers(&replayed{conn, length[:]})
+	})
+	p := newTestProber(t, s.port, "sslmode=disable")
+	p.target.Commit = true
+	for i := range 3 {
+		start := time.Now()
+		r := ask(t, p, 500*time.Millisecond)
+		if !r.Up() || r.Commit == nil || r.Commit.Up() != known(0) || r.Duration > 450*time.Millisecond {
+			t.Errorf("probe %d: %+v, commit %+v after %s", i, r.Failure, r.Commit, time.Since(start))
+		}
+	}
+	if n := commits.Load(); n != 1 {
+		t.Errorf("%d commits are under way", n)
+	}
+	for deadline := time.Now().Add(hanging); cancels.Load() < 2; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d requests to cancel", cancels.Load())
+		}
+	}
+	close(release)
+	for deadline := time.Now().Add(hanging); ; time.Sleep(10 * time.Millisecond) {
+		if r := ask(t, p, time.Second); r.Commit.Up() == known(1) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no other commit starts once it has ended")
+		}
+	}
+}
+
+// replayed gives back what was read of a connection.
+type replayed struct {
+	net.Conn
+	first []byte
+}
+
+func (c *replayed) Read(p []byte) (int, error) {
+	if len(c.first) > 0 {
+		n := copy(p, c.first)
+		c.first = c.first[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}

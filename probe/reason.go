@@ -85,6 +85,9 @@ func (e *configError) Unwrap() error { return e.err }
 // errNotAccepted is a server that breaks off once it has seen our certificate.
 var errNotAccepted = errors.New("the server broke off TLS: it does not accept our certificate or our version")
 
+// errNotCertified is a session in which our certificate was not asked for, or in which there is none to show.
+var errNotCertified = errors.New("the server did not ask for a certificate, or there is none that it takes")
+
 // errForbidden is a name that leads to where the target may not be.
 var errForbidden = errors.New("the module does not allow the address that the name leads to")
 
@@ -129,6 +132,8 @@ func detail(err error) string {
 		return configErr.err.Error()
 	case errors.Is(err, errNoTLS):
 		return errNoTLS.Error()
+	case errors.Is(err, errNotCertified):
+		return errNotCertified.Error()
 	case errors.Is(err, errForbidden):
 		return errForbidden.Error()
 	case errors.As(err, &unknownCA):

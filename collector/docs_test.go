@@ -1,0 +1,127 @@
+package collector
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	dto "github.com/prometheus/client_model/go"
+)
+
+// needs are the privileges that the golden files do not tell.
+var needs = map[string]string{
+	"pg_commit_up":               "`EXECUTE` on `pg_logical_emit_message`, which everybody has",
+	"pg_wal_receiver_up":         "`pg_monitor`",
+	"pg_replication_lag_seconds": "`pg_monitor`; without, it is there while something is left to replay",
+	"pg_replication_lag":         "as `pg_replication_lag_seconds`",
+	"pg_stats_privileged":        "none: it says whether there is `pg_monitor`",
+	"pg_connections":             "`pg_monitor` for the states; without, an upper bound with state `unknown`",
+	"pg_connections_used":        "`pg_monitor`; without, an upper bound",
+	"pgbouncer_up":               "`stats_users` or `admin_users`",
+	"pg_stat_activity_count":     "as `pg_connections`",
+}
+
+// TestDocumented: docs/metrics.md lists every metric there is, and each of a server's is in a golden file. What the golden
+// files hold, real servers show: the tests of the program see to that.
+func TestDocumented(t *testing.T) {
+	e := newTestExporter(t, healthy(), "")
+	var page strings.Builder
+	page.WriteString("# Metrics\n\n" +
+		"Every metric that pg_liveness_exporter shows. A test writes this page from what the program shows\n" +
+		"(`go test ./collector -update`). What is unknown is absent and never 0.\n\n" +
+		"The privilege is what the role that the exporter logs in with needs for it; for `pg_monitor`, `pg_read_all_stats` will\n" +
+		"do.\n\n" +
+		"## Of each target\n\n" +
+		"On `/probe` as they stand here; on `/metrics` with the label `target`, unless the target comes from the environment. A\n" +
+		"PgBouncer has `pgbouncer_*` and, of the others, `pg_probe*`, `pg_connect_duration_seconds`,\n" +
+		"`pg_query_duration_seconds`, `pg_kept_session_up` and `pg_tls_*`.\n\n")
+	shown := map[string]map[string]bool{}
+	for _, name := range []string{"up", "unprivileged", "standby", "tls", "pgbouncer"} {
+		shown[name] = namesIn(t, name+".prom")
+	}
+	header := "| metric | type | labels | meaning | privilege |\n|---|---|---|---|---|\n"
+	page.WriteString(header)
+	for _, m := range e.table.metrics {
+		privilege := "none"
+		switch said, ok := needs[m.name]; {
+		case ok:
+			privilege = said
+		case strings.HasPrefix(m.name, "pgbouncer_"):
+			privilege = "`stats_users` or `admin_users`"
+		case shown["up"][m.name] && !shown["unprivileged"][m.name]:
+			privilege = "`pg_monitor`"
+		}
+		if !shown["up"][m.name] && !shown["standby"][m.name] && !shown["tls"][m.name] && !shown["pgbouncer"][m.name] {
+			t.Errorf("%s is in no golden file", m.name)
+		}
+		writeRow(&page, m.name, m.kind, m.labels, m.help, privilege)
+	}
+	page.WriteString("\n## With --metrics.compat\n\nWhat is above, again, under the names that postgres_exporter gives it.\n\n" + header)
+	for _, m := range NewTable(true).metrics {
+		if !slices.ContainsFunc(e.table.metrics, func(other metric) bool { return other.name == m.name }) {
+			privilege := "none"
+			if said, ok := needs[m.name]; ok {
+				privilege = said
+			} else if m.name == "pg_stat_activity_max_tx_duration" {
+				privilege = "`pg_monitor`"
+			}
+			writeRow(&page, m.name, m.kind, m.labels, m.help, privilege)
+		}
+	}
+	page.WriteString("\n## Of the exporter\n\nOn `/metrics` alone, beside `go_*`, `process_*` and `promhttp_*`.\n\n" +
+		"| metric | type | labels | meaning |\n|---|---|---|---|\n")
+	families, err := e.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if !strings.HasPrefix(family.GetName(), Name) {
+			continue
+		}
+		var labels []string
+		for _, label := range family.GetMetric()[0].GetLabel() {
+			labels = append(labels, label.GetName())
+		}
+		writeRow(&page, family.GetName(), family.GetType(), labels, family.GetHelp(), "")
+	}
+	file := filepath.Join("..", "docs", "metrics.md")
+	if *update {
+		if err := os.WriteFile(file, []byte(page.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != page.String() {
+		t.Errorf("differs from %s (go test ./collector -update writes it anew):\n%s", file, &page)
+	}
+}
+
+func writeRow(page *strings.Builder, name string, kind dto.MetricType, labels []string, help, privilege string) {
+	fmt.Fprintf(page, "| `%s` | %s | %s | %s |", name, strings.ToLower(kind.String()), strings.Join(labels, ", "), help)
+	if privilege != "" {
+		fmt.Fprintf(page, " %s |", privilege)
+	}
+	page.WriteString("\n")
+}
+
+func namesIn(t *testing.T, file string) map[string]bool {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("testdata", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for line := range strings.Lines(string(content)) {
+		if rest, ok := strings.CutPrefix(line, "# TYPE "); ok {
+			name, _, _ := strings.Cut(rest, " ")
+			names[name] = true
+		}
+	}
+	return names
+}
