@@ -65,9 +65,13 @@ func TestCompat(t *testing.T) {
 		}
 	}
 	for _, test := range []struct{ name, label, value string }{
-		{"pg_up", "", ""}, {"pg_exporter_last_scrape_error", "", ""}, {"pg_settings_max_connections", "", ""},
-		{"pg_settings_superuser_reserved_connections", "", ""}, {"pg_replication_is_replica", "", ""},
-		{"pg_database_connection_limit", "datname", "app"}, {"pg_stat_activity_count", "state", "idle in transaction"},
+		{"pg_up", "", ""},
+		{"pg_exporter_last_scrape_error", "", ""},
+		{"pg_settings_max_connections", "", ""},
+		{"pg_settings_superuser_reserved_connections", "", ""},
+		{"pg_replication_is_replica", "", ""},
+		{"pg_database_connection_limit", "datname", "app"},
+		{"pg_stat_activity_count", "state", "idle in transaction"},
 	} {
 		a, b := sum(want[test.name], test.label, test.value), sum(got[test.name], test.label, test.value)
 		if a != b {

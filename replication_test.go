@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,6 +38,10 @@ targets:
 	}
 	write()
 	caughtUp("streaming: the lag does not become 0")
+	_, body := e.probe("standby", "")
+	likeGolden(t, "standby", body, func(help string) bool {
+		return !strings.Contains(help, "pg_replication_") && !strings.Contains(help, "pg_wal_") && !strings.Contains(help, "read_only")
+	})
 	m := e.scrapeOwn()
 	for target, want := range map[string]map[string]float64{
 		"primary": {"pg_replication_is_replica": 0, "pg_transaction_read_only": 0},

@@ -78,6 +78,9 @@ func TestTLS(t *testing.T) {
 				t.Errorf("the certificate ends in %s, a cipher is there: %v", in, cipher)
 			}
 			if test.want == up {
+				_, body, err := e.get(t.Context(), "/metrics", scrapeTimeout)
+				check(t, err)
+				likeGolden(t, "tls", body, func(help string) bool { return !strings.Contains(help, "pg_tls_") })
 				e.settle()
 				e.usesNoMore()
 			}

@@ -19,7 +19,7 @@ type slowProber struct {
 	probes atomic.Int64
 }
 
-func (p *slowProber) Probe(ctx context.Context, verdict func(*probe.Result)) *probe.Result {
+func (p *slowProber) Probe(ctx context.Context, _ func(*probe.Result)) *probe.Result {
 	p.probes.Add(1)
 	r := &probe.Result{Start: time.Now(), Keeps: true}
 	select {
@@ -179,3 +179,44 @@ func (p *scriptedProber) Probe(context.Context, func(*probe.Result)) *probe.Resu
 }
 
 func (p *scriptedProber) Close(context.Context) error { return nil }
+
+// committingProber gives its verdict after a second, and goes on for as long as its context.
+type committingProber struct{ scriptedProber }
+
+func (*committingProber) Probe(ctx context.Context, verdict func(*probe.Result)) *probe.Result {
+	r := &probe.Result{Start: time.Now(), Keeps: true, KeptUp: true}
+	time.Sleep(time.Second)
+	before := *r
+	before.Commit = &probe.Commit{Failure: &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateRejecting}}
+	verdict(&before)
+	<-ctx.Done()
+	r.Commit = before.Commit
+	return r
+}
+
+// TestVerdictBeforeCommit: who cannot wait for a commit that hangs gets the verdict all the same, which is counted once,
+// for those who can.
+func TestVerdictBeforeCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newTestTarget(&committingProber{}, &strings.Builder{})
+		defer func() { _ = target.Close(context.Background()) }()
+		patient := make(chan Snapshot)
+		go func() {
+			s, _ := target.Probe(t.Context(), time.Now().Add(4*time.Second))
+			patient <- s
+		}()
+		synctest.Wait()
+		hasty, _ := target.Probe(t.Context(), time.Now().Add(500*time.Millisecond))
+		if hasty.Result.Up() || hasty.Result.Failure.State != probe.StateNoResponse {
+			t.Error("there is a verdict before it was given")
+		}
+		start := time.Now()
+		early, _ := target.Probe(t.Context(), start.Add(2*time.Second))
+		if took := time.Since(start); took != 2*time.Second || !early.Result.Up() || early.Result.Commit.Up().Value != 0 || early.probes != 0 {
+			t.Errorf("after %s: up %v, %d probes counted", took, early.Result.Up(), early.probes)
+		}
+		if s := <-patient; !s.Result.Up() || s.probes != 1 || time.Since(start) != 3500*time.Millisecond {
+			t.Errorf("after %s: up %v, %d probes counted", time.Since(start), s.Result.Up(), s.probes)
+		}
+	})
+}

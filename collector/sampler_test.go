@@ -21,7 +21,7 @@ type timedProber struct {
 	asked   []time.Time // by one goroutine at a time
 }
 
-func (p *timedProber) Probe(ctx context.Context, verdict func(*probe.Result)) *probe.Result {
+func (p *timedProber) Probe(ctx context.Context, _ func(*probe.Result)) *probe.Result {
 	r := &probe.Result{Start: time.Now(), Failure: p.failure, Connect: seconds(p.takes.Seconds())}
 	p.asked = append(p.asked, r.Start)
 	select {

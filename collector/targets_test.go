@@ -39,7 +39,7 @@ func (c *countedProbers) prober(t *config.Target, _ func(probe.LossReason, time.
 	return &countedProber{c, t.Name}
 }
 
-func (p *countedProber) Probe(ctx context.Context, verdict func(*probe.Result)) *probe.Result {
+func (p *countedProber) Probe(ctx context.Context, _ func(*probe.Result)) *probe.Result {
 	if p.all.probes != nil {
 		return p.all.probes(ctx)
 	}

@@ -148,7 +148,7 @@ func TestTLSFiles(t *testing.T) {
 	for dsn, wantTLS := range map[string]bool{
 		"host=h sslmode=verify-full sslrootcert=/nonexistent": true,
 		"host=h sslcert=/nonexistent sslkey=/nonexistent":     true,
-		"host=h port=99999":                                   false,
+		"host=h port=99999": false,
 	} {
 		_, _, err := FromEnvironment(func(name string) string {
 			if name == "DATA_SOURCE_NAME" {

@@ -39,7 +39,7 @@ func TestConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(f.Targets) != 4 || f.Modules() != 2 {
+	if len(f.Targets) != 5 || f.Modules() != 2 {
 		t.Errorf("%d targets, %d modules", len(f.Targets), f.Modules())
 	}
 	// The error for an unknown key lists the known ones.

@@ -71,8 +71,8 @@ func (b *PgBouncer) create(ctx context.Context, c PgBouncerConfig) error {
 	}
 	ini := "[databases]\n" + strings.Join(c.Databases, "\n") + "\n[pgbouncer]\n" + strings.Join(settings, "\n") + "\n"
 	return errors.Join(
-		os.Chmod(b.Dir, 0o711),                                                     //nolint:gosec // the unprivileged user reads files in it
-		os.WriteFile(b.ini(), []byte(ini), 0o644),                                  //nolint:gosec // likewise
+		os.Chmod(b.Dir, 0o711),                    //nolint:gosec // the unprivileged user reads files in it
+		os.WriteFile(b.ini(), []byte(ini), 0o644), //nolint:gosec // likewise
 		os.WriteFile(filepath.Join(b.Dir, "users"), []byte(users.String()), 0o644), //nolint:gosec // likewise
 	)
 }
