@@ -21,7 +21,7 @@ type pooled struct {
 }
 
 // eachPgBouncer runs a test with Debian's PgBouncer and with a newer one.
-func eachPgBouncer(t *testing.T, test func(t *testing.T, p *pooled, newer bool), settings ...string) {
+func eachPgBouncer(t *testing.T, test func(t *testing.T, p *pooled, newer bool)) {
 	t.Helper()
 	t.Parallel()
 	for _, version := range []struct{ name, variable string }{{"packaged", "PGBOUNCER"}, {"newer", "PGBOUNCER_NEWER"}} {
@@ -36,10 +36,13 @@ func eachPgBouncer(t *testing.T, test func(t *testing.T, p *pooled, newer bool),
 			execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
 			at := fmt.Sprintf("host=127.0.0.1 port=%d", s.Port)
 			b, err := pgtest.NewPgBouncer(t.Context(), pgtest.PgBouncerConfig{
-				Bin:       bin,
-				Databases: []string{"postgres = " + at, "app = " + at + " pool_size=2", "off = " + at},
-				Settings:  append([]string{"pool_mode = transaction", "stats_users = " + role, "auth_query ="}, settings...),
-				Users:     map[string]string{role: password, "other": "other"},
+				Bin: bin,
+				Databases: []string{
+					"postgres = " + at, "app = " + at + " pool_size=2", "off = " + at,
+					"session = " + at + " dbname=app pool_mode=session", "statement = " + at + " dbname=app pool_mode=statement",
+				},
+				Settings: []string{"pool_mode = transaction", "stats_users = " + role, "auth_query =", "server_login_retry = 1"},
+				Users:    map[string]string{role: password, "other": "other"},
 			})
 			check(t, err)
 			t.Cleanup(func() {
@@ -76,6 +79,8 @@ targets:
   pool: {kind: pgbouncer, host: 127.0.0.1, port: %[2]d, %[1]s}
   postgres: {host: 127.0.0.1, port: %[2]d, %[1]s}
   app: {host: 127.0.0.1, port: %[2]d, dbname: app, %[1]s}
+  session: {host: 127.0.0.1, port: %[2]d, dbname: session, %[1]s}
+  statement: {host: 127.0.0.1, port: %[2]d, dbname: statement, commit: true, %[1]s}
 `, login(), p.Port)
 }
 
@@ -125,13 +130,9 @@ func TestPgBouncer(t *testing.T) {
 			return false
 		})
 		m := parseMetrics(t, body)
-		mode := "" // 1.18 has one only where a database sets its own
-		if newer {
-			mode = "transaction"
-		}
-		app := `{database="app",force_user="",name="app",pool_mode="` + mode + `"}`
+		app := `{database="app",force_user="",name="app",pool_mode=""}` // it sets none of its own
 		for series, want := range map[string]float64{
-			"pgbouncer_up": 1, "pg_kept_session_up": 1, "pgbouncer_config_max_client_connections": 100, "pgbouncer_databases": 4,
+			"pgbouncer_up": 1, "pg_kept_session_up": 1, "pgbouncer_config_max_client_connections": 100, "pgbouncer_databases": 6,
 			"pgbouncer_databases_pool_size" + app: 2, "pgbouncer_databases_paused" + app: 0, `pg_probe_state{state="accepting"}`: 1,
 		} {
 			if got, ok := m[series]; !ok || got != want {
@@ -144,7 +145,7 @@ func TestPgBouncer(t *testing.T) {
 
 		// Through it the ordinary kind is as it always is.
 		m = e.scrapeOwn()
-		for _, target := range []string{"postgres", "app"} {
+		for _, target := range []string{"postgres", "app", "session", "statement"} {
 			own := m.of(target)
 			for _, series := range []string{"pg_up", "pg_kept_session_up", "pg_stats_privileged"} {
 				if own[series] != 1 {
@@ -154,6 +155,10 @@ func TestPgBouncer(t *testing.T) {
 			if own["pg_connections_used"] < 1 || own["pg_settings_max_connections"] < 10 || own["pg_query_duration_seconds_count"] < 3 {
 				t.Errorf("%s: figures %v", target, own)
 			}
+		}
+
+		if up := m.of("statement")["pg_commit_up"]; up != 1 {
+			t.Errorf("through PgBouncer, pg_commit_up is %v", up)
 		}
 
 		// Two clients take all of a pool, and a third one waits.
@@ -188,7 +193,7 @@ func TestPgBouncer(t *testing.T) {
 
 // TestPoolerRefuses: what PgBouncer itself refuses has the reason pooler.
 func TestPoolerRefuses(t *testing.T) {
-	eachPgBouncer(t, func(t *testing.T, p *pooled, newer bool) {
+	eachPgBouncer(t, func(t *testing.T, p *pooled, _ bool) {
 		e, _ := startWithFile(t, p.wrongFile())
 		console := p.console(t)
 		console("DISABLE off")
@@ -216,8 +221,13 @@ func TestPoolerRefuses(t *testing.T) {
 		// Paused until the deadline: it lets us in and gives us no server.
 		console("PAUSE app")
 		expect("app", verdict{"no_response", "pooler"})
-		console("RESUME app")
-		expect("app", up)
+		// A request to cancel that finds no server makes 1.18 refuse for a moment.
+		resumed := func() {
+			t.Helper()
+			console("RESUME app")
+			eventually(t, "app is not up again", func() bool { return e.probeMetrics("app", "")["pg_up"] == 1 })
+		}
+		resumed()
 
 		// Paused until PgBouncer's own deadline.
 		console("SET query_wait_timeout = 1", "PAUSE app")
@@ -226,21 +236,37 @@ func TestPoolerRefuses(t *testing.T) {
 		if m := parseMetrics(t, body); m["pg_up"] != 0 || m[`pg_probe_state{state="rejecting"}`] != 1 {
 			t.Errorf("query_wait_timeout: %v", m)
 		}
-		console("RESUME app")
-		expect("app", up)
+		resumed()
 
 		console("SET max_client_conn = 1")
 		expect("postgres", verdict{"connection_limit", "pooler"})
-		if newer {
-			expect("pool", verdict{"connection_limit", "pooler"})
-		} else {
-			expect("pool", up) // 1.18 lets in who asks for the console
-		}
+		expect("pool", up) // who asks for the console is let in
 		if m := e.probeMetrics("pool", ""); m["pgbouncer_used_clients"] < m["pgbouncer_config_max_client_connections"] {
 			t.Errorf("%v of %v clients", m["pgbouncer_used_clients"], m["pgbouncer_config_max_client_connections"])
 		}
 		console("SET max_client_conn = 100")
 		expect("postgres", up)
+
+		// A server that is down behind it is down, whatever PgBouncer calls that; its console is not.
+		check(t, p.server.Stop(pgtest.Fast))
+		for range 3 {
+			m := e.scrapeOwn()
+			for _, target := range []string{"postgres", "app"} {
+				own := m.of(target)
+				if own["pg_up"] != 0 || own[`pg_probe_state{state="rejecting"}`]+own[`pg_probe_state{state="no_response"}`] != 1 {
+					t.Errorf("%s: the server is down, pg_up %v\n%s", target, own["pg_up"], e.logged())
+				}
+			}
+			if m.of("pool")["pgbouncer_up"] != 1 {
+				t.Error("the console does not answer without the server")
+			}
+			time.Sleep(700 * time.Millisecond)
+		}
+		check(t, p.server.Start(t.Context()))
+		eventually(t, "not up again", func() bool {
+			m := e.scrapeOwn()
+			return m.of("postgres")["pg_up"] == 1 && m.of("app")["pg_up"] == 1
+		})
 		if strings.Contains(e.logged(), password) {
 			t.Error("a password is logged")
 		}

@@ -247,7 +247,19 @@ func TestReasons(t *testing.T) {
 		{"08P01", "", "no such user: u", ReasonPooler, StateMisconfigured},
 		{"08P01", "", "no such database: d", ReasonPooler, StateMisconfigured},
 		{"08P01", "", "unsupported startup parameter: options", ReasonPooler, StateMisconfigured},
+		{"08P01", "", "client connections exceeded (max_db_client_connections)", ReasonPooler, StateConnectionLimit},
+		{"08P01", "", "SASL authentication failed", ReasonPooler, StateMisconfigured},
+		{"08P01", "", "login rejected", ReasonPooler, StateMisconfigured},
+		{"08P01", "", `database "d" is disabled`, ReasonPooler, StateMisconfigured},
+		{"08P01", "", "not allowed", ReasonPooler, StateMisconfigured},
 		{"08P01", "", "pgbouncer cannot connect to server", ReasonPooler, StateRejecting},
+		{"08P01", "", "client_login_timeout (server down)", ReasonPooler, StateRejecting},
+		{"08P01", "", "client_login_timeout", ReasonPooler, StateRejecting},
+		{"08P01", "", "server login failed: wrong password type", ReasonPooler, StateRejecting},
+		{"08P01", "", "server login has been failing, cached error: connect failed (server_login_retry)", ReasonPooler, StateRejecting},
+		{"08P01", "", "server login has been failing, cached error: password authentication failed (server_login_retry)", ReasonPooler, StateRejecting},
+		{"08P01", "", "query_wait_timeout", ReasonPooler, StateRejecting},
+		{"08P01", "", "server shutting down", ReasonPooler, StateRejecting},
 	} {
 		t.Run(strings.Join([]string{test.code, test.routine, test.message}, " "), func(t *testing.T) {
 			t.Parallel()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -191,21 +192,23 @@ func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {
 	return ReasonOther, StateRejecting
 }
 
-// poolerState reads PgBouncer's text, which is English and fixed (src/client.c, src/objects.c): it gives most of its
-// own refusals the same SQLSTATE, 08P01, and no routine.
+// poolerState reads PgBouncer's text, which is English and fixed: it gives most of its own refusals the same SQLSTATE,
+// 08P01, and no routine (calls of disconnect_client in src/client.c, objects.c, admin.c and janitor.c). What it says of its
+// own logins at the server ("server login has been failing, cached error: ...") may quote anything, and means that the
+// server is down for everybody.
 func poolerState(message string) State {
 	has := func(texts ...string) bool {
-		for _, text := range texts {
-			if strings.Contains(message, text) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(message, text) })
 	}
 	switch {
-	case has("no more connections allowed"):
+	case strings.HasPrefix(message, "server login"), has("(server down)"):
+		return StateRejecting
+	case has("no more connections allowed", "client connections exceeded"):
 		return StateConnectionLimit
-	case has("no such user", "no such database", "auth", "login", "is disabled", "startup parameter", "SSL required", "not allowed", "invalid command"):
+	case has(
+		"authentication failed", "no such user", "login rejected", "not allowed", "no authentication method", "empty password",
+		"no such database", "is disabled", "startup parameter", "SSL required", "invalid command",
+	):
 		return StateMisconfigured
 	}
 	return StateRejecting
