@@ -102,6 +102,7 @@ type Prober struct {
 type pendingLogin struct {
 	started   time.Time
 	trace     *trace
+	awaits    bool // the password may take its time
 	done      chan struct{}
 	session   *session
 	err       error
@@ -334,7 +335,7 @@ type obstacle struct {
 
 // overrun is the error of a probe that ended before a login did.
 func (l *pendingLogin) overrun(ctx context.Context) error {
-	if _, phase := l.trace.read(); phase == PhaseCredentials {
+	if _, phase := l.trace.read(); phase == PhaseCredentials && l.awaits {
 		return &loginError{err: &configError{errNoCredentials}, phase: phase} // nothing was asked of the server
 	}
 	return context.Cause(ctx)
@@ -354,7 +355,7 @@ func (p *Prober) admit(ctx context.Context, t *trace) (*pendingLogin, obstacle) 
 			return nil, obstacle{youngest, p.ended, p.limits.stay}
 		}
 	}
-	l := &pendingLogin{started: now, trace: t, done: make(chan struct{})}
+	l := &pendingLogin{started: now, trace: t, awaits: p.target.Awaits(), done: make(chan struct{})}
 	p.pending = append(p.pending, l)
 	p.work.Go(func() { p.login(ctx, l) })
 	return l, obstacle{}

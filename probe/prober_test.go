@@ -50,7 +50,7 @@ func newFakeServer(t *testing.T, handle func(net.Conn)) *fakeServer {
 		_ = l.Close()
 		handlers.Wait()
 	})
-	go func() {
+	handlers.Go(func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
@@ -64,7 +64,7 @@ func newFakeServer(t *testing.T, handle func(net.Conn)) *fakeServer {
 				handle(conn)
 			})
 		}
-	}()
+	})
 	return s
 }
 
