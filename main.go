@@ -204,9 +204,9 @@ func serve(
 	var sessions probe.Sessions
 	exporter := collector.NewExporter(collector.Options{
 		TimeoutOffset: f.offset, MaxInFlight: f.maxInFlight, HideTargets: !f.targets, Compat: f.compat, Keeps: f.keep, Sessions: &sessions, Logger: logger,
-		NewProber: func(target *config.Target, onLoss func(probe.LossReason, time.Time)) collector.Prober {
+		NewProber: func(target *config.Target, events collector.Events) collector.Prober {
 			return probe.New(target, probe.Options{
-				Keep: f.keep, Sessions: &sessions, OnLoss: onLoss,
+				Keep: f.keep, Sessions: &sessions, OnLoss: events.Lost, OnCommit: events.Committed,
 			})
 		},
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,6 +33,9 @@ func eachPgBouncer(t *testing.T, test func(t *testing.T, p *pooled, newer bool))
 				program = os.Getenv(version.variable)
 			}
 			bin := pgtest.Tool(t, version.variable, program)
+			said, err := exec.CommandContext(t.Context(), bin, "--version").Output()
+			check(t, err)
+			t.Logf("%.30s", said)
 			s := newServer(t, pgtest.Config{})
 			execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
 			at := fmt.Sprintf("host=127.0.0.1 port=%d", s.Port)
@@ -40,6 +44,7 @@ func eachPgBouncer(t *testing.T, test func(t *testing.T, p *pooled, newer bool))
 				Databases: []string{
 					"postgres = " + at, "app = " + at + " pool_size=2", "off = " + at,
 					"session = " + at + " dbname=app pool_mode=session", "statement = " + at + " dbname=app pool_mode=statement",
+					"tight = " + at + " dbname=app pool_mode=session pool_size=1",
 				},
 				Settings: []string{"pool_mode = transaction", "stats_users = " + role, "auth_query =", "server_login_retry = 1"},
 				Users:    map[string]string{role: password, "other": "other"},
@@ -92,6 +97,7 @@ func (p *pooled) wrongFile() string {
   stranger: {kind: pgbouncer, host: 127.0.0.1, port: %[2]d, user: other, password: other, sslmode: disable}
   wrong: {kind: pgbouncer, host: 127.0.0.1, port: %[2]d, user: %[3]s, password: wrong, sslmode: disable}
   no-console: {kind: pgbouncer, host: 127.0.0.1, port: %[4]d, %[1]s}
+  no-pgbouncer: {kind: pgbouncer, host: 127.0.0.1, port: %[2]d, dbname: app, %[1]s}
   no-server: {host: 127.0.0.1, port: %[2]d, dbname: pgbouncer, %[1]s}
 `, login(), p.Port, role, p.server.Port)
 }
@@ -132,7 +138,7 @@ func TestPgBouncer(t *testing.T) {
 		m := parseMetrics(t, body)
 		app := `{database="app",force_user="",name="app",pool_mode=""}` // it sets none of its own
 		for series, want := range map[string]float64{
-			"pgbouncer_up": 1, "pg_kept_session_up": 1, "pgbouncer_config_max_client_connections": 100, "pgbouncer_databases": 6,
+			"pgbouncer_up": 1, "pg_kept_session_up": 1, "pgbouncer_config_max_client_connections": 100, "pgbouncer_databases": 7,
 			"pgbouncer_databases_pool_size" + app: 2, "pgbouncer_databases_paused" + app: 0, `pg_probe_state{state="accepting"}`: 1,
 		} {
 			if got, ok := m[series]; !ok || got != want {
@@ -215,6 +221,7 @@ func TestPoolerRefuses(t *testing.T) {
 		expect("stranger", verdict{"misconfigured", "pooler"})
 		expect("wrong", verdict{"misconfigured", "pooler"})
 		expect("no-console", verdict{"misconfigured", "no_database"})
+		expect("no-pgbouncer", verdict{"misconfigured", "no_database"})
 		expect("no-server", verdict{"misconfigured", "pooler"})
 		expect("app", up)
 
@@ -303,5 +310,59 @@ func TestPgBouncerStops(t *testing.T) {
 			t.Error("not up at once")
 		}
 		e.usesNoMore()
+	})
+}
+
+// TestPooledSession: the kept session takes no server of a pool that a probe needs, and its end, of which PgBouncer says
+// nothing, is no loss.
+func TestPooledSession(t *testing.T) {
+	eachPgBouncer(t, func(t *testing.T, p *pooled, _ bool) {
+		e, _ := startWithFile(t, p.file()+fmt.Sprintf(`
+  tight: {host: 127.0.0.1, port: %[2]d, dbname: tight, %[1]s}
+`, login(), p.Port))
+		for i := range 4 {
+			_, body, err := e.get(t.Context(), "/probe?target=tight", 3*scrapeTimeout)
+			check(t, err)
+			if m := parseMetrics(t, body); m["pg_up"] != 1 || m["pg_connections_used"] < 1 {
+				t.Errorf("probe %d through a pool of one: pg_up %v, %v connections\n%s", i, m["pg_up"], m["pg_connections_used"], e.logged())
+			}
+		}
+		e.scrapeOwn()
+		p.console(t)("SET client_idle_timeout = 1")
+		time.Sleep(3 * time.Second)
+		m := e.scrapeOwn()
+		for _, target := range []string{"postgres", "pool"} {
+			own := m.of(target)
+			if own["pg_up"]+own["pgbouncer_up"] != 1 || len(own.losses()) > 0 {
+				t.Errorf("%s: up %v, losses %v", target, own["pg_up"]+own["pgbouncer_up"], own.losses())
+			}
+		}
+		if strings.Contains(e.logged(), "the kept session was lost") {
+			t.Error("a session that PgBouncer ended is logged as a loss")
+		}
+	})
+}
+
+// TestPooledCommit: commits that hang are cancelled through PgBouncer, which survives it.
+func TestPooledCommit(t *testing.T) {
+	eachPgBouncer(t, func(t *testing.T, p *pooled, _ bool) {
+		execute(t, p.server, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
+		e, _ := startWithFile(t, fmt.Sprintf(`
+targets:
+  app: {host: 127.0.0.1, port: %[2]d, dbname: app, commit: true, timeout: 300ms, %[1]s}
+`, login(), p.Port))
+		for range 20 {
+			if m := e.probeMetrics("app", ""); m["pg_up"] != 1 || m["pg_commit_up"] != 0 {
+				t.Errorf("pg_up %v, pg_commit_up %v", m["pg_up"], m["pg_commit_up"])
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		if p.Wait(0) == nil {
+			t.Error("PgBouncer has ended")
+		}
+		eventually(t, "a commit is left waiting", func() bool {
+			rows, err := p.server.Query(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+			return err == nil && rows[0] == "0"
+		})
 	})
 }

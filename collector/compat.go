@@ -36,7 +36,9 @@ func (t *Table) compat() {
 		func(f *probe.Figures, emit emit) {
 			sums := make(map[string]int)
 			for _, c := range f.Connections {
-				sums[c.Database] += c.Count
+				if c.Database != "" { // no database is chosen yet
+					sums[c.Database] += c.Count
+				}
 			}
 			for database, n := range sums {
 				emit(float64(n), database)

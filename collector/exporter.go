@@ -51,8 +51,8 @@ type Exporter struct {
 	at       time.Time  // when one last did
 }
 
-// NewProber makes a prober of a target; onLoss is told when its kept session is lost.
-type NewProber func(target *config.Target, onLoss func(probe.LossReason, time.Time)) Prober
+// NewProber makes a prober of a target, which tells of events.
+type NewProber func(target *config.Target, events Events) Prober
 
 // Options of an Exporter.
 type Options struct {
@@ -126,7 +126,7 @@ func (e *Exporter) watch(t *config.Target, adHoc bool) *Target {
 		TargetOptions{
 			Name: t.Name, Kind: t.Kind, Probing: t.Probing, Keeps: e.options.Keeps, Logger: logger, Shared: &e.shared, Limiter: limiter,
 		},
-		func(onLoss func(probe.LossReason, time.Time)) Prober { return e.options.NewProber(t, onLoss) })
+		func(events Events) Prober { return e.options.NewProber(t, events) })
 }
 
 // Apply makes the exporter watch what file says, and keeps what has not changed.

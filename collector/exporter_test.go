@@ -32,7 +32,7 @@ func seconds(v float64) probe.Number { return probe.Number{Value: v, Known: true
 func healthy() *probe.Result {
 	r := &probe.Result{
 		Start: time.Unix(1800000000, 0), Duration: 4 * time.Millisecond, Deadline: 5 * time.Second,
-		Connect: seconds(.003), Query: seconds(.00008), Keeps: true, KeptUp: true, Commit: &probe.Commit{Took: seconds(.002)},
+		Connect: seconds(.003), Query: seconds(.00008), Keeps: true, KeptUp: true,
 		Figures: &probe.Figures{
 			Connections: []probe.Connections{
 				{Database: "", State: "starting", Count: 1},
@@ -60,7 +60,6 @@ func healthy() *probe.Result {
 // standby is a replica that is two seconds behind, and has TLS.
 func standby() *probe.Result {
 	r := healthy()
-	r.Commit = nil
 	f := r.Figures
 	f.Replica, f.ReadOnly, f.WALReceiverUp, f.ReplicationLag = true, true, seconds(1), seconds(2)
 	return r
@@ -75,7 +74,7 @@ func overTLS() *probe.Result {
 // pooler is a PgBouncer of a version that has all columns.
 func pooler() *probe.Result {
 	r := healthy()
-	r.Figures, r.Commit = nil, nil
+	r.Figures = nil
 	r.Pooler = &probe.Pooler{
 		Version: "PgBouncer 1.26.1",
 		Pools: []probe.PoolerRow{{Labels: []string{"app", "web"}, Values: map[string]float64{
@@ -121,15 +120,15 @@ func down() *probe.Result {
 // fixedProber finds the same each time.
 type fixedProber struct{ result *probe.Result }
 
-func (p fixedProber) Probe(context.Context, func(*probe.Result)) *probe.Result { return p.result }
-func (p fixedProber) Close(context.Context) error                              { return nil }
+func (p fixedProber) Probe(context.Context) *probe.Result { return p.result }
+func (p fixedProber) Close(context.Context) error         { return nil }
 
 // newTestExporter watches targets that find r, one for each name.
 func newTestExporter(t *testing.T, r *probe.Result, names ...string) *Exporter {
 	t.Helper()
 	e := NewExporter(Options{
 		TimeoutOffset: 500 * time.Millisecond, MaxInFlight: 10, Keeps: true, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler),
-		NewProber: func(*config.Target, func(probe.LossReason, time.Time)) Prober { return fixedProber{r} },
+		NewProber: func(*config.Target, Events) Prober { return fixedProber{r} },
 	})
 	file := &config.File{}
 	kind := config.KindPostgres
@@ -138,7 +137,7 @@ func newTestExporter(t *testing.T, r *probe.Result, names ...string) *Exporter {
 	}
 	for _, name := range names {
 		file.Targets = append(file.Targets, &config.Target{
-			Name: name, Kind: kind, Probing: config.Probing{Timeout: 5 * time.Second, Commit: r.Commit != nil},
+			Name: name, Kind: kind, Probing: config.Probing{Timeout: 5 * time.Second, Commit: r.Figures != nil && !r.Figures.Replica},
 		})
 	}
 	e.Apply(file)
@@ -177,6 +176,10 @@ func TestGolden(t *testing.T) {
 			target := e.targets.All()[0]
 			target.lost(probe.LossCrash, time.Unix(1799999999, 0))
 			snapshot, _ := target.Probe(t.Context(), time.Now().Add(time.Minute))
+			if target.options.Commit {
+				snapshot.commit = &probe.Outcome{Took: seconds(.002)}
+				target.committed(snapshot.commit)
+			}
 			got := exposition(t, e, e.table.View(snapshot))
 			file := filepath.Join("testdata", name+".prom")
 			if *update {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"pg_liveness_exporter/probe"
@@ -30,7 +29,6 @@ type flight struct {
 	start    time.Time
 	done     chan struct{} // closed when snapshot is there
 	snapshot Snapshot
-	verdict  atomic.Pointer[probe.Result] // the result before what comes after the verdict, if anything does
 
 	// protected by the target's mu
 	callers []time.Time // their deadlines
@@ -67,13 +65,28 @@ func (c *flightContext) Err() error {
 // give or take some milliseconds, or when ctx ends, and then with its cause: the caller has gone. A target that was
 // closed gives ErrClosed.
 //
-// A caller whose deadline passes before that of the probe gets a result without an answer, or with the verdict where only
-// a commit is still awaited. That is not counted.
+// A caller whose deadline passes before that of the probe gets a result without an answer, which is not counted.
+//
+// Where commits are probed, the verdict is counted at once, and the caller waits for the commit that began with it, up to
+// deadline.
 func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error) {
-	return t.wait(ctx, deadline, false)
+	s, err := t.wait(ctx, deadline, false)
+	if err != nil || s.Result.Commit == nil {
+		return s, err
+	}
+	over := time.NewTimer(time.Until(deadline))
+	defer over.Stop()
+	select {
+	case <-s.Result.Commit.Done():
+	case <-over.C:
+	case <-ctx.Done():
+		return Snapshot{}, context.Cause(ctx)
+	}
+	s.commit = s.Result.Commit.Outcome()
+	return s, nil
 }
 
-// wait is Probe, for the sampler too.
+// wait waits for the verdict, for the sampler too.
 func (t *Target) wait(ctx context.Context, deadline time.Time, samples bool) (Snapshot, error) {
 	start := time.Now()
 	over := time.NewTimer(time.Until(deadline))
@@ -110,22 +123,14 @@ func (t *Target) wait(ctx context.Context, deadline time.Time, samples bool) (Sn
 			}
 		}
 		t.leave(f, deadline)
-		if r := f.verdict.Load(); r != nil {
-			return t.uncounted(r), nil
-		}
 		return t.unanswered(start), nil
 	}
 }
 
 func (t *Target) unanswered(start time.Time) Snapshot {
-	return t.uncounted(probe.Unanswered(start, time.Since(start), t.options.Keeps))
-}
-
-// uncounted is what a caller is shown who could not wait for the end of a probe.
-func (t *Target) uncounted(r *probe.Result) Snapshot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.snapshot(r)
+	return t.snapshot(probe.Unanswered(start, time.Since(start), t.options.Keeps))
 }
 
 // snapshot makes r and what was counted up to now fit to be shown. The caller holds t.mu.
@@ -222,7 +227,7 @@ func (t *Target) ask(f *flight, answered bool) *probe.Result {
 		return probe.Overloaded(f.start, time.Since(f.start), t.options.Keeps)
 	}
 	defer leave()
-	return t.prober.Probe(f.ctx, f.verdict.Store)
+	return t.prober.Probe(f.ctx)
 }
 
 func earlier(a, b time.Time) time.Time {

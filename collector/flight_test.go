@@ -19,7 +19,7 @@ type slowProber struct {
 	probes atomic.Int64
 }
 
-func (p *slowProber) Probe(ctx context.Context, _ func(*probe.Result)) *probe.Result {
+func (p *slowProber) Probe(ctx context.Context) *probe.Result {
 	p.probes.Add(1)
 	r := &probe.Result{Start: time.Now(), Keeps: true}
 	select {
@@ -37,7 +37,7 @@ func (p *slowProber) Close(context.Context) error { return nil }
 func newTestTarget(p Prober, logs *strings.Builder) *Target {
 	return NewTarget(TargetOptions{
 		Probing: config.Probing{Timeout: 5 * time.Second}, Keeps: true, Logger: slog.New(slog.NewTextHandler(logs, nil)), Shared: &atomic.Uint64{}, Limiter: NewLimiter(9),
-	}, func(func(probe.LossReason, time.Time)) Prober { return p })
+	}, func(Events) Prober { return p })
 }
 
 // caller is one scrape: it comes at a time, waits so long, and may hang up before.
@@ -140,15 +140,15 @@ func TestCallerAfterHangUp(t *testing.T) {
 // stubbornProber takes half a second to notice the end of its first probe; the second one is up at once.
 type stubbornProber struct{ slowProber }
 
-func (p *stubbornProber) Probe(ctx context.Context, verdict func(*probe.Result)) *probe.Result {
+func (p *stubbornProber) Probe(ctx context.Context) *probe.Result {
 	if p.probes.Load() == 0 {
 		p.takes = time.Hour
-		r := p.slowProber.Probe(ctx, verdict)
+		r := p.slowProber.Probe(ctx)
 		time.Sleep(500 * time.Millisecond)
 		return r
 	}
 	p.takes = 0
-	return p.slowProber.Probe(ctx, verdict)
+	return p.slowProber.Probe(ctx)
 }
 
 // TestLogsChangesAlone: a line when the verdict changes, none for a probe that finds the same.
@@ -174,49 +174,49 @@ func TestLogsChangesAlone(t *testing.T) {
 // scriptedProber finds what it is told.
 type scriptedProber struct{ next *probe.Failure }
 
-func (p *scriptedProber) Probe(context.Context, func(*probe.Result)) *probe.Result {
+func (p *scriptedProber) Probe(context.Context) *probe.Result {
 	return &probe.Result{Start: time.Now(), Failure: p.next}
 }
 
 func (p *scriptedProber) Close(context.Context) error { return nil }
 
-// committingProber gives its verdict after a second, and goes on for as long as its context.
-type committingProber struct{ scriptedProber }
-
-func (*committingProber) Probe(ctx context.Context, verdict func(*probe.Result)) *probe.Result {
-	r := &probe.Result{Start: time.Now(), Keeps: true, KeptUp: true}
-	time.Sleep(time.Second)
-	before := *r
-	before.Commit = &probe.Commit{Failure: &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateRejecting}}
-	verdict(&before)
-	<-ctx.Done()
-	r.Commit = before.Commit
-	return r
+// committingProber gives its verdict after a second, and begins a commit.
+type committingProber struct {
+	scriptedProber
+	commit *probe.Commit
 }
 
-// TestVerdictBeforeCommit: who cannot wait for a commit that hangs gets the verdict all the same, which is counted once,
-// for those who can.
+func (p *committingProber) Probe(context.Context) *probe.Result {
+	time.Sleep(time.Second)
+	return &probe.Result{Start: time.Now(), Keeps: true, KeptUp: true, Commit: p.commit}
+}
+
+// TestVerdictBeforeCommit: a commit that hangs keeps nobody from the verdict, which is counted at once, nor the next probe
+// from beginning.
 func TestVerdictBeforeCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		target := newTestTarget(&committingProber{}, &strings.Builder{})
+		prober := &committingProber{commit: probe.NewCommit(true)}
+		target := newTestTarget(prober, &strings.Builder{})
 		defer func() { _ = target.Close(context.Background()) }()
+		start := time.Now()
+		expect := func(s Snapshot, probes uint64, up float64, at time.Duration) {
+			t.Helper()
+			if took := time.Since(start); !s.Result.Up() || s.probes != probes || s.commit.Up().Value != up || !s.commit.Up().Known || took != at {
+				t.Errorf("after %s: up %v, %d probes, commit %v", took, s.Result.Up(), s.probes, s.commit.Up())
+			}
+		}
 		patient := make(chan Snapshot)
 		go func() {
-			s, _ := target.Probe(t.Context(), time.Now().Add(4*time.Second))
+			s, _ := target.Probe(t.Context(), start.Add(10*time.Second))
 			patient <- s
 		}()
 		synctest.Wait()
-		hasty, _ := target.Probe(t.Context(), time.Now().Add(500*time.Millisecond))
-		if hasty.Result.Up() || hasty.Result.Failure.State != probe.StateNoResponse {
-			t.Error("there is a verdict before it was given")
-		}
-		start := time.Now()
-		early, _ := target.Probe(t.Context(), start.Add(2*time.Second))
-		if took := time.Since(start); took != 2*time.Second || !early.Result.Up() || early.Result.Commit.Up().Value != 0 || early.probes != 0 {
-			t.Errorf("after %s: up %v, %d probes counted", took, early.Result.Up(), early.probes)
-		}
-		if s := <-patient; !s.Result.Up() || s.probes != 1 || time.Since(start) != 3500*time.Millisecond {
-			t.Errorf("after %s: up %v, %d probes counted", time.Since(start), s.Result.Up(), s.probes)
-		}
+		s, _ := target.Probe(t.Context(), start.Add(2*time.Second))
+		expect(s, 1, 0, 2*time.Second)
+		s, _ = target.Probe(t.Context(), start.Add(4*time.Second)) // another probe
+		expect(s, 2, 0, 4*time.Second)
+		time.Sleep(time.Second)
+		prober.commit.End(&probe.Outcome{Took: probe.Number{Value: 4, Known: true}})
+		expect(<-patient, 1, 1, 5*time.Second)
 	})
 }

@@ -131,7 +131,7 @@ func (t *Table) probes() {
 				emit.number(s.Result.Phases[phase], phase.String())
 			}
 		})
-	t.add(gauge, "pg_probe_last_duration_seconds", "Duration of this probe as a whole.", nil,
+	t.add(gauge, "pg_probe_last_duration_seconds", "Duration of this probe, without the commit.", nil,
 		func(s *Snapshot, emit emit) { emit(s.Result.Duration.Seconds()) })
 	t.add(gauge, "pg_probe_deadline_seconds", "Time this probe was given.", nil,
 		func(s *Snapshot, emit emit) { emit(s.Result.Deadline.Seconds()) })
@@ -165,7 +165,7 @@ func (t *Table) sessions() {
 // commits are the metrics of the commit probe.
 func (t *Table) commits() {
 	t.add(gauge, "pg_commit_up", "Whether a transaction of the commit probe was committed in time, on synchronous standbys too; never on a replica.", nil,
-		func(s *Snapshot, emit emit) { emit.number(s.Result.Commit.Up()) })
+		func(s *Snapshot, emit emit) { emit.number(s.commit.Up()) })
 }
 
 // connections are the metrics of the connection slots.

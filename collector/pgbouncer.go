@@ -121,9 +121,11 @@ func (t *Table) databases() {
 				return
 			}
 			for _, row := range rows(s.Result.Pooler) {
-				for _, name := range []string{"reserve_pool", "reserve_pool_size"} { // it was renamed
-					emit.of(row.Values, name, row.Labels...)
+				name := "reserve_pool"
+				if _, renamed := row.Values["reserve_pool_size"]; renamed {
+					name = "reserve_pool_size"
 				}
+				emit.of(row.Values, name, row.Labels...)
 			}
 		})
 }

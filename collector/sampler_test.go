@@ -21,7 +21,7 @@ type timedProber struct {
 	asked   []time.Time // by one goroutine at a time
 }
 
-func (p *timedProber) Probe(ctx context.Context, _ func(*probe.Result)) *probe.Result {
+func (p *timedProber) Probe(ctx context.Context) *probe.Result {
 	r := &probe.Result{Start: time.Now(), Failure: p.failure, Connect: seconds(p.takes.Seconds())}
 	p.asked = append(p.asked, r.Start)
 	select {
@@ -37,7 +37,7 @@ func sampledTarget(p Prober, name string, interval time.Duration, limiter *Limit
 	return NewTarget(TargetOptions{
 		Name: name, Probing: config.Probing{Timeout: 2 * time.Second, Interval: interval},
 		Logger: slog.New(slog.DiscardHandler), Shared: &atomic.Uint64{}, Limiter: limiter,
-	}, func(func(probe.LossReason, time.Time)) Prober { return p })
+	}, func(Events) Prober { return p })
 }
 
 func observed(t *testing.T, target *Target) uint64 {

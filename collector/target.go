@@ -16,10 +16,9 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// Prober asks one server. Probe must return soon after the end of ctx, and is called by one goroutine at a time. It may
-// call verdict with its result before it waits for what comes after the verdict.
+// Prober asks one server. Probe must return soon after the end of ctx, and is called by one goroutine at a time.
 type Prober interface {
-	Probe(ctx context.Context, verdict func(*probe.Result)) *probe.Result
+	Probe(ctx context.Context) *probe.Result
 	Close(ctx context.Context) error
 }
 
@@ -53,7 +52,7 @@ type history struct {
 	lastLoss            time.Time
 	changed             time.Time      // of the verdict
 	figures             *probe.Failure // of the last try to read them, nil when it succeeded
-	commit              *probe.Failure // of the last commit, likewise
+	commitFailure       *probe.Failure // of the last commit, likewise
 }
 
 func (h history) clone() history {
@@ -70,6 +69,8 @@ type Snapshot struct {
 	Result *probe.Result
 	history
 	connect, query, commits prometheus.Histogram
+	// commit is what became of the commit that began with the probe, in the time that the caller had.
+	commit *probe.Outcome
 }
 
 // TargetOptions say how a target is probed and shown.
@@ -87,9 +88,16 @@ type TargetOptions struct {
 	Limiter *Limiter
 }
 
-// NewTarget returns a target that asks through a prober made by newProber, which gets the function to tell of losses.
+// Events are what a prober tells of by itself.
+type Events struct {
+	// Lost is told when and why a kept session was ended by the other side, Committed what became of a commit.
+	Lost      func(probe.LossReason, time.Time)
+	Committed func(*probe.Outcome)
+}
+
+// NewTarget returns a target that asks through a prober made by newProber, which gets the functions to tell of events.
 // Close must be called when it is not needed any more.
-func NewTarget(options TargetOptions, newProber func(onLoss func(probe.LossReason, time.Time)) Prober) *Target {
+func NewTarget(options TargetOptions, newProber func(Events) Prober) *Target {
 	t := &Target{
 		options: options, lines: &lines{next: options.Logger.Handler()},
 		connect: newConnectHistogram(), query: newQueryHistogram(),
@@ -102,7 +110,7 @@ func NewTarget(options TargetOptions, newProber func(onLoss func(probe.LossReaso
 		t.commits = newCommitHistogram()
 	}
 	t.life, t.end = context.WithCancel(context.Background())
-	t.prober = newProber(t.lost)
+	t.prober = newProber(Events{t.lost, t.committed})
 	if options.Interval > 0 {
 		t.sampling.Go(t.sample)
 	}
@@ -134,11 +142,24 @@ func (t *Target) lost(reason probe.LossReason, at time.Time) {
 	t.seen.losses[reason]++
 	t.seen.lastLoss = at
 	t.mu.Unlock()
-	if t.options.Kind != config.KindPostgres { // a PgBouncer does not say why
-		t.logger.Warn("the kept session was lost")
-		return
-	}
 	t.logger.Warn("the kept session was lost", "reason", string(reason))
+}
+
+// committed counts what became of a commit, and logs a change.
+func (t *Target) committed(o *probe.Outcome) {
+	t.mu.Lock()
+	before := t.seen.commitFailure
+	t.seen.commitFailure = o.Failure
+	t.mu.Unlock()
+	if o.Took.Known {
+		t.commits.Observe(o.Took.Value)
+	}
+	switch failed := o.Failure; {
+	case failed == nil && before != nil:
+		t.logger.Info("the commit probe succeeds again")
+	case failed != nil && (before == nil || before.Reason != failed.Reason):
+		t.logger.Warn("the commit probe fails", describe(failed)...)
+	}
 }
 
 // record counts a probe, and adds its times to the histograms if they are fed by such probes. The caller holds t.mu.
@@ -150,9 +171,6 @@ func (t *Target) record(r *probe.Result, feeds bool) {
 	h.last = r
 	if triedFigures(r) {
 		h.figures = r.FiguresFailure
-	}
-	if r.Commit != nil {
-		h.commit = r.Commit.Failure
 	}
 	h.probes++
 	if r.Up() {
@@ -170,9 +188,6 @@ func (t *Target) record(r *probe.Result, feeds bool) {
 	}
 	if r.Query.Known {
 		t.query.Observe(r.Query.Value)
-	}
-	if r.Commit != nil && r.Commit.Took.Known && t.commits != nil {
-		t.commits.Observe(r.Commit.Took.Value)
 	}
 }
 
@@ -201,15 +216,6 @@ func (t *Target) logChanges(before history, now *probe.Result) {
 		t.logger.Info("the connection figures can be read again")
 	case failed != nil && (before.figures == nil || before.figures.Reason != failed.Reason):
 		t.logger.Warn("the connection figures cannot be read", describe(failed)...)
-	}
-	if now.Commit == nil {
-		return
-	}
-	switch failed := now.Commit.Failure; {
-	case failed == nil && before.commit != nil:
-		t.logger.Info("the commit probe succeeds again")
-	case failed != nil && (before.commit == nil || before.commit.Reason != failed.Reason):
-		t.logger.Warn("the commit probe fails", describe(failed)...)
 	}
 }
 

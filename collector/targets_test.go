@@ -31,7 +31,7 @@ type countedProber struct {
 	name string
 }
 
-func (c *countedProbers) prober(t *config.Target, _ func(probe.LossReason, time.Time)) Prober {
+func (c *countedProbers) prober(t *config.Target, _ Events) Prober {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.made++
@@ -39,7 +39,7 @@ func (c *countedProbers) prober(t *config.Target, _ func(probe.LossReason, time.
 	return &countedProber{c, t.Name}
 }
 
-func (p *countedProber) Probe(ctx context.Context, _ func(*probe.Result)) *probe.Result {
+func (p *countedProber) Probe(ctx context.Context) *probe.Result {
 	if p.all.probes != nil {
 		return p.all.probes(ctx)
 	}

@@ -52,9 +52,11 @@ func (c *catalogue) churn(ctx context.Context, run query, versionNum string) ([]
 		for i := range n {
 			n[i] = p.number(row[i+1]).Value
 		}
-		if d == nil || !d.open && n[0] == 0 {
+		// One that had sessions and has none any more was dropped.
+		if d == nil || n[0] == 0 && (!d.open || d.churned) {
 			continue
 		}
+		d.churned = n[0] > 0
 		sum := byName[d.name] // names that are equal once they are valid UTF-8
 		byName[d.name] = Churn{d.name, sum.Sessions + n[0], sum.Abandoned + n[1], sum.Fatal + n[2], sum.Killed + n[3]}
 	}

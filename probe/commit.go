@@ -6,20 +6,58 @@ import (
 	"time"
 )
 
-// Commit is what the commit probe found.
+// Commit is a commit of the commit probe: it begins with the verdict of a probe and goes on beside what comes next.
 type Commit struct {
+	// begun says that the statement was sent to a server that is known to be no replica.
+	begun   bool
+	done    chan struct{}
+	outcome *Outcome // there once done is closed
+}
+
+// Outcome is what became of a commit, nil where there is nothing to say: on a replica, or where it was not tried.
+type Outcome struct {
 	// Took is how many seconds the transaction took, unknown when it failed.
 	Took Number
-	// Failure is nil when the transaction was committed, on the synchronous standbys too if there are any.
+	// Failure is nil when the transaction was committed, on the synchronous standbys too if it waits for any.
 	Failure *Failure
 }
 
+// Done is closed when the commit has ended, or overrun.
+func (c *Commit) Done() <-chan struct{} { return c.done }
+
+// Outcome returns what became of the commit. For one under way that is what its caller must make of it who cannot wait: it
+// did not end in time.
+func (c *Commit) Outcome() *Outcome {
+	select {
+	case <-c.done:
+		return c.outcome
+	default:
+	}
+	if c.begun {
+		return overrun()
+	}
+	return nil
+}
+
+// NewCommit returns a commit under way. begun says that who cannot wait for it may call it late.
+func NewCommit(begun bool) *Commit { return &Commit{begun: begun, done: make(chan struct{})} }
+
+// End says what became of the commit, once.
+func (c *Commit) End(o *Outcome) {
+	c.outcome = o
+	close(c.done)
+}
+
+func overrun() *Outcome {
+	return &Outcome{Failure: &Failure{Reason: ReasonTimeout, State: StateRejecting, Phase: PhaseCommit}}
+}
+
 // Up says whether the server commits; it is unknown when it did not let us try.
-func (c *Commit) Up() Number {
+func (o *Outcome) Up() Number {
 	switch {
-	case c == nil, c.Failure != nil && c.Failure.State == StateMisconfigured:
+	case o == nil, o.Failure != nil && o.Failure.State == StateMisconfigured:
 		return Number{}
-	case c.Failure != nil:
+	case o.Failure != nil:
 		return known(0)
 	}
 	return known(1)
@@ -43,50 +81,71 @@ const (
 
 // commits runs one commit at a time. No timeout of the server's bounds the wait for a synchronous standby, and no closed
 // socket ends it: one that does not end in time keeps its session, and is cancelled until it does.
-type commits struct{ busy atomic.Bool }
+type commits struct{ current atomic.Pointer[Commit] }
 
-// overrun is a commit that has not ended in time.
-func (*commits) overrun() *Commit {
-	return &Commit{Failure: &Failure{Reason: ReasonTimeout, State: StateRejecting, Phase: PhaseCommit}}
+// commit begins a commit on s, which it takes over; nil is a session of its own. One that is under way is returned
+// instead, since no other starts before it has ended.
+func (p *Prober) commit(s *session, r *Result) *Commit {
+	c := NewCommit(r.Figures != nil && !r.Figures.Replica)
+	switch before := p.commits.current.Load(); {
+	case before != nil:
+		c = before
+	case r.Figures != nil && r.Figures.Replica:
+		c = nil
+	default:
+		p.commits.current.Store(c)
+		taken := s
+		p.work.Go(func() { p.runCommit(c, taken) })
+		return c
+	}
+	if s != nil {
+		p.end(s)
+	}
+	return c
 }
 
-// commit commits a transaction on s, which it takes over; nil is a session of its own. It returns by the end of ctx.
-// What has not ended by then is cancelled behind the caller's back, and no other one starts before it has ended. It
-// returns nil where there is nothing to say: on a replica, or where no session could be opened.
-func (p *Prober) commit(ctx context.Context, s *session) *Commit {
-	if !p.commits.busy.CompareAndSwap(false, true) {
-		if s != nil {
-			p.end(s)
-		}
-		return p.commits.overrun()
-	}
+// runCommit runs a commit to its end, and tells of it when it has ended or overrun, in the time that a probe may take.
+func (p *Prober) runCommit(c *Commit, s *session) {
+	limited, cancel := context.WithTimeout(p.ctx, p.target.Timeout)
+	defer cancel()
 	if s == nil {
 		var err error
-		if s, err = p.open(ctx, &trace{}); err != nil {
-			p.commits.busy.Store(false)
-			return nil
+		if s, err = p.open(limited, &trace{}); err != nil {
+			p.commits.current.Store(nil)
+			c.End(nil) // the next probe says why
+			return
 		}
 	}
-	life, ended := context.WithCancel(p.ctx)
-	found := make(chan *Commit, 1)
-	p.work.Go(func() {
-		defer ended()
-		c := s.commit(life)
-		p.commits.busy.Store(false)
-		found <- c
-		s.close(life)
-	})
+	// It goes on when the prober is closed, until it has been cancelled.
+	life, give := context.WithCancel(context.WithoutCancel(p.ctx))
+	defer give()
+	ended := make(chan *Outcome, 1)
+	p.work.Go(func() { ended <- s.commit(life) })
+	var outcome *Outcome
 	select {
-	case c := <-found:
-		return c
-	case <-ctx.Done():
+	case outcome = <-ended:
+		p.commits.current.Store(nil)
+	case <-limited.Done():
+		outcome = overrun()
 	}
-	p.work.Go(func() { s.cancel(life) })
-	return p.commits.overrun()
+	if outcome != nil && p.ctx.Err() == nil {
+		p.options.OnCommit(outcome)
+	}
+	c.End(outcome)
+	if p.commits.current.Load() == c {
+		s.cancel(p.ctx, ended)
+		p.commits.current.Store(nil)
+	}
+	give()
+	s.close(p.ctx)
 }
 
 // commit runs the transaction.
-func (s *session) commit(ctx context.Context) *Commit {
+func (s *session) commit(ctx context.Context) *Outcome {
+	if s.conn.IsClosed() {
+		return nil
+	}
+	s.pooled = false // this one has to be cancelled
 	start := time.Now()
 	results, err := s.query(ctx, commitSQL)
 	switch {
@@ -95,26 +154,45 @@ func (s *session) commit(ctx context.Context) *Commit {
 		if unsupported(err) {
 			f.Reason, f.State = ReasonPermission, StateMisconfigured
 		}
-		return &Commit{Failure: f}
+		return &Outcome{Failure: f}
 	case s.unreplicated:
-		return &Commit{Failure: &Failure{
-			Reason: ReasonOther, State: StateRejecting, Phase: PhaseCommit, Routine: waitCancelled,
-			Detail: "the wait for a synchronous standby was cancelled",
+		return &Outcome{Failure: &Failure{
+			Reason: ReasonOther, State: StateRejecting, Phase: PhaseCommit, Detail: "the wait for a synchronous standby was cancelled",
 		}}
 	case len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1:
-		return &Commit{Failure: &Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseCommit}}
+		return &Outcome{Failure: &Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseCommit}}
 	case results[0].Rows[0][0] == nil:
 		return nil
 	}
-	return &Commit{Took: knownDuration(time.Since(start))}
+	return &Outcome{Took: knownDuration(time.Since(start))}
 }
 
-// cancel asks the server again and again to cancel what the session runs, until ctx says that it has ended.
-func (s *session) cancel(ctx context.Context) {
-	for wait := cancelFirst; ctx.Err() == nil; wait = min(2*wait, cancelLast) {
-		asking, asked := context.WithTimeout(ctx, wait)
+// cancel asks the server again and again to cancel the commit of the session, until that has ended, or once more when
+// ctx has. It lets every request come to its own end: PgBouncer 1.18 crashes when the connection of one is cut while it
+// passes the request on.
+func (s *session) cancel(ctx context.Context, ended <-chan *Outcome) {
+	s.dialer.patient.Store(true)
+	for wait := cancelFirst; ; wait = min(2*wait, cancelLast) {
+		last := ctx.Err() != nil
+		if last {
+			wait = closeGrace
+		}
+		asking, asked := context.WithTimeout(context.WithoutCancel(ctx), wait)
 		_ = s.conn.CancelRequest(asking) // whether it helped shows by what it ends
-		<-asking.Done()
+		var stop <-chan struct{}
+		if !last {
+			stop = ctx.Done()
+		}
+		select {
+		case <-ended:
+			asked()
+			return
+		case <-asking.Done():
+		case <-stop:
+		}
 		asked()
+		if last {
+			return
+		}
 	}
 }

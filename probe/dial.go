@@ -87,11 +87,17 @@ type dialer struct {
 	// bounded by the login, since the server holds a slot for it by then.
 	bounded context.Context //nolint:containedctx // DialFunc has room for one context, and a login has two
 
+	shaken   handshake   // of the login's own connection
+	loggedIn bool        // that was made, later ones carry a cancel request
+	busy     atomic.Bool // a query is under way, so that a cancel request makes sense
+	patient  atomic.Bool // the request's own context bounds it
+}
+
+// handshake is what is remembered of one.
+type handshake struct {
 	certified bool         // a certificate of ours was sent
 	under     *countedConn // what TLS runs on
-	shaken    int64        // how many bytes were received when the handshake was complete
-	loggedIn  bool         // the login's own connection was made, later ones carry a cancel request
-	busy      atomic.Bool  // a query is under way, so that a cancel request makes sense
+	received  int64        // how many bytes were received when it was complete
 }
 
 // newDialer takes over what cfg says of hosts and TLS, and makes cfg dial through the dialer.
@@ -131,13 +137,13 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	d.loggedIn = true
 	if d.tlsConfig != nil {
 		d.trace.enter(PhaseTLS)
-		conn, err = d.encrypt(ctx, conn)
+		conn, err = d.encrypt(ctx, conn, &d.shaken)
 		d.trace.secured(describeTLS(conn, err))
 		if err != nil {
 			return nil, err
 		}
 	}
-	if d.certifies && !d.certified {
+	if d.certifies && !d.shaken.certified {
 		return nil, &tlsError{errNotCertified}
 	}
 	d.trace.enter(PhaseStartup)
@@ -145,18 +151,21 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 }
 
 // dialCancel connects to the address that the session has. An idle session needs no cancel request, which pgconn sends
-// whenever a connection breaks.
+// whenever a connection breaks, in a time that nobody waits for.
 func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.Conn, error) {
 	if !d.busy.Load() {
 		return nil, net.ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(ctx, closeGrace)
-	defer cancel()
+	if !d.patient.Load() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, closeGrace)
+		defer cancel()
+	}
 	conn, err := d.connect(ctx, network, address)
 	if err != nil || d.tlsConfig == nil {
 		return conn, err
 	}
-	return d.encrypt(ctx, conn)
+	return d.encrypt(ctx, conn, &handshake{})
 }
 
 func (d *dialer) dialLogin(network, address string) (net.Conn, error) {
@@ -227,7 +236,7 @@ func (d *dialer) connect(ctx context.Context, network, address string) (net.Conn
 
 // encrypt negotiates TLS and completes the handshake. It returns the plain connection where the server has no TLS and
 // the mode allows that, and else a bare *tls.Conn, in which pgconn looks for channel binding.
-func (d *dialer) encrypt(ctx context.Context, conn net.Conn) (net.Conn, error) {
+func (d *dialer) encrypt(ctx context.Context, conn net.Conn, shaken *handshake) (net.Conn, error) {
 	if !d.direct {
 		offered, err := requestTLS(ctx, conn)
 		if err != nil {
@@ -240,10 +249,10 @@ func (d *dialer) encrypt(ctx context.Context, conn net.Conn) (net.Conn, error) {
 			return nil, &tlsError{errNoTLS}
 		}
 	}
-	d.under = &countedConn{Conn: conn}
-	encrypted := tls.Client(d.under, d.watchedTLS())
+	shaken.under = &countedConn{Conn: conn}
+	encrypted := tls.Client(shaken.under, d.watchedTLS(shaken))
 	err := encrypted.HandshakeContext(ctx)
-	d.shaken = d.under.received.Load()
+	shaken.received = shaken.under.received.Load()
 	var netErr net.Error
 	hungUp := errors.Is(err, io.EOF) || isAny(err, errnosCut())
 	switch {
@@ -258,14 +267,14 @@ func (d *dialer) encrypt(ctx context.Context, conn net.Conn) (net.Conn, error) {
 
 // watchedTLS returns the TLS settings, which note when a client certificate is sent, and tell of a certificate that does
 // not verify which one it was.
-func (d *dialer) watchedTLS() *tls.Config {
+func (d *dialer) watchedTLS(shaken *handshake) *tls.Config {
 	watched := d.tlsConfig.Clone()
 	if len(watched.Certificates) > 0 {
 		// The choice is crypto/tls's own (getClientCertificate in handshake_client.go).
 		watched.GetClientCertificate = func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			for i := range watched.Certificates {
 				if request.SupportsCertificate(&watched.Certificates[i]) == nil {
-					d.certified = true
+					shaken.certified = true
 					return &watched.Certificates[i], nil
 				}
 			}
@@ -306,7 +315,8 @@ func (c *countedConn) Read(p []byte) (int, error) {
 // at behind the handshake, and before anything else is said.
 func (d *dialer) refusedCertificate() bool {
 	shown := d.trace.security()
-	return d.certified && shown != nil && shown.Version == tls.VersionName(tls.VersionTLS13) && d.under.received.Load() == d.shaken
+	return d.shaken.certified && shown != nil && shown.Version == tls.VersionName(tls.VersionTLS13) &&
+		d.shaken.under.received.Load() == d.shaken.received
 }
 
 // describeTLS says what a handshake showed.

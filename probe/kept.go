@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,6 +32,7 @@ type kept struct {
 	cancel    context.CancelFunc
 	questions chan question
 	started   startTimes
+	listening atomic.Bool // it waits for a question
 
 	mu   sync.Mutex // protects wake
 	wake context.CancelFunc
@@ -94,7 +96,9 @@ func (k *kept) listen() *question {
 	}
 	idle := &k.dialer.sockets.sessions.idle
 	idle.Add(1)
+	k.listening.Store(true)
 	_ = k.conn.WaitForNotification(ctx) // why it ended is told by the connection: still open, or closed
+	k.listening.Store(false)
 	idle.Add(-1)
 	if k.conn.IsClosed() {
 		return nil

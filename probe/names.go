@@ -39,6 +39,8 @@ type database struct {
 	limit int  // below 0: none
 	open  bool // sessions may begin in it
 	seen  bool // had a connection while we looked
+
+	churned bool // had sessions before
 }
 
 // query runs one simple query; a session's query method is one.
@@ -63,7 +65,7 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) 
 			oid := p.oid(row[0])
 			fresh[oid] = &database{name: valid(row[1]), limit: p.integer(row[2]), open: string(row[3]) == "t"}
 			if old := c.databases[oid]; old != nil {
-				fresh[oid].seen = old.seen
+				fresh[oid].seen, fresh[oid].churned = old.seen, old.churned
 			}
 		}
 		c.databases = fresh

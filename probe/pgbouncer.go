@@ -45,13 +45,21 @@ type pgbouncer struct{}
 const showVersion = "SHOW VERSION"
 
 func (pgbouncer) alive(ctx context.Context, s *session) error {
+	s.pooled = true
 	_, err := version(ctx, s)
 	return err
 }
 
+// errNoConsole is a server, or a database behind a pooler, that does not know a console's command.
+var errNoConsole = errors.New("this is not the console of a PgBouncer")
+
 func version(ctx context.Context, s *session) (string, error) {
 	answer, err := show(ctx, s, showVersion)
-	if err != nil {
+	var pgErr *pgconn.PgError
+	switch {
+	case errors.As(err, &pgErr) && pgErr.Code == "42704": // PostgreSQL knows no parameter of this name
+		return "", errNoConsole
+	case err != nil:
 		return "", err
 	}
 	if len(answer) != 1 || answer[0]["version"] == "" {
@@ -95,6 +103,8 @@ func (pgbouncer) read(ctx context.Context, s *session) (reading, error) {
 func (pgbouncer) started(context.Context, *session) startTimes { return startTimes{} }
 
 func (pgbouncer) forget() {}
+
+func (pgbouncer) queries() int { return 7 }
 
 // show runs a command and returns the rows of its answer, by the names of their columns.
 func show(ctx context.Context, s *session, command string) ([]map[string]string, error) {

@@ -39,6 +39,7 @@ func (p *postgres) read(ctx context.Context, s *session) (reading, error) {
 	if err != nil {
 		return reading{}, fmt.Errorf("read the figures: %w", err)
 	}
+	s.pooled = f.Pooled
 	if replayed {
 		c.replicated(f, replay, time.Now())
 	}
@@ -76,6 +77,9 @@ func (p *postgres) started(ctx context.Context, s *session) startTimes {
 	}
 	return f.startTimes()
 }
+
+// queries counts SELECT 1, figures, databases, role and churn.
+func (p *postgres) queries() int { return 5 }
 
 func (p *postgres) forget() {
 	p.names.read, p.names.caughtUp, p.names.noReplay = time.Time{}, time.Time{}, false

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pg_liveness_exporter/config"
@@ -23,10 +24,6 @@ type limits struct {
 }
 
 const (
-	// firstQueries is how many queries a kept session answers at first: of PostgreSQL's, SELECT 1, figures, databases, role
-	// and churn.
-	firstQueries = 5
-
 	// reopenFor and reopenEvery bound the tries to open a lost session anew.
 	reopenFor   = time.Second
 	reopenEvery = 50 * time.Millisecond
@@ -40,6 +37,8 @@ type Options struct {
 	Sessions *Sessions
 	// OnLoss is told when and why a kept session was ended by the other side, from a goroutine of the prober's.
 	OnLoss func(LossReason, time.Time)
+	// OnCommit is told what became of a commit, from a goroutine of the prober's. It may be nil where there are none.
+	OnCommit func(*Outcome)
 	// Resolver finds addresses; nil means Go's own resolver, which gives up when it is told to.
 	Resolver resolver
 }
@@ -56,6 +55,8 @@ type kind interface {
 	started(ctx context.Context, s *session) startTimes
 	// forget says that the next session that is read may lead to another server.
 	forget()
+	// queries is how many queries a session answers when it is asked for the first time.
+	queries() int
 }
 
 // newKind is the one place that knows all kinds.
@@ -96,6 +97,9 @@ type Prober struct {
 	// These belong to the probe under way.
 	refused bool // the last probe was refused for what we are
 	pooled  bool // the sessions are a pooler's
+
+	// crowded says that a kept session took the server that a pooler had for a new one. From then on none is kept.
+	crowded atomic.Bool
 }
 
 // pendingLogin is a login under way. Its result is there once done is closed.
@@ -145,8 +149,8 @@ func (p *Prober) Close(ctx context.Context) error {
 // milliseconds of the end of ctx, whatever the server does; ctx's deadline is also what addresses share. One probe at a
 // time.
 //
-// Where a commit follows, verdict is called with the result as it is before: for callers who must not wait longer.
-func (p *Prober) Probe(ctx context.Context, verdict func(*Result)) *Result {
+// Where the target's commits are probed, one begins with the verdict and goes on: Result.Commit.
+func (p *Prober) Probe(ctx context.Context) *Result {
 	r := &Result{Start: time.Now(), Keeps: p.options.Keep}
 	if deadline, ok := ctx.Deadline(); ok {
 		r.Deadline = deadline.Sub(r.Start).Round(time.Millisecond)
@@ -160,7 +164,7 @@ func (p *Prober) Probe(ctx context.Context, verdict func(*Result)) *Result {
 	if k != nil {
 		answers = k.ask(ctx)
 	}
-	s := p.askNew(ctx, r)
+	s := p.askNew(ctx, r, k)
 	if k != nil {
 		r.take(k.wait(ctx, answers))
 		if r.KeptUp && r.shutsDown() {
@@ -169,7 +173,7 @@ func (p *Prober) Probe(ctx context.Context, verdict func(*Result)) *Result {
 	}
 	switch {
 	case s == nil:
-	case !p.options.Keep:
+	case !p.options.Keep, p.crowded.Load():
 		r.Query = r.Phases[PhaseQuery]
 		r.take(p.readOnce(ctx, s))
 	case p.handOver(ctx, r, k, s):
@@ -180,14 +184,11 @@ func (p *Prober) Probe(ctx context.Context, verdict func(*Result)) *Result {
 	r.Duration = time.Since(r.Start)
 	switch {
 	case p.target.Commit && r.Up():
-		before := *r
-		before.Commit = p.commits.overrun()
-		verdict(&before)
-		r.Commit = p.commit(ctx, s)
+		r.Commit = p.commit(s, r)
 	case s != nil:
 		p.end(s)
-	case p.commits.busy.Load():
-		r.Commit = p.commits.overrun()
+	default:
+		r.Commit = p.commits.current.Load()
 	}
 	return r
 }
@@ -210,7 +211,7 @@ func (p *Prober) handOver(ctx context.Context, r *Result, k *kept, s *session) b
 		return false
 	}
 	// A session that is asked and overruns is lost. Where too little time is left, it is asked in the next probe.
-	needed := time.Duration(firstQueries * r.Phases[PhaseQuery].Value * float64(time.Second))
+	needed := time.Duration(float64(p.kind.queries()) * r.Phases[PhaseQuery].Value * float64(time.Second))
 	if needed < r.Deadline-time.Since(r.Start) {
 		r.take(k.wait(ctx, k.ask(ctx)))
 	}
@@ -245,7 +246,7 @@ func (r *Result) take(a answer) {
 // not. A session that is ended while it is being opened or asked is tried once more: it may be our bad luck with an
 // administrator's terminate, and if it is not, the second try says what is. So is a password that was refused, where
 // there is another one by now.
-func (p *Prober) askNew(ctx context.Context, r *Result) *session {
+func (p *Prober) askNew(ctx context.Context, r *Result, k *kept) *session {
 	for try := 1; ; try++ {
 		t := &trace{}
 		s, err := p.open(ctx, t)
@@ -257,7 +258,8 @@ func (p *Prober) askNew(ctx context.Context, r *Result) *session {
 			}
 			r.Connect = known(connect)
 			t.enter(PhaseQuery)
-			if err = p.kind.alive(ctx, s); err == nil {
+			s.pooled = p.pooled
+			if err = p.alive(ctx, s, k); err == nil {
 				t.done()
 				r.Phases, _ = t.read()
 				r.TLS = t.security()
@@ -275,7 +277,7 @@ func (p *Prober) askNew(ctx context.Context, r *Result) *session {
 			phase = loginErr.phase
 		}
 		r.Failure = classify(err, phase)
-		if p.pooled && phase == PhaseQuery && r.Failure.Reason == ReasonTimeout {
+		if p.pooled && p.target.Kind != config.KindPgBouncer && phase == PhaseQuery && r.Failure.Reason == ReasonTimeout {
 			r.Failure.Reason = ReasonPooler // it let us in, and has no server for us: paused, or all are taken or hang
 		}
 		if try == 2 && loginErr != nil && loginErr.cutOff {
@@ -290,6 +292,22 @@ func (p *Prober) askNew(ctx context.Context, r *Result) *session {
 		}
 		r.Connect = Number{}
 	}
+}
+
+// alive asks the question on a new session. In session mode the kept session holds a server of the pool: where none is left
+// for the new one, it makes room in time.
+func (p *Prober) alive(ctx context.Context, s *session, k *kept) error {
+	deadline, ok := ctx.Deadline()
+	if k != nil && p.pooled && ok {
+		timer := time.AfterFunc(time.Until(deadline)/2, func() {
+			if k.listening.Load() { // it was answered, so that there is a server, and we have it
+				p.crowded.Store(true)
+				p.release(k)
+			}
+		})
+		defer timer.Stop()
+	}
+	return p.kind.alive(ctx, s)
 }
 
 // readOnce reads on a session that is not kept.
@@ -433,7 +451,7 @@ func (p *Prober) run(k *kept) {
 	lost := k.conn.IsClosed() && k.ctx.Err() == nil && !overrun // dropping a session that does not answer is no loss
 	p.release(k)
 	p.end(k.session)
-	if !lost {
+	if !lost || k.pooled {
 		return
 	}
 	reason, ok := k.loss().certain()

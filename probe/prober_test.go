@@ -128,7 +128,7 @@ func ask(t *testing.T, p *Prober, limit time.Duration) *Result {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	start := time.Now()
-	r := p.Probe(ctx, func(*Result) {})
+	r := p.Probe(ctx)
 	if took := time.Since(start); took > limit+hanging {
 		t.Errorf("took %s of %s", took, limit)
 	}
@@ -509,7 +509,7 @@ func TestCloseEndsPendingLogins(t *testing.T) {
 	if err := p.Close(ctx); err != nil {
 		t.Error(err)
 	}
-	if r := p.Probe(ctx, func(*Result) {}); r.Up() {
+	if r := p.Probe(ctx); r.Up() {
 		t.Error("a closed prober says up")
 	}
 }
@@ -692,17 +692,24 @@ func TestStuckCommit(t *testing.T) {
 		}
 		answers(&replayed{conn, length[:]})
 	})
-	p := newTestProber(t, s.port, "sslmode=disable")
-	p.target.Commit = true
+	var outcomes atomic.Int64
+	p := newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u sslmode=disable", s.port), func(o *Options) {
+		o.OnCommit = func(*Outcome) { outcomes.Add(1) }
+	})
+	p.target.Commit, p.target.Timeout = true, 500*time.Millisecond
 	for i := range 3 {
 		start := time.Now()
-		r := ask(t, p, 500*time.Millisecond)
-		if !r.Up() || r.Commit == nil || r.Commit.Up() != known(0) || r.Duration > 450*time.Millisecond {
-			t.Errorf("probe %d: %+v, commit %+v after %s", i, r.Failure, r.Commit, time.Since(start))
+		r := ask(t, p, hanging)
+		if !r.Up() || r.Commit == nil || time.Since(start) > hanging/2 {
+			t.Fatalf("probe %d: %+v, commit %+v after %s", i, r.Failure, r.Commit, time.Since(start))
+		}
+		<-r.Commit.Done() // when it has overrun
+		if r.Commit.Outcome().Up() != known(0) {
+			t.Errorf("probe %d: %+v", i, r.Commit.Outcome())
 		}
 	}
-	if n := commits.Load(); n != 1 {
-		t.Errorf("%d commits are under way", n)
+	if n := commits.Load(); n != 1 || outcomes.Load() != 1 {
+		t.Errorf("%d commits are under way, %d were told of", n, outcomes.Load())
 	}
 	for deadline := time.Now().Add(hanging); cancels.Load() < 2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -711,7 +718,9 @@ func TestStuckCommit(t *testing.T) {
 	}
 	close(release)
 	for deadline := time.Now().Add(hanging); ; time.Sleep(10 * time.Millisecond) {
-		if r := ask(t, p, time.Second); r.Commit.Up() == known(1) {
+		r := ask(t, p, hanging)
+		<-r.Commit.Done()
+		if r.Commit.Outcome().Up() == known(1) {
 			break
 		}
 		if time.Now().After(deadline) {

@@ -137,6 +137,8 @@ func detail(err error) string {
 		return errNotCertified.Error()
 	case errors.Is(err, errForbidden):
 		return errForbidden.Error()
+	case errors.Is(err, errNoConsole):
+		return errNoConsole.Error()
 	case errors.As(err, &unknownCA):
 		return "the server's certificate is signed by an unknown authority"
 	case errors.As(err, &otherHost):
@@ -154,7 +156,7 @@ func detail(err error) string {
 }
 
 func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {
-	login := phase != PhaseQuery
+	login := phase != PhaseQuery && phase != PhaseCommit
 	switch {
 	case e.Code == "57P03": // cannot_connect_now
 		return ReasonNotAccepting, StateRejecting
@@ -232,6 +234,8 @@ func classifyClientError(err error) (Reason, State) {
 		return ReasonAuth, StateMisconfigured
 	case errors.Is(err, errForbidden):
 		return ReasonPermission, StateMisconfigured
+	case errors.Is(err, errNoConsole):
+		return ReasonNoDatabase, StateMisconfigured
 	case errors.As(err, &forkErr):
 		return ReasonResources, StateRejecting
 	case errors.As(err, &dnsErr) && !dnsErr.IsTimeout && !isCancelled: // also when no name server can be reached

@@ -30,7 +30,7 @@ type Result struct {
 	Figures        *Figures
 	Pooler         *Pooler
 	FiguresFailure *Failure
-	// Commit is what the commit probe found, nil where it did not run or has nothing to say.
+	// Commit is the commit that began with this probe, or was under way; nil where there is none.
 	Commit *Commit
 }
 

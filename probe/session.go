@@ -26,6 +26,9 @@ type session struct {
 	// notice is the SQLSTATE of the last notice of class 57P: a server that goes down in a hurry tells its sessions so
 	// in a notice (quickdie in src/backend/tcop/postgres.c).
 	notice string
+	// pooled says that the other side is a pooler: it needs no request to cancel what we leave, which PgBouncer 1.18 may crash
+	// of, and does not say why it ends a session.
+	pooled bool
 	// unreplicated says that a commit did not wait for its synchronous standbys.
 	unreplicated bool
 }
@@ -83,7 +86,7 @@ func (s *session) address() string { return s.conn.Conn().RemoteAddr().String() 
 // query runs sql by the simple protocol, which poolers take as well. When ctx ends, a cancel request goes out behind
 // the answer and the session is closed.
 func (s *session) query(ctx context.Context, sql string) ([]*pgconn.Result, error) {
-	s.dialer.busy.Store(true)
+	s.dialer.busy.Store(!s.pooled)
 	results, err := s.conn.Exec(ctx, sql).ReadAll()
 	if !s.conn.IsClosed() {
 		s.dialer.busy.Store(false)
