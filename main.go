@@ -13,8 +13,10 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,6 +30,7 @@ import (
 
 	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/health"
 	"pg_liveness_exporter/probe"
 )
 
@@ -62,6 +65,9 @@ type flags struct {
 	configFile    string
 	configCheck   bool
 	lifecycle     bool
+	healthAddress string
+	asks          bool // the command is check
+	question      question
 	targets       bool // on /metrics
 	compat        bool
 	probing       config.Probing
@@ -84,6 +90,8 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 	app.Flag("web.telemetry-path", "Path under which to expose metrics.").Default("/metrics").StringVar(&f.telemetryPath)
 	app.Flag("config.file", "YAML file with the servers to watch.").StringVar(&f.configFile)
 	app.Flag("config.check", "Read --config.file, say what is wrong with it, and exit.").BoolVar(&f.configCheck)
+	app.Flag("health.listen-address", "Also serve the health paths, and nothing else, on this address, without TLS and "+
+		"passwords: for kubelets and balancers when the other one asks for them.").StringVar(&f.healthAddress)
 	app.Flag("web.enable-lifecycle", "Let POST /-/reload read --config.file again, as SIGHUP does.").BoolVar(&f.lifecycle)
 	app.Flag("metrics.targets", "Show the configured targets on the telemetry path; without, it has the exporter's own "+
 		"metrics alone, for those who scrape the targets through /sd and /probe.").Default("true").BoolVar(&f.targets)
@@ -101,7 +109,14 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 		"succeeds while commits hang.").BoolVar(&f.probing.Commit)
 	app.Flag("collect.applications", "Count connections by application name.").BoolVar(&f.probing.Applications)
 	app.Command("serve", "Serve metrics; what happens without a command.").Default()
-	_, err := app.Parse(args)
+	check := app.Command("check", "Probe once, say what was found, and exit: 0 accepting, 1 rejecting or no connections left, "+
+		"2 no response, 3 misconfigured or not tried.")
+	check.Arg("target", "A target of --config.file; may be left out where there is one.").StringVar(&f.question.target)
+	check.Flag("format", "A line for people, or JSON.").Default(formatText).EnumVar(&f.question.format, formatText, formatJSON)
+	check.Flag("style", "What the exit code is like; Docker's is 0 or 1.").Default(styleIsReady).EnumVar(&f.question.style, styleIsReady, styleDocker)
+	check.Flag("wait", "Try again for so long while the server is not accepting.").Default("0s").DurationVar(&f.question.wait)
+	command, err := app.Parse(args)
+	f.asks = command == check.FullCommand()
 	if ended {
 		return f, code, true
 	}
@@ -113,6 +128,9 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 	}
 	if err != nil {
 		fmt.Fprintf(errs, "%s: error: %s, try --help\n", collector.Name, err)
+		if slices.Contains(args, "check") { // where 2 is an answer
+			return f, exitNotTried, true
+		}
 		return f, 2, true
 	}
 	return f, 0, false
@@ -130,12 +148,18 @@ func (f *flags) validate() error {
 		return errors.New("--config.check needs --config.file")
 	case f.offset < 0:
 		return fmt.Errorf("--probe.timeout-offset is %s, less than 0s", f.offset)
-	case f.telemetryPath == probePath, f.telemetryPath == "/sd", strings.HasPrefix(f.telemetryPath, "/-/"):
+	case taken(f.telemetryPath):
 		return fmt.Errorf("--web.telemetry-path %q is taken", f.telemetryPath)
 	case !strings.HasPrefix(f.telemetryPath, "/") || strings.ContainsAny(f.telemetryPath, "{} "):
 		return fmt.Errorf("--web.telemetry-path %q is not a path", f.telemetryPath)
 	}
 	return nil
+}
+
+// taken says whether something else is served under a path.
+func taken(path string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return path == probePath || path == "/sd" || first == "-" || slices.Contains(health.Paths(), first)
 }
 
 // run is the program. It returns the exit code.
@@ -150,6 +174,9 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	signal.Notify(hangup, syscall.SIGHUP) // from the first moment to the last, or one would end the program
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if f.asks {
+		return f.question.ask(ctx, loader(ctx, f, getenv, slog.New(slog.DiscardHandler)), out, errs)
+	}
 	load := loader(ctx, f, getenv, logger)
 	if f.configCheck {
 		return checkConfiguration(f, load, out, errs)
@@ -176,7 +203,7 @@ func loader(ctx context.Context, f flags, getenv func(string) string, logger *sl
 				return nil, err
 			}
 			logger.Info("the target comes from the environment", "taken_from", source)
-			return &config.File{Targets: []*config.Target{target}}, nil
+			return &config.File{Targets: []*config.Target{target}, Health: config.DefaultHealth()}, nil
 		}
 	}
 	if getenv("GOGC") == "" {
@@ -213,17 +240,23 @@ func serve(
 	warnOfDescriptors(logger, len(file.Targets))
 	exporter.Apply(file)
 	reloads := newReloads(hangup, load, exporter, logger)
+	var ready atomic.Bool
+	hostname, _ := os.Hostname() // empty where there is none
+	answers := health.New(exporter, ready.Load, hostname)
 	mux, err := newMux(f, exporter, reloads)
 	if err != nil {
 		return err
 	}
+	answers.Register(mux)
+	healthMux := http.NewServeMux()
+	answers.Register(healthMux)
 	go reloads.run(ctx)
 	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
 	bound := newConnectionBound(mostConnections())
-	servers := newServers(f, func() *http.Server {
+	servers := newServers(f, mux, healthMux, func(handler http.Handler) *http.Server {
 		return &http.Server{
-			Handler:           bound.protect(mux),
+			Handler:           bound.protect(handler),
 			ConnState:         bound.track,
 			ConnContext:       bound.remember,
 			BaseContext:       func(net.Listener) context.Context { return requests },
@@ -234,11 +267,13 @@ func serve(
 		}
 	})
 	served := servers.listen(logger)
+	ready.Store(true)
 	select {
 	case err = <-served:
 	case <-ctx.Done():
 		logger.Info("stopping")
 	}
+	ready.Store(false)
 	servers.stop(requests, endRequests)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 	defer cancel()
@@ -276,6 +311,7 @@ func newMux(f flags, exporter *collector.Exporter, reloads *reloads) (*http.Serv
 		Version:     version.Info(),
 		Links: []web.LandingLinks{
 			{Address: f.telemetryPath, Text: "Metrics"},
+			{Address: "/health", Text: "Health", Description: "The verdict on all targets, as JSON"},
 			{Address: "/sd", Text: "Service discovery", Description: "All targets, for Prometheus's http_sd_configs"},
 		},
 		Profiling: "false",
@@ -297,15 +333,23 @@ type listeners []listener
 
 // newServers makes a server for each address: exporter-toolkit changes the server that it serves, and races with itself
 // where it is given one for several. With systemd's sockets it makes the listeners itself.
-func newServers(f flags, newServer func() *http.Server) listeners {
-	if *f.web.WebSystemdSocket {
-		return listeners{{newServer(), *f.web}}
-	}
+//
+// The address of the health paths has a server of its own, without TLS and passwords.
+func newServers(f flags, handler, healthHandler http.Handler, newServer func(http.Handler) *http.Server) listeners {
 	var all listeners
+	if f.healthAddress != "" {
+		plain, off := "", false
+		all = append(all, listener{newServer(healthHandler), web.FlagConfig{
+			WebListenAddresses: &[]string{f.healthAddress}, WebConfigFile: &plain, WebSystemdSocket: &off,
+		}})
+	}
+	if *f.web.WebSystemdSocket {
+		return append(all, listener{newServer(handler), *f.web})
+	}
 	for _, address := range *f.web.WebListenAddresses {
 		one := *f.web
 		one.WebListenAddresses = &[]string{address}
-		all = append(all, listener{newServer(), one})
+		all = append(all, listener{newServer(handler), one})
 	}
 	return all
 }

@@ -289,3 +289,26 @@ type errorLog struct{ logger *slog.Logger }
 func (l errorLog) Println(v ...any) {
 	l.logger.Error("cannot show all metrics", "err", fmt.Sprint(v...))
 }
+
+// Targets returns the configured targets, sorted by name.
+func (e *Exporter) Targets() []*Target { return e.targets.All() }
+
+// Health is how the health endpoints answer.
+func (e *Exporter) Health() config.Health { return e.targets.Health() }
+
+// Process returns this process's resident memory in bytes and its CPU time in seconds, where the system tells.
+func (e *Exporter) Process() (memory, cpu probe.Number) {
+	families, err := e.registry.Gather()
+	if err != nil {
+		return memory, cpu
+	}
+	for _, family := range families {
+		switch family.GetName() {
+		case "process_resident_memory_bytes":
+			memory = probe.Number{Value: family.GetMetric()[0].GetGauge().GetValue(), Known: true}
+		case "process_cpu_seconds_total":
+			cpu = probe.Number{Value: family.GetMetric()[0].GetCounter().GetValue(), Known: true}
+		}
+	}
+	return memory, cpu
+}

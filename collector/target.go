@@ -33,12 +33,15 @@ type Target struct {
 
 	life     context.Context //nolint:containedctx // ends with Close, and ends sampling
 	end      context.CancelFunc
-	sampling sync.WaitGroup
+	sampling sync.WaitGroup // the sampler, and the probe that Recent began
 
-	mu     sync.Mutex // protects what follows
-	closed bool
-	flight *flight
-	seen   history
+	mu         sync.Mutex // protects what follows
+	closed     bool
+	flight     *flight
+	seen       history
+	refreshing chan struct{} // closed when the probe ends that Recent began; nil while there is none
+
+	failAfter, passAfter uint64 // results in a row
 }
 
 // history is what has been counted up to now.
@@ -48,11 +51,15 @@ type history struct {
 	failures            map[probe.Reason]uint64
 	consecutiveFailures uint64
 	lastSuccess         time.Time
-	losses              map[probe.LossReason]uint64
-	lastLoss            time.Time
-	changed             time.Time      // of the verdict
-	figures             *probe.Failure // of the last try to read them, nil when it succeeded
-	commitFailure       *probe.Failure // of the last commit, likewise
+	// For those who want to know at any time.
+	counted              time.Time // when last was
+	consecutiveSuccesses uint64
+	failing              bool
+	losses               map[probe.LossReason]uint64
+	lastLoss             time.Time
+	changed              time.Time      // of the verdict
+	figures              *probe.Failure // of the last try to read them, nil when it succeeded
+	commitFailure        *probe.Failure // of the last commit, likewise
 }
 
 func (h history) clone() history {
@@ -104,6 +111,7 @@ func NewTarget(options TargetOptions, newProber func(Events) Prober) *Target {
 		seen: history{
 			failures: make(map[probe.Reason]uint64), losses: make(map[probe.LossReason]uint64),
 		},
+		failAfter: 1, passAfter: 1,
 	}
 	t.logger = slog.New(t.lines)
 	if options.Commit {
@@ -173,13 +181,13 @@ func (t *Target) record(r *probe.Result, feeds bool) {
 		h.figures = r.FiguresFailure
 	}
 	h.probes++
+	h.counted = time.Now()
 	if r.Up() {
-		h.consecutiveFailures = 0
 		h.lastSuccess = r.Start.Add(r.Duration)
 	} else {
 		h.failures[r.Failure.Reason]++
-		h.consecutiveFailures++
 	}
+	t.count(r)
 	if !feeds {
 		return
 	}

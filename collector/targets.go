@@ -80,6 +80,7 @@ func (ts *Targets) Apply(file *config.File) {
 		} else {
 			delete(before, settings.Name)
 		}
+		w.judge(file.Health.FailAfter, file.Health.PassAfter)
 		ts.configured = append(ts.configured, w)
 	}
 	for _, w := range before {
@@ -117,6 +118,13 @@ func (ts *Targets) All() []*Target {
 		all[i] = w.Target
 	}
 	return all
+}
+
+// Health is how the health endpoints answer.
+func (ts *Targets) Health() config.Health {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return ts.file.Health
 }
 
 // Len is the number of configured targets.

@@ -29,6 +29,8 @@ const (
 type File struct {
 	// Targets are sorted by name.
 	Targets []*Target
+	// Health is how the health endpoints answer.
+	Health Health
 
 	modules  map[string]*module
 	commands *Commands
@@ -70,7 +72,7 @@ func Parse(r io.Reader, path string, base Probing, commands *Commands) (*File, e
 	if err != nil {
 		return nil, err
 	}
-	b := builder{decoder: d, folder: folder, file: &File{modules: make(map[string]*module), commands: commands}}
+	b := builder{decoder: d, folder: folder, file: &File{Health: DefaultHealth(), modules: make(map[string]*module), commands: commands}}
 	b.build(root, base)
 	if len(d.problems) > 0 {
 		return nil, d.error()
@@ -118,6 +120,7 @@ func (b *builder) build(root *yaml.Node, base Probing) {
 		"defaults": func(n *yaml.Node, _ string) { defaults = n },
 		"modules":  func(n *yaml.Node, _ string) { modules = n },
 		"targets":  func(n *yaml.Node, _ string) { targets = n },
+		"health":   b.health,
 	})
 	if modules == nil && targets == nil && len(b.problems) == 0 {
 		b.problem(root, "", "has neither targets nor modules")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -165,6 +166,13 @@ func TestProblems(t *testing.T) {
 		"pgbouncer": {
 			"targets: {a: {host: h, user: u, kind: pgbouncer, commit: true, applications: true}}\n",
 			"dir/x.yml:1: targets.a.applications: is not known of a PgBouncer\ndir/x.yml:1: targets.a.commit: is not known of a PgBouncer",
+		},
+		"health": {
+			"health: {max_age: soon, fail_after: 0, failure_status: 99, words: {pass: ok, fail: ok}, extra: {status: x, a: [1]}, x: 1}\ntargets: {a: {host: h, user: u}}\n",
+			"dir/x.yml:1: health.max_age: must be a duration such as 5s or 500ms\ndir/x.yml:1: health.fail_after: must be a number from 1 to 1000\n" +
+				"dir/x.yml:1: health.failure_status: must be a number from 200 to 599\ndir/x.yml:1: health.words: has the same word for fail and for something better\n" +
+				"dir/x.yml:1: health.extra.status: is a field of the body already\ndir/x.yml:1: health.extra.a: must be a text\n" +
+				"dir/x.yml:1: health.x: unknown key; known here are extra, fail_after, failure_status, max_age, pass_after, words",
 		},
 		"no host":   {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn"},
 		"odd names": {"targets:\n  \"\": {host: h, user: u}\n  \"a\\nb\": {host: h, user: u}\n", "dir/x.yml:2: targets: a name must have 1 to 200 bytes and no control character\ndir/x.yml:3: targets: a name must have 1 to 200 bytes and no control character"},
@@ -573,4 +581,19 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestHealthSection: what is said counts, and the rest is as it is without the section.
+func TestHealthSection(t *testing.T) {
+	t.Parallel()
+	f := mustParse(t, "health: {max_age: 2s, fail_after: 3, words: {fail: unhealthy}, extra: {s: x, n: 3, b: true}}\ntargets: {a: {host: h, user: u}}\n")
+	want := DefaultHealth()
+	want.MaxAge, want.FailAfter, want.Words.Fail = 2*time.Second, 3, "unhealthy"
+	want.Extra = map[string]any{"s": "x", "n": int64(3), "b": true}
+	if !reflect.DeepEqual(f.Health, want) {
+		t.Errorf("got %+v, want %+v", f.Health, want)
+	}
+	if f := mustParse(t, "targets: {a: {host: h, user: u}}\n"); !reflect.DeepEqual(f.Health, DefaultHealth()) {
+		t.Errorf("without the section: %+v", f.Health)
+	}
 }

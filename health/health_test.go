@@ -1,0 +1,330 @@
+package health
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pg_liveness_exporter/collector"
+	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/probe"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// prober answers after a time with what it is told to.
+type prober struct {
+	takes  atomic.Int64 // a time.Duration
+	result atomic.Pointer[probe.Result]
+	probes atomic.Int64
+}
+
+func (p *prober) Probe(ctx context.Context) *probe.Result {
+	p.probes.Add(1)
+	r := *p.result.Load()
+	r.Start = time.Now()
+	select {
+	case <-time.After(time.Duration(p.takes.Load())):
+	case <-ctx.Done():
+		r.Failure = &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateNoResponse, Phase: probe.PhaseStartup}
+	}
+	r.Duration = time.Since(r.Start)
+	return &r
+}
+
+func (*prober) Close(context.Context) error { return nil }
+
+func known(v float64) probe.Number { return probe.Number{Value: v, Known: true} }
+
+func up() *probe.Result {
+	r := &probe.Result{
+		Connect: known(.002), Keeps: true, KeptUp: true,
+		Figures: &probe.Figures{Used: 12, Usable: 97},
+	}
+	r.Phases[probe.PhaseQuery] = known(.0005)
+	return r
+}
+
+func down() *probe.Result {
+	return &probe.Result{Failure: &probe.Failure{
+		Reason: probe.ReasonReservedSlots, State: probe.StateConnectionLimit, Phase: probe.PhaseStartup, SQLState: "53300", Routine: "InitPostgres",
+	}}
+}
+
+// house is a handler with its targets' probers.
+type house struct {
+	t       *testing.T
+	handler http.Handler
+	probers map[string]*prober
+	ready   atomic.Bool
+}
+
+func newHouse(t *testing.T, settings config.Health, names ...string) *house {
+	t.Helper()
+	h := &house{t: t, probers: make(map[string]*prober)}
+	h.ready.Store(true)
+	for _, name := range names {
+		p := &prober{}
+		p.result.Store(up())
+		h.probers[name] = p
+	}
+	exporter := collector.NewExporter(collector.Options{
+		MaxInFlight: 10, Keeps: true, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler),
+		NewProber: func(target *config.Target, _ collector.Events) collector.Prober {
+			return h.probers[target.Name]
+		},
+	})
+	file := &config.File{Health: settings}
+	for _, name := range names {
+		file.Targets = append(file.Targets, &config.Target{Name: name, Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}})
+	}
+	exporter.Apply(file)
+	t.Cleanup(func() {
+		if err := exporter.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	mux := http.NewServeMux()
+	New(exporter, h.ready.Load, "host").Register(mux)
+	h.handler = mux
+	return h
+}
+
+func (h *house) request(method, path string) *httptest.ResponseRecorder {
+	h.t.Helper()
+	response := httptest.NewRecorder()
+	h.handler.ServeHTTP(response, httptest.NewRequestWithContext(h.t.Context(), method, path, nil))
+	return response
+}
+
+// expect requires the status of a path, the same for each method.
+func (h *house) expect(path string, status int) string {
+	h.t.Helper()
+	var text string
+	for _, method := range []string{http.MethodHead, http.MethodOptions, http.MethodGet} {
+		response := h.request(method, path)
+		if response.Code != status {
+			h.t.Errorf("%s %s: status %d, want %d: %s", method, path, response.Code, status, response.Body)
+		}
+		if response.Header().Get("Cache-Control") != "no-store" || response.Header().Get("X-Content-Type-Options") != "nosniff" {
+			h.t.Errorf("%s %s: headers %v", method, path, response.Header())
+		}
+		if (response.Header().Get("Retry-After") != "") != (status == http.StatusServiceUnavailable) {
+			h.t.Errorf("%s %s: Retry-After is %q", method, path, response.Header().Get("Retry-After"))
+		}
+		text = response.Body.String()
+	}
+	return text
+}
+
+// TestBodies holds both formats against the files in testdata. Time is synthetic, and the system's figures are left out.
+func TestBodies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		settings := config.DefaultHealth()
+		settings.Words = config.Words{Pass: "healthy", Warn: "degraded", Fail: "unhealthy"}
+		settings.Extra = map[string]any{"service": "orders", "instances": int64(3), "canary": true}
+		h := newHouse(t, settings, "billing", "orders")
+		h.probers["orders"].result.Store(down())
+		for name, path := range map[string]string{"health": "/health", "one": "/health/orders", "verbose": "/health?verbose", "health-check": "/health-check"} {
+			response := h.request(http.MethodGet, path)
+			got := response.Body.String()
+			if strings.HasPrefix(response.Header().Get("Content-Type"), "application/") {
+				var parsed map[string]any
+				if err := json.Unmarshal(response.Body.Bytes(), &parsed); err != nil {
+					t.Fatalf("%s: %v: %s", path, err, got)
+				}
+				if checks, ok := parsed["checks"].(map[string]any); ok {
+					for _, key := range []string{"system:uptime", "system:memory", "system:cpuTime"} {
+						if _, ok := checks[key]; ok != (name == "health") {
+							t.Errorf("%s: %s is there: %v", path, key, ok)
+						}
+						delete(checks, key)
+					}
+				}
+				indented, err := json.MarshalIndent(parsed, "", "  ")
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = string(indented) + "\n"
+			}
+			got = response.Header().Get("Content-Type") + "\n" + got
+			file := filepath.Join("testdata", name+".txt")
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("differs from %s (go test ./health -update writes it anew):\n%s", file, got)
+			}
+		}
+	})
+}
+
+// TestStatus: each path's status, whatever the method, while one target is down.
+func TestStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t, config.DefaultHealth(), "a", "b")
+		h.probers["b"].result.Store(down())
+		for path, status := range map[string]int{
+			"/livez": 200, "/readyz": 200, "/-/healthy": 200, "/-/ready": 200, "/livez?verbose": 200,
+			"/health": 503, "/health?exclude=b": 200, "/health?exclude=b&exclude=a": 200, "/health/a": 200, "/health/b": 503, "/health/c": 404,
+			"/health-check": 500, "/primary/a": 200, "/primary/b": 503, "/primary/c": 404, "/primary": 404, "/read-write/a": 200,
+			"/read-only/a": 200, "/read-only/b": 503, "/replica/a": 503, "/replica/a?lag=x": 400,
+		} {
+			h.expect(path, status)
+		}
+		if response := h.request(http.MethodPost, "/health"); response.Code != http.StatusMethodNotAllowed {
+			t.Errorf("POST: status %d", response.Code)
+		}
+		h.ready.Store(false)
+		h.expect("/readyz", 503)
+		h.expect("/livez", 200)
+		var answer struct{ Status, Output string }
+		if err := json.Unmarshal([]byte(h.expect("/health/c", 404)), &answer); err != nil || answer.Status != "fail" {
+			t.Errorf("%v: %+v", err, answer)
+		}
+	})
+}
+
+// TestRoles: the role is what the server says, the lag is as it is asked for, and what is not said is not there.
+func TestRoles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t, config.DefaultHealth(), "")
+		for _, test := range []struct {
+			figures                                    *probe.Figures
+			primary, replica, lag, readWrite, readOnly int
+		}{
+			{&probe.Figures{}, 200, 503, 503, 200, 200},
+			{&probe.Figures{ReadOnly: true}, 200, 503, 503, 503, 200},
+			{&probe.Figures{Replica: true, ReadOnly: true, ReplicationLag: known(9)}, 503, 200, 200, 503, 200},
+			{&probe.Figures{Replica: true, ReadOnly: true, ReplicationLag: known(11)}, 503, 200, 503, 503, 200},
+			{&probe.Figures{Replica: true, ReadOnly: true}, 503, 200, 503, 503, 200},
+			{nil, 503, 503, 503, 503, 200},
+		} {
+			time.Sleep(time.Minute)
+			r := up()
+			r.Figures = test.figures
+			h.probers[""].result.Store(r)
+			h.expect("/primary", test.primary)
+			h.expect("/replica", test.replica)
+			h.expect("/replica?lag=10s", test.lag)
+			h.expect("/read-write/postgres", test.readWrite)
+			h.expect("/read-only", test.readOnly)
+		}
+	})
+}
+
+// TestPatience: /health does not wait for a server that hangs. What was found last stands in while it may, and then the
+// target fails.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t, config.DefaultHealth(), "a")
+		expect := func(status int, takes time.Duration) {
+			t.Helper()
+			start := time.Now()
+			if response := h.request(http.MethodGet, "/health"); response.Code != status {
+				t.Errorf("status %d, want %d: %s", response.Code, status, response.Body)
+			}
+			if took := time.Since(start); took != takes {
+				t.Errorf("took %s, want %s", took, takes)
+			}
+		}
+		expect(200, 0)
+		h.probers["a"].takes.Store(int64(time.Hour))
+		time.Sleep(5 * time.Second)
+		expect(200, 0) // as old as it may be
+		time.Sleep(time.Second)
+		expect(200, patience) // a probe is under way
+		time.Sleep(2 * time.Second)
+		expect(200, patience)
+		time.Sleep(2 * time.Second) // now the probe has ended without an answer
+		expect(503, 0)
+		h.probers["a"].takes.Store(int64(2 * time.Second))
+		time.Sleep(6 * time.Second)
+		expect(503, patience) // it answers, but not at once
+		time.Sleep(2 * time.Second)
+		expect(200, 0)
+		h.expect("/primary", 200)
+		time.Sleep(6 * time.Second)
+		if response := h.request(http.MethodGet, "/primary"); response.Code != 503 {
+			t.Errorf("a result that is too old: status %d", response.Code)
+		}
+	})
+}
+
+// TestHysteresis: so many failures in a row make a target fail, and so many successes pass again; counted in results, not
+// in requests.
+func TestHysteresis(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		settings := config.DefaultHealth()
+		settings.FailAfter, settings.PassAfter = 3, 2
+		h := newHouse(t, settings, "a")
+		var got []string
+		next := func(r *probe.Result) {
+			h.probers["a"].result.Store(r)
+			time.Sleep(6 * time.Second)
+			var answer struct{ Status string }
+			for range 5 {
+				response := h.request(http.MethodGet, "/health?warn=429")
+				if err := json.Unmarshal(response.Body.Bytes(), &answer); err != nil {
+					t.Fatal(err)
+				}
+				if want := map[string]int{"pass": 200, "warn": 429, "fail": 503}[answer.Status]; response.Code != want {
+					t.Errorf("%s: status %d, want %d", answer.Status, response.Code, want)
+				}
+			}
+			got = append(got, answer.Status)
+		}
+		for _, r := range []*probe.Result{up(), down(), down(), up(), down(), down(), down(), up(), down(), up(), up(), down()} {
+			next(r)
+		}
+		want := []string{"pass", "warn", "warn", "pass", "warn", "warn", "fail", "fail", "fail", "fail", "pass", "warn"}
+		if !slices.Equal(got, want) {
+			t.Errorf("got  %v\nwant %v", got, want)
+		}
+		if n := h.probers["a"].probes.Load(); n != int64(len(want)) {
+			t.Errorf("%d probes for %d results", n, len(want))
+		}
+	})
+}
+
+// TestManyRequests: any number of requests, on all paths, is one probe for each max_age.
+func TestManyRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t, config.DefaultHealth(), "a")
+		h.probers["a"].takes.Store(int64(300 * time.Millisecond))
+		for range 3 {
+			var all sync.WaitGroup
+			for i := range 500 {
+				path := []string{"/health", "/health/a", "/health-check", "/primary"}[i%4]
+				all.Go(func() {
+					if response := h.request(http.MethodGet, path); response.Code != 200 {
+						t.Errorf("%s: status %d", path, response.Code)
+					}
+				})
+			}
+			all.Wait()
+			time.Sleep(6 * time.Second)
+		}
+		if n := h.probers["a"].probes.Load(); n != 3 {
+			t.Errorf("%d probes in three times max_age", n)
+		}
+	})
+}

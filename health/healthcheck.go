@@ -1,0 +1,58 @@
+package health
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+)
+
+// healthCheck is the answer of /health-check, in the format of py-healthcheck (Runscope's HealthCheck, __init__.py and
+// core.py there). Times are seconds since the epoch.
+type healthCheck struct {
+	Hostname  string         `json:"hostname"`
+	Status    string         `json:"status"`
+	Timestamp float64        `json:"timestamp"`
+	Results   []healthResult `json:"results"`
+}
+
+type healthResult struct {
+	Checker      string  `json:"checker"`
+	Output       string  `json:"output"`
+	Passed       bool    `json:"passed"`
+	Timestamp    float64 `json:"timestamp"`
+	Expires      float64 `json:"expires"`
+	ResponseTime float64 `json:"response_time"`
+}
+
+// serveHealthCheck answers /health-check. What nearly passes has passed.
+func (h *Health) serveHealthCheck(w http.ResponseWriter, r *http.Request) {
+	settings := h.exporter.Health()
+	components := h.gather(r.Context(), h.exporter.Targets())
+	answer := healthCheck{
+		Hostname: h.hostname, Status: "success", Timestamp: epoch(time.Now()), Results: make([]healthResult, 0, len(components)),
+	}
+	code := http.StatusOK
+	if worst(components) == fail {
+		answer.Status, code = "failure", settings.FailureStatus
+	}
+	for _, c := range components {
+		output := c.output
+		if output == "" {
+			output = "accepting"
+		}
+		answer.Results = append(answer.Results, healthResult{
+			Checker: c.name, Output: output, Passed: c.status != fail, Timestamp: epoch(c.at), Expires: epoch(c.at.Add(settings.MaxAge)),
+			ResponseTime: c.took.Value,
+		})
+	}
+	text, err := json.Marshal(answer)
+	if err != nil { // nothing in it can be the reason
+		http.Error(w, "cannot be shown", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_, _ = w.Write(append(text, '\n')) // the client may have gone
+}
+
+func epoch(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
