@@ -58,6 +58,7 @@ func (q *question) ask(ctx context.Context, load func() (*config.File, error), o
 		fmt.Fprintln(errs, err)
 		return q.code(exitNotTried)
 	}
+	target.Commit = false // what is asked is whether the server accepts sessions
 	p := probe.New(target, probe.Options{Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {}})
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)

@@ -39,7 +39,7 @@ func TestCheck(t *testing.T) {
 	s := newServer(t, pgtest.Config{})
 	silent := silentServer(t)
 	path := writeFile(t, fmt.Sprintf(`
-defaults: {timeout: 1s, %[1]s}
+defaults: {timeout: 1s, commit: true, %[1]s}
 targets:
   up: {host: 127.0.0.1, port: %[2]d}
   gone: {host: 127.0.0.1, port: 1}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -25,14 +24,12 @@ type pooled struct {
 func eachPgBouncer(t *testing.T, test func(t *testing.T, p *pooled, newer bool)) {
 	t.Helper()
 	t.Parallel()
-	for _, version := range []struct{ name, variable string }{{"packaged", "PGBOUNCER"}, {"newer", "PGBOUNCER_NEWER"}} {
+	for _, version := range []struct{ name, variable, program string }{
+		{"packaged", "PGBOUNCER", "pgbouncer"}, {"newer", "PGBOUNCER_NEWER", "newer-pgbouncer"},
+	} {
 		t.Run(version.name, func(t *testing.T) {
 			t.Parallel()
-			program := "pgbouncer"
-			if version.variable != "PGBOUNCER" {
-				program = os.Getenv(version.variable)
-			}
-			bin := pgtest.Tool(t, version.variable, program)
+			bin := pgtest.Tool(t, version.variable, version.program)
 			said, err := exec.CommandContext(t.Context(), bin, "--version").Output()
 			check(t, err)
 			t.Logf("%.30s", said)

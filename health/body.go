@@ -143,13 +143,18 @@ func (c *component) add(checks map[string][]entry, words config.Words) {
 	}
 }
 
+// write answers with a body of /health.
 func (h *Health) write(w http.ResponseWriter, code int, b *body) {
-	text, err := json.Marshal(b)
+	writeJSON(w, code, "application/health+json", b)
+}
+
+func writeJSON(w http.ResponseWriter, code int, contentType string, value any) {
+	text, err := json.Marshal(value)
 	if err != nil { // nothing in it can be the reason
 		http.Error(w, "cannot be shown", http.StatusInternalServerError)
 		return
 	}
-	w.Header().Set("Content-Type", "application/health+json")
+	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(code)
 	_, _ = w.Write(append(text, '\n')) // the client may have gone
 }

@@ -1,7 +1,6 @@
 package health
 
 import (
-	"encoding/json"
 	"net/http"
 	"time"
 )
@@ -45,14 +44,7 @@ func (h *Health) serveHealthCheck(w http.ResponseWriter, r *http.Request) {
 			ResponseTime: c.took.Value,
 		})
 	}
-	text, err := json.Marshal(answer)
-	if err != nil { // nothing in it can be the reason
-		http.Error(w, "cannot be shown", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_, _ = w.Write(append(text, '\n')) // the client may have gone
+	writeJSON(w, code, "application/json", answer)
 }
 
 func epoch(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }

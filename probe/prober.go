@@ -145,9 +145,9 @@ func (p *Prober) Close(ctx context.Context) error {
 	}
 }
 
-// Probe opens a session and asks on it whether the server is alive (SELECT 1; SHOW VERSION of a PgBouncer) and, at the same time, asks the kept session. It returns within
-// milliseconds of the end of ctx, whatever the server does; ctx's deadline is also what addresses share. One probe at a
-// time.
+// Probe opens a session and asks on it whether the server is alive (SELECT 1; SHOW VERSION of a PgBouncer) and, at the same
+// time, asks the kept session. It returns within milliseconds of the end of ctx, whatever the server does; ctx's deadline is
+// also what addresses share. One probe at a time.
 //
 // Where the target's commits are probed, one begins with the verdict and goes on: Result.Commit.
 func (p *Prober) Probe(ctx context.Context) *Result {

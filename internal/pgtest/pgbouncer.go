@@ -17,13 +17,11 @@ import (
 
 // PgBouncer is a throwaway PgBouncer. It runs until Remove.
 type PgBouncer struct {
-	// Port is where it listens, on 127.0.0.1; Dir holds its settings and its log.
+	// Port is where it listens, on 127.0.0.1. Dir also holds its settings.
 	Port int
-	Dir  string
+	process
 
-	bin    string
-	cmd    *exec.Cmd
-	exited chan struct{}
+	bin string
 }
 
 // PgBouncerConfig says what a new PgBouncer is like.
@@ -71,8 +69,8 @@ func (b *PgBouncer) create(ctx context.Context, c PgBouncerConfig) error {
 	}
 	ini := "[databases]\n" + strings.Join(c.Databases, "\n") + "\n[pgbouncer]\n" + strings.Join(settings, "\n") + "\n"
 	return errors.Join(
-		os.Chmod(b.Dir, 0o711),                    //nolint:gosec // the unprivileged user reads files in it
-		os.WriteFile(b.ini(), []byte(ini), 0o644), //nolint:gosec // likewise
+		os.Chmod(b.Dir, 0o711),                                                     //nolint:gosec // the unprivileged user reads files in it
+		os.WriteFile(b.ini(), []byte(ini), 0o644),                                  //nolint:gosec // likewise
 		os.WriteFile(filepath.Join(b.Dir, "users"), []byte(users.String()), 0o644), //nolint:gosec // likewise
 	)
 }
@@ -81,23 +79,11 @@ func (b *PgBouncer) ini() string { return filepath.Join(b.Dir, "pgbouncer.ini") 
 
 // Start starts a stopped PgBouncer and waits until it answers.
 func (b *PgBouncer) Start(ctx context.Context) error {
-	log, err := os.OpenFile(b.logFile(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }() // it has its own copy
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), b.bin, b.ini())
-	cmd.Dir, cmd.Stdout, cmd.Stderr = b.Dir, log, log
-	cmd.SysProcAttr = childAttributes(nil)
-	if err := cmd.Start(); err != nil {
+	cmd.Dir, cmd.SysProcAttr = b.Dir, childAttributes(nil)
+	if err := b.launch(cmd); err != nil {
 		return err
 	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait() // how it ends is in its log
-		close(exited)
-	}()
-	b.cmd, b.exited = cmd, exited
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
@@ -120,39 +106,5 @@ func (b *PgBouncer) Console(ctx context.Context) (*pgconn.PgConn, error) {
 	return pgconn.Connect(ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=%[2]s password=%[2]s dbname=pgbouncer sslmode=disable", b.Port, Superuser))
 }
 
-// Signal sends a signal to the process.
-func (b *PgBouncer) Signal(signal syscall.Signal) error { return b.cmd.Process.Signal(signal) }
-
-// Wait waits until the process has ended.
-func (b *PgBouncer) Wait(limit time.Duration) error {
-	select {
-	case <-b.exited:
-		return nil
-	case <-time.After(limit):
-		return errors.New("the PgBouncer did not stop")
-	}
-}
-
 // Remove ends the process, whatever state it is in, and removes its folder.
-func (b *PgBouncer) Remove() error {
-	var err error
-	if b.cmd != nil {
-		_ = b.Signal(syscall.SIGKILL) // it may be gone
-		err = b.Wait(stopTimeout)
-	}
-	if b.Dir == "" {
-		return err
-	}
-	return errors.Join(err, os.RemoveAll(b.Dir))
-}
-
-// Log returns what it wrote.
-func (b *PgBouncer) Log() string {
-	content, err := os.ReadFile(b.logFile())
-	if err != nil {
-		return err.Error()
-	}
-	return string(content)
-}
-
-func (b *PgBouncer) logFile() string { return filepath.Join(b.Dir, "log") }
+func (b *PgBouncer) Remove() error { return b.remove(syscall.SIGKILL) }

@@ -46,14 +46,12 @@ type Config struct {
 
 // Server is a server in a folder of its own.
 type Server struct {
-	// Port is where it listens, on 127.0.0.1; Dir holds its data, its socket and its log.
+	// Port is where it listens, on 127.0.0.1. Dir also holds its data and its socket.
 	Port int
-	Dir  string
+	process
 
-	bin    string
-	own    *syscall.Credential // nil when we are not root
-	cmd    *exec.Cmd
-	exited chan struct{}
+	bin string
+	own *syscall.Credential // nil when we are not root
 }
 
 // New makes a data directory in a new temporary folder and starts a server in it. When ctx ends, this stops; the server
@@ -262,23 +260,7 @@ func (s *Server) Start(ctx context.Context) error {
 
 // Launch starts a stopped server and does not wait.
 func (s *Server) Launch() error {
-	log, err := os.OpenFile(s.logFile(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }() // the server has its own copy
-	cmd := s.command(context.Background(), "postgres", "-D", s.data())
-	cmd.Cancel = nil // no context ends it: Remove does
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	s.cmd, s.exited = cmd, make(chan struct{})
-	go func(exited chan struct{}) {
-		_ = cmd.Wait() // how a server ends is in its log
-		close(exited)
-	}(s.exited)
-	return nil
+	return s.launch(s.command(context.Background(), "postgres", "-D", s.data()))
 }
 
 // The ways to stop a server.
@@ -296,51 +278,8 @@ func (s *Server) Stop(mode syscall.Signal) error {
 	return s.Wait(stopTimeout)
 }
 
-// Signal sends a signal to the postmaster.
-func (s *Server) Signal(signal syscall.Signal) error { return s.cmd.Process.Signal(signal) }
-
-// Wait waits until the server has ended.
-func (s *Server) Wait(limit time.Duration) error {
-	select {
-	case <-s.exited:
-		return nil
-	case <-time.After(limit):
-		return errors.New("the server did not stop")
-	}
-}
-
-// Exited is closed once the server has ended.
-func (s *Server) Exited() <-chan struct{} { return s.exited }
-
-// PID is the postmaster's.
-func (s *Server) PID() int { return s.cmd.Process.Pid }
-
 // Remove ends the server, whatever state it is in, and removes its folder.
-func (s *Server) Remove() error {
-	var err error
-	if s.cmd != nil {
-		_ = s.Signal(syscall.SIGCONT) // it may be gone, here and below
-		_ = s.Signal(Immediate)
-		if err = s.Wait(stopTimeout); err != nil {
-			_ = s.Signal(syscall.SIGKILL)
-		}
-	}
-	if s.Dir == "" {
-		return err
-	}
-	return errors.Join(err, os.RemoveAll(s.Dir))
-}
-
-// Log returns what the server wrote.
-func (s *Server) Log() string {
-	content, err := os.ReadFile(s.logFile())
-	if err != nil {
-		return err.Error()
-	}
-	return string(content)
-}
-
-func (s *Server) logFile() string { return filepath.Join(s.Dir, "log") }
+func (s *Server) Remove() error { return s.remove(Immediate) }
 
 // Connect opens a session of the superuser's through the unix socket. The caller closes it.
 func (s *Server) Connect(ctx context.Context) (*pgconn.PgConn, error) {

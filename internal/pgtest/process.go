@@ -1,0 +1,86 @@
+package pgtest
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// process is a server's process, with a folder of its own that also holds its log.
+type process struct {
+	// Dir is the folder.
+	Dir string
+
+	cmd    *exec.Cmd
+	exited chan struct{}
+}
+
+// launch starts cmd, whose output goes to the log. No context ends it.
+func (p *process) launch(cmd *exec.Cmd) error {
+	log, err := os.OpenFile(p.logFile(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }() // the process has its own copy
+	cmd.Cancel = nil
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	exited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ends is in its log
+		close(exited)
+	}()
+	p.cmd, p.exited = cmd, exited
+	return nil
+}
+
+// Signal sends a signal to the process, of a server the postmaster.
+func (p *process) Signal(signal syscall.Signal) error { return p.cmd.Process.Signal(signal) }
+
+// Wait waits until the process has ended.
+func (p *process) Wait(limit time.Duration) error {
+	select {
+	case <-p.exited:
+		return nil
+	case <-time.After(limit):
+		return errors.New("the process did not stop")
+	}
+}
+
+// Exited is closed once the process has ended.
+func (p *process) Exited() <-chan struct{} { return p.exited }
+
+// PID is the process's, of a server the postmaster's.
+func (p *process) PID() int { return p.cmd.Process.Pid }
+
+// remove ends the process by a signal, whatever state it is in, and removes the folder.
+func (p *process) remove(signal syscall.Signal) error {
+	var err error
+	if p.cmd != nil {
+		_ = p.Signal(syscall.SIGCONT) // it may be gone, here and below
+		_ = p.Signal(signal)
+		if err = p.Wait(stopTimeout); err != nil {
+			_ = p.Signal(syscall.SIGKILL)
+		}
+	}
+	if p.Dir == "" {
+		return err
+	}
+	return errors.Join(err, os.RemoveAll(p.Dir))
+}
+
+// Log returns what the process wrote.
+func (p *process) Log() string {
+	content, err := os.ReadFile(p.logFile())
+	if err != nil {
+		return err.Error()
+	}
+	return string(content)
+}
+
+func (p *process) logFile() string { return filepath.Join(p.Dir, "log") }
