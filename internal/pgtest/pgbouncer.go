@@ -68,10 +68,11 @@ func (b *PgBouncer) create(ctx context.Context, c PgBouncerConfig) error {
 		fmt.Fprintf(&users, "%s %s\n", quote(name), quote(password))
 	}
 	ini := "[databases]\n" + strings.Join(c.Databases, "\n") + "\n[pgbouncer]\n" + strings.Join(settings, "\n") + "\n"
+	const readable = 0o644 // the unprivileged user reads both
 	return errors.Join(
-		os.Chmod(b.Dir, 0o711),                                                     //nolint:gosec // the unprivileged user reads files in it
-		os.WriteFile(b.ini(), []byte(ini), 0o644),                                  //nolint:gosec // likewise
-		os.WriteFile(filepath.Join(b.Dir, "users"), []byte(users.String()), 0o644), //nolint:gosec // likewise
+		os.Chmod(b.Dir, 0o711), //nolint:gosec // it has to get at them
+		os.WriteFile(b.ini(), []byte(ini), readable),
+		os.WriteFile(filepath.Join(b.Dir, "users"), []byte(users.String()), readable),
 	)
 }
 
