@@ -66,8 +66,8 @@ func (q *question) ask(ctx context.Context, load func() (*config.File, error), o
 		_ = p.Close(closing) // the process ends anyway
 	}()
 	until := time.Now().Add(q.wait)
-	for {
-		r := probeOnce(ctx, p, target.Timeout)
+	for timeout := target.Timeout; ; timeout = min(target.Timeout, max(time.Until(until), config.Shortest)) {
+		r := probeOnce(ctx, p, timeout)
 		left := time.Until(until)
 		if r.Up() || left <= 0 || ctx.Err() != nil {
 			q.say(out, target.Name, r)

@@ -77,6 +77,15 @@ targets:
 		t.Error("no line says that commits fail")
 	}
 
+	for path, status := range map[string]int{"/read-write/primary": 503, "/primary/primary": 200, "/health/primary": 200} {
+		if response, body := e.health("GET", e.address, path); response.StatusCode != status {
+			t.Errorf("%s while commits hang: status %d, want %d: %s", path, response.StatusCode, status, body)
+		}
+	}
+	if _, body := e.probe("primary", "&debug=true"); !strings.Contains(body, "The commit that followed failed: timeout") {
+		t.Errorf("debug says nothing of the commit:\n%.1500s", body)
+	}
+
 	// Somebody who can wait longer keeps nobody from the verdict.
 	longer := make(chan metrics)
 	go func() {

@@ -85,6 +85,14 @@ func (t *Target) count(r *probe.Result) {
 // failing: what Health.FailAfter and PassAfter say.
 func (s *Snapshot) Failing() bool { return s.failing }
 
+// CommitFailure is why the last commit failed, nil where it did not or none was tried; not being let try is no failure.
+func (s *Snapshot) CommitFailure() *probe.Failure {
+	if s.commitFailure == nil || s.commitFailure.State == probe.StateMisconfigured {
+		return nil
+	}
+	return s.commitFailure
+}
+
 // Counted says whether the result is one that was counted, and not only that somebody could not wait for one.
 func (s *Snapshot) Counted() bool { return s.last == s.Result }
 

@@ -86,6 +86,13 @@ func refuse(w http.ResponseWriter, err error) {
 func (e *Exporter) explain(w http.ResponseWriter, s *Snapshot, lines []string) {
 	var text bytes.Buffer
 	describeSteps(&text, s.Result)
+	switch {
+	case s.commit == nil:
+	case s.commit.Failure == nil:
+		fmt.Fprintf(&text, "The commit that followed took %s\n", time.Duration(s.commit.Took.Value*float64(time.Second)))
+	default:
+		fmt.Fprintf(&text, "The commit that followed failed: %s %s\n", s.commit.Failure.Reason, s.commit.Failure.Detail)
+	}
 	fmt.Fprintln(&text, "\nLog lines of this target, the latest last")
 	for _, line := range lines {
 		fmt.Fprint(&text, "  ", line)

@@ -126,10 +126,11 @@ func (d *decoder) mapping(n *yaml.Node, where string, known fields) {
 	d.pairs(n, where, func(key *yaml.Node, value *yaml.Node) {
 		read := known[key.Value]
 		if read == nil {
+			place := where
 			if resolve(value).Tag != "!!null" && isKey(key.Value) { // else it may be a part of a value, such as "pass:word"
-				where = join(where, key.Value)
+				place = join(where, key.Value)
 			}
-			d.problem(key, where, "unknown key; known here are %s", strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+			d.problem(key, place, "unknown key; known here are %s", strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 			return
 		}
 		read(value, join(where, key.Value))

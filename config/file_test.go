@@ -174,6 +174,11 @@ func TestProblems(t *testing.T) {
 				"dir/x.yml:1: health.extra.status: is a field of the body already\ndir/x.yml:1: health.extra.a: must be a text\n" +
 				"dir/x.yml:1: health.x: unknown key; known here are extra, fail_after, failure_status, max_age, pass_after, words",
 		},
+		"after an unknown key": {
+			"targets: {a: {host: h, user: u}}\ndefaults: {pasword: x, sslmode: maybe}\n",
+			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, commit, interval, password, password_command, password_command_ttl, password_env, password_file, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user\n" +
+				"dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, verify-ca, verify-full",
+		},
 		"no host":   {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn"},
 		"odd names": {"targets:\n  \"\": {host: h, user: u}\n  \"a\\nb\": {host: h, user: u}\n", "dir/x.yml:2: targets: a name must have 1 to 200 bytes and no control character\ndir/x.yml:3: targets: a name must have 1 to 200 bytes and no control character"},
 		"many at once": {`

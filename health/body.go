@@ -70,6 +70,11 @@ func (b *body) MarshalJSON() ([]byte, error) {
 	return out.Bytes(), err
 }
 
+const (
+	noTarget    = "there is no target to look at"
+	unknownName = "there is no target of this name"
+)
+
 // serveAll answers /health: the verdict on all targets.
 func (h *Health) serveAll(w http.ResponseWriter, r *http.Request) {
 	components := without(h.gather(r.Context(), h.exporter.Targets()), r.URL.Query()["exclude"])
@@ -80,14 +85,14 @@ func (h *Health) serveAll(w http.ResponseWriter, r *http.Request) {
 func (h *Health) serveOne(w http.ResponseWriter, r *http.Request) {
 	t := h.find(r.PathValue("name"))
 	if t == nil {
-		h.unknown(w)
+		h.unknown(w, unknownName)
 		return
 	}
 	h.serve(w, r, []component{look(r.Context(), t, h.exporter.Health())}, nil)
 }
 
-func (h *Health) unknown(w http.ResponseWriter) {
-	h.write(w, http.StatusNotFound, &body{status: fail.word(h.exporter.Health().Words), output: "there is no target of this name"})
+func (h *Health) unknown(w http.ResponseWriter, output string) {
+	h.write(w, http.StatusNotFound, &body{status: fail.word(h.exporter.Health().Words), output: output})
 }
 
 // serve shows components: 200 when they pass, or nearly do, and 503 when one fails. A request may have another status for
@@ -112,6 +117,9 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 		return
 	}
 	b := &body{status: all.word(settings.Words), extra: settings.Extra, checks: make(map[string][]entry)}
+	if len(components) == 0 {
+		b.output = noTarget
+	}
 	for _, c := range components {
 		c.add(b.checks, settings.Words)
 	}
@@ -170,6 +178,9 @@ func writeVerbose(w io.Writer, name string, components []component) {
 		case fail:
 			fmt.Fprintf(w, "[-]%s failed: %s\n", c.name, c.output)
 		}
+	}
+	if len(components) == 0 {
+		fmt.Fprintln(w, noTarget)
 	}
 	if worst(components) == fail {
 		fmt.Fprintf(w, "%s check failed\n", name)

@@ -121,7 +121,8 @@ type component struct {
 	age        time.Duration // of the result
 	took       probe.Number  // seconds to the answer
 	connections
-	result *probe.Result
+	result  *probe.Result
+	commits bool // the last commit did not fail, or none was tried
 }
 
 // connections are how many there are and may be; unknown where no session could read them.
@@ -152,7 +153,7 @@ func look(ctx context.Context, t *collector.Target, settings config.Health) comp
 	s, age := t.Recent(ctx, settings.MaxAge, patience)
 	r := s.Result
 	c := component{
-		name: nameOf(t), kind: string(s.Kind), age: age, at: time.Now().Add(-age), took: r.Connect, connections: connectionsOf(r), result: r,
+		name: nameOf(t), kind: string(s.Kind), age: age, at: time.Now().Add(-age), took: r.Connect, connections: connectionsOf(r), result: r, commits: s.CommitFailure() == nil,
 	}
 	if r.Up() {
 		c.took.Value += r.Phases[probe.PhaseQuery].Value
@@ -168,6 +169,8 @@ func look(ctx context.Context, t *collector.Target, settings config.Health) comp
 		}
 	case s.Failing():
 		c.status, c.output = fail, "answers again, not for long enough yet"
+	case !c.commits:
+		c.status, c.output = warn, "commits fail: "+string(s.CommitFailure().Reason)
 	case full:
 		c.status, c.output = warn, fmt.Sprintf("%.0f of %.0f usable connections are taken", c.used.Value, c.usable.Value)
 	}
@@ -200,8 +203,11 @@ func describe(f *probe.Failure) string {
 	return text
 }
 
-// worst is the status of all together.
+// worst is the status of all together. Nothing to look at is no reason to be content.
 func worst(components []component) status {
+	if len(components) == 0 {
+		return fail
+	}
 	all := pass
 	for _, c := range components {
 		all = max(all, c.status)

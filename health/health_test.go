@@ -184,7 +184,7 @@ func TestStatus(t *testing.T) {
 		h.probers["b"].result.Store(down())
 		for path, status := range map[string]int{
 			"/livez": 200, "/readyz": 200, "/-/healthy": 200, "/-/ready": 200, "/livez?verbose": 200,
-			"/health": 503, "/health?exclude=b": 200, "/health?exclude=b&exclude=a": 200, "/health/a": 200, "/health/b": 503, "/health/c": 404,
+			"/health": 503, "/health?exclude=b": 200, "/health?exclude=b&exclude=a": 503, "/health/a": 200, "/health/b": 503, "/health/c": 404,
 			"/health-check": 500, "/primary/a": 200, "/primary/b": 503, "/primary/c": 404, "/primary": 404, "/read-write/a": 200,
 			"/read-only/a": 200, "/read-only/b": 503, "/replica/a": 503, "/replica/a?lag=x": 400,
 		} {

@@ -10,17 +10,18 @@ import (
 
 // role says whether a server that accepts sessions has it, by what it says of itself. It returns an error for parameters
 // that make no sense.
-type role func(r *probe.Result, query url.Values) (bool, error)
+type role func(c *component, query url.Values) (bool, error)
 
 func roles() map[string]role {
+	writes := func(f *probe.Figures, _ url.Values) (bool, error) { return !f.ReadOnly, nil }
 	figures := func(holds func(f *probe.Figures, query url.Values) (bool, error)) role {
-		return func(r *probe.Result, query url.Values) (bool, error) {
-			f := r.Figures
+		return func(c *component, query url.Values) (bool, error) {
+			f := c.result.Figures
 			if f == nil {
 				f = &probe.Figures{}
 			}
 			ok, err := holds(f, query)
-			return ok && r.Figures != nil, err
+			return ok && c.result.Figures != nil, err
 		}
 	}
 	return map[string]role{
@@ -32,8 +33,11 @@ func roles() map[string]role {
 			most, err := time.ParseDuration(query.Get("lag"))
 			return f.Replica && f.ReplicationLag.Known && f.ReplicationLag.Value <= most.Seconds(), err
 		}),
-		"read-write": figures(func(f *probe.Figures, _ url.Values) (bool, error) { return !f.ReadOnly, nil }),
-		"read-only":  func(*probe.Result, url.Values) (bool, error) { return true, nil },
+		"read-write": func(c *component, query url.Values) (bool, error) {
+			ok, err := figures(writes)(c, query)
+			return ok && c.commits, err
+		},
+		"read-only": func(*component, url.Values) (bool, error) { return true, nil },
 	}
 }
 
@@ -45,12 +49,16 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 	if targets := h.exporter.Targets(); name == "" && len(targets) == 1 {
 		t = targets[0]
 	}
-	if t == nil {
-		h.unknown(w)
+	switch {
+	case t == nil && name == "":
+		h.unknown(w, "there is not just one target: add a target's name to the path")
+		return
+	case t == nil:
+		h.unknown(w, unknownName)
 		return
 	}
 	c := look(r.Context(), t, settings)
-	ok, err := holds(c.result, r.URL.Query())
+	ok, err := holds(&c, r.URL.Query())
 	switch {
 	case err != nil:
 		h.write(w, http.StatusBadRequest, &body{status: fail.word(settings.Words), output: "lag is no duration such as 10s"})
