@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/health"
 	"pg_liveness_exporter/probe"
 )
 
@@ -76,6 +77,8 @@ func (q *question) ask(ctx context.Context, load func() (*config.File, error), o
 		select {
 		case <-time.After(min(askEvery, left)):
 		case <-ctx.Done():
+			q.say(out, target.Name, r)
+			return q.code(exitCode(r))
 		}
 	}
 }
@@ -97,7 +100,7 @@ func (q *question) choose(load func() (*config.File, error)) (*config.Target, er
 	}
 	var names []string
 	for _, t := range file.Targets {
-		if t.Name == q.target && q.target != "" {
+		if t.Name == q.target && q.target != "" || t.Name == "" && q.target == health.Unnamed {
 			return t, nil
 		}
 		names = append(names, t.Name)

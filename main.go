@@ -129,7 +129,11 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 	if err != nil {
 		fmt.Fprintf(errs, "%s: error: %s, try --help\n", collector.Name, err)
 		if slices.Contains(args, "check") { // where 2 is an answer
-			return f, exitNotTried, true
+			f.question.style = styleIsReady
+			if slices.Contains(args, "--style="+styleDocker) {
+				f.question.style = styleDocker
+			}
+			return f, f.question.code(exitNotTried), true
 		}
 		return f, 2, true
 	}

@@ -12,10 +12,10 @@ import (
 // last stands in. However many ask, there is one probe, which goes on when they leave.
 //
 // The second result is how old the first one is. A target that was never probed to an end gives a result without an
-// answer.
-func (t *Target) Recent(ctx context.Context, maxAge, patience time.Duration) (Snapshot, time.Duration) {
+// answer, and one that is closed ErrClosed.
+func (t *Target) Recent(ctx context.Context, maxAge, patience time.Duration) (Snapshot, time.Duration, error) {
 	if s, age, ok := t.latest(); ok && age <= maxAge {
-		return s, age
+		return s, age, nil
 	}
 	start := time.Now()
 	over := time.NewTimer(patience)
@@ -24,11 +24,13 @@ func (t *Target) Recent(ctx context.Context, maxAge, patience time.Duration) (Sn
 	case <-t.refresh():
 	case <-over.C:
 	case <-ctx.Done():
+	case <-t.life.Done():
+		return Snapshot{}, 0, ErrClosed
 	}
 	if s, age, ok := t.latest(); ok {
-		return s, age
+		return s, age, nil
 	}
-	return t.unanswered(start), 0
+	return t.unanswered(start), 0, nil
 }
 
 // latest is what the last probe that was counted found.

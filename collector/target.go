@@ -180,6 +180,9 @@ func (t *Target) record(r *probe.Result, feeds bool) {
 	if triedFigures(r) {
 		h.figures = r.FiguresFailure
 	}
+	if r.Figures != nil && r.Figures.Replica { // which commits nothing
+		h.commitFailure = nil
+	}
 	h.probes++
 	h.counted = time.Now()
 	if r.Up() {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
 )
 
@@ -77,8 +78,9 @@ const (
 
 // serveAll answers /health: the verdict on all targets.
 func (h *Health) serveAll(w http.ResponseWriter, r *http.Request) {
-	components := without(h.gather(r.Context(), h.exporter.Targets()), r.URL.Query()["exclude"])
-	h.serve(w, r, components, h.system())
+	excluded := r.URL.Query()["exclude"]
+	targets := slices.DeleteFunc(h.exporter.Targets(), func(t *collector.Target) bool { return slices.Contains(excluded, nameOf(t)) })
+	h.serve(w, r, h.gather(r.Context(), targets), h.system())
 }
 
 // serveOne answers /health/{name}.
@@ -88,7 +90,7 @@ func (h *Health) serveOne(w http.ResponseWriter, r *http.Request) {
 		h.unknown(w, unknownName)
 		return
 	}
-	h.serve(w, r, []component{look(r.Context(), t, h.exporter.Health())}, nil)
+	h.serve(w, r, []component{h.look(r.Context(), t, h.exporter.Health())}, nil)
 }
 
 func (h *Health) unknown(w http.ResponseWriter, output string) {
@@ -108,6 +110,8 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 		}
 	case fail:
 		code = http.StatusServiceUnavailable
+	}
+	if code == http.StatusServiceUnavailable {
 		retryAfter(w, settings.MaxAge)
 	}
 	if r.URL.Query().Has("verbose") {

@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -20,9 +19,10 @@ import (
 const (
 	// patience is how long an answer waits for a probe: kubelet waits a second unless told otherwise.
 	patience = 700 * time.Millisecond
-	// unnamed is what the one target from the environment is called here.
-	unnamed = "postgres"
 )
+
+// Unnamed is what the one target from the environment is called where it needs a name.
+const Unnamed = "postgres"
 
 // Health answers the health paths.
 type Health struct {
@@ -131,7 +131,7 @@ type connections struct{ used, usable probe.Number }
 // nameOf is what a target is called here.
 func nameOf(t *collector.Target) string {
 	if t.Name() == "" {
-		return unnamed
+		return Unnamed
 	}
 	return t.Name()
 }
@@ -142,15 +142,23 @@ func (h *Health) gather(ctx context.Context, targets []*collector.Target) []comp
 	found := make([]component, len(targets))
 	var all sync.WaitGroup
 	for i, t := range targets {
-		all.Go(func() { found[i] = look(ctx, t, settings) })
+		all.Go(func() { found[i] = h.look(ctx, t, settings) })
 	}
 	all.Wait()
 	return found
 }
 
 // look makes a component of a target's last result, which is a new one where that is too old.
-func look(ctx context.Context, t *collector.Target, settings config.Health) component {
-	s, age := t.Recent(ctx, settings.MaxAge, patience)
+func (h *Health) look(ctx context.Context, t *collector.Target, settings config.Health) component {
+	until := time.Now().Add(patience)
+	s, age, err := t.Recent(ctx, settings.MaxAge, patience)
+	for err != nil { // a reload dropped it, or put another one in its place
+		name := nameOf(t)
+		if t = h.find(name); t == nil {
+			return component{name: name, status: fail, output: unknownName, result: probe.Unanswered(time.Now(), 0, false)}
+		}
+		s, age, err = t.Recent(ctx, settings.MaxAge, time.Until(until))
+	}
 	r := s.Result
 	c := component{
 		name: nameOf(t), kind: string(s.Kind), age: age, at: time.Now().Add(-age), took: r.Connect, connections: connectionsOf(r), result: r, commits: s.CommitFailure() == nil,
@@ -213,11 +221,6 @@ func worst(components []component) status {
 		all = max(all, c.status)
 	}
 	return all
-}
-
-// without drops the components that a request excludes.
-func without(components []component, names []string) []component {
-	return slices.DeleteFunc(components, func(c component) bool { return slices.Contains(names, c.name) })
 }
 
 // find returns the target of a name.

@@ -44,6 +44,9 @@ func (h *Health) serveHealthCheck(w http.ResponseWriter, r *http.Request) {
 			ResponseTime: c.took.Value,
 		})
 	}
+	if code == http.StatusServiceUnavailable {
+		retryAfter(w, settings.MaxAge)
+	}
 	writeJSON(w, code, "application/json", answer)
 }
 

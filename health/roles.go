@@ -57,7 +57,7 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 		h.unknown(w, unknownName)
 		return
 	}
-	c := look(r.Context(), t, settings)
+	c := h.look(r.Context(), t, settings)
 	ok, err := holds(&c, r.URL.Query())
 	switch {
 	case err != nil:

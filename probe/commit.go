@@ -119,14 +119,19 @@ func (p *Prober) runCommit(c *Commit, s *session) {
 	// It goes on when the prober is closed, until it has been cancelled.
 	life, give := context.WithCancel(context.WithoutCancel(p.ctx))
 	defer give()
-	ended := make(chan *Outcome, 1)
-	p.work.Go(func() { ended <- s.commit(life) })
+	ended, left := make(chan *Outcome, 1), make(chan struct{})
+	p.work.Go(func() {
+		defer close(left)
+		ended <- s.commit(life)
+	})
 	var outcome *Outcome
 	select {
 	case outcome = <-ended:
 		p.commits.current.Store(nil)
 	case <-limited.Done():
-		outcome = overrun()
+		if p.ctx.Err() == nil { // else nobody will know
+			outcome = overrun()
+		}
 	}
 	if outcome != nil && p.ctx.Err() == nil {
 		p.options.OnCommit(outcome)
@@ -137,6 +142,7 @@ func (p *Prober) runCommit(c *Commit, s *session) {
 		p.commits.current.Store(nil)
 	}
 	give()
+	<-left // the session is that goroutine's until then
 	s.close(p.ctx)
 }
 
@@ -178,6 +184,7 @@ func (s *session) cancel(ctx context.Context, ended <-chan *Outcome) {
 			wait = closeGrace
 		}
 		asking, asked := context.WithTimeout(context.WithoutCancel(ctx), wait)
+		hurry := context.AfterFunc(ctx, func() { time.AfterFunc(closeGrace, asked) })
 		_ = s.conn.CancelRequest(asking) // whether it helped shows by what it ends
 		var stop <-chan struct{}
 		if !last {
@@ -190,6 +197,7 @@ func (s *session) cancel(ctx context.Context, ended <-chan *Outcome) {
 		case <-asking.Done():
 		case <-stop:
 		}
+		hurry()
 		asked()
 		if last {
 			return

@@ -729,6 +729,35 @@ func TestStuckCommit(t *testing.T) {
 	}
 }
 
+// TestCloseWhileCommitHangs: a prober whose commit hangs, at a server that heeds no request to cancel, can be closed.
+func TestCloseWhileCommitHangs(t *testing.T) {
+	t.Parallel()
+	for range 5 {
+		release := make(chan struct{})
+		s := newFakeServer(t, accept(func(sql string) [][]string {
+			if sql == commitSQL {
+				<-release
+			}
+			return [][]string{{"1"}}
+		}))
+		t.Cleanup(func() { close(release) })
+		p := newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u sslmode=disable", s.port), func(o *Options) {
+			o.OnCommit = func(*Outcome) {}
+		})
+		p.target.Commit, p.target.Timeout = true, 200*time.Millisecond
+		r := ask(t, p, hanging)
+		if !r.Up() || r.Commit == nil {
+			t.Fatalf("got %+v", r.Failure)
+		}
+		<-r.Commit.Done()
+		ctx, cancel := context.WithTimeout(t.Context(), hanging)
+		if err := p.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		cancel()
+	}
+}
+
 // replayed gives back what was read of a connection.
 type replayed struct {
 	net.Conn

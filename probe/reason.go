@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -107,7 +108,7 @@ func classify(err error, phase Phase) *Failure {
 	f := &Failure{Phase: phase}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
-		f.SQLState, f.Routine = pgErr.Code, pgErr.Routine
+		f.SQLState, f.Routine = code(pgErr.Code, 5), code(pgErr.Routine, 63)
 		f.Reason, f.State = classifySQLState(pgErr, phase)
 		return f
 	}
@@ -115,6 +116,15 @@ func classify(err error, phase Phase) *Failure {
 	f.Detail = detail(err)
 	f.Forbidden = errors.Is(err, errForbidden)
 	return f
+}
+
+// code returns what looks like a code or a name of at most so many characters, and nothing for any other text of a server's.
+func code(text string, most int) string {
+	odd := func(r rune) bool { return r != '_' && (r > 0x7f || !unicode.IsLetter(r) && !unicode.IsDigit(r)) }
+	if len(text) > most || strings.ContainsFunc(text, odd) {
+		return ""
+	}
+	return text
 }
 
 // detail describes failures that an operator mends on our side. No name, address or secret is in it: a configError's
