@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -54,6 +55,7 @@ const (
 )
 
 func main() {
+	log.SetOutput(io.Discard) // Go's HTTP client writes there what strangers say
 	os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 

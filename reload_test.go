@@ -218,7 +218,9 @@ func TestEarlyHangup(t *testing.T) {
 		}
 		if !early {
 			_ = cmd.Process.Kill()
-			<-exited
+			if <-exited == nil {
+				t.Fatal("it ended by itself")
+			}
 			if tries++; tries > 5 {
 				t.Fatal("a SIGHUP while the file is read ends the exporter")
 			}

@@ -71,6 +71,14 @@ func TestDocumented(t *testing.T) {
 			writeRow(&page, m.name, m.kind, m.labels, m.help, privilege)
 		}
 	}
+	page.WriteString("\n## Of each check\n\nOn `/metrics` each also has the label `target`, empty where the check has none. A check of a target is on that\n" +
+		"target's `/probe` as well, without it.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n")
+	for _, m := range checkMetrics() {
+		if !namesIn(t, "checks.prom")[m.name] {
+			t.Errorf("%s is in no golden file", m.name)
+		}
+		writeRow(&page, m.name, m.kind, m.labels, m.help, "")
+	}
 	page.WriteString("\n## Of the exporter\n\nOn `/metrics` alone, beside `go_*`, `process_*` and `promhttp_*`.\n\n" +
 		"| metric | type | labels | meaning |\n|---|---|---|---|\n")
 	families, err := e.registry.Gather()

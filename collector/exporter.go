@@ -11,12 +11,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/collectors/version"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
 
+	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/probe"
 )
@@ -34,10 +36,11 @@ const (
 	writeTimeout = 10 * time.Second
 )
 
-// Exporter shows its targets, and itself, to Prometheus.
+// Exporter shows its targets, its checks and itself to Prometheus.
 type Exporter struct {
 	options  Options
 	targets  *Targets
+	checks   *checks
 	table    *Table
 	registry *prometheus.Registry // the exporter's own metrics
 	shared   atomic.Uint64        // probes with several callers
@@ -80,6 +83,7 @@ func NewExporter(options Options) *Exporter {
 		limiter: NewLimiter(options.MaxInFlight), adHoc: NewLimiter(options.MaxInFlight),
 	}
 	e.targets = newTargets(e.watch)
+	e.checks = &checks{make: e.newCheck}
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: Name + name, Help: help}, value)
 	}
@@ -129,9 +133,34 @@ func (e *Exporter) watch(t *config.Target, adHoc bool) *Target {
 		func(events Events) Prober { return e.options.NewProber(t, events) })
 }
 
+func (e *Exporter) newCheck(settings *config.Check) *Check {
+	enter := func(ctx context.Context) (func(), bool) {
+		if t := e.targets.Configured(settings.Target); t != nil {
+			return t.enter(ctx)
+		}
+		return func() {}, true
+	}
+	return newCheck(settings, e.query, enter, e.options.Logger)
+}
+
+// query runs a check's statement on a configured target.
+func (e *Exporter) query(ctx context.Context, target, sql string) (*pgconn.Result, error) {
+	for {
+		t := e.targets.Configured(target)
+		if t == nil {
+			return nil, check.Problem("its target is not watched any more")
+		}
+		result, err := t.execute(ctx, sql)
+		if !errors.Is(err, ErrClosed) || ctx.Err() != nil {
+			return result, err
+		}
+	}
+}
+
 // Apply makes the exporter watch what file says, and keeps what has not changed.
 func (e *Exporter) Apply(file *config.File) {
 	e.targets.Apply(file)
+	e.checks.apply(file)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.reloaded, e.at = true, time.Now()
@@ -150,8 +179,13 @@ func (e *Exporter) reload() (bool, time.Time) {
 	return e.reloaded, e.at
 }
 
-// Close closes all targets, until ctx ends.
-func (e *Exporter) Close(ctx context.Context) error { return e.targets.Close(ctx) }
+// Close closes all targets and checks, until ctx ends.
+func (e *Exporter) Close(ctx context.Context) error {
+	return sideBySide([]func() error{
+		func() error { return e.checks.close(ctx) },
+		func() error { return e.targets.Close(ctx) },
+	})
+}
 
 // ServeHTTP answers a scrape of /metrics: it probes every target, side by side, and shows the results and the
 // exporter's own metrics. It answers with 200 by the deadline, whatever the targets do; that is the least of what
@@ -163,7 +197,8 @@ func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		snapshots = e.probeAll(r)
 	}
 	start := time.Now()
-	e.show(w, r, gatherers{e.table.LabelledView(snapshots), e.registry}, e.registry)
+	found := e.checks.findings(func(target string) bool { return !e.options.HideTargets || target == "" })
+	e.show(w, r, gatherers{e.table.LabelledView(snapshots), checkView{found, true}, e.registry}, e.registry)
 	e.rendering.Store(int64(time.Since(start)))
 }
 
@@ -292,6 +327,9 @@ func (l errorLog) Println(v ...any) {
 
 // Targets returns the configured targets, sorted by name.
 func (e *Exporter) Targets() []*Target { return e.targets.All() }
+
+// Checks returns the configured checks, sorted by name.
+func (e *Exporter) Checks() []*Check { return e.checks.list() }
 
 // Health is how the health endpoints answer.
 func (e *Exporter) Health() config.Health { return e.targets.Health() }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -117,8 +118,18 @@ func down() *probe.Result {
 	return r
 }
 
+// unqueried is the part of a prober that runs statements, of those that are given none.
+type unqueried struct{}
+
+func (unqueried) Query(context.Context, string) (*pgconn.Result, *probe.Failure) {
+	panic("no statement is expected")
+}
+
 // fixedProber finds the same each time.
-type fixedProber struct{ result *probe.Result }
+type fixedProber struct {
+	unqueried
+	result *probe.Result
+}
 
 func (p fixedProber) Probe(context.Context) *probe.Result { return p.result }
 func (p fixedProber) Close(context.Context) error         { return nil }
@@ -128,7 +139,7 @@ func newTestExporter(t *testing.T, r *probe.Result, names ...string) *Exporter {
 	t.Helper()
 	e := NewExporter(Options{
 		TimeoutOffset: 500 * time.Millisecond, MaxInFlight: 10, Keeps: true, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler),
-		NewProber: func(*config.Target, Events) Prober { return fixedProber{r} },
+		NewProber: func(*config.Target, Events) Prober { return fixedProber{result: r} },
 	})
 	file := &config.File{}
 	kind := config.KindPostgres

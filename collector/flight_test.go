@@ -15,6 +15,7 @@ import (
 
 // slowProber answers after a time, or says at the end of ctx that there was no answer.
 type slowProber struct {
+	unqueried
 	takes  time.Duration
 	probes atomic.Int64
 }
@@ -172,7 +173,10 @@ func TestLogsChangesAlone(t *testing.T) {
 }
 
 // scriptedProber finds what it is told.
-type scriptedProber struct{ next *probe.Failure }
+type scriptedProber struct {
+	unqueried
+	next *probe.Failure
+}
 
 func (p *scriptedProber) Probe(context.Context) *probe.Result {
 	return &probe.Result{Start: time.Now(), Failure: p.next}

@@ -121,7 +121,7 @@ func (t *Table) probes() {
 			}
 		})
 	t.add(gauge, "pg_probe_consecutive_failures", "Failed probes since the last one that succeeded.", nil,
-		func(s *Snapshot, emit emit) { emit(float64(s.consecutiveFailures)) })
+		func(s *Snapshot, emit emit) { emit(float64(s.streak.failures)) })
 	t.add(gauge, "pg_probe_last_success_timestamp_seconds", "When a probe last succeeded.", nil,
 		func(s *Snapshot, emit emit) { emit.time(s.lastSuccess) })
 	t.add(gauge, "pg_probe_phase_duration_seconds",

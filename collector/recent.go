@@ -9,13 +9,18 @@ import (
 
 // Recent returns the last result of a target while it is not older than maxAge. Else it has the target probed, in the
 // time that its settings give a probe, and returns that result if it is there within patience; if not, what was found
-// last stands in. However many ask, there is one probe, which goes on when they leave.
+// last stands in. However many ask, there is one probe, which goes on when they leave. A server that refused our
+// credentials is left alone for a while.
 //
-// The second result is how old the first one is. A target that was never probed to an end gives a result without an
-// answer, and one that is closed ErrClosed.
-func (t *Target) Recent(ctx context.Context, maxAge, patience time.Duration) (Snapshot, time.Duration, error) {
-	if s, age, ok := t.latest(); ok && age <= maxAge {
-		return s, age, nil
+// A target that was never probed to an end gives a result without an answer, and one that is closed ErrClosed.
+func (t *Target) Recent(ctx context.Context, maxAge, patience time.Duration) (Snapshot, error) {
+	if s, ok := t.latest(); ok {
+		if f := s.Result.Failure; f != nil && f.Reason == probe.ReasonAuth {
+			maxAge = max(maxAge, authPause)
+		}
+		if time.Since(s.At()) <= maxAge {
+			return s, nil
+		}
 	}
 	start := time.Now()
 	over := time.NewTimer(patience)
@@ -25,23 +30,23 @@ func (t *Target) Recent(ctx context.Context, maxAge, patience time.Duration) (Sn
 	case <-over.C:
 	case <-ctx.Done():
 	case <-t.life.Done():
-		return Snapshot{}, 0, ErrClosed
+		return Snapshot{}, ErrClosed
 	}
-	if s, age, ok := t.latest(); ok {
-		return s, age, nil
+	if s, ok := t.latest(); ok {
+		return s, nil
 	}
-	return t.unanswered(start), 0, nil
+	return t.unanswered(start), nil
 }
 
 // latest is what the last probe that was counted found.
-func (t *Target) latest() (Snapshot, time.Duration, bool) {
+func (t *Target) latest() (Snapshot, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.seen.last
 	if r == nil {
-		return Snapshot{}, 0, false
+		return Snapshot{}, false
 	}
-	return t.snapshot(r), time.Since(t.seen.counted), true
+	return t.snapshot(r), true
 }
 
 // refresh probes behind the caller's back and returns what is closed when that has ended.
@@ -66,26 +71,33 @@ func (t *Target) refresh() <-chan struct{} {
 func (t *Target) judge(failAfter, passAfter uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.failAfter, t.passAfter = failAfter, passAfter
+	t.seen.streak.failAfter, t.seen.streak.passAfter = failAfter, passAfter
 }
 
-// count adds a result to the run of equal ones. The caller holds t.mu.
-func (t *Target) count(r *probe.Result) {
-	h := &t.seen
-	if r.Up() {
-		h.consecutiveFailures = 0
-		h.consecutiveSuccesses++
-		h.failing = h.failing && h.consecutiveSuccesses < t.passAfter
+// streak is a run of equal results: failAfter of them make what they are of fail, passAfter make it pass again.
+type streak struct {
+	failAfter, passAfter uint64
+	failures, successes  uint64 // in a row; one of them is 0
+	failing              bool
+}
+
+func newStreak() streak { return streak{failAfter: 1, passAfter: 1} }
+
+func (s *streak) count(ok bool) {
+	if ok {
+		s.failures = 0
+		s.successes++
+		s.failing = s.failing && s.successes < s.passAfter
 		return
 	}
-	h.consecutiveSuccesses = 0
-	h.consecutiveFailures++
-	h.failing = h.failing || h.consecutiveFailures >= t.failAfter
+	s.successes = 0
+	s.failures++
+	s.failing = s.failing || s.failures >= s.failAfter
 }
 
 // Failing says whether so many probes in a row have failed, and not so many succeeded since, that the target counts as
 // failing: what Health.FailAfter and PassAfter say.
-func (s *Snapshot) Failing() bool { return s.failing }
+func (s *Snapshot) Failing() bool { return s.streak.failing }
 
 // CommitFailure is why the last commit failed, nil where it did not or none was tried; not being let try is no failure.
 func (s *Snapshot) CommitFailure() *probe.Failure {
@@ -97,6 +109,14 @@ func (s *Snapshot) CommitFailure() *probe.Failure {
 
 // Counted says whether the result is one that was counted, and not only that somebody could not wait for one.
 func (s *Snapshot) Counted() bool { return s.last == s.Result }
+
+// At is when the result was there.
+func (s *Snapshot) At() time.Time {
+	if s.Counted() {
+		return s.counted
+	}
+	return s.Result.Start.Add(s.Result.Duration)
+}
 
 // Name is what the configuration calls the target, empty for the one from the environment.
 func (t *Target) Name() string { return t.options.Name }

@@ -16,6 +16,7 @@ import (
 
 // timedProber notes when it was asked, and takes a while.
 type timedProber struct {
+	unqueried
 	takes   time.Duration
 	failure *probe.Failure
 	asked   []time.Time // by one goroutine at a time

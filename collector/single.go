@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
 
 	"pg_liveness_exporter/probe"
@@ -42,10 +43,16 @@ func (e *Exporter) ServeProbe(w http.ResponseWriter, r *http.Request) {
 		case debug:
 			e.explain(w, &s, target.lines.read())
 		default:
-			e.show(w, r, e.table.View(s), nil)
+			e.show(w, r, e.view(s), nil)
 		}
 		return
 	}
+}
+
+// view shows a target and the checks that are about it.
+func (e *Exporter) view(s Snapshot) prometheus.Gatherer {
+	found := e.checks.findings(func(target string) bool { return s.Target != "" && target == s.Target })
+	return gatherers{e.table.View(s), checkView{found, false}}
 }
 
 // probeParameters reads the parameters; auth_module is another name for module, postgres_exporter's.
@@ -98,7 +105,7 @@ func (e *Exporter) explain(w http.ResponseWriter, s *Snapshot, lines []string) {
 		fmt.Fprint(&text, "  ", line)
 	}
 	fmt.Fprintln(&text, "\nMetrics")
-	families, err := e.table.View(*s).Gather()
+	families, err := e.view(*s).Gather()
 	for _, family := range families {
 		if err == nil {
 			_, err = expfmt.MetricFamilyToText(&text, family)

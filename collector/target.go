@@ -10,8 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/probe"
 )
@@ -19,6 +21,8 @@ import (
 // Prober asks one server. Probe must return soon after the end of ctx, and is called by one goroutine at a time.
 type Prober interface {
 	Probe(ctx context.Context) *probe.Result
+	// Query runs a statement of a check's; any goroutine may call it at any time.
+	Query(ctx context.Context, sql string) (*pgconn.Result, *probe.Failure)
 	Close(ctx context.Context) error
 }
 
@@ -31,6 +35,8 @@ type Target struct {
 
 	connect, query, commits prometheus.Histogram // the last is nil where there are none
 
+	statement chan struct{} // the place of the one check that runs a statement
+
 	life     context.Context //nolint:containedctx // ends with Close, and ends sampling
 	end      context.CancelFunc
 	sampling sync.WaitGroup // the sampler, and the probe that Recent began
@@ -40,26 +46,21 @@ type Target struct {
 	flight     *flight
 	seen       history
 	refreshing chan struct{} // closed when the probe ends that Recent began; nil while there is none
-
-	failAfter, passAfter uint64 // results in a row
 }
 
 // history is what has been counted up to now.
 type history struct {
-	last                *probe.Result // nil before the first probe ended
-	probes              uint64
-	failures            map[probe.Reason]uint64
-	consecutiveFailures uint64
-	lastSuccess         time.Time
-	// For those who want to know at any time.
-	counted              time.Time // when last was
-	consecutiveSuccesses uint64
-	failing              bool
-	losses               map[probe.LossReason]uint64
-	lastLoss             time.Time
-	changed              time.Time      // of the verdict
-	figures              *probe.Failure // of the last try to read them, nil when it succeeded
-	commitFailure        *probe.Failure // of the last commit, likewise
+	last          *probe.Result // nil before the first probe ended
+	probes        uint64
+	counted       time.Time // when last was
+	failures      map[probe.Reason]uint64
+	streak        streak
+	lastSuccess   time.Time
+	losses        map[probe.LossReason]uint64
+	lastLoss      time.Time
+	changed       time.Time      // of the verdict
+	figures       *probe.Failure // of the last try to read them, nil when it succeeded
+	commitFailure *probe.Failure // of the last commit, likewise
 }
 
 func (h history) clone() history {
@@ -109,9 +110,9 @@ func NewTarget(options TargetOptions, newProber func(Events) Prober) *Target {
 		options: options, lines: &lines{next: options.Logger.Handler()},
 		connect: newConnectHistogram(), query: newQueryHistogram(),
 		seen: history{
-			failures: make(map[probe.Reason]uint64), losses: make(map[probe.LossReason]uint64),
+			failures: make(map[probe.Reason]uint64), losses: make(map[probe.LossReason]uint64), streak: newStreak(),
 		},
-		failAfter: 1, passAfter: 1,
+		statement: make(chan struct{}, 1),
 	}
 	t.logger = slog.New(t.lines)
 	if options.Commit {
@@ -142,6 +143,33 @@ func (t *Target) Close(ctx context.Context) error {
 	err := t.prober.Close(ctx)
 	t.sampling.Wait()
 	return err
+}
+
+// statementFor is how long one check may keep the next one from running its statement on the same target. Sessions beyond
+// one there are only while checks hang, each no longer than its own timeout.
+const statementFor = time.Second
+
+// enter waits for the place of the check that runs a statement.
+func (t *Target) enter(ctx context.Context) (leave func(), ok bool) {
+	return occupy(ctx, t.statement, statementFor)
+}
+
+// execute runs a statement. A target that was closed gives ErrClosed.
+func (t *Target) execute(ctx context.Context, sql string) (*pgconn.Result, error) {
+	result, failure := t.prober.Query(ctx, sql)
+	switch {
+	case failure == nil:
+		return result, nil
+	case t.life.Err() != nil:
+		return nil, ErrClosed
+	case failure.Phase != probe.PhaseQuery:
+		return nil, check.Problem("no session with its target: " + failure.String())
+	case failure.Reason == probe.ReasonTimeout:
+		return nil, check.Problem("the statement did not end in time")
+	case failure.SQLState != "":
+		return nil, check.Problem("the statement failed: SQLSTATE " + failure.SQLState)
+	}
+	return nil, check.Problem("the statement failed: " + string(failure.Reason))
 }
 
 // lost counts the end of a kept session by the other side.
@@ -190,7 +218,7 @@ func (t *Target) record(r *probe.Result, feeds bool) {
 	} else {
 		h.failures[r.Failure.Reason]++
 	}
-	t.count(r)
+	h.streak.count(r.Up())
 	if !feeds {
 		return
 	}

@@ -27,6 +27,7 @@ type countedProbers struct {
 }
 
 type countedProber struct {
+	unqueried
 	all  *countedProbers
 	name string
 }
@@ -36,7 +37,7 @@ func (c *countedProbers) prober(t *config.Target, _ Events) Prober {
 	defer c.mu.Unlock()
 	c.made++
 	c.open[t.Name]++
-	return &countedProber{c, t.Name}
+	return &countedProber{all: c, name: t.Name}
 }
 
 func (p *countedProber) Probe(ctx context.Context) *probe.Result {

@@ -27,8 +27,9 @@ const (
 
 // File is a configuration file, read and found valid.
 type File struct {
-	// Targets are sorted by name.
+	// Targets and Checks are sorted by name; no two have the same one.
 	Targets []*Target
+	Checks  []*Check
 	// Health is how the health endpoints answer.
 	Health Health
 
@@ -115,15 +116,16 @@ type builder struct {
 
 func (b *builder) build(root *yaml.Node, base Probing) {
 	bottom := level{timeout: &base.Timeout, interval: &base.Interval, applications: &base.Applications, commit: &base.Commit}
-	var defaults, modules, targets *yaml.Node
+	var defaults, modules, targets, checks *yaml.Node
 	b.mapping(root, "", fields{
 		"defaults": func(n *yaml.Node, _ string) { defaults = n },
 		"modules":  func(n *yaml.Node, _ string) { modules = n },
 		"targets":  func(n *yaml.Node, _ string) { targets = n },
 		"health":   b.health,
+		"checks":   func(n *yaml.Node, _ string) { checks = n },
 	})
-	if modules == nil && targets == nil && len(b.problems) == 0 {
-		b.problem(root, "", "has neither targets nor modules")
+	if modules == nil && targets == nil && checks == nil && len(b.problems) == 0 {
+		b.problem(root, "", "has neither targets nor modules nor checks")
 	}
 	if defaults != nil {
 		l := &level{}
@@ -137,14 +139,21 @@ func (b *builder) build(root *yaml.Node, base Probing) {
 			levels[name] = b.module(name, n, place, bottom)
 		})
 	}
+	names := make(map[string]*yaml.Node)
 	if targets != nil {
 		b.entries(targets, "targets", func(name string, n *yaml.Node, place string) {
+			names[name] = n
 			if t := b.target(name, n, place, levels); t != nil {
 				b.file.Targets = append(b.file.Targets, t)
 			}
 		})
 	}
 	slices.SortFunc(b.file.Targets, func(x, y *Target) int { return strings.Compare(x.Name, y.Name) })
+	if checks != nil {
+		given := make(map[string]map[string]*yaml.Node)
+		b.entries(checks, "checks", func(name string, n *yaml.Node, place string) { given[name] = b.check(name, n, place) })
+		b.checkTargets(given, names)
+	}
 }
 
 func (b *builder) module(name string, n *yaml.Node, place string, bottom level) level {
@@ -175,6 +184,7 @@ type place struct {
 	dsn, host, dbname string
 	port              uint16
 	module            string
+	environment       bool
 }
 
 func (b *builder) target(name string, n *yaml.Node, where string, levels map[string]level) *Target {
@@ -207,6 +217,12 @@ func (b *builder) target(name string, n *yaml.Node, where string, levels map[str
 			b.problem(n, where, "must be a number from 1 to 65535")
 		}
 	}
+	known["environment"] = func(n *yaml.Node, where string) {
+		given["environment"] = n
+		if said := b.boolean(n, where); said != nil {
+			p.environment = *said
+		}
+	}
 	b.mapping(n, where, known)
 	b.checkLevel(n, where, l)
 	base, ok := levels[p.module]
@@ -226,16 +242,46 @@ func (b *builder) target(name string, n *yaml.Node, where string, levels map[str
 		}
 		t.Applications, t.Commit = false, false
 	}
-	if given["dsn"] != nil {
+	switch {
+	case p.environment:
+		b.fromEnvironment(t, given, where, l)
+	case given["dsn"] != nil:
 		b.fromDSN(t, given, where, &p, &own, merged)
-	} else {
+	default:
 		b.fromFields(t, n, given, where, &p, merged)
 	}
 	if len(b.problems) > before {
 		return nil
 	}
-	t.load = t.source.load
+	if !p.environment {
+		t.load = t.source.load
+	}
 	return t
+}
+
+// fromEnvironment takes where a target is, and who asks, from the variables that name the one target where there is no file.
+func (b *builder) fromEnvironment(t *Target, given map[string]*yaml.Node, where string, own *level) {
+	n := given["environment"]
+	for _, key := range []string{"dsn", "host", "port", "dbname"} {
+		if given[key] != nil {
+			b.problem(given[key], join(where, key), "is given beside environment, which says it")
+		}
+	}
+	for _, key := range own.said() {
+		b.problem(n, where, "has %s beside environment, which says it", key)
+	}
+	if t.Kind != KindPostgres {
+		b.problem(given["kind"], join(where, "kind"), "does not go with environment")
+	}
+	from, used, err := FromEnvironment(os.Getenv, t.Probing)
+	switch {
+	case err != nil:
+		b.problem(n, join(where, "environment"), "%s", err)
+	case used == libpq && os.Getenv("PGHOST") == "":
+		b.problem(n, join(where, "environment"), "no variable names a server: DATA_SOURCE_NAME, DATA_SOURCE_URI, DATABASE_URL, POSTGRES_HOST or PGHOST")
+	default:
+		t.load = from.load
+	}
 }
 
 func (b *builder) fromFields(t *Target, n *yaml.Node, given map[string]*yaml.Node, where string, p *place, merged level) {

@@ -128,12 +128,12 @@ func TestProblems(t *testing.T) {
 	t.Parallel()
 	const (
 		secret     = "hunter2"
-		targetKeys = "applications, commit, dbname, dsn, host, interval, kind, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user"
+		targetKeys = "applications, commit, dbname, dsn, environment, host, interval, kind, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user"
 	)
 	for name, test := range map[string]struct{ text, want string }{
 		"empty":     {"", "dir/x.yml: is empty"},
 		"a comment": {"# nothing\n", "dir/x.yml: is empty"},
-		"nothing":   {"defaults: {}\n", "dir/x.yml:1: has neither targets nor modules"},
+		"nothing":   {"defaults: {}\n", "dir/x.yml:1: has neither targets nor modules nor checks"},
 		"a text":    {"hunter2", "dir/x.yml:1: must be a mapping (key: value)"},
 		"a list":    {"- a\n", "dir/x.yml:1: must be a mapping (key: value)"},
 		"syntax":    {"targets:\n  a: {host: h\n", "dir/x.yml:1: did not find expected ',' or '}' somewhere in what begins here"},

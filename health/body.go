@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"time"
 
-	"pg_liveness_exporter/collector"
+	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
 )
 
@@ -72,29 +72,30 @@ func (b *body) MarshalJSON() ([]byte, error) {
 }
 
 const (
-	noTarget    = "there is no target to look at"
-	unknownName = "there is no target of this name"
+	nothing     = "there is nothing to look at"
+	unknownName = "there is nothing of this name"
 )
 
-// serveAll answers /health: the verdict on all targets.
+// serveAll answers /health: the verdict on all targets and checks.
 func (h *Health) serveAll(w http.ResponseWriter, r *http.Request) {
 	excluded := r.URL.Query()["exclude"]
-	targets := slices.DeleteFunc(h.exporter.Targets(), func(t *collector.Target) bool { return slices.Contains(excluded, nameOf(t)) })
-	h.serve(w, r, h.gather(r.Context(), targets), h.system())
+	h.serve(w, r, h.gather(r.Context(), func(name string) bool { return slices.Contains(excluded, name) }), h.system())
 }
 
 // serveOne answers /health/{name}.
 func (h *Health) serveOne(w http.ResponseWriter, r *http.Request) {
-	t := h.find(r.PathValue("name"))
-	if t == nil {
+	name := r.PathValue("name")
+	if t := h.find(name); t != nil {
+		h.serve(w, r, []component{h.look(r.Context(), t, h.exporter.Health()).component}, nil)
+	} else if c := h.findCheck(name); c != nil {
+		h.serve(w, r, []component{lookAtCheck(r.Context(), c)}, nil)
+	} else {
 		h.unknown(w, unknownName)
-		return
 	}
-	h.serve(w, r, []component{h.look(r.Context(), t, h.exporter.Health())}, nil)
 }
 
 func (h *Health) unknown(w http.ResponseWriter, output string) {
-	h.write(w, http.StatusNotFound, &body{status: fail.word(h.exporter.Health().Words), output: output})
+	h.write(w, http.StatusNotFound, &body{status: word(check.Fail, h.exporter.Health().Words), output: output})
 }
 
 // serve shows components: 200 when they pass, or nearly do, and 503 when one fails. A request may have another status for
@@ -104,11 +105,11 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 	all := worst(components)
 	code := http.StatusOK
 	switch all {
-	case warn:
+	case check.Warn:
 		if asked, err := strconv.Atoi(r.URL.Query().Get("warn")); err == nil && asked >= 200 && asked <= 599 {
 			code = asked
 		}
-	case fail:
+	case check.Fail:
 		code = http.StatusServiceUnavailable
 	}
 	if code == http.StatusServiceUnavailable {
@@ -117,19 +118,19 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 	if r.URL.Query().Has("verbose") {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(code)
-		writeVerbose(w, "health", components)
+		writeVerbose(w, "health", components, h.unmatched(r.URL.Query()["exclude"]))
 		return
 	}
-	b := &body{status: all.word(settings.Words), extra: settings.Extra, checks: make(map[string][]entry)}
+	b := &body{status: word(all, settings.Words), extra: settings.Extra, checks: make(map[string][]entry)}
 	if len(components) == 0 {
-		b.output = noTarget
+		b.output = nothing
 	}
 	for _, c := range components {
 		c.add(b.checks, settings.Words)
 	}
 	for key, entries := range system {
 		for _, e := range entries {
-			e.Status = pass.word(settings.Words)
+			e.Status = word(check.Pass, settings.Words)
 			b.checks[key] = append(b.checks[key], e)
 		}
 	}
@@ -139,7 +140,7 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 // add adds what was observed of a component.
 func (c *component) add(checks map[string][]entry, words config.Words) {
 	shown := entry{
-		ComponentID: c.name, ComponentType: "datastore", Status: c.status.word(words), Time: c.at.UTC().Format(time.RFC3339Nano), Output: c.output,
+		ComponentID: c.name, ComponentType: c.category, Status: word(c.status, words), Time: c.at.UTC().Format(time.RFC3339Nano), Output: c.output,
 	}
 	response := shown
 	if c.took.Known {
@@ -148,9 +149,9 @@ func (c *component) add(checks map[string][]entry, words config.Words) {
 	}
 	key := c.kind + ":responseTime"
 	checks[key] = append(checks[key], response)
-	if c.used.Known {
-		shown.ObservedValue, shown.ObservedUnit = &c.used.Value, "connections"
-		key = c.kind + ":connections"
+	if c.observed.Known {
+		shown.ObservedValue, shown.ObservedUnit = &c.observed.Value, c.observed.unit
+		key = c.kind + ":" + c.observed.name
 		checks[key] = append(checks[key], shown)
 	}
 }
@@ -171,22 +172,30 @@ func writeJSON(w http.ResponseWriter, code int, contentType string, value any) {
 	_, _ = w.Write(append(text, '\n')) // the client may have gone
 }
 
-// writeVerbose writes components as Kubernetes' own endpoints do.
-func writeVerbose(w io.Writer, name string, components []component) {
+// unmatched are those of the names that nothing has.
+func (h *Health) unmatched(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return h.find(name) != nil || h.findCheck(name) != nil })
+}
+
+// writeVerbose writes components as Kubernetes' own endpoints do. unmatched were to be left out, and are none.
+func writeVerbose(w io.Writer, name string, components []component, unmatched []string) {
+	for _, one := range unmatched {
+		fmt.Fprintf(w, "warn: nothing is called %q, so that it is not left out\n", one)
+	}
 	for _, c := range components {
 		switch c.status {
-		case pass:
+		case check.Pass:
 			fmt.Fprintf(w, "[+]%s ok\n", c.name)
-		case warn:
+		case check.Warn:
 			fmt.Fprintf(w, "[+]%s ok, but %s\n", c.name, c.output)
-		case fail:
+		case check.Fail:
 			fmt.Fprintf(w, "[-]%s failed: %s\n", c.name, c.output)
 		}
 	}
 	if len(components) == 0 {
-		fmt.Fprintln(w, noTarget)
+		fmt.Fprintln(w, nothing)
 	}
-	if worst(components) == fail {
+	if worst(components) == check.Fail {
 		fmt.Fprintf(w, "%s check failed\n", name)
 	} else {
 		fmt.Fprintf(w, "%s check passed\n", name)

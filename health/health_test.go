@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+
 	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/probe"
@@ -29,6 +33,7 @@ type prober struct {
 	takes  atomic.Int64 // a time.Duration
 	result atomic.Pointer[probe.Result]
 	probes atomic.Int64
+	value  atomic.Pointer[pgconn.Result]
 }
 
 func (p *prober) Probe(ctx context.Context) *probe.Result {
@@ -42,6 +47,15 @@ func (p *prober) Probe(ctx context.Context) *probe.Result {
 	}
 	r.Duration = time.Since(r.Start)
 	return &r
+}
+
+// Query answers a check's statement with what it is told to, and not at all if that is nothing.
+func (p *prober) Query(ctx context.Context, _ string) (*pgconn.Result, *probe.Failure) {
+	if value := p.value.Load(); value != nil {
+		return value, nil
+	}
+	<-ctx.Done()
+	return nil, &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateRejecting, Phase: probe.PhaseQuery}
 }
 
 func (*prober) Close(context.Context) error { return nil }
@@ -69,6 +83,9 @@ type house struct {
 	handler http.Handler
 	probers map[string]*prober
 	ready   atomic.Bool
+
+	exporter *collector.Exporter
+	file     *config.File
 }
 
 func newHouse(t *testing.T, settings config.Health, names ...string) *house {
@@ -80,26 +97,44 @@ func newHouse(t *testing.T, settings config.Health, names ...string) *house {
 		p.result.Store(up())
 		h.probers[name] = p
 	}
-	exporter := collector.NewExporter(collector.Options{
+	h.exporter = collector.NewExporter(collector.Options{
 		MaxInFlight: 10, Keeps: true, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler),
 		NewProber: func(target *config.Target, _ collector.Events) collector.Prober {
 			return h.probers[target.Name]
 		},
 	})
-	file := &config.File{Health: settings}
+	h.file = &config.File{Health: settings}
 	for _, name := range names {
-		file.Targets = append(file.Targets, &config.Target{Name: name, Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}})
+		h.file.Targets = append(h.file.Targets, &config.Target{Name: name, Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}})
 	}
-	exporter.Apply(file)
+	h.exporter.Apply(h.file)
 	t.Cleanup(func() {
-		if err := exporter.Close(context.Background()); err != nil {
+		if err := h.exporter.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
 	mux := http.NewServeMux()
-	New(exporter, h.ready.Load, "host").Register(mux)
+	New(h.exporter, h.ready.Load, "host").Register(mux)
 	h.handler = mux
 	return h
+}
+
+// check adds a check that runs a statement on a target, and fails above 10.
+func (h *house) check(name, target string) {
+	most := 10.0
+	file := *h.file
+	file.Checks = append(slices.Clone(file.Checks), &config.Check{
+		Name: name, Kind: config.CheckSQL, Target: target, SQL: "SELECT 1", Limits: config.Limits{FailAbove: &most},
+		Timeout: 5 * time.Second, TTL: 27 * time.Second, TTLFailed: 9 * time.Second,
+	})
+	h.file = &file
+	h.exporter.Apply(h.file)
+	synctest.Wait()
+}
+
+// returns is a statement's value.
+func returns(value string) *pgconn.Result {
+	return &pgconn.Result{FieldDescriptions: []pgconn.FieldDescription{{DataTypeOID: pgtype.Int8OID}}, Rows: [][][]byte{{[]byte(value)}}}
 }
 
 func (h *house) request(method, path string) *httptest.ResponseRecorder {
@@ -137,7 +172,11 @@ func TestBodies(t *testing.T) {
 		settings.Extra = map[string]any{"service": "orders", "instances": int64(3), "canary": true}
 		h := newHouse(t, settings, "billing", "orders")
 		h.probers["orders"].result.Store(down())
-		for name, path := range map[string]string{"health": "/health", "one": "/health/orders", "verbose": "/health?verbose", "health-check": "/health-check"} {
+		h.probers["billing"].value.Store(returns("7"))
+		h.check("backlog", "billing")
+		h.probers["billing"].value.Store(returns("11"))
+		h.check("invoices", "billing")
+		for name, path := range map[string]string{"health": "/health", "check": "/health/backlog", "one": "/health/orders", "verbose": "/health?verbose", "health-check": "/health-check"} {
 			response := h.request(http.MethodGet, path)
 			got := response.Body.String()
 			if strings.HasPrefix(response.Header().Get("Content-Type"), "application/") {
@@ -227,6 +266,60 @@ func TestRoles(t *testing.T) {
 			h.expect("/replica?lag=10s", test.lag)
 			h.expect("/read-write/postgres", test.readWrite)
 			h.expect("/read-only", test.readOnly)
+		}
+	})
+}
+
+// TestChecks: the result of a check is shown for as long as its ttl says, whoever asks; the first one is waited for as long
+// as patience lasts; and so many results in a row make it fail, and pass again.
+func TestChecks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		settings := config.DefaultHealth()
+		settings.FailAfter, settings.PassAfter = 2, 2
+		h := newHouse(t, settings, "a")
+		h.check("backlog", "a") // whose first run hangs
+		start := time.Now()
+		if text := h.expect("/health/backlog", 503); !strings.Contains(text, "no result yet") || time.Since(start) != 3*patience {
+			t.Errorf("after %s: %s", time.Since(start), text)
+		}
+		h.expect("/health?exclude=backlog", 200)
+		h.expect("/health/a", 200)
+		time.Sleep(5*time.Second - time.Since(start)) // the first result: a failure
+		synctest.Wait()
+		h.probers["a"].value.Store(returns("3"))
+		var got []string
+		for range 8 {
+			var answer struct{ Status string }
+			start := time.Now()
+			response := h.request(http.MethodGet, "/health/backlog")
+			if err := json.Unmarshal(response.Body.Bytes(), &answer); err != nil {
+				t.Fatal(err)
+			}
+			var old struct{ Results []healthResult }
+			if err := json.Unmarshal(h.request(http.MethodGet, "/health-check").Body.Bytes(), &old); err != nil {
+				t.Fatal(err)
+			}
+			shown := old.Results[1]
+			got = append(got, fmt.Sprintf("%s %v %.0f", answer.Status, shown.Passed, shown.Expires-shown.Timestamp))
+			if time.Since(start) != 0 {
+				t.Errorf("took %s", time.Since(start))
+			}
+			switch len(got) {
+			case 2:
+				h.probers["a"].value.Store(returns("30"))
+				time.Sleep(27 * time.Second)
+			case 4, 5:
+				h.probers["a"].value.Store(returns("3"))
+				fallthrough
+			default:
+				time.Sleep(9*time.Second + time.Millisecond)
+			}
+		}
+		want := []string{
+			"warn true 9", "pass true 27", "warn true 9", "fail false 9", "fail false 27", "fail false 27", "fail false 27", "pass true 27",
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got  %q\nwant %q", got, want)
 		}
 	})
 }

@@ -3,6 +3,8 @@ package health
 import (
 	"net/http"
 	"time"
+
+	"pg_liveness_exporter/check"
 )
 
 // healthCheck is the answer of /health-check, in the format of py-healthcheck (Runscope's HealthCheck, __init__.py and
@@ -26,21 +28,21 @@ type healthResult struct {
 // serveHealthCheck answers /health-check. What nearly passes has passed.
 func (h *Health) serveHealthCheck(w http.ResponseWriter, r *http.Request) {
 	settings := h.exporter.Health()
-	components := h.gather(r.Context(), h.exporter.Targets())
+	components := h.gather(r.Context(), func(string) bool { return false })
 	answer := healthCheck{
 		Hostname: h.hostname, Status: "success", Timestamp: epoch(time.Now()), Results: make([]healthResult, 0, len(components)),
 	}
 	code := http.StatusOK
-	if worst(components) == fail {
+	if worst(components) == check.Fail {
 		answer.Status, code = "failure", settings.FailureStatus
 	}
 	for _, c := range components {
 		output := c.output
 		if output == "" {
-			output = "accepting"
+			output = "ok"
 		}
 		answer.Results = append(answer.Results, healthResult{
-			Checker: c.name, Output: output, Passed: c.status != fail, Timestamp: epoch(c.at), Expires: epoch(c.at.Add(settings.MaxAge)),
+			Checker: c.name, Output: output, Passed: c.status != check.Fail, Timestamp: epoch(c.at), Expires: epoch(c.expires),
 			ResponseTime: c.took.Value,
 		})
 	}

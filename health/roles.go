@@ -5,23 +5,25 @@ import (
 	"net/url"
 	"time"
 
+	"pg_liveness_exporter/check"
+	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/probe"
 )
 
 // role says whether a server that accepts sessions has it, by what it says of itself. It returns an error for parameters
 // that make no sense.
-type role func(c *component, query url.Values) (bool, error)
+type role func(s *server, query url.Values) (bool, error)
 
 func roles() map[string]role {
 	writes := func(f *probe.Figures, _ url.Values) (bool, error) { return !f.ReadOnly, nil }
 	figures := func(holds func(f *probe.Figures, query url.Values) (bool, error)) role {
-		return func(c *component, query url.Values) (bool, error) {
-			f := c.result.Figures
+		return func(s *server, query url.Values) (bool, error) {
+			f := s.result.Figures
 			if f == nil {
 				f = &probe.Figures{}
 			}
 			ok, err := holds(f, query)
-			return ok && c.result.Figures != nil, err
+			return ok && s.result.Figures != nil, err
 		}
 	}
 	return map[string]role{
@@ -33,11 +35,11 @@ func roles() map[string]role {
 			most, err := time.ParseDuration(query.Get("lag"))
 			return f.Replica && f.ReplicationLag.Known && f.ReplicationLag.Value <= most.Seconds(), err
 		}),
-		"read-write": func(c *component, query url.Values) (bool, error) {
-			ok, err := figures(writes)(c, query)
-			return ok && c.commits, err
+		"read-write": func(s *server, query url.Values) (bool, error) {
+			ok, err := figures(writes)(s, query)
+			return ok && s.commits, err
 		},
-		"read-only": func(*component, url.Values) (bool, error) { return true, nil },
+		"read-only": func(*server, url.Values) (bool, error) { return true, nil },
 	}
 }
 
@@ -57,19 +59,25 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 		h.unknown(w, unknownName)
 		return
 	}
-	c := h.look(r.Context(), t, settings)
-	ok, err := holds(&c, r.URL.Query())
+	s := h.look(r.Context(), t, settings)
+	ok, err := holds(&s, r.URL.Query())
 	switch {
 	case err != nil:
-		h.write(w, http.StatusBadRequest, &body{status: fail.word(settings.Words), output: "lag is no duration such as 10s"})
-	case ok && c.result.Up() && c.age <= settings.MaxAge:
-		h.write(w, http.StatusOK, &body{status: pass.word(settings.Words)})
+		h.write(w, http.StatusBadRequest, &body{status: word(check.Fail, settings.Words), output: "lag is no duration such as 10s"})
+	case ok && s.result.Up() && s.fresh:
+		h.write(w, http.StatusOK, &body{status: word(check.Pass, settings.Words)})
 	default:
-		output := c.output
-		if c.result.Up() && output == "" {
+		output := s.output
+		switch {
+		case !s.result.Up() || output != "":
+		case !s.fresh:
+			output = "no result within max_age: the server is slow, or max_age shorter than a probe takes"
+		case s.kind != string(config.KindPostgres):
+			output = "a pooler has no role"
+		default:
 			output = "the server does not have this role, or does not say"
 		}
 		retryAfter(w, settings.MaxAge)
-		h.write(w, http.StatusServiceUnavailable, &body{status: fail.word(settings.Words), output: output})
+		h.write(w, http.StatusServiceUnavailable, &body{status: word(check.Fail, settings.Words), output: output})
 	}
 }

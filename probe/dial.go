@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"pg_liveness_exporter/internal/neterr"
 )
 
 // unacknowledgedLimit is how long a connection may stay silent while it owes an acknowledgement.
@@ -254,7 +256,7 @@ func (d *dialer) encrypt(ctx context.Context, conn net.Conn, shaken *handshake) 
 	err := encrypted.HandshakeContext(ctx)
 	shaken.received = shaken.under.received.Load()
 	var netErr net.Error
-	hungUp := errors.Is(err, io.EOF) || isAny(err, errnosCut())
+	hungUp := errors.Is(err, io.EOF) || neterr.Reset(err)
 	switch {
 	case err == nil:
 		return encrypted, nil

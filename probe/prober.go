@@ -75,8 +75,8 @@ type reading struct {
 
 // Prober asks one server.
 //
-// It holds at most two open sessions, the kept one and that of the probe under way, one more while a commit is stuck,
-// and at most four logins that the server has not finished.
+// It holds at most two open sessions, the kept one and that of the probe under way, one more while a commit is stuck, one
+// for each Query under way, and at most four logins that the server has not finished.
 type Prober struct {
 	target  *config.Target
 	options Options
@@ -94,9 +94,8 @@ type Prober struct {
 	pending []*pendingLogin // logins under way, the youngest last
 	ended   chan struct{}   // closed, and replaced, when one of them ends
 
-	// These belong to the probe under way.
-	refused bool // the last probe was refused for what we are
-	pooled  bool // the sessions are a pooler's
+	refused bool        // the last probe was refused for what we are; belongs to the probe under way
+	pooled  atomic.Bool // the sessions are a pooler's
 
 	// crowded says that a kept session took the server that a pooler had for a new one. From then on none is kept.
 	crowded atomic.Bool
@@ -180,7 +179,7 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 		s = nil
 	}
 	p.refused = r.Failure != nil && r.Failure.State == StateMisconfigured
-	p.pooled = r.pooled() || p.pooled && r.Figures == nil
+	p.pooled.Store(r.pooled() || p.pooled.Load() && r.Figures == nil)
 	r.Duration = time.Since(r.Start)
 	switch {
 	case p.target.Commit && r.Up():
@@ -258,7 +257,7 @@ func (p *Prober) askNew(ctx context.Context, r *Result, k *kept) *session {
 			}
 			r.Connect = known(connect)
 			t.enter(PhaseQuery)
-			s.pooled = p.pooled
+			s.pooled = p.pooled.Load()
 			if err = p.alive(ctx, s, k); err == nil {
 				t.done()
 				r.Phases, _ = t.read()
@@ -277,7 +276,7 @@ func (p *Prober) askNew(ctx context.Context, r *Result, k *kept) *session {
 			phase = loginErr.phase
 		}
 		r.Failure = classify(err, phase)
-		if p.pooled && p.target.Kind != config.KindPgBouncer && phase == PhaseQuery && r.Failure.Reason == ReasonTimeout {
+		if p.pooled.Load() && p.target.Kind != config.KindPgBouncer && phase == PhaseQuery && r.Failure.Reason == ReasonTimeout {
 			r.Failure.Reason = ReasonPooler // it let us in, and has no server for us: paused, or all are taken or hang
 		}
 		if try == 2 && loginErr != nil && loginErr.cutOff {
@@ -298,7 +297,7 @@ func (p *Prober) askNew(ctx context.Context, r *Result, k *kept) *session {
 // for the new one, it makes room in time.
 func (p *Prober) alive(ctx context.Context, s *session, k *kept) error {
 	deadline, ok := ctx.Deadline()
-	if k != nil && p.pooled && ok {
+	if k != nil && p.pooled.Load() && ok {
 		timer := time.AfterFunc(time.Until(deadline)/2, func() {
 			if k.listening.Load() { // it was answered, so that there is a server, and we have it
 				p.crowded.Store(true)

@@ -1,20 +1,17 @@
 package probe
 
 import (
-	"context"
 	"crypto/x509"
 	"errors"
-	"io"
 	"net"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"unicode"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/neterr"
 )
 
 // Reason says why a probe failed: one word of a closed set.
@@ -228,14 +225,10 @@ func poolerState(message string) State {
 
 func classifyClientError(err error) (Reason, State) {
 	var (
-		configErr   *configError
-		forkErr     forkError
-		fileTLSErr  *config.TLSError
-		tlsErr      *tlsError
-		dnsErr      *net.DNSError
-		netErr      net.Error
-		isTimeout   = errors.As(err, &netErr) && netErr.Timeout()
-		isCancelled = errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded)
+		configErr  *configError
+		forkErr    forkError
+		fileTLSErr *config.TLSError
+		tlsErr     *tlsError
 	)
 	switch {
 	case errors.As(err, &fileTLSErr), errors.As(err, &tlsErr), isAlert(err):
@@ -248,19 +241,19 @@ func classifyClientError(err error) (Reason, State) {
 		return ReasonNoDatabase, StateMisconfigured
 	case errors.As(err, &forkErr):
 		return ReasonResources, StateRejecting
-	case errors.As(err, &dnsErr) && !dnsErr.IsTimeout && !isCancelled: // also when no name server can be reached
+	case neterr.Unresolved(err):
 		return ReasonResolve, StateNoResponse
-	case isAny(err, errnosExhausted()):
+	case neterr.Exhausted(err):
 		return ReasonOther, StateMisconfigured
-	case isAny(err, errnosForbidden()):
+	case neterr.Forbidden(err):
 		return ReasonPermission, StateMisconfigured
-	case isAny(err, errnosRefused()):
+	case neterr.Refused(err):
 		return ReasonRefused, StateNoResponse
-	case isAny(err, errnosUnreachable()):
+	case neterr.Unreachable(err):
 		return ReasonUnreachable, StateNoResponse
-	case isCancelled, isTimeout:
+	case neterr.TimedOut(err):
 		return ReasonTimeout, StateNoResponse
-	case isAny(err, errnosCut()), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+	case neterr.Ended(err):
 		return ReasonTerminated, StateNoResponse
 	case isAuthText(err.Error()):
 		return ReasonAuth, StateMisconfigured
@@ -273,15 +266,6 @@ func classifyClientError(err error) (Reason, State) {
 func isAlert(err error) bool {
 	var opErr *net.OpError
 	return errors.As(err, &opErr) && opErr.Op == "remote error"
-}
-
-func isAny(err error, errnos []syscall.Errno) bool {
-	for _, errno := range errnos {
-		if errors.Is(err, errno) {
-			return true
-		}
-	}
-	return false
 }
 
 // isAuthText knows the credentials' failures on our own side, which pgconn (connectOne in pgconn.go) tells apart by

@@ -82,6 +82,19 @@ type Failure struct {
 	Detail string
 }
 
+// String says it in words of ours and codes of the server's, fit to be shown to everybody. Detail is left out: it is for the
+// operator.
+func (f *Failure) String() string {
+	text := string(f.State) + ": " + string(f.Reason)
+	if f.Phase != PhaseNone {
+		text += " in phase " + f.Phase.String()
+	}
+	if f.SQLState != "" {
+		text += ", SQLSTATE " + f.SQLState
+	}
+	return text
+}
+
 // Number is a value in base units that may be unknown. Unknown is shown as absent, never as 0.
 type Number struct {
 	Value float64

@@ -1,12 +1,14 @@
 package pgtest
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -60,4 +62,9 @@ func Major(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return major
+}
+
+// CanImport says whether a Python has these modules.
+func CanImport(ctx context.Context, python string, modules ...string) bool {
+	return exec.CommandContext(ctx, python, "-c", "import "+strings.Join(modules, ", ")).Run() == nil
 }

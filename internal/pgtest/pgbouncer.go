@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -85,21 +84,10 @@ func (b *PgBouncer) Start(ctx context.Context) error {
 	if err := b.launch(cmd); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	for {
+	return b.awaits(ctx, "PgBouncer", func() bool {
 		conn, err := b.Console(ctx)
-		if err == nil {
-			return conn.Close(ctx)
-		}
-		select {
-		case <-b.exited:
-			return fmt.Errorf("the PgBouncer did not start:\n%s", b.Log())
-		case <-ctx.Done():
-			return fmt.Errorf("the PgBouncer did not start in %s: %w\n%s", startTimeout, err, b.Log())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+		return err == nil && conn.Close(ctx) == nil
+	})
 }
 
 // Console opens a session of the administrator's. The caller closes it.

@@ -1,7 +1,9 @@
 package pgtest
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +38,22 @@ func (p *process) launch(cmd *exec.Cmd) error {
 		close(exited)
 	}()
 	p.cmd, p.exited = cmd, exited
+	return nil
+}
+
+// awaits waits until a process that was started can be used.
+func (p *process) awaits(ctx context.Context, name string, ready func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for !ready() {
+		select {
+		case <-p.exited:
+			return fmt.Errorf("the %s did not start:\n%s", name, p.Log())
+		case <-ctx.Done():
+			return fmt.Errorf("the %s did not start in %s\n%s", name, startTimeout, p.Log())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 	return nil
 }
 

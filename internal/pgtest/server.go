@@ -1,4 +1,5 @@
-// Package pgtest runs throwaway PostgreSQL servers, for the tests and for `make run`. It knows nothing of the exporter.
+// Package pgtest runs throwaway servers, for the tests and for `make run`: PostgreSQL, PgBouncer, Redis and Celery workers. It
+// knows nothing of the exporter.
 package pgtest
 
 import (

@@ -1,27 +1,27 @@
 //go:build !windows
 
-package probe
+package neterr
 
 import "syscall"
 
 // The operating system's words for what happens to a connection.
 
-func errnosRefused() []syscall.Errno {
+func refused() []syscall.Errno {
 	return []syscall.Errno{syscall.ECONNREFUSED, syscall.ENOENT} // nobody listens; no socket file
 }
 
-func errnosUnreachable() []syscall.Errno {
+func unreachable() []syscall.Errno {
 	return []syscall.Errno{syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN}
 }
 
-func errnosCut() []syscall.Errno {
+func reset() []syscall.Errno {
 	return []syscall.Errno{syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED}
 }
 
-// errnosForbidden are the unix socket's permissions, or a local packet filter.
-func errnosForbidden() []syscall.Errno { return []syscall.Errno{syscall.EACCES, syscall.EPERM} }
+// forbidden are the unix socket's permissions, or a local packet filter.
+func forbidden() []syscall.Errno { return []syscall.Errno{syscall.EACCES, syscall.EPERM} }
 
-// errnosExhausted are our own descriptors, ports or memory.
-func errnosExhausted() []syscall.Errno {
+// exhausted are our own descriptors, ports or memory.
+func exhausted() []syscall.Errno {
 	return []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS}
 }

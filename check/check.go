@@ -1,0 +1,196 @@
+// Package check asks one dependency beside the servers: SQL with limits, Redis, Celery's workers, HTTP, TCP. Asking does
+// I/O and returns a value, an Outcome; nothing here knows how it is shown.
+package check
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/neterr"
+)
+
+// Status is pass, warn or fail; the greater one wins.
+type Status int
+
+// The statuses.
+const (
+	Pass Status = iota
+	Warn
+	Fail
+)
+
+// Outcome is what was found. It does not change once it was returned.
+type Outcome struct {
+	Status Status
+	// Output says why it did not pass, or not quite, in words of ours and codes of the server's: no address, user, value or
+	// text of anybody else's is in it.
+	Output string
+	// Value is the number that was found, Measured whether there is one: what a statement returned, a length, workers.
+	Value    float64
+	Measured bool
+	// At is when it was found, and Took how long that took.
+	At   time.Time
+	Took time.Duration
+}
+
+// Problem is an error whose text may be shown to everybody.
+type Problem string
+
+func (p Problem) Error() string { return string(p) }
+
+// Query runs one statement on a target, in a read-only transaction, and returns at most two rows of what it returned. A
+// statement that fails gives a Problem.
+type Query func(ctx context.Context, target, sql string) (*pgconn.Result, error)
+
+// asker is what differs between the kinds of dependencies. Each is a file of its own.
+type asker interface {
+	// ask returns a number to be held against the limits; Measured says whether there is one. An error is a failure. It
+	// returns soon after the end of ctx.
+	ask(ctx context.Context) (number, error)
+}
+
+// number is a value that may be missing.
+type number struct {
+	value    float64
+	measured bool
+}
+
+func measured(value float64) number { return number{value, true} }
+
+// newAsker is the one place that knows all kinds.
+func newAsker(c *config.Check, query Query) asker {
+	switch c.Kind {
+	case config.CheckSQL:
+		return &sql{c, query}
+	case config.CheckRedis:
+		return &redisServer{c}
+	case config.CheckCelery:
+		return newCelery(c)
+	case config.CheckHTTP:
+		return &web{c}
+	case config.CheckTCP:
+	}
+	return &tcp{c}
+}
+
+// Check asks one dependency.
+type Check struct {
+	settings *config.Check
+	asker    asker
+}
+
+// New returns what asks a dependency. query is needed for SQL alone.
+func New(settings *config.Check, query Query) *Check {
+	return &Check{settings, newAsker(settings, query)}
+}
+
+// Ask asks, in the time that the settings give or until ctx ends, and says what was found.
+func (c *Check) Ask(ctx context.Context) Outcome {
+	ctx, cancel := context.WithTimeout(ctx, c.settings.Timeout)
+	defer cancel()
+	start := time.Now()
+	found, err := c.asker.ask(ctx)
+	o := Outcome{Value: found.value, Measured: found.measured, At: time.Now(), Took: time.Since(start)}
+	if err != nil {
+		o.Status, o.Output = Fail, describe(err)
+		return o
+	}
+	if found.measured {
+		o.Status, o.Output = judge(&c.settings.Limits, found.value)
+	}
+	return o
+}
+
+// judge holds a number against limits.
+func judge(l *config.Limits, value float64) (Status, string) {
+	above := func(limit *float64) string { return fmt.Sprintf("%s is above %s", plain(value), plain(*limit)) }
+	below := func(limit *float64) string { return fmt.Sprintf("%s is below %s", plain(value), plain(*limit)) }
+	switch {
+	case l.FailAbove != nil && value > *l.FailAbove:
+		return Fail, above(l.FailAbove)
+	case l.FailBelow != nil && value < *l.FailBelow:
+		return Fail, below(l.FailBelow)
+	case l.WarnAbove != nil && value > *l.WarnAbove:
+		return Warn, above(l.WarnAbove)
+	case l.WarnBelow != nil && value < *l.WarnBelow:
+		return Warn, below(l.WarnBelow)
+	}
+	return Pass, ""
+}
+
+func plain(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
+
+// describe says what an error is, in words that may be shown to everybody.
+func describe(err error) string {
+	var (
+		problem   Problem
+		tlsErr    *tls.CertificateVerificationError
+		unknownCA x509.UnknownAuthorityError
+		notTLS    tls.RecordHeaderError
+		opErr     *net.OpError
+	)
+	switch {
+	case errors.As(err, &problem):
+		return problem.Error()
+	case errors.As(err, &tlsErr), errors.As(err, &unknownCA):
+		return "its certificate is not trusted"
+	case errors.As(err, &notTLS), errors.As(err, &opErr) && opErr.Op == "remote error": // an alert (crypto/tls/conn.go)
+		return "no TLS with it"
+	case neterr.Unresolved(err):
+		return "its name has no address"
+	case neterr.Refused(err):
+		return "refused"
+	case neterr.Unreachable(err):
+		return "unreachable"
+	case neterr.Exhausted(err):
+		return "this exporter has no descriptors or ports left"
+	case neterr.Forbidden(err):
+		return "this exporter may not connect"
+	case neterr.TimedOut(err):
+		return "no answer in time"
+	case neterr.Ended(err):
+		return "the connection broke off"
+	}
+	return "its answer makes no sense"
+}
+
+// dial connects to an address. The name is looked up by Go's own resolver, which gives up when it is told to.
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	d := net.Dialer{Resolver: &net.Resolver{PreferGo: true}}
+	return d.DialContext(ctx, network, address)
+}
+
+// roots are the certificates to trust: the system's where no file is named.
+func roots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil //nolint:nilnil // crypto/tls takes the system's then
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, Problem("sslrootcert cannot be read")
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(content) {
+		return nil, Problem("sslrootcert holds no certificate")
+	}
+	return pool, nil
+}
+
+// where is where a dependency is.
+func where(c *config.Check) (string, error) {
+	text, err := c.Where()
+	if err != nil {
+		return "", Problem(err.Error())
+	}
+	return string(text), nil
+}

@@ -1,0 +1,391 @@
+package check
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/pgtest"
+)
+
+// hanging is the longest that a test waits for what must not hang.
+const hanging = 10 * time.Second
+
+// secret is in every address that the tests use; no output may hold it.
+const secret = "hunter2"
+
+// settings are those of one check, as a file says them.
+func settings(t *testing.T, entry string) *config.Check {
+	t.Helper()
+	text := "targets: {orders: {host: h, user: u}}\nchecks: {c: " + entry + "}\n"
+	file, err := config.Parse(strings.NewReader(text), filepath.Join(t.TempDir(), "x.yml"), config.Probing{Timeout: time.Second}, config.NewCommands(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file.Checks[0]
+}
+
+// expect asks and compares status, output and value.
+func expect(t *testing.T, c *Check, want string) {
+	t.Helper()
+	start := time.Now()
+	o := c.Ask(t.Context())
+	got := [...]string{"pass", "warn", "fail"}[o.Status]
+	if o.Output != "" {
+		got += ": " + o.Output
+	}
+	if o.Measured {
+		got += fmt.Sprintf(" (%g)", o.Value)
+	}
+	if got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if took := time.Since(start); took > hanging || o.Took > took || o.At.Before(start) {
+		t.Errorf("took %s, and says %s", took, o.Took)
+	}
+	if strings.Contains(o.Output, secret) || strings.Contains(o.Output, "127.0.0.1") || strings.Contains(o.Output, "://") {
+		t.Errorf("%q tells too much", o.Output)
+	}
+}
+
+func TestSQL(t *testing.T) {
+	t.Parallel()
+	row := func(kind uint32, values ...string) *pgconn.Result {
+		r := &pgconn.Result{FieldDescriptions: []pgconn.FieldDescription{{DataTypeOID: kind}}}
+		for _, value := range values {
+			r.Rows = append(r.Rows, [][]byte{[]byte(value)})
+		}
+		return r
+	}
+	null := row(pgtype.BoolOID, "t")
+	null.Rows[0][0] = nil
+	columns := row(pgtype.Int8OID, "1")
+	columns.FieldDescriptions = append(columns.FieldDescriptions, pgconn.FieldDescription{})
+	for _, test := range []struct {
+		keys   string
+		result *pgconn.Result
+		want   string
+	}{
+		{"", row(pgtype.BoolOID, "t"), "pass"},
+		{"", row(pgtype.BoolOID, "f"), "fail: the statement returned false"},
+		{"", row(pgtype.BoolOID), "fail: the statement returned no row"},
+		{"", row(pgtype.BoolOID, "t", "t"), "fail: the statement returned several rows"},
+		{"", &pgconn.Result{}, "fail: the statement returned no column"},
+		{"", columns, "fail: the statement returned several columns"},
+		{"", null, "fail: the statement returned NULL"},
+		{"", row(pgtype.TextOID, secret), "fail: the statement returned neither true nor false, and there are no limits nor a value to equal"},
+		{"", row(pgtype.Int4OID, "5"), "fail: the statement returned neither true nor false, and there are no limits nor a value to equal"},
+		{", equals: 9f1c", row(pgtype.VarcharOID, "9f1c"), "pass"},
+		{", equals: 9f1c", row(pgtype.VarcharOID, secret), "fail: the value is another one"},
+		{", equals: 5", row(pgtype.Int4OID, "5"), "pass (5)"},
+		{", equals: true", row(pgtype.BoolOID, "t"), "pass"},
+		{", equals: false", row(pgtype.BoolOID, "t"), "fail: the value is another one"},
+		{", fail_above: 5", row(pgtype.Int8OID, "5"), "pass (5)"},
+		{", fail_above: 5", row(pgtype.NumericOID, "5.001"), "fail: 5.001 is above 5 (5.001)"},
+		{", fail_below: 5", row(pgtype.Float8OID, "4e-1"), "fail: 0.4 is below 5 (0.4)"},
+		{", warn_above: 5, fail_above: 9", row(pgtype.Int2OID, "9"), "warn: 9 is above 5 (9)"},
+		{", warn_below: 5, fail_below: 1", row(pgtype.Int2OID, "1"), "warn: 1 is below 5 (1)"},
+		{", fail_above: 5", row(pgtype.NumericOID, "NaN"), "fail: the statement returned no number to hold against the limits"},
+		{", fail_above: 5", row(pgtype.Float8OID, "-Infinity"), "fail: the statement returned no number to hold against the limits"},
+		{", fail_above: 5", row(pgtype.TextOID, "1"), "fail: the statement returned no number to hold against the limits"},
+		{", fail_above: 5", row(pgtype.BoolOID, "t"), "fail: the statement returned no number to hold against the limits"},
+	} {
+		c := New(settings(t, "{sql: SELECT, target: orders"+test.keys+"}"), func(context.Context, string, string) (*pgconn.Result, error) {
+			return test.result, nil
+		})
+		t.Run(test.want+test.keys, func(t *testing.T) { expect(t, c, test.want) })
+	}
+}
+
+func TestTCP(t *testing.T) {
+	t.Parallel()
+	l := listen(t, func(net.Conn) {})
+	expect(t, New(settings(t, `{tcp: "`+l+`"}`), nil), "pass")
+	expect(t, New(settings(t, `{tcp: "127.0.0.1:1"}`), nil), "fail: refused")
+	expect(t, New(settings(t, `{tcp: "`+secret+`.invalid:1"}`), nil), "fail: its name has no address")
+	expect(t, New(settings(t, `{tcp_file: /`+secret+`}`), nil), "fail: tcp_file: no such file or directory")
+}
+
+// listen has a function answer connections until the test ends.
+func listen(t *testing.T, serve func(net.Conn)) string {
+	t.Helper()
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = conn.Close() }()
+				serve(conn)
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestHTTP(t *testing.T) {
+	t.Parallel()
+	mux := http.NewServeMux()
+	mux.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "all is well") })
+	mux.HandleFunc("/down", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, secret, http.StatusServiceUnavailable) })
+	mux.Handle("/moved", http.RedirectHandler("/ready", http.StatusFound))
+	mux.Handle("/loop", http.RedirectHandler("/loop", http.StatusFound))
+	mux.HandleFunc("/hangs", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	mux.HandleFunc("/trickles", func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			fmt.Fprint(w, "x")
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+	sent := make(chan int64, 10)
+	mux.HandleFunc("/huge", func(w http.ResponseWriter, _ *http.Request) {
+		n, _ := io.CopyN(w, zeros{}, 1<<30)
+		sent <- n
+	})
+	mux.HandleFunc("/header", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X", strings.Repeat("x", 1<<20)) })
+	mux.HandleFunc("/login", func(w http.ResponseWriter, r *http.Request) {
+		if _, password, _ := r.BasicAuth(); password != secret {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	plain := httptest.NewServer(mux)
+	defer plain.Close()
+	encrypted := httptest.NewTLSServer(mux)
+	defer encrypted.Close()
+	root := filepath.Join(t.TempDir(), "root.pem")
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: encrypted.Certificate().Raw})
+	if err := os.WriteFile(root, certificate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	withLogin := strings.Replace(plain.URL, "://", "://u:"+secret+"@", 1)
+	nonsense := listen(t, func(conn net.Conn) { _, _ = conn.Write([]byte(secret + "\r\n\r\n")) })
+	closes := listen(t, func(net.Conn) {})
+	ends := listen(t, func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1000)) })
+	for name, test := range map[string]struct{ url, keys, want string }{
+		"ready": {plain.URL + "/ready", "", "pass"}, "match": {plain.URL + "/ready", `, match: "is w"`, "pass"},
+		"no match": {plain.URL + "/ready", ", match: bad", "fail: the body does not match"},
+		"down":     {plain.URL + "/down", "", "fail: status 503"}, "wanted": {plain.URL + "/down", ", status: 503", "pass"},
+		"redirect": {plain.URL + "/moved", ", match: well", "pass"}, "redirect wanted": {plain.URL + "/moved", ", status: 302", "pass"},
+		"loop": {plain.URL + "/loop", "", "fail: redirected without end"},
+		"huge": {plain.URL + "/huge", "", "pass"}, "huge match": {plain.URL + "/huge", ", match: x", "fail: the body does not match"},
+		"header": {plain.URL + "/header", "", "fail: its answer makes no sense"},
+		"hangs":  {plain.URL + "/hangs", ", timeout: 300ms", "fail: no answer in time"},
+		"slow":   {plain.URL + "/trickles", ", timeout: 300ms, match: y", "fail: no answer in time"},
+		"login":  {withLogin + "/login", "", "pass"}, "no login": {plain.URL + "/login", "", "fail: status 401"},
+		"untrusted": {encrypted.URL + "/ready", "", "fail: its certificate is not trusted"},
+		"trusted":   {encrypted.URL + "/ready", ", sslrootcert: " + root, "pass"},
+		"no root":   {encrypted.URL + "/ready", ", sslrootcert: /none", "fail: sslrootcert cannot be read"},
+		"no TLS":    {strings.Replace(plain.URL, "http:", "https:", 1), "", "fail: no TLS with it"},
+		"refused":   {"http://127.0.0.1:1", "", "fail: refused"}, "nonsense": {"http://" + nonsense, "", "fail: its answer makes no sense"},
+		"closes": {"http://" + closes, "", "fail: the connection broke off"}, "ends": {"http://" + ends, "", "fail: the connection broke off"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			expect(t, New(settings(t, fmt.Sprintf(`{http: "%s"%s}`, test.url, test.keys)), nil), test.want)
+		})
+	}
+	for range 2 {
+		if n := <-sent; n > 64<<20 {
+			t.Errorf("%d MiB were taken", n>>20)
+		}
+	}
+}
+
+// zeros is without end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// newRedis starts a Redis that is removed when the test ends.
+func newRedis(t *testing.T, args ...string) *pgtest.Redis {
+	t.Helper()
+	r, err := pgtest.NewRedis(t.Context(), pgtest.Tool(t, "REDIS_SERVER", "redis-server"), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func TestRedis(t *testing.T) {
+	t.Parallel()
+	r := newRedis(t)
+	do := func(args ...string) {
+		t.Helper()
+		if out, err := r.Do(t.Context(), args...); err != nil || strings.Contains(out, "ERR") {
+			t.Fatalf("%q: %s %v", args, out, err)
+		}
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", r.Port)
+	length := func(key, want string) {
+		t.Helper()
+		expect(t, New(settings(t, `{redis: "redis://`+address+`/2", length_of: `+key+`, fail_above: 2}`), nil), want)
+	}
+	ping := New(settings(t, `{redis: "redis://`+address+`", timeout: 1s}`), nil)
+	expect(t, ping, "pass")
+	for _, command := range []string{"RPUSH list a b c", "SADD set a b", "ZADD zset 1 a", "XADD stream * a b", "SET text a", "HSET hash a b"} {
+		do(append([]string{"-n", "2"}, strings.Fields(command)...)...)
+	}
+	length("list", "fail: 3 is above 2 (3)")
+	length("set", "pass (2)")
+	length("zset", "pass (1)")
+	length("stream", "pass (1)")
+	length("none", "pass (0)")
+	length("text", "fail: the key is no list, stream, set or sorted set")
+	length("hash", "fail: the key is no list, stream, set or sorted set")
+
+	do("CONFIG", "SET", "requirepass", secret)
+	expect(t, ping, "fail: it wants another password: NOAUTH")
+	expect(t, New(settings(t, `{redis: "redis://:wrong@`+address+`"}`), nil), "fail: it wants another password: WRONGPASS")
+	expect(t, New(settings(t, `{redis: "redis://:`+secret+`@`+address+`/2"}`), nil), "pass")
+	expect(t, New(settings(t, `{redis: "redis://:`+secret+`@`+address+`/9999"}`), nil), "fail: it refused a command or the login")
+	expect(t, New(settings(t, `{redis: "rediss://`+address+`", timeout: 1s}`), nil), "fail: no answer in time") // it waits for a line
+
+	if err := r.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, ping, "fail: no answer in time")
+	expect(t, New(settings(t, `{redis: "redis://:`+secret+`@`+address+`/2", timeout: 1s}`), nil), "fail: no answer in time")
+	expect(t, New(settings(t, `{redis: "rediss://`+address+`", timeout: 1s}`), nil), "fail: no answer in time")
+	expect(t, New(settings(t, `{celery: "redis://`+address+`", timeout: 1s}`), nil), "fail: no answer in time")
+	if err := r.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-r.Exited()
+	expect(t, ping, "fail: refused")
+	if err := r.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, ping, "pass")
+}
+
+// TestOddRedis: what is no Redis, or one that cannot serve now.
+func TestOddRedis(t *testing.T) {
+	t.Parallel()
+	for answer, want := range map[string]string{
+		"-LOADING Redis is loading the dataset in memory\r\n": "fail: it refused: LOADING", "-hunter2\r\n": "fail: its answer makes no sense",
+		"+hunter2\r\n": "fail: its answer makes no sense", "HTTP/1.1 400 Bad Request\r\n\r\n": "fail: its answer makes no sense",
+		"": "fail: the connection broke off", "+PONG\r\n": "pass",
+	} {
+		address := listen(t, func(conn net.Conn) {
+			_, _ = conn.Read(make([]byte, 100))
+			_, _ = io.WriteString(conn, answer)
+		})
+		expect(t, New(settings(t, `{redis: "redis://`+address+`"}`), nil), want)
+	}
+}
+
+// TestRedisTLS: rediss:// verifies the certificate, unless the URL says as Celery's do that it does not matter.
+func TestRedisTLS(t *testing.T) {
+	t.Parallel()
+	https := httptest.NewUnstartedServer(nil) // for its certificate
+	https.StartTLS()
+	defer https.Close()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: https.TLS.Certificates})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = conn.Close() }()
+				if _, err := conn.Read(make([]byte, 100)); err == nil {
+					_, _ = io.WriteString(conn, "+PONG\r\n")
+				}
+			}()
+		}
+	}()
+	root := filepath.Join(t.TempDir(), "root.pem")
+	if err := os.WriteFile(root, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: https.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	address := "rediss://" + l.Addr().String()
+	expect(t, New(settings(t, `{redis: "`+address+`"}`), nil), "fail: its certificate is not trusted")
+	expect(t, New(settings(t, `{redis: "`+address+`", sslrootcert: `+root+`}`), nil), "pass")
+	expect(t, New(settings(t, `{redis: "`+address+`?ssl_cert_reqs=none"}`), nil), "pass")
+}
+
+func TestCelery(t *testing.T) {
+	t.Parallel()
+	const python = "/usr/bin/python3"
+	have := pgtest.CanImport(t.Context(), python, "celery", "redis")
+	pgtest.Need(t, have, "Celery", "make test, as root")
+	r := newRedis(t, "--requirepass", secret)
+	broker := (&url.URL{Scheme: "redis", User: url.UserPassword("", secret), Host: fmt.Sprintf("127.0.0.1:%d", r.Port), Path: "/1"}).String()
+	one, two := New(settings(t, `{celery: "`+broker+`", timeout: 2s}`), nil), New(settings(t, `{celery: "`+broker+`", fail_below: 2, timeout: 2s}`), nil)
+	expect(t, one, "fail: 0 is below 1 (0)")
+	worker := func(name string) *pgtest.Celery {
+		w, err := pgtest.NewCelery(t.Context(), python, name, broker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := w.Remove(); err != nil {
+				t.Error(err)
+			}
+		})
+		return w
+	}
+	worker("a")
+	expect(t, one, "pass (1)")
+	expect(t, two, "fail: 1 is below 2 (1)")
+	b := worker("b")
+	start := time.Now()
+	expect(t, two, "pass (2)")
+	if took := time.Since(start); took > 1500*time.Millisecond {
+		t.Errorf("took %s though both have answered", took)
+	}
+	for range 3 {
+		if err := b.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, two, "fail: 1 is below 2 (1)")
+		expect(t, one, "pass (1)")
+		if err := b.Signal(syscall.SIGCONT); err != nil { // its answers come late, and are no workers
+			t.Fatal(err)
+		}
+		expect(t, New(settings(t, `{celery: "`+broker+`", fail_above: 2, fail_below: 2, timeout: 5s}`), nil), "pass (2)")
+	}
+	time.Sleep(time.Second)
+	expect(t, two, "pass (2)")
+	for _, pattern := range []string{"*reply.celery.pidbox", "pg_liveness_exporter*"} {
+		if out, err := r.Do(t.Context(), "-a", secret, "--no-auth-warning", "-n", "1", "KEYS", pattern); err != nil || out != "" {
+			t.Errorf("left: %s %v", out, err)
+		}
+	}
+	if err := r.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, one, "fail: refused")
+}

@@ -1,0 +1,22 @@
+package check
+
+import (
+	"context"
+
+	"pg_liveness_exporter/config"
+)
+
+// tcp connects, and says nothing.
+type tcp struct{ *config.Check }
+
+func (c *tcp) ask(ctx context.Context) (number, error) {
+	address, err := where(c.Check)
+	if err != nil {
+		return number{}, err
+	}
+	conn, err := dial(ctx, "tcp", address)
+	if err != nil {
+		return number{}, err
+	}
+	return number{}, conn.Close()
+}

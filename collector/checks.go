@@ -1,0 +1,297 @@
+package collector
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+
+	"pg_liveness_exporter/check"
+	"pg_liveness_exporter/config"
+)
+
+// Check is a dependency with what is kept of it. It is asked behind everybody's back, again whenever its last result has
+// become too old: nobody waits for it but those who come before the first result.
+type Check struct {
+	settings *config.Check
+	asked    *check.Check
+	enter    func(ctx context.Context) (leave func(), ok bool) // waits for a place at its target
+	logger   *slog.Logger
+
+	life  context.Context //nolint:containedctx // ends with Close
+	end   context.CancelFunc
+	ended chan struct{}
+	first chan struct{} // closed when there is a result
+
+	mu     sync.Mutex // protects what follows
+	last   check.Outcome
+	streak streak
+}
+
+// newCheck returns a check that is asked once it is started.
+func newCheck(settings *config.Check, query check.Query, enter func(ctx context.Context) (func(), bool), logger *slog.Logger) *Check {
+	c := &Check{
+		settings: settings, asked: check.New(settings, query), enter: enter, logger: logger.With("check", settings.Name),
+		ended: make(chan struct{}), first: make(chan struct{}), streak: newStreak(),
+	}
+	c.life, c.end = context.WithCancel(context.Background())
+	return c
+}
+
+// run asks until the check is closed.
+func (c *Check) run() {
+	defer close(c.ended)
+	for {
+		leave, ok := c.enter(c.life)
+		if !ok {
+			return
+		}
+		o := c.asked.Ask(c.life)
+		leave()
+		if c.life.Err() != nil { // what was found may be only that
+			return
+		}
+		c.record(o)
+		wait := time.NewTimer(time.Until(c.expires(o)))
+		select {
+		case <-wait.C:
+		case <-c.life.Done():
+			wait.Stop()
+			return
+		}
+	}
+}
+
+func (c *Check) expires(o check.Outcome) time.Time {
+	if o.Status == check.Fail {
+		return o.At.Add(c.settings.TTLFailed)
+	}
+	return o.At.Add(c.settings.TTL)
+}
+
+// record keeps a result, and logs a change.
+func (c *Check) record(o check.Outcome) {
+	c.mu.Lock()
+	before := c.last
+	c.last = o
+	c.streak.count(o.Status != check.Fail)
+	c.mu.Unlock()
+	select {
+	case <-c.first:
+		if before.Status == o.Status {
+			return
+		}
+	default:
+		close(c.first)
+	}
+	switch o.Status {
+	case check.Pass:
+		c.logger.Info("the check passes")
+	case check.Warn:
+		c.logger.Warn("the check nearly fails", "output", o.Output)
+	case check.Fail:
+		c.logger.Warn("the check fails", "output", o.Output)
+	}
+}
+
+// judge is told how many results in a row make the check fail, and pass again.
+func (c *Check) judge(failAfter, passAfter uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.streak.failAfter, c.streak.passAfter = failAfter, passAfter
+}
+
+// Close ends what is being asked, and waits for that until ctx ends.
+func (c *Check) Close(ctx context.Context) error {
+	c.end()
+	select {
+	case <-c.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Finding is what a check found last.
+type Finding struct {
+	check.Outcome
+	// Check is its name, and Target that of the server that it is about, empty where there is none.
+	Check, Target string
+	// Expires is when it is asked again.
+	Expires time.Time
+	// Failing says whether so many results in a row have failed, and not so many passed since, that the check counts as
+	// failing: what Health.FailAfter and PassAfter say.
+	Failing bool
+}
+
+// Name is what the configuration calls the check.
+func (c *Check) Name() string { return c.settings.Name }
+
+// Kind is what is asked.
+func (c *Check) Kind() config.CheckKind { return c.settings.Kind }
+
+// Timeout is the most that asking may take.
+func (c *Check) Timeout() time.Duration { return c.settings.Timeout }
+
+// Recent returns the last result. Where there is none yet it waits for one, within patience, and reports false if there is
+// still none.
+func (c *Check) Recent(ctx context.Context, patience time.Duration) (Finding, bool) {
+	select {
+	case <-c.first:
+		return c.finding(), true
+	default:
+	}
+	over := time.NewTimer(patience)
+	defer over.Stop()
+	select {
+	case <-c.first:
+		return c.finding(), true
+	case <-over.C:
+	case <-ctx.Done():
+	case <-c.ended:
+	}
+	return Finding{}, false
+}
+
+func (c *Check) finding() Finding {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Finding{c.last, c.settings.Name, c.settings.Target, c.expires(c.last), c.streak.failing}
+}
+
+// checks are those of the configuration.
+type checks struct {
+	make func(settings *config.Check) *Check
+
+	mu       sync.Mutex // protects what follows
+	closed   bool
+	all      []*Check // sorted by name
+	retiring sync.WaitGroup
+}
+
+// apply replaces the configuration, and keeps what has not changed.
+func (cs *checks) apply(file *config.File) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if cs.closed {
+		return
+	}
+	before := make(map[string]*Check, len(cs.all))
+	for _, c := range cs.all {
+		before[c.settings.Name] = c
+	}
+	cs.all = make([]*Check, 0, len(file.Checks))
+	for _, settings := range file.Checks {
+		c := before[settings.Name]
+		if c != nil && c.settings.Equal(settings) {
+			delete(before, settings.Name)
+			c.judge(file.Health.FailAfter, file.Health.PassAfter)
+		} else {
+			c = cs.make(settings)
+			c.judge(file.Health.FailAfter, file.Health.PassAfter) // before its first result
+			go c.run()
+		}
+		cs.all = append(cs.all, c)
+	}
+	for _, c := range before {
+		c.end()
+		cs.retiring.Go(func() { <-c.ended })
+	}
+}
+
+// list returns all checks, sorted by name.
+func (cs *checks) list() []*Check {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return slices.Clone(cs.all)
+}
+
+// findings are the last results of those checks that have one and that are wanted.
+func (cs *checks) findings(wanted func(target string) bool) []Finding {
+	var found []Finding
+	for _, c := range cs.list() {
+		if !wanted(c.settings.Target) {
+			continue
+		}
+		if f, ok := c.Recent(context.Background(), 0); ok {
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
+// close ends all checks, until ctx ends.
+func (cs *checks) close(ctx context.Context) error {
+	cs.mu.Lock()
+	closing := cs.all
+	cs.all, cs.closed = nil, true
+	cs.mu.Unlock()
+	ends := []func() error{func() error {
+		cs.retiring.Wait() // each ends with its context
+		return nil
+	}}
+	for _, c := range closing {
+		ends = append(ends, func() error { return c.Close(ctx) })
+	}
+	return sideBySide(ends)
+}
+
+// checkMetric is one row of the table of the checks' metrics.
+type checkMetric struct {
+	metric
+	value func(f *Finding) (float64, bool)
+}
+
+func checkMetrics() []checkMetric {
+	row := func(name, help string, value func(f *Finding) (float64, bool)) checkMetric {
+		return checkMetric{metric{name: name, help: help, kind: gauge, labels: []string{"check"}}, value}
+	}
+	return []checkMetric{
+		row("pg_liveness_check_duration_seconds", "Duration of the check's last run.", func(f *Finding) (float64, bool) {
+			return f.Took.Seconds(), true
+		}),
+		row("pg_liveness_check_up", "Whether the check's last run did not fail.", func(f *Finding) (float64, bool) {
+			if f.Status == check.Fail {
+				return 0, true
+			}
+			return 1, true
+		}),
+		row("pg_liveness_check_value", "Number that the check's last run found: what the statement returned, a length, workers.",
+			func(f *Finding) (float64, bool) { return f.Value, f.Measured }),
+	}
+}
+
+// checkView shows what checks found, those of several targets apart by the label target, empty where a check has none.
+type checkView struct {
+	found    []Finding
+	labelled bool
+}
+
+// Gather returns the series, and does no I/O.
+func (v checkView) Gather() ([]*dto.MetricFamily, error) {
+	var families []*dto.MetricFamily
+	for _, m := range checkMetrics() {
+		var series []*dto.Metric
+		for i := range v.found {
+			f := &v.found[i]
+			value, ok := m.value(f)
+			if !ok {
+				continue
+			}
+			var target *dto.LabelPair
+			if v.labelled {
+				name := targetLabel
+				target = &dto.LabelPair{Name: &name, Value: &f.Target}
+			}
+			series = append(series, m.sample(value, []string{strings.ToValidUTF8(f.Check, "\ufffd")}, target))
+		}
+		if series != nil {
+			families = append(families, &dto.MetricFamily{Name: &m.name, Help: &m.help, Type: &m.kind, Metric: series})
+		}
+	}
+	return families, nil
+}

@@ -1,0 +1,215 @@
+package collector
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"pg_liveness_exporter/check"
+	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/probe"
+)
+
+// queriedProber is healthy and answers statements: each is the number to return, or "hang".
+type queriedProber struct {
+	fixedProber
+	start time.Time
+
+	mu    sync.Mutex // protects what follows
+	log   []string   // each statement with the second at which it came
+	value map[string]float64
+}
+
+func (p *queriedProber) Query(ctx context.Context, sql string) (*pgconn.Result, *probe.Failure) {
+	p.mu.Lock()
+	p.log = append(p.log, fmt.Sprintf("%s at %.0f", sql, time.Since(p.start).Seconds()))
+	value, ok := p.value[sql]
+	p.mu.Unlock()
+	if !ok {
+		<-ctx.Done()
+		return nil, &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateRejecting, Phase: probe.PhaseQuery}
+	}
+	return &pgconn.Result{
+		FieldDescriptions: []pgconn.FieldDescription{{DataTypeOID: pgtype.Float8OID}},
+		Rows:              [][][]byte{{[]byte(strconv.FormatFloat(value, 'f', -1, 64))}},
+	}, nil
+}
+
+func (p *queriedProber) set(sql string, value float64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.value[sql] = value
+}
+
+func (p *queriedProber) asked() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	log := slices.Clone(p.log)
+	p.log = nil
+	return log
+}
+
+// statement is a check that runs a statement on orders, and fails above 10.
+func statement(name, sql string) *config.Check {
+	most, some := 10.0, 5.0
+	return &config.Check{
+		Name: name, Kind: config.CheckSQL, Target: "orders", SQL: sql, Timeout: 5 * time.Second, TTL: 27 * time.Second, TTLFailed: 9 * time.Second,
+		Limits: config.Limits{WarnAbove: &some, FailAbove: &most},
+	}
+}
+
+// checkedExporter watches the target orders, with these checks.
+func checkedExporter(t *testing.T, checks ...*config.Check) (*Exporter, *queriedProber, *config.File) {
+	t.Helper()
+	p := &queriedProber{fixedProber: fixedProber{result: healthy()}, start: time.Now(), value: map[string]float64{"one": 1, "many": 11}}
+	e := NewExporter(Options{
+		MaxInFlight: 10, Keeps: true, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler),
+		NewProber: func(*config.Target, Events) Prober { return p },
+	})
+	file := &config.File{
+		Targets: []*config.Target{{Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}}},
+		Checks:  checks, Health: config.DefaultHealth(),
+	}
+	e.Apply(file)
+	t.Cleanup(func() {
+		if err := e.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return e, p, file
+}
+
+// TestCheckTimes: a check is asked again so long after it passed, and so long after it failed, whoever looks.
+func TestCheckTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, p, _ := checkedExporter(t, statement("a", "one"))
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			if f, ok := e.Checks()[0].Recent(t.Context(), 0); !ok || f.Status != check.Pass || f.Value != 1 || !f.Measured {
+				t.Fatalf("%+v %v", f, ok)
+			}
+		}
+		p.set("one", 11)
+		time.Sleep(50 * time.Second)
+		p.set("one", 6) // nearly fails, which is no failure
+		time.Sleep(40 * time.Second)
+		want := []string{"one at 0", "one at 27", "one at 54", "one at 81", "one at 90", "one at 99", "one at 108", "one at 117", "one at 144"}
+		if got := p.asked(); !slices.Equal(got, want) {
+			t.Errorf("got  %q\nwant %q", got, want)
+		}
+	})
+}
+
+// TestCheckHangs: one that hangs keeps the others from nothing, not even those on the same target for longer than a second,
+// and is shown as what it was until it is known to have failed.
+func TestCheckHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, p, _ := checkedExporter(t, statement("a", "hangs"), statement("b", "hangs too"), statement("c", "one"))
+		start := time.Now()
+		if _, ok := e.Checks()[0].Recent(t.Context(), 700*time.Millisecond); ok {
+			t.Error("there is a result of what hangs")
+		}
+		if _, ok := e.Checks()[2].Recent(t.Context(), 4*time.Second); !ok || time.Since(start) > 2100*time.Millisecond {
+			t.Errorf("no result after %s: %v", time.Since(start), ok)
+		}
+		f, ok := e.Checks()[1].Recent(t.Context(), 10*time.Second)
+		if took := time.Since(start); !ok || f.Status != check.Fail || f.Output != "the statement did not end in time" || took > 7*time.Second {
+			t.Errorf("after %s: %+v", took, f)
+		}
+		if n := len(p.asked()); n != 3 {
+			t.Errorf("%d statements", n)
+		}
+	})
+}
+
+// TestCheckReload: what has not changed keeps its result, what is new is asked at once, and what is gone is gone.
+func TestCheckReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, p, file := checkedExporter(t, statement("a", "one"), statement("b", "many"))
+		time.Sleep(3 * time.Second)
+		again := *file
+		again.Checks = []*config.Check{statement("a", "one"), statement("c", "one")}
+		p.asked()
+		e.Apply(&again)
+		synctest.Wait()
+		if got, want := p.asked(), []string{"one at 3"}; !slices.Equal(got, want) {
+			t.Errorf("asked %q, want %q", got, want)
+		}
+		var names []string
+		for _, c := range e.Checks() {
+			f, ok := c.Recent(t.Context(), 0)
+			names = append(names, fmt.Sprintf("%s %v %.0f", c.Name(), ok, f.At.Sub(p.start).Seconds()))
+		}
+		if want := []string{"a true 0", "c true 3"}; !slices.Equal(names, want) {
+			t.Errorf("got %q, want %q", names, want)
+		}
+		p.set("one", 11)
+		time.Sleep(time.Hour)
+		if got := p.asked(); slices.ContainsFunc(got, func(line string) bool { return strings.HasPrefix(line, "many") }) {
+			t.Error("a check that is gone is asked")
+		}
+	})
+}
+
+// TestCheckMetrics holds the checks' metrics against a golden file: on /metrics each has a target, be it an empty one; on
+// /probe are those of the target; without targets on /metrics, those without one.
+func TestCheckMetrics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, _, _ := checkedExporter(t, statement("backlog", "one"), statement("late", "hangs"),
+			&config.Check{Name: "queue", Kind: config.CheckRedis, Timeout: time.Second, TTLFailed: time.Second}) // it has no address
+		time.Sleep(1500 * time.Millisecond)
+		get := func(path string) string {
+			response := httptest.NewRecorder()
+			request := httptest.NewRequestWithContext(t.Context(), "GET", path, nil)
+			if strings.HasPrefix(path, "/probe") {
+				e.ServeProbe(response, request)
+			} else {
+				e.ServeHTTP(response, request)
+			}
+			var text bytes.Buffer
+			for line := range strings.Lines(response.Body.String()) {
+				if strings.Contains(line, "pg_liveness_check") {
+					text.WriteString(line)
+				}
+			}
+			return text.String()
+		}
+		got := get("/metrics")
+		file := filepath.Join("testdata", "checks.prom")
+		if *update {
+			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil || got != string(want) {
+			t.Errorf("differs from %s (go test ./collector -update writes it anew): %v\n%s", file, err, got)
+		}
+		if problems, err := promlint.New(strings.NewReader(got)).Lint(); err != nil || len(problems) > 0 {
+			t.Errorf("promlint: %v %v", problems, err)
+		}
+		single := get("/probe?target=orders")
+		if !strings.Contains(single, `pg_liveness_check_up{check="backlog"} 1`) || strings.Contains(single, "queue") || strings.Contains(single, "late") {
+			t.Error(single)
+		}
+		e.options.HideTargets = true
+		if alone := get("/metrics"); !strings.Contains(alone, `check="queue",target=""`) || strings.Contains(alone, "backlog") {
+			t.Error(alone)
+		}
+	})
+}

@@ -1,0 +1,297 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/url"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Check is a dependency to ask beside the servers. It does not change once it was made.
+type Check struct {
+	// Name is what the configuration calls it; no target has the same one.
+	Name string
+	// Kind is what is asked.
+	Kind CheckKind
+	// Timeout is the most that asking may take.
+	Timeout time.Duration
+	// TTL is how long a result is kept that passed, TTLFailed one that failed.
+	TTL, TTLFailed time.Duration
+	// Limits are what a number is held against.
+	Limits Limits
+
+	// Target is the server on which SQL is run. Equals is what the one value must be, nil where that is not asked.
+	Target, SQL string
+	Equals      *string
+	// LengthOf is the key in Redis whose length is the number.
+	LengthOf string
+	// Status is what HTTP must answer with, 0 for any that begins with 2, and Match what the body must hold, nil for anything.
+	Status int
+	Match  *regexp.Regexp
+	// RootCert is a file with the certificates to trust, empty for the system's.
+	RootCert string
+
+	where location // of Redis, of Celery's broker or of HTTP and TCP
+}
+
+// CheckKind is a kind of dependency.
+type CheckKind string
+
+// The kinds of dependencies.
+const (
+	CheckSQL    CheckKind = "sql"
+	CheckRedis  CheckKind = "redis"
+	CheckCelery CheckKind = "celery"
+	CheckHTTP   CheckKind = "http"
+	CheckTCP    CheckKind = "tcp"
+)
+
+// Limits are bounds of a number; nil is none. What lies on a bound has not passed it.
+type Limits struct{ WarnAbove, FailAbove, WarnBelow, FailBelow *float64 }
+
+// Any says whether there is a bound.
+func (l *Limits) Any() bool {
+	return l.WarnAbove != nil || l.FailAbove != nil || l.WarnBelow != nil || l.FailBelow != nil
+}
+
+const (
+	checkTimeout = 5 * time.Second
+	// py-healthcheck's own times.
+	checkTTL       = 27 * time.Second
+	checkTTLFailed = 9 * time.Second
+)
+
+// location is where a dependency is: a text with a secret in it, perhaps.
+type location struct {
+	text Secret
+	file string // that holds the text
+}
+
+// Where returns where the dependency is: a URL, or host:port for the kind tcp. A file that holds it is read by this call,
+// so that a rotation needs no restart. No error text holds any of it.
+func (c *Check) Where() (Secret, error) {
+	if c.where.file == "" {
+		return c.where.text, nil
+	}
+	text, err := readSecret(c.where.file)
+	if err != nil {
+		return "", wrap(string(c.Kind)+"_file", err)
+	}
+	return text, wrap(string(c.Kind)+"_file", c.Kind.valid(text))
+}
+
+// Equal says whether two checks were made from the same settings.
+func (c *Check) Equal(other *Check) bool { return reflect.DeepEqual(c, other) }
+
+// valid says what is wrong with a location.
+func (k CheckKind) valid(text Secret) error {
+	if k == CheckTCP {
+		host, port, err := net.SplitHostPort(string(text))
+		if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || host == "" || portErr != nil || n == 0 {
+			return errors.New("must be host:port")
+		}
+		return nil
+	}
+	schemes := []string{"redis", "rediss"}
+	if k == CheckHTTP {
+		schemes = []string{"http", "https"}
+	}
+	u, err := url.Parse(string(text))
+	if err != nil || !slices.Contains(schemes, u.Scheme) || u.Host == "" {
+		return fmt.Errorf("must be a URL that begins with %s://", strings.Join(schemes, ":// or "))
+	}
+	if k != CheckHTTP && !regexp.MustCompile(`^/?[0-9]{0,4}$`).MatchString(u.Path) {
+		return errors.New("must be a URL whose path is the number of a database")
+	}
+	return nil
+}
+
+// check reads an entry of the section checks. It returns what the entry says by key.
+func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yaml.Node {
+	before := len(b.problems)
+	c := &Check{Name: name, Timeout: checkTimeout, TTL: checkTTL, TTLFailed: checkTTLFailed}
+	given := make(map[string]*yaml.Node)
+	known := make(fields)
+	key := func(key string, read func(*yaml.Node, string)) {
+		known[key] = func(n *yaml.Node, where string) {
+			given[key] = n
+			read(n, where)
+		}
+	}
+	text := func(to *string) func(*yaml.Node, string) {
+		return func(n *yaml.Node, where string) { *to = b.text(n, where) }
+	}
+	duration := func(to *time.Duration, least, most time.Duration) func(*yaml.Node, string) {
+		return func(n *yaml.Node, where string) {
+			if d := b.duration(n, where, least, most); d != nil {
+				*to = *d
+			}
+		}
+	}
+	key("timeout", duration(&c.Timeout, Shortest, Longest))
+	key("ttl", duration(&c.TTL, time.Second, 24*time.Hour))
+	key("ttl_failed", duration(&c.TTLFailed, time.Second, 24*time.Hour))
+	for name, to := range map[string]**float64{
+		"warn_above": &c.Limits.WarnAbove, "fail_above": &c.Limits.FailAbove, "warn_below": &c.Limits.WarnBelow, "fail_below": &c.Limits.FailBelow,
+	} {
+		key(name, func(n *yaml.Node, where string) { *to = b.number(n, where) })
+	}
+	key("target", text(&c.Target))
+	key("sql", text(&c.SQL))
+	key("equals", func(n *yaml.Node, where string) {
+		value := b.text(n, where)
+		c.Equals = &value
+	})
+	key("length_of", text(&c.LengthOf))
+	key("status", func(n *yaml.Node, where string) { c.Status = int(b.integer(n, where, 100, 599)) }) //nolint:gosec // it is in these bounds
+	key("match", func(n *yaml.Node, where string) { c.Match = b.pattern(n, where) })
+	key("sslrootcert", func(n *yaml.Node, where string) { c.RootCert = b.fromFolder(b.text(n, where)) })
+	for _, kind := range []CheckKind{CheckRedis, CheckCelery, CheckHTTP, CheckTCP} {
+		key(string(kind), func(n *yaml.Node, where string) { b.locate(c, kind, Secret(b.text(n, where)), n, where) })
+		key(string(kind)+"_file", func(n *yaml.Node, where string) { c.where.file = b.fromFolder(b.text(n, where)) })
+		key(string(kind)+"_env", func(n *yaml.Node, where string) {
+			variable := b.text(n, where)
+			if value := os.Getenv(variable); value != "" {
+				b.locate(c, kind, Secret(value), n, where)
+			} else if variable != "" {
+				b.problem(n, where, "the variable is not set")
+			}
+		})
+	}
+	b.mapping(n, where, known)
+	if len(b.problems) == before {
+		b.checkKind(c, n, where, given)
+	}
+	if len(b.problems) == before {
+		b.file.Checks = append(b.file.Checks, c)
+	}
+	return given
+}
+
+// locate says where a dependency is.
+func (b *builder) locate(c *Check, kind CheckKind, text Secret, n *yaml.Node, where string) {
+	if text == "" {
+		return // there is a problem with it already
+	}
+	if err := kind.valid(text); err != nil {
+		b.problem(n, where, "%s", err)
+	}
+	c.where.text = text
+}
+
+// belongs are the keys that only some kinds know.
+func belongs() map[string][]CheckKind {
+	numbers := []CheckKind{CheckSQL, CheckRedis, CheckCelery}
+	return map[string][]CheckKind{
+		"target": {CheckSQL}, "equals": {CheckSQL}, "length_of": {CheckRedis}, "status": {CheckHTTP}, "match": {CheckHTTP},
+		"sslrootcert": {CheckRedis, CheckCelery, CheckHTTP},
+		"warn_above":  numbers, "fail_above": numbers, "warn_below": numbers, "fail_below": numbers,
+	}
+}
+
+// checkKind finds out the kind, and what does not go with it.
+func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[string]*yaml.Node) {
+	var ways []string
+	for _, kind := range []CheckKind{CheckSQL, CheckRedis, CheckCelery, CheckHTTP, CheckTCP} {
+		for _, way := range []string{string(kind), string(kind) + "_env", string(kind) + "_file"} {
+			if given[way] != nil {
+				ways = append(ways, way)
+				c.Kind = kind
+			}
+		}
+	}
+	if len(ways) != 1 {
+		b.problem(n, where, "needs one of sql, redis, celery, http and tcp, or one of the last four with _env or _file")
+		return
+	}
+	for key, kinds := range belongs() {
+		if given[key] != nil && !slices.Contains(kinds, c.Kind) {
+			b.problem(given[key], join(where, key), "does not go with %s", ways[0])
+		}
+	}
+	l := &c.Limits
+	switch {
+	case c.Kind == CheckSQL && given["target"] == nil:
+		b.problem(n, where, "needs a target to run its SQL on")
+	case c.Kind == CheckSQL && c.Equals != nil && l.Any():
+		b.problem(given["equals"], join(where, "equals"), "does not go with limits")
+	case c.Kind == CheckRedis && l.Any() && c.LengthOf == "":
+		b.problem(n, where, "has limits, and no length_of to hold against them")
+	case c.Kind == CheckRedis && !l.Any() && c.LengthOf != "":
+		b.problem(given["length_of"], join(where, "length_of"), "has no limits to be held against: fail_above, warn_above, …")
+	case c.Kind == CheckCelery && !l.Any():
+		one := 1.0
+		l.FailBelow = &one
+	}
+	for _, pair := range []struct {
+		low, high       *float64
+		lowKey, highKey string
+	}{
+		{l.WarnAbove, l.FailAbove, "warn_above", "fail_above"},
+		{l.FailBelow, l.WarnBelow, "fail_below", "warn_below"},
+		{l.FailBelow, l.FailAbove, "fail_below", "fail_above"},
+	} {
+		if pair.low != nil && pair.high != nil && *pair.low > *pair.high {
+			b.problem(given[pair.lowKey], join(where, pair.lowKey), "is above %s", pair.highKey)
+		}
+	}
+}
+
+// checkTargets finds checks that have a target's name, or whose target cannot run SQL. names are those of all targets, also of
+// those that cannot be used.
+func (b *builder) checkTargets(given map[string]map[string]*yaml.Node, names map[string]*yaml.Node) {
+	kinds := make(map[string]Kind)
+	for _, t := range b.file.Targets {
+		kinds[t.Name] = t.Kind
+	}
+	for _, c := range b.file.Checks {
+		n, where := given[c.Name]["target"], join(join("checks", c.Name), "target")
+		switch {
+		case names[c.Name] != nil:
+			b.problem(names[c.Name], join("targets", c.Name), "a check has this name too, and both are asked for by it")
+		case c.Kind == CheckSQL && names[c.Target] == nil:
+			b.problem(n, where, "there is no target of this name")
+		case kinds[c.Target] == KindPgBouncer:
+			b.problem(n, where, "is a PgBouncer, on which no SQL can be run")
+		}
+	}
+	slices.SortFunc(b.file.Checks, func(x, y *Check) int { return cmp.Compare(x.Name, y.Name) })
+}
+
+// number reads a number that has an end.
+func (d *decoder) number(n *yaml.Node, where string) *float64 {
+	text := d.text(n, where)
+	if text == "" {
+		return nil
+	}
+	v, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+		d.problem(n, where, "must be a number")
+		return nil
+	}
+	return &v
+}
+
+// pattern reads a regular expression.
+func (d *decoder) pattern(n *yaml.Node, where string) *regexp.Regexp {
+	text := d.text(n, where)
+	if text == "" {
+		return nil
+	}
+	pattern, err := regexp.Compile(text)
+	if err != nil {
+		d.problem(n, where, "must be a regular expression as Go writes them (RE2)")
+	}
+	return pattern
+}

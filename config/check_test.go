@@ -1,0 +1,161 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// checkText is a file with these checks, and targets that they may be about.
+func checkText(lines ...string) string {
+	return "targets:\n  orders: {host: h, user: u}\n  pool: {host: h, user: u, kind: pgbouncer}\nchecks:\n  " + strings.Join(lines, "\n  ") + "\n"
+}
+
+func TestChecks(t *testing.T) {
+	t.Setenv("QUEUE", "redis://:hunter2@queue:6380/3")
+	file, err := parseText(t, checkText(
+		`migrations: {target: orders, sql: "SELECT 1", equals: 5, ttl: 1m, ttl_failed: 2s}`,
+		`backlog: {target: orders, sql: "SELECT 1", warn_above: 1.5, fail_above: 1000, timeout: 2s}`,
+		`queue: {redis_env: QUEUE, length_of: celery, fail_above: 0}`,
+		`workers: {celery: "rediss://broker"}`,
+		`up: {http: "https://example.org/ready", status: 204, match: "^o[k]$"}`,
+		`smtp: {tcp: "mail:25"}`,
+	))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, c := range file.Checks {
+		names = append(names, c.Name)
+	}
+	if want := []string{"backlog", "migrations", "queue", "smtp", "up", "workers"}; !slices.Equal(names, want) {
+		t.Fatalf("got %q, want %q", names, want)
+	}
+	backlog, migrations, queue, up, workers := file.Checks[0], file.Checks[1], file.Checks[2], file.Checks[4], file.Checks[5]
+	if backlog.Kind != CheckSQL || backlog.Target != "orders" || *backlog.Limits.WarnAbove != 1.5 || backlog.Timeout != 2*time.Second ||
+		backlog.TTL != 27*time.Second || backlog.TTLFailed != 9*time.Second || backlog.Equals != nil {
+		t.Errorf("%+v", backlog)
+	}
+	if *migrations.Equals != "5" || migrations.TTL != time.Minute || migrations.TTLFailed != 2*time.Second {
+		t.Errorf("%+v", migrations)
+	}
+	if where, err := queue.Where(); err != nil || where != "redis://:hunter2@queue:6380/3" || *queue.Limits.FailAbove != 0 {
+		t.Errorf("%s %v %+v", string(where), err, queue)
+	}
+	if *workers.Limits.FailBelow != 1 || up.Status != 204 || !up.Match.MatchString("ok") {
+		t.Errorf("%+v %+v", workers, up)
+	}
+}
+
+// TestCheckFile: a location in a file is read at each call, and nothing of it is in an error.
+func TestCheckFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "url")
+	file, err := parseText(t, checkText("cache: {redis_file: "+path+"}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for content, want := range map[string]string{
+		"redis://a/1\n": "", "rediss://:hunter2@b\n": "", "mysql://hunter2": "redis_file: must be a URL that begins with redis:// or rediss://",
+		"": "redis_file: is empty",
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		where, err := file.Checks[0].Where()
+		switch {
+		case want == "" && (err != nil || string(where) != strings.TrimSpace(content)):
+			t.Errorf("%q: %q, %v", content, string(where), err)
+		case want != "" && (err == nil || err.Error() != want):
+			t.Errorf("%q: %v, want %s", content, err, want)
+		}
+	}
+}
+
+func TestCheckProblems(t *testing.T) {
+	t.Setenv("BAD", "hunter2")
+	for line, want := range map[string]string{
+		`a: {}`:                               "checks.a: needs one of sql, redis, celery, http and tcp, or one of the last four with _env or _file",
+		`a: {tcp: "h:1", redis: "redis://h"}`: "checks.a: needs one of sql, redis, celery, http and tcp, or one of the last four with _env or _file",
+		`a: {tcp: "hunter2"}`:                 "checks.a.tcp: must be host:port",
+		`a: {tcp: "h:0"}`:                     "checks.a.tcp: must be host:port",
+		`a: {redis: "hunter2"}`:               "checks.a.redis: must be a URL that begins with redis:// or rediss://",
+		`a: {celery: "amqp://h"}`:             "checks.a.celery: must be a URL that begins with redis:// or rediss://",
+		`a: {redis: "redis://h/hunter2"}`:     "checks.a.redis: must be a URL whose path is the number of a database",
+		`a: {http_env: BAD}`:                  "checks.a.http_env: must be a URL that begins with http:// or https://",
+		`a: {http_env: NONE_OF_THIS_NAME}`:    "checks.a.http_env: the variable is not set",
+		`a: {sql: "SELECT 1"}`:                "checks.a: needs a target to run its SQL on",
+		`a: {sql: "SELECT 1", target: none}`:  "checks.a.target: there is no target of this name",
+		`a: {sql: "SELECT 1", target: pool}`:  "checks.a.target: is a PgBouncer, on which no SQL can be run",
+		`orders: {tcp: "h:1"}`:                "targets.orders: a check has this name too, and both are asked for by it",
+		`a: {sql: "SELECT 1", target: orders, equals: x, fail_above: 1}`:                  "checks.a.equals: does not go with limits",
+		`a: {sql: "SELECT 1", target: orders, fail_above: .nan}`:                          "checks.a.fail_above: must be a number",
+		`a: {sql: "SELECT 1", target: orders, warn_above: 2, fail_above: 1}`:              "checks.a.warn_above: is above fail_above",
+		`a: {sql: "SELECT 1", target: orders, warn_below: 1, fail_below: 2}`:              "checks.a.fail_below: is above warn_below",
+		`a: {redis: "redis://h", fail_above: 1}`:                                          "checks.a: has limits, and no length_of to hold against them",
+		`a: {redis: "redis://h", length_of: q}`:                                           "checks.a.length_of: has no limits to be held against: fail_above, warn_above, …",
+		`a: {tcp: "h:1", target: orders}`:                                                 "checks.a.target: does not go with tcp",
+		`a: {http: "http://h", fail_above: 1}`:                                            "checks.a.fail_above: does not go with http",
+		`a: {http: "http://h", match: "("}`:                                               "checks.a.match: must be a regular expression as Go writes them (RE2)",
+		`a: {http: "http://h", status: 99}`:                                               "checks.a.status: must be a number from 100 to 599",
+		`a: {tcp: "h:1", ttl: 0s}`:                                                        "checks.a.ttl: must be a duration from 1s to 24h0m0s",
+		`a: {tcp: "h:1", timeout: 1h}`:                                                    "checks.a.timeout: must be a duration from 100ms to 1m0s",
+		`a: {tcp: "h:1", hunter: 2}`:                                                      "checks.a.hunter: unknown key; known here are celery, celery_env, celery_file, equals, fail_above, fail_below, http, http_env, http_file, length_of, match, redis, redis_env, redis_file, sql, sslrootcert, status, target, tcp, tcp_env, tcp_file, timeout, ttl, ttl_failed, warn_above, warn_below",
+		`a: {sql: "SELECT 1", target: orders, celery_file: x}`:                            "checks.a: needs one of sql, redis, celery, http and tcp, or one of the last four with _env or _file",
+		"orders: {tcp: \"h:1\"}\n  a: {sql: \"SELECT 1\", target: orders, fail_above: 1}": "targets.orders: a check has this name too, and both are asked for by it",
+	} {
+		_, err := parseText(t, checkText(line))
+		if err == nil {
+			t.Errorf("%s: no error", line)
+			continue
+		}
+		lineOf := "5"
+		if strings.HasPrefix(want, "targets.") {
+			lineOf = "2"
+		}
+		if got := err.Error(); got != "dir/x.yml:"+lineOf+": "+want {
+			t.Errorf("%s:\n got %s\nwant dir/x.yml:%s: %s", line, got, lineOf, want)
+		}
+	}
+}
+
+// TestTargetFromEnvironment: a target may be the one that the environment names; nothing beside it says where it is.
+func TestTargetFromEnvironment(t *testing.T) {
+	for _, name := range []string{"DATA_SOURCE_NAME", "DATA_SOURCE_URI", "DATABASE_URL", "POSTGRES_HOST", "POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "PGHOST"} {
+		t.Setenv(name, "")
+	}
+	text := "defaults: {timeout: 3s}\ntargets:\n  orders: {environment: true, interval: 2s%s}\n"
+	if _, err := parseText(t, strings.Replace(text, "%s", "", 1)); err == nil || !strings.HasPrefix(err.Error(), "dir/x.yml:3: targets.orders.environment: no variable names a server: DATA_SOURCE_NAME, ") {
+		t.Errorf("%v", err)
+	}
+	t.Setenv("DATABASE_URL", "postgresql+psycopg2://u:hunter2@db:5433/orders")
+	file, err := parseText(t, strings.Replace(text, "%s", "", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := file.Targets[0]
+	cfg, err := target.ConnConfig(t.Context())
+	if err != nil || cfg.Host != "db" || cfg.Port != 5433 || cfg.Database != "orders" || cfg.User != "u" || cfg.Password != "hunter2" {
+		t.Errorf("%v %v", cfg, err)
+	}
+	if target.Name != "orders" || target.Timeout != 3*time.Second || target.Interval != 2*time.Second {
+		t.Errorf("%+v", target.Probing)
+	}
+	again, err := parseText(t, strings.Replace(text, "%s", "", 1))
+	if err != nil || !target.Equal(again.Targets[0]) {
+		t.Errorf("not the same again: %v", err)
+	}
+	for more, want := range map[string]string{
+		", host: h":          "targets.orders.host: is given beside environment, which says it",
+		", user: u":          "targets.orders: has user beside environment, which says it",
+		", kind: pgbouncer":  "targets.orders.kind: does not go with environment",
+		", environment: yes": "targets.orders: a key stands twice, first in line 3",
+	} {
+		if _, err := parseText(t, strings.Replace(text, "%s", more, 1)); err == nil || err.Error() != "dir/x.yml:3: "+want {
+			t.Errorf("%s: %v", more, err)
+		}
+	}
+}

@@ -1,0 +1,41 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Celery is a throwaway Celery worker. It runs until Remove.
+type Celery struct{ process }
+
+// NewCelery starts a worker of this name for a broker, with the Celery of a Python. On an error nothing is left.
+func NewCelery(ctx context.Context, python, name, broker string) (*Celery, error) {
+	c := &Celery{}
+	var err error
+	if c.Dir, err = os.MkdirTemp("", "pgtest-"); err != nil {
+		return nil, err
+	}
+	app := fmt.Sprintf("from celery import Celery\napp = Celery('app', broker=%q)\n", broker)
+	if err := os.WriteFile(filepath.Join(c.Dir, "app.py"), []byte(app), 0o600); err != nil {
+		return nil, errors.Join(err, c.Remove())
+	}
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), python, "-m", "celery", "-A", "app", "worker", "--pool=solo", "--loglevel=INFO", "--hostname="+name+"@%h")
+	cmd.Dir, cmd.SysProcAttr = c.Dir, childAttributes(nil)
+	cmd.Env = append(os.Environ(), "C_FORCE_ROOT=1", "PYTHONDONTWRITEBYTECODE=1")
+	if err := c.launch(cmd); err != nil {
+		return nil, errors.Join(err, c.Remove())
+	}
+	if err := c.awaits(ctx, "Celery worker", func() bool { return strings.Contains(c.Log(), " ready.") }); err != nil {
+		return nil, errors.Join(err, c.Remove())
+	}
+	return c, nil
+}
+
+// Remove ends the process, whatever state it is in, and removes its folder.
+func (c *Celery) Remove() error { return c.remove(syscall.SIGKILL) }

@@ -1,0 +1,92 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// mostRows is how many rows of a statement are looked at: who wants one sees that there are more.
+const mostRows = 2
+
+// errClosed is a prober that is not there any more.
+var errClosed = errors.New("the prober is closed")
+
+// Query opens a session, runs one statement on it in a read-only transaction, and closes it. It returns the first rows of
+// what the statement returned, at most two; of a login that overruns it is as with Probe. Any goroutine may call it, also
+// during a probe.
+//
+// The statement goes by the extended protocol, which takes no second one behind a semicolon that could end the transaction
+// (exec_parse_message in src/backend/tcop/postgres.c). The server ends it by itself when ctx's time is over, in case that a
+// request to cancel gets lost.
+func (p *Prober) Query(ctx context.Context, sql string) (*pgconn.Result, *Failure) {
+	if _, ok := p.begin(); !ok {
+		return nil, classify(errClosed, PhaseNone)
+	}
+	defer p.work.Done()
+	t := &trace{}
+	s, err := p.open(ctx, t)
+	if err != nil {
+		_, phase := t.read()
+		var loginErr *loginError
+		if errors.As(err, &loginErr) {
+			phase = loginErr.phase
+		}
+		return nil, classify(err, phase)
+	}
+	defer s.close(p.ctx)
+	s.pooled = p.pooled.Load()
+	result, err := s.readOnly(ctx, sql)
+	if err != nil {
+		return nil, classify(err, PhaseQuery)
+	}
+	return result, nil
+}
+
+// readOnly runs a statement in a transaction that cannot write.
+func (s *session) readOnly(ctx context.Context, sql string) (*pgconn.Result, error) {
+	begin := "BEGIN READ ONLY"
+	if deadline, ok := ctx.Deadline(); ok {
+		begin += fmt.Sprintf("; SET LOCAL statement_timeout = %d", max(1, time.Until(deadline).Milliseconds()))
+	}
+	if _, err := s.query(ctx, begin); err != nil {
+		return nil, err
+	}
+	result, err := s.first(ctx, sql)
+	if !s.conn.IsClosed() {
+		_, _ = s.query(ctx, "ROLLBACK") // or a pooler would drop the server's session with ours
+	}
+	return result, err
+}
+
+// first runs one statement and reads its first rows. Where there are more, the session is closed with it.
+func (s *session) first(ctx context.Context, sql string) (*pgconn.Result, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.dialer.busy.Store(!s.pooled)
+	reader := s.conn.ExecParams(ctx, sql, nil, nil, nil, nil)
+	result := &pgconn.Result{}
+	for reader.NextRow() {
+		row := make([][]byte, len(reader.Values()))
+		for i, value := range reader.Values() {
+			row[i] = slices.Clone(value) // the reader's own buffer; nil stays nil
+		}
+		result.Rows = append(result.Rows, row)
+		if len(result.Rows) == mostRows {
+			result.FieldDescriptions = slices.Clone(reader.FieldDescriptions())
+			cancel()
+			_, _ = reader.Close() // ends with that
+			return result, nil
+		}
+	}
+	result.FieldDescriptions = slices.Clone(reader.FieldDescriptions())
+	_, err := reader.Close()
+	if !s.conn.IsClosed() {
+		s.dialer.busy.Store(false)
+	}
+	return result, err
+}
