@@ -55,7 +55,6 @@ const (
 )
 
 func main() {
-	log.SetOutput(io.Discard) // Go's HTTP client writes there what strangers say
 	os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 
@@ -174,6 +173,7 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	if ended {
 		return code
 	}
+	log.SetOutput(io.Discard) // Go's HTTP client writes there what strangers say
 	f.log.Writer = errs
 	logger := promslog.New(&f.log)
 	hangup := make(chan os.Signal, 1)

@@ -338,9 +338,7 @@ func TestRedisTLS(t *testing.T) {
 
 func TestCelery(t *testing.T) {
 	t.Parallel()
-	const python = "/usr/bin/python3"
-	have := pgtest.CanImport(t.Context(), python, "celery", "redis")
-	pgtest.Need(t, have, "Celery", "make test, as root")
+	python := pgtest.CeleryPython(t)
 	r := newRedis(t, "--requirepass", secret)
 	broker := (&url.URL{Scheme: "redis", User: url.UserPassword("", secret), Host: fmt.Sprintf("127.0.0.1:%d", r.Port), Path: "/1"}).String()
 	one, two := New(settings(t, `{celery: "`+broker+`", timeout: 2s}`), nil), New(settings(t, `{celery: "`+broker+`", fail_below: 2, timeout: 2s}`), nil)

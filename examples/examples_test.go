@@ -39,20 +39,37 @@ func TestConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(f.Targets) != 5 || f.Modules() != 2 {
-		t.Errorf("%d targets, %d modules", len(f.Targets), f.Modules())
+	if len(f.Targets) != 5 || f.Modules() != 2 || len(f.Checks) != 8 {
+		t.Errorf("%d targets, %d modules, %d checks", len(f.Targets), f.Modules(), len(f.Checks))
 	}
 	// The error for an unknown key lists the known ones.
-	for _, text := range []string{"modules: {m: {x: 1}}", "targets: {t: {x: 1}}"} {
+	for _, text := range []string{"modules: {m: {x: 1}}", "targets: {t: {x: 1}}", "health: {x: 1}", "checks: {c: {x: 1}}"} {
 		_, err := parse(t, "x", text)
 		if err == nil {
 			t.Fatal("an unknown key is no error")
 		}
 		_, known, _ := strings.Cut(strings.SplitN(err.Error(), "\n", 2)[0], "known here are ")
 		for key := range strings.SplitSeq(known, ", ") {
-			if !regexp.MustCompile(`[ #{]` + key + `:`).Match(content) {
+			if !regexp.MustCompile(`[ #{]`+key+`:`).Match(content) && !strings.HasSuffix(key, "_env") && !strings.HasSuffix(key, "_file") {
 				t.Errorf("config.yml does not show the key %q", key)
 			}
+		}
+	}
+}
+
+// TestHealthConfigs: the configurations of services that the health endpoints replace can be used, with the variables that they
+// are for. Tests of the program run them.
+func TestHealthConfigs(t *testing.T) {
+	t.Setenv("DATABASE_URL", "postgresql://u:p@db/app")
+	t.Setenv("REDIS_URL", "redis://redis")
+	t.Setenv("PAYMENTS_URL", "https://payments.example.org/ready")
+	files, err := filepath.Glob("health/*.yml")
+	if err != nil || len(files) != 3 {
+		t.Fatalf("%q %v", files, err)
+	}
+	for _, file := range files {
+		if f, err := parse(t, file, string(read(t, file))); err != nil || len(f.Checks) == 0 {
+			t.Error(err)
 		}
 	}
 }

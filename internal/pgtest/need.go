@@ -1,14 +1,12 @@
 package pgtest
 
 import (
-	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"strconv"
-	"strings"
 	"testing"
 )
 
@@ -64,7 +62,11 @@ func Major(t testing.TB) int {
 	return major
 }
 
-// CanImport says whether a Python has these modules.
-func CanImport(ctx context.Context, python string, modules ...string) bool {
-	return exec.CommandContext(ctx, python, "-c", "import "+strings.Join(modules, ", ")).Run() == nil
+// CeleryPython returns a Python that has Celery and its Redis transport, or skips the test.
+func CeleryPython(t testing.TB) string {
+	t.Helper()
+	const debians = "/usr/bin/python3"
+	err := exec.CommandContext(t.Context(), debians, "-c", "import celery, redis").Run()
+	Need(t, err == nil, "Celery", "make test, as root")
+	return debians
 }
