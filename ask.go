@@ -105,8 +105,11 @@ func (q *question) choose(load func() (*config.File, error)) (*config.Target, er
 		}
 		names = append(names, t.Name)
 	}
-	if q.target != "" {
+	switch {
+	case q.target != "":
 		return nil, errors.New("there is no target of this name")
+	case len(names) == 0:
+		return nil, errors.New("the file has no targets")
 	}
 	return nil, fmt.Errorf("name a target: one of %s", strings.Join(names, ", "))
 }

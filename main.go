@@ -226,7 +226,7 @@ func checkConfiguration(f flags, load func() (*config.File, error), out, errs io
 		fmt.Fprintln(errs, err)
 		return 1
 	}
-	fmt.Fprintf(out, "%s can be used; targets: %d, modules: %d\n", f.configFile, len(file.Targets), file.Modules())
+	fmt.Fprintf(out, "%s can be used; targets: %d, modules: %d, checks: %d\n", f.configFile, len(file.Targets), file.Modules(), len(file.Checks))
 	return 0
 }
 

@@ -473,7 +473,7 @@ func TestConfigCheck(t *testing.T) {
 		content, out, errs string
 		code               int
 	}{
-		{"targets: {a: {host: h, user: u, password_file: /nonexistent}}", "config.yml can be used; targets: 1, modules: 0\n", "", 0},
+		{"targets: {a: {host: h, user: u, password_file: /nonexistent}}", "config.yml can be used; targets: 1, modules: 0, checks: 0\n", "", 0},
 		{"targets:\n  a: {hots: h}\n  b: {host: h, port: x, user: u}\n", "", "config.yml:2: targets.a.hots: unknown key", 1},
 	} {
 		path := writeFile(t, test.content)

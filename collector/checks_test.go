@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -210,6 +211,57 @@ func TestCheckMetrics(t *testing.T) {
 		e.options.HideTargets = true
 		if alone := get("/metrics"); !strings.Contains(alone, `check="queue",target=""`) || strings.Contains(alone, "backlog") {
 			t.Error(alone)
+		}
+	})
+}
+
+// refusingProber is refused for its credentials.
+type refusingProber struct {
+	fixedProber
+	statements atomic.Int64
+	accepts    atomic.Bool
+}
+
+func (p *refusingProber) Query(context.Context, string) (*pgconn.Result, *probe.Failure) {
+	p.statements.Add(1)
+	if p.accepts.Load() {
+		return &pgconn.Result{FieldDescriptions: []pgconn.FieldDescription{{DataTypeOID: pgtype.Float8OID}}, Rows: [][][]byte{{[]byte("1")}}}, nil
+	}
+	return nil, &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseStartup, SQLState: "28P01"}
+}
+
+// TestCheckRefused: a server that refused our credentials to one statement is left alone by all of them for a minute, since some
+// lock a role out; a probe that succeeds ends that.
+func TestCheckRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &refusingProber{fixedProber: fixedProber{result: healthy()}}
+		e := NewExporter(Options{
+			MaxInFlight: 10, Keeps: true, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler),
+			NewProber: func(*config.Target, Events) Prober { return p },
+		})
+		defer func() { _ = e.Close(context.Background()) }()
+		e.Apply(&config.File{
+			Targets: []*config.Target{{Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}}},
+			Checks:  []*config.Check{statement("a", "one"), statement("b", "two"), statement("c", "three")}, Health: config.DefaultHealth(),
+		})
+		time.Sleep(59 * time.Second)
+		if n := p.statements.Load(); n != 1 {
+			t.Errorf("%d logins in a minute", n)
+		}
+		for _, c := range e.Checks() {
+			if f, ok := c.Recent(t.Context(), 0); !ok || f.Output != "no session with its target: misconfigured: auth in phase startup, SQLSTATE 28P01" {
+				t.Errorf("%+v", f)
+			}
+		}
+		p.accepts.Store(true)
+		if _, err := e.Targets()[0].Probe(t.Context(), time.Now().Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(9 * time.Second)
+		for _, c := range e.Checks() {
+			if f, ok := c.Recent(t.Context(), 0); !ok || f.Status != check.Pass {
+				t.Errorf("%+v", f)
+			}
 		}
 	})
 }

@@ -45,7 +45,9 @@ type Target struct {
 	closed     bool
 	flight     *flight
 	seen       history
-	refreshing chan struct{} // closed when the probe ends that Recent began; nil while there is none
+	refreshing chan struct{}  // closed when the probe ends that Recent began; nil while there is none
+	refused    *probe.Failure // why the last statement got no session, where our credentials were refused
+	refusedAt  time.Time
 }
 
 // history is what has been counted up to now.
@@ -154,9 +156,15 @@ func (t *Target) enter(ctx context.Context) (leave func(), ok bool) {
 	return occupy(ctx, t.statement, statementFor)
 }
 
-// execute runs a statement. A target that was closed gives ErrClosed.
+// execute runs a statement. A target that was closed gives ErrClosed. A server that refused our credentials a moment ago, be it
+// to a probe or to a statement, is not asked.
 func (t *Target) execute(ctx context.Context, sql string) (*pgconn.Result, error) {
-	result, failure := t.prober.Query(ctx, sql)
+	var result *pgconn.Result
+	failure := t.refusal()
+	if failure == nil {
+		result, failure = t.prober.Query(ctx, sql)
+		t.refusedStatement(failure)
+	}
 	switch {
 	case failure == nil:
 		return result, nil
@@ -170,6 +178,30 @@ func (t *Target) execute(ctx context.Context, sql string) (*pgconn.Result, error
 		return nil, check.Problem("the statement failed: SQLSTATE " + failure.SQLState)
 	}
 	return nil, check.Problem("the statement failed: " + string(failure.Reason))
+}
+
+// refusal is why a statement had better not be tried.
+func (t *Target) refusal() *probe.Failure {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	last := t.seen.last
+	if last != nil && last.Failure != nil && last.Failure.Reason == probe.ReasonAuth && time.Since(t.seen.counted) < authPause {
+		return last.Failure
+	}
+	if t.refused != nil && time.Since(t.refusedAt) < authPause && (last == nil || !last.Up() || t.seen.counted.Before(t.refusedAt)) {
+		return t.refused
+	}
+	return nil
+}
+
+// refusedStatement remembers that our credentials were refused to a statement.
+func (t *Target) refusedStatement(f *probe.Failure) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.refused, t.refusedAt = nil, time.Now()
+	if f != nil && f.Reason == probe.ReasonAuth {
+		t.refused = f
+	}
 }
 
 // lost counts the end of a kept session by the other side.

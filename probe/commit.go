@@ -110,7 +110,7 @@ func (p *Prober) runCommit(c *Commit, s *session) {
 	defer cancel()
 	if s == nil {
 		var err error
-		if s, err = p.open(limited, &trace{}); err != nil {
+		if s, err = p.open(limited, &trace{}, false); err != nil {
 			p.commits.current.Store(nil)
 			c.End(nil) // the next probe says why
 			return

@@ -106,6 +106,7 @@ type pendingLogin struct {
 	started   time.Time
 	trace     *trace
 	awaits    bool // the password may take its time
+	aside     bool // a Query's: no probe waits for it, unless it was abandoned
 	done      chan struct{}
 	session   *session
 	err       error
@@ -248,7 +249,7 @@ func (r *Result) take(a answer) {
 func (p *Prober) askNew(ctx context.Context, r *Result, k *kept) *session {
 	for try := 1; ; try++ {
 		t := &trace{}
-		s, err := p.open(ctx, t)
+		s, err := p.open(ctx, t, false)
 		if err == nil {
 			phases, _ := t.read()
 			var connect float64
@@ -324,9 +325,9 @@ func (p *Prober) readOnce(ctx context.Context, s *session) answer {
 
 // open opens a session within ctx. A login for which the server already holds a slot when ctx ends goes on without its
 // caller; while one is under way this waits for it, and starts another only when it has become old.
-func (p *Prober) open(ctx context.Context, t *trace) (*session, error) {
+func (p *Prober) open(ctx context.Context, t *trace, aside bool) (*session, error) {
 	for {
-		l, before := p.admit(ctx, t)
+		l, before := p.admit(ctx, t, aside)
 		if l != nil {
 			return p.await(ctx, l)
 		}
@@ -359,12 +360,13 @@ func (l *pendingLogin) overrun(ctx context.Context) error {
 }
 
 // admit starts a login, or says what to wait for.
-func (p *Prober) admit(ctx context.Context, t *trace) (*pendingLogin, obstacle) {
+func (p *Prober) admit(ctx context.Context, t *trace, aside bool) (*pendingLogin, obstacle) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if n := len(p.pending); n > 0 {
-		youngest := p.pending[n-1]
+	pending := slices.DeleteFunc(slices.Clone(p.pending), func(l *pendingLogin) bool { return l.aside && !l.abandoned && !aside })
+	if n := len(pending); n > 0 {
+		youngest := pending[n-1]
 		if age := now.Sub(youngest.started); age < p.limits.age {
 			return nil, obstacle{youngest, p.ended, p.limits.age - age}
 		}
@@ -372,7 +374,7 @@ func (p *Prober) admit(ctx context.Context, t *trace) (*pendingLogin, obstacle) 
 			return nil, obstacle{youngest, p.ended, p.limits.stay}
 		}
 	}
-	l := &pendingLogin{started: now, trace: t, awaits: p.target.Awaits(), done: make(chan struct{})}
+	l := &pendingLogin{started: now, trace: t, awaits: p.target.Awaits(), aside: aside, done: make(chan struct{})}
 	p.pending = append(p.pending, l)
 	p.work.Go(func() { p.login(ctx, l) })
 	return l, obstacle{}
@@ -467,7 +469,7 @@ func (p *Prober) reopen(k *kept) LossReason {
 	ctx, cancel := context.WithTimeout(p.ctx, reopenFor)
 	defer cancel()
 	for {
-		s, err := p.open(ctx, &trace{})
+		s, err := p.open(ctx, &trace{}, false)
 		var after startTimes
 		if err == nil {
 			after = p.kind.started(ctx, s)

@@ -17,8 +17,8 @@ const mostRows = 2
 var errClosed = errors.New("the prober is closed")
 
 // Query opens a session, runs one statement on it in a read-only transaction, and closes it. It returns the first rows of
-// what the statement returned, at most two; of a login that overruns it is as with Probe. Any goroutine may call it, also
-// during a probe.
+// what the statement returned, at most two. Any goroutine may call it, also during a probe, which does not wait for it: only
+// a login that overruns counts among those that later ones wait for, as with Probe. A login gets no longer than a probe.
 //
 // The statement goes by the extended protocol, which takes no second one behind a semicolon that could end the transaction
 // (exec_parse_message in src/backend/tcop/postgres.c). The server ends it by itself when ctx's time is over, in case that a
@@ -29,7 +29,9 @@ func (p *Prober) Query(ctx context.Context, sql string) (*pgconn.Result, *Failur
 	}
 	defer p.work.Done()
 	t := &trace{}
-	s, err := p.open(ctx, t)
+	opening, cancel := context.WithTimeout(ctx, p.target.Timeout)
+	s, err := p.open(opening, t, true)
+	cancel()
 	if err != nil {
 		_, phase := t.read()
 		var loginErr *loginError

@@ -1,0 +1,46 @@
+package probe
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// TestStatementBesideProbe: no probe waits for the login of a statement, until that has been given up: then it counts among
+// those that the server may still hold a slot for.
+func TestStatementBesideProbe(t *testing.T) {
+	t.Parallel()
+	var connections atomic.Int64
+	s := newFakeServer(t, func(conn net.Conn) {
+		if connections.Add(1) == 1 {
+			silent(conn)
+			return
+		}
+		accept(func(string) [][]string { return [][]string{{"1"}} })(conn)
+	})
+	p := newTestProber(t, s.port, "sslmode=disable")
+	p.target.Timeout = hanging
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	failed := make(chan *Failure)
+	go func() {
+		_, f := p.Query(ctx, "SELECT true")
+		failed <- f
+	}()
+	for connections.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if r := ask(t, p, hanging); !r.Up() {
+		t.Fatalf("a statement's login keeps a probe waiting: %+v", r.Failure)
+	}
+	cancel()
+	if f := <-failed; f == nil || f.Reason != ReasonTimeout {
+		t.Errorf("%+v", f)
+	}
+	start := time.Now()
+	if r := ask(t, p, 300*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout || connections.Load() != 2 {
+		t.Errorf("after a login was given up: %+v, %d connections, %s", r.Failure, connections.Load(), time.Since(start))
+	}
+}
