@@ -6,9 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
+	checks "pg_liveness_exporter/check"
+	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/health"
 	"pg_liveness_exporter/probe"
@@ -51,36 +56,108 @@ type answer struct {
 	Phases   map[string]float64 `json:"phase_durations_seconds"`
 }
 
-// ask probes the one target, again and again while it is not accepting and there is time to wait, and says what it found.
-// It returns the exit code.
+// ask probes the one target, or runs the one check, again and again while it is not well and there is time to wait, and says what
+// it found. It returns the exit code.
 func (q *question) ask(ctx context.Context, load func() (*config.File, error), out, errs io.Writer) int {
-	target, err := q.choose(load)
+	file, err := load()
+	if err != nil {
+		fmt.Fprintln(errs, err)
+		return q.code(exitNotTried)
+	}
+	for _, c := range file.Checks {
+		if c.Name == q.target {
+			return q.code(q.askCheck(ctx, file, c, out))
+		}
+	}
+	target, err := q.choose(file)
 	if err != nil {
 		fmt.Fprintln(errs, err)
 		return q.code(exitNotTried)
 	}
 	target.Commit = false // what is asked is whether the server accepts sessions
-	p := probe.New(target, probe.Options{Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {}})
-	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
-		defer cancel()
-		_ = p.Close(closing) // the process ends anyway
-	}()
+	p, end := newAsker(ctx, target)
+	defer end()
+	var r *probe.Result
 	until := time.Now().Add(q.wait)
-	for timeout := target.Timeout; ; timeout = min(target.Timeout, max(time.Until(until), config.Shortest)) {
-		r := probeOnce(ctx, p, timeout)
+	q.repeat(ctx, until, func() bool {
+		timeout := target.Timeout
+		if r != nil {
+			timeout = min(timeout, max(time.Until(until), config.Shortest))
+		}
+		r = probeOnce(ctx, p, timeout)
+		return r.Up()
+	})
+	q.say(out, target.Name, r)
+	return q.code(exitCode(r))
+}
+
+// repeat asks until all is well, or there is no time left to wait.
+func (q *question) repeat(ctx context.Context, until time.Time, ask func() (well bool)) {
+	for !ask() {
 		left := time.Until(until)
-		if r.Up() || left <= 0 || ctx.Err() != nil {
-			q.say(out, target.Name, r)
-			return q.code(exitCode(r))
+		if left <= 0 {
+			return
 		}
 		select {
 		case <-time.After(min(askEvery, left)):
 		case <-ctx.Done():
-			q.say(out, target.Name, r)
-			return q.code(exitCode(r))
+			return
 		}
 	}
+}
+
+// newAsker returns what asks a target, and a function that ends it.
+func newAsker(ctx context.Context, target *config.Target) (*probe.Prober, func()) {
+	p := probe.New(target, probe.Options{Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {}})
+	return p, func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
+		defer cancel()
+		_ = p.Close(closing) // the process ends anyway
+	}
+}
+
+// finding is what one check found, as --format=json shows it.
+type finding struct {
+	Check    string   `json:"check"`
+	Status   string   `json:"status"`
+	Output   string   `json:"output,omitempty"`
+	Value    *float64 `json:"value,omitempty"`
+	Duration float64  `json:"duration_seconds"`
+}
+
+// askCheck runs a check: 0 where it passes, or nearly, else 1.
+func (q *question) askCheck(ctx context.Context, file *config.File, settings *config.Check, out io.Writer) int {
+	var query checks.Query
+	if i := slices.IndexFunc(file.Targets, func(t *config.Target) bool { return t.Name == settings.Target }); i >= 0 {
+		p, end := newAsker(ctx, file.Targets[i])
+		defer end()
+		query = func(ctx context.Context, _, sql string) (*pgconn.Result, error) {
+			result, failure := p.Query(ctx, sql)
+			return result, collector.StatementError(failure)
+		}
+	}
+	asked := checks.New(settings, query)
+	var o checks.Outcome
+	q.repeat(ctx, time.Now().Add(q.wait), func() bool {
+		o = asked.Ask(ctx)
+		return o.Status != checks.Fail
+	})
+	f := finding{Check: settings.Name, Status: o.Status.String(), Output: o.Output, Duration: o.Took.Seconds()}
+	if o.Measured {
+		f.Value = &o.Value
+	}
+	switch {
+	case q.format == formatJSON:
+		_ = json.NewEncoder(out).Encode(f) // nobody is told if nobody reads
+	case f.Output != "":
+		fmt.Fprintf(out, "%s: %s (%.1f ms)\n", f.Status, f.Output, f.Duration*1e3)
+	default:
+		fmt.Fprintf(out, "%s (%.1f ms)\n", f.Status, f.Duration*1e3)
+	}
+	if o.Status == checks.Fail {
+		return exitRejecting
+	}
+	return exitAccepting
 }
 
 func probeOnce(ctx context.Context, p *probe.Prober, timeout time.Duration) *probe.Result {
@@ -90,11 +167,7 @@ func probeOnce(ctx context.Context, p *probe.Prober, timeout time.Duration) *pro
 }
 
 // choose finds the target that was named, or the only one.
-func (q *question) choose(load func() (*config.File, error)) (*config.Target, error) {
-	file, err := load()
-	if err != nil {
-		return nil, err
-	}
+func (q *question) choose(file *config.File) (*config.Target, error) {
 	if q.target == "" && len(file.Targets) == 1 {
 		return file.Targets[0], nil
 	}
@@ -107,9 +180,9 @@ func (q *question) choose(load func() (*config.File, error)) (*config.Target, er
 	}
 	switch {
 	case q.target != "":
-		return nil, errors.New("there is no target of this name")
+		return nil, errors.New("there is no target and no check of this name")
 	case len(names) == 0:
-		return nil, errors.New("the file has no targets")
+		return nil, errors.New("the file has no targets: name a check")
 	}
 	return nil, fmt.Errorf("name a target: one of %s", strings.Join(names, ", "))
 }

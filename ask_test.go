@@ -45,6 +45,12 @@ targets:
   gone: {host: 127.0.0.1, port: 1}
   hangs: {host: 127.0.0.1, port: %[3]d}
   wrong: {host: 127.0.0.1, port: %[2]d, password: wrong}
+checks:
+  'true': {target: up, sql: SELECT true}
+  'false': {target: up, sql: SELECT false}
+  refused: {target: gone, sql: SELECT true}
+  many: {target: up, sql: SELECT 7, warn_above: 5}
+  port: {tcp: "127.0.0.1:1"}
 `, login(), s.Port, silent))
 	file := "--config.file=" + path
 	for _, test := range []struct {
@@ -57,6 +63,11 @@ targets:
 		{[]string{"check", "hangs", file}, 2, "no_response: timeout in phase startup"},
 		{[]string{"check", "wrong", file}, 3, "misconfigured: auth in phase startup, SQLSTATE 28P01"},
 		{[]string{"check", "gone", file, "--style=docker"}, 1, "no_response"},
+		{[]string{"check", "true", file}, 0, "pass ("},
+		{[]string{"check", "false", file}, 1, "fail: the statement returned false ("},
+		{[]string{"check", "refused", file, "--style=docker"}, 1, "fail: no session with its target: no_response: refused"},
+		{[]string{"check", "many", file, "--format=json"}, 0, `{"check":"many","status":"warn","output":"7 is above 5","value":7,"duration_seconds":`},
+		{[]string{"check", "port", file}, 1, "fail: refused ("},
 		{[]string{"check", "up", file, "--style=docker"}, 0, "accepting"},
 		{[]string{"check", "none", file}, 3, ""},
 		{[]string{"check", file}, 3, ""},

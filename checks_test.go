@@ -89,10 +89,10 @@ func TestSQLChecks(t *testing.T) {
 		"text":    {", fail_above: 1", "SELECT 'hunter2'", "fail the statement returned no number to hold against the limits"},
 		"wide":    {", equals: x", "SELECT repeat('x', 100000000)", "fail the statement failed: protocol"},
 		"sleeps":  {", timeout: 500ms", "SELECT pg_sleep(60)", "fail the statement did not end in time"},
-		"writes":  {"", "INSERT INTO written VALUES (1) RETURNING true", "fail the statement failed: SQLSTATE 25006"},
-		"counts":  {", fail_above: 9", "SELECT nextval('numbers')", "fail the statement failed: SQLSTATE 25006"},
-		"several": {"", "SELECT true; COMMIT; INSERT INTO written VALUES (2)", "fail the statement failed: SQLSTATE 42601"},
-		"missing": {"", "SELECT true FROM hunter2", "fail the statement failed: SQLSTATE 42P01"},
+		"writes":  {"", "INSERT INTO written VALUES (1) RETURNING true", "fail the statement failed: it tries to write, SQLSTATE 25006"},
+		"counts":  {", fail_above: 9", "SELECT nextval('numbers')", "fail the statement failed: it tries to write, SQLSTATE 25006"},
+		"several": {"", "SELECT true; COMMIT; INSERT INTO written VALUES (2)", "fail the statement failed: a syntax error, or several statements, SQLSTATE 42601"},
+		"missing": {"", "SELECT true FROM hunter2", "fail the statement failed: there is no such table, SQLSTATE 42P01"},
 		"divides": {", fail_above: 1", "SELECT 1/0", "fail the statement failed: SQLSTATE 22012"},
 		"empty":   {"", "-- hunter2", "fail the statement returned no column"},
 		"set":     {"", "SET default_transaction_read_only = off", "fail the statement returned no column"},
@@ -403,5 +403,11 @@ checks:
 		if !strings.HasPrefix(output, want[name]) {
 			t.Errorf("%s: %q, want %q", name, output, want[name])
 		}
+	}
+	start := time.Now()
+	check(t, e.cmd.Process.Signal(syscall.SIGTERM))
+	<-e.exited
+	if took := time.Since(start); took > hanging {
+		t.Errorf("took %s to stop", took)
 	}
 }

@@ -111,8 +111,8 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 	app.Flag("collect.applications", "Count connections by application name.").BoolVar(&f.probing.Applications)
 	app.Command("serve", "Serve metrics; what happens without a command.").Default()
 	check := app.Command("check", "Probe once, say what was found, and exit: 0 accepting, 1 rejecting or no connections left, "+
-		"2 no response, 3 misconfigured or not tried.")
-	check.Arg("target", "A target of --config.file; may be left out where there is one.").StringVar(&f.question.target)
+		"2 no response, 3 misconfigured or not tried. Of a check, 0 that it does not fail, 1 that it does.")
+	check.Arg("name", "A target or a check of --config.file; may be left out where there is one target.").StringVar(&f.question.target)
 	check.Flag("format", "A line for people, or JSON.").Default(formatText).EnumVar(&f.question.format, formatText, formatJSON)
 	check.Flag("style", "What the exit code is like; Docker's is 0 or 1.").Default(styleIsReady).EnumVar(&f.question.style, styleIsReady, styleDocker)
 	check.Flag("wait", "Try again for so long while the server is not accepting.").Default("0s").DurationVar(&f.question.wait)
@@ -181,9 +181,9 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if f.asks {
-		return f.question.ask(ctx, loader(ctx, f, getenv, slog.New(slog.DiscardHandler)), out, errs)
+		return f.question.ask(ctx, loader(ctx, f, getenv), out, errs)
 	}
-	load := loader(ctx, f, getenv, logger)
+	load := loader(ctx, f, getenv)
 	if f.configCheck {
 		return checkConfiguration(f, load, out, errs)
 	}
@@ -193,6 +193,9 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 		return 1
 	}
 	logger.Info("starting", "version", version.Info())
+	if file.TakenFrom != "" {
+		logger.Info("a target comes from the environment", "taken_from", file.TakenFrom)
+	}
 	if err := serve(ctx, f, file, hangup, load, logger); err != nil {
 		logger.Error("cannot serve", "err", err)
 		return 1
@@ -201,15 +204,14 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 }
 
 // loader returns what reads the configuration: the file, again at each call, or the environment, which does not change.
-func loader(ctx context.Context, f flags, getenv func(string) string, logger *slog.Logger) func() (*config.File, error) {
+func loader(ctx context.Context, f flags, getenv func(string) string) func() (*config.File, error) {
 	if f.configFile == "" {
 		return func() (*config.File, error) {
 			target, source, err := config.FromEnvironment(getenv, f.probing)
 			if err != nil {
 				return nil, err
 			}
-			logger.Info("the target comes from the environment", "taken_from", source)
-			return &config.File{Targets: []*config.Target{target}, Health: config.DefaultHealth()}, nil
+			return &config.File{Targets: []*config.Target{target}, Health: config.DefaultHealth(), TakenFrom: source}, nil
 		}
 	}
 	if getenv("GOGC") == "" {

@@ -51,7 +51,7 @@ func (r *reloads) reload() error {
 	}
 	warnOfDescriptors(r.logger, len(file.Targets))
 	r.exporter.Apply(file)
-	r.logger.Info("the configuration was loaded", "targets", len(file.Targets))
+	r.logger.Info("the configuration was loaded", "targets", len(file.Targets), "checks", len(file.Checks))
 	return nil
 }
 

@@ -29,6 +29,9 @@ const (
 	Fail
 )
 
+// String is the status in the words of Config.Health unless it has others.
+func (s Status) String() string { return [...]string{"pass", "warn", "fail"}[s] }
+
 // Outcome is what was found. It does not change once it was returned.
 type Outcome struct {
 	Status Status

@@ -46,7 +46,7 @@ func expect(t *testing.T, c *Check, want string) {
 	t.Helper()
 	start := time.Now()
 	o := c.Ask(t.Context())
-	got := [...]string{"pass", "warn", "fail"}[o.Status]
+	got := o.Status.String()
 	if o.Output != "" {
 		got += ": " + o.Output
 	}
@@ -93,7 +93,8 @@ func TestSQL(t *testing.T) {
 		{"", row(pgtype.Int4OID, "5"), "fail: the statement returned neither true nor false, and there are no limits nor a value to equal"},
 		{", equals: 9f1c", row(pgtype.VarcharOID, "9f1c"), "pass"},
 		{", equals: 9f1c", row(pgtype.VarcharOID, secret), "fail: the value is another one"},
-		{", equals: 5", row(pgtype.Int4OID, "5"), "pass (5)"},
+		{", equals: 5", row(pgtype.Int4OID, "5"), "pass"},
+		{", equals: 5", row(pgtype.Int4OID, "6"), "fail: the value is another one"},
 		{", equals: true", row(pgtype.BoolOID, "t"), "pass"},
 		{", equals: false", row(pgtype.BoolOID, "t"), "fail: the value is another one"},
 		{", fail_above: 5", row(pgtype.Int8OID, "5"), "pass (5)"},
@@ -264,7 +265,7 @@ func TestRedis(t *testing.T) {
 	expect(t, ping, "fail: it wants another password: NOAUTH")
 	expect(t, New(settings(t, `{redis: "redis://:wrong@`+address+`"}`), nil), "fail: it wants another password: WRONGPASS")
 	expect(t, New(settings(t, `{redis: "redis://:`+secret+`@`+address+`/2"}`), nil), "pass")
-	expect(t, New(settings(t, `{redis: "redis://:`+secret+`@`+address+`/9999"}`), nil), "fail: it refused a command or the login")
+	expect(t, New(settings(t, `{redis: "redis://:`+secret+`@`+address+`/9999"}`), nil), "fail: it has no database of this number")
 	expect(t, New(settings(t, `{redis: "rediss://`+address+`", timeout: 1s}`), nil), "fail: no answer in time") // it waits for a line
 
 	if err := r.Signal(syscall.SIGSTOP); err != nil {

@@ -91,6 +91,9 @@ func redisError(err error) error {
 	case "NOAUTH", "WRONGPASS":
 		return Problem("it wants another password: " + code)
 	case "ERR":
+		if strings.HasPrefix(string(refused), "ERR DB index") {
+			return Problem("it has no database of this number")
+		}
 		return Problem("it refused a command or the login")
 	}
 	if len(code) > 20 || strings.ContainsFunc(code, func(r rune) bool { return r < 'A' || r > 'Z' }) {

@@ -82,7 +82,8 @@ func (c *Check) record(o check.Outcome) {
 	c.mu.Unlock()
 	select {
 	case <-c.first:
-		if before.Status == o.Status {
+		// What a number is held against is told once, and not again with each number.
+		if before.Status == o.Status && (before.Output == o.Output || before.Measured && o.Measured) {
 			return
 		}
 	default:
@@ -165,12 +166,12 @@ func (c *Check) finding() Finding {
 
 // checks are those of the configuration.
 type checks struct {
-	make func(settings *config.Check) *Check
-
-	mu       sync.Mutex // protects what follows
-	closed   bool
-	all      []*Check // sorted by name
+	make     func(settings *config.Check) *Check
 	retiring sync.WaitGroup
+
+	mu     sync.Mutex // protects what follows
+	closed bool
+	all    []*Check // sorted by name
 }
 
 // apply replaces the configuration, and keeps what has not changed.

@@ -74,10 +74,12 @@ func (t *Target) judge(failAfter, passAfter uint64) {
 	t.seen.streak.failAfter, t.seen.streak.passAfter = failAfter, passAfter
 }
 
-// streak is a run of equal results: failAfter of them make what they are of fail, passAfter make it pass again.
+// streak is a run of equal results: failAfter of them make what they are of fail, passAfter make it pass again. What has never
+// succeeded fails at once, and passes with its first success.
 type streak struct {
 	failAfter, passAfter uint64
 	failures, successes  uint64 // in a row; one of them is 0
+	succeeded            bool   // once
 	failing              bool
 }
 
@@ -87,12 +89,13 @@ func (s *streak) count(ok bool) {
 	if ok {
 		s.failures = 0
 		s.successes++
-		s.failing = s.failing && s.successes < s.passAfter
+		s.failing = s.failing && s.succeeded && s.successes < s.passAfter
+		s.succeeded = true
 		return
 	}
 	s.successes = 0
 	s.failures++
-	s.failing = s.failing || s.failures >= s.failAfter
+	s.failing = s.failing || !s.succeeded || s.failures >= s.failAfter
 }
 
 // Failing says whether so many probes in a row have failed, and not so many succeeded since, that the target counts as

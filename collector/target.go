@@ -165,19 +165,35 @@ func (t *Target) execute(ctx context.Context, sql string) (*pgconn.Result, error
 		result, failure = t.prober.Query(ctx, sql)
 		t.refusedStatement(failure)
 	}
-	switch {
-	case failure == nil:
-		return result, nil
-	case t.life.Err() != nil:
+	if failure != nil && t.life.Err() != nil {
 		return nil, ErrClosed
-	case failure.Phase != probe.PhaseQuery:
-		return nil, check.Problem("no session with its target: " + failure.String())
-	case failure.Reason == probe.ReasonTimeout:
-		return nil, check.Problem("the statement did not end in time")
-	case failure.SQLState != "":
-		return nil, check.Problem("the statement failed: SQLSTATE " + failure.SQLState)
 	}
-	return nil, check.Problem("the statement failed: " + string(failure.Reason))
+	return result, StatementError(failure)
+}
+
+// StatementError says why a statement failed; nil where it did not.
+func StatementError(f *probe.Failure) error {
+	switch {
+	case f == nil:
+		return nil
+	case f.Phase != probe.PhaseQuery:
+		return check.Problem("no session with its target: " + f.String())
+	case f.Reason == probe.ReasonTimeout:
+		return check.Problem("the statement did not end in time")
+	}
+	why, ok := map[string]string{ // the usual ones, which few know by heart
+		"25006": "it tries to write", "42501": "the role lacks a privilege", "42601": "a syntax error, or several statements",
+		"42703": "there is no such column", "42P01": "there is no such table", "3F000": "there is no such schema",
+	}[f.SQLState]
+	switch {
+	case ok:
+		why += ", SQLSTATE " + f.SQLState
+	case f.SQLState != "":
+		why = "SQLSTATE " + f.SQLState
+	default:
+		why = string(f.Reason)
+	}
+	return check.Problem("the statement failed: " + why)
 }
 
 // refusal is why a statement had better not be tried.

@@ -97,8 +97,7 @@ func (c *Check) Equal(other *Check) bool { return reflect.DeepEqual(c, other) }
 // valid says what is wrong with a location.
 func (k CheckKind) valid(text Secret) error {
 	if k == CheckTCP {
-		host, port, err := net.SplitHostPort(string(text))
-		if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || host == "" || portErr != nil || n == 0 {
+		if host, port, err := net.SplitHostPort(string(text)); err != nil || host == "" || !isPort(port) {
 			return errors.New("must be host:port")
 		}
 		return nil
@@ -107,14 +106,23 @@ func (k CheckKind) valid(text Secret) error {
 	if k == CheckHTTP {
 		schemes = []string{"http", "https"}
 	}
-	u, err := url.Parse(string(text))
-	if err != nil || !slices.Contains(schemes, u.Scheme) || u.Host == "" {
+	scheme, _, found := strings.Cut(string(text), "://")
+	if !found || !slices.Contains(schemes, scheme) {
 		return fmt.Errorf("must be a URL that begins with %s://", strings.Join(schemes, ":// or "))
+	}
+	u, err := url.Parse(string(text))
+	if err != nil || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port()) {
+		return errors.New("is no URL with a host, and a port from 1 to 65535 if any: percent-encode special characters in the password")
 	}
 	if k != CheckHTTP && !regexp.MustCompile(`^/?[0-9]{0,4}$`).MatchString(u.Path) {
 		return errors.New("must be a URL whose path is the number of a database")
 	}
 	return nil
+}
+
+func isPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && n > 0
 }
 
 // check reads an entry of the section checks. It returns what the entry says by key.
@@ -211,8 +219,13 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 			}
 		}
 	}
-	if len(ways) != 1 {
+	switch len(ways) {
+	case 0:
 		b.problem(n, where, "needs one of sql, redis, celery, http and tcp, or one of the last four with _env or _file")
+		return
+	case 1:
+	default:
+		b.problem(n, where, "has both %s and %s, and can be only one", ways[0], ways[1])
 		return
 	}
 	for key, kinds := range belongs() {
@@ -230,9 +243,10 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 		b.problem(n, where, "has limits, and no length_of to hold against them")
 	case c.Kind == CheckRedis && !l.Any() && c.LengthOf != "":
 		b.problem(given["length_of"], join(where, "length_of"), "has no limits to be held against: fail_above, warn_above, …")
-	case c.Kind == CheckCelery && !l.Any():
+	case c.Kind == CheckCelery && l.FailBelow == nil:
 		one := 1.0
 		l.FailBelow = &one
+		given["fail_below"] = n // for what follows
 	}
 	for _, pair := range []struct {
 		low, high       *float64

@@ -111,14 +111,46 @@ func (e environment) dataSourceURI() (*pgconn.Config, error) {
 	return e.withPassword(e.used("DATA_SOURCE_URI"), "postgresql://"+uri, "DATA_SOURCE_PASS")
 }
 
-// databaseURL also takes the form "postgresql+driver://" of SQLAlchemy, since that is what such a variable often holds.
+// databaseURL also takes the form "postgresql+driver://" of SQLAlchemy, and parameters that are not for the server but for a
+// library of the application's: such a variable often has both.
 func (e environment) databaseURL() (*pgconn.Config, error) {
 	dsn, err := e.read("DATABASE_URL")
 	if err != nil {
 		return nil, err
 	}
 	driver := regexp.MustCompile(`^(postgres(?:ql)?)\+[a-z0-9_]+://`)
-	return parse(e.used("DATABASE_URL"), Secret(driver.ReplaceAllString(string(dsn), "$1://")))
+	return parse(e.used("DATABASE_URL"), withoutLibraries(Secret(driver.ReplaceAllString(string(dsn), "$1://"))))
+}
+
+// withoutLibraries drops the parameters of a URL that are known to be a library's: Prisma's, SQLAlchemy's, asyncpg's, Django's,
+// Rails'. asyncpg's ssl is libpq's sslmode.
+func withoutLibraries(dsn Secret) Secret {
+	u, err := url.Parse(string(dsn))
+	if err != nil {
+		return dsn // whoever parses it next says what is wrong
+	}
+	before, ok := strings.CutSuffix(string(dsn), u.RawQuery)
+	if !ok || u.RawQuery == "" {
+		return dsn
+	}
+	var kept []string
+	for parameter := range strings.SplitSeq(u.RawQuery, "&") {
+		switch key, value, _ := strings.Cut(parameter, "="); key {
+		case "schema", "connection_limit", "pool_timeout", "pgbouncer", "sslaccept", "socket_timeout", // Prisma
+			"pool_size", "max_overflow", "pool_recycle", "pool_pre_ping", "async_fallback", "prepared_statement_cache_size", // SQLAlchemy
+			"statement_cache_size", "command_timeout", "min_size", "max_size", // asyncpg
+			"conn_max_age", "conn_health_checks", // Django
+			"pool", "checkout_timeout", "reaping_frequency", "prepared_statements", "advisory_locks": // Rails
+		case "ssl":
+			if value != "true" && value != "false" {
+				parameter = "sslmode=" + value
+			}
+			kept = append(kept, parameter)
+		default:
+			kept = append(kept, parameter)
+		}
+	}
+	return Secret(before + strings.Join(kept, "&"))
 }
 
 func (e environment) containerImage() (*pgconn.Config, error) {

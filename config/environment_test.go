@@ -74,6 +74,11 @@ func TestFromEnvironment(t *testing.T) {
 			"DATABASE_URL", "u", "p", "h", "d", 5432,
 		},
 		{
+			"an application's parameters",
+			map[string]string{"DATABASE_URL": "postgresql+asyncpg://u:p%3F@h/d?pool_size=3&ssl=disable&schema=public&application_name=pg_liveness_exporter"},
+			"DATABASE_URL", "u", "p?", "h", "d", 5432,
+		},
+		{
 			"the container image's names",
 			map[string]string{
 				"POSTGRES_HOST": "h", "POSTGRES_PORT": "9", "POSTGRES_DB": `d'\ b`, "POSTGRES_USER": "u", "POSTGRES_PASSWORD": "p", "PGHOST": "z",
@@ -116,8 +121,11 @@ func TestFromEnvironment(t *testing.T) {
 			if fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("got %q, want %q", got, want)
 			}
-			if name := cfg.RuntimeParams["application_name"]; name != applicationName {
-				t.Errorf("application_name %q", name)
+			if len(cfg.RuntimeParams) != 1 || cfg.RuntimeParams["application_name"] != applicationName {
+				t.Errorf("%v", cfg.RuntimeParams)
+			}
+			if strings.Contains(test.env["DATABASE_URL"], "ssl=disable") && (cfg.TLSConfig != nil || len(cfg.Fallbacks) != 0) {
+				t.Error("ssl is not sslmode")
 			}
 		})
 	}

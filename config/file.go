@@ -33,6 +33,9 @@ type File struct {
 	// Health is how the health endpoints answer.
 	Health Health
 
+	// TakenFrom is what the target from the environment was made of, empty where there is none.
+	TakenFrom string
+
 	modules  map[string]*module
 	commands *Commands
 }
@@ -280,7 +283,7 @@ func (b *builder) fromEnvironment(t *Target, given map[string]*yaml.Node, where 
 	case used == libpq && os.Getenv("PGHOST") == "":
 		b.problem(n, join(where, "environment"), "no variable names a server: DATA_SOURCE_NAME, DATA_SOURCE_URI, DATABASE_URL, POSTGRES_HOST or PGHOST")
 	default:
-		t.load = from.load
+		t.load, b.file.TakenFrom = from.load, used
 	}
 }
 

@@ -215,7 +215,7 @@ dir/x.yml:10: targets.c.port: is given beside dsn: write it into one of them
 dir/x.yml:10: targets.c.dsn: holds password, which is also a key beside it
 dir/x.yml:11: targets.d.dsn: names several servers, and each is a target of its own
 dir/x.yml:12: targets.e.dsn: holds service: libpq's files are not read, use the keys of this file
-dir/x.yml:13: targets.f.dsn: has no user, nor have the target, its module and the defaults
+dir/x.yml:13: targets.f.dsn: is not a list of keyword=value: put values with spaces into single quotes, and a backslash before ' and \
 dir/x.yml:14: targets.g.interval: must be 0s or at least 100ms
 dir/x.yml:14: targets.g.applications: must be true or false
 dir/x.yml:14: targets.g.password_command: must be a list, such as ["a", "b"]

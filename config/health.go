@@ -12,7 +12,7 @@ import (
 type Health struct {
 	// MaxAge is how old a result may be to be shown without asking again.
 	MaxAge time.Duration
-	// FailAfter failed probes in a row make a target fail, PassAfter that succeed make it pass again.
+	// FailAfter results in a row that fail make a target or a check fail, PassAfter that succeed make it pass again.
 	FailAfter, PassAfter uint64
 	// FailureStatus is the HTTP status of /health-check when something fails.
 	FailureStatus int
@@ -85,7 +85,11 @@ func (d *decoder) scalar(n *yaml.Node, where string) any {
 }
 
 func (d *decoder) integer(n *yaml.Node, where string, least, most uint64) uint64 {
-	v, err := strconv.ParseUint(d.text(n, where), 10, 32)
+	text := d.text(n, where)
+	if text == "" {
+		return least
+	}
+	v, err := strconv.ParseUint(text, 10, 32)
 	if err != nil || v < least || v > most {
 		d.problem(n, where, "must be a number from %d to %d", least, most)
 		return least

@@ -137,6 +137,9 @@ func dsnKeys(dsn Secret) ([]string, error) {
 		}
 		_, after, _ := strings.Cut(err.Error(), `connection string key "`)
 		key, found := strings.CutSuffix(after, `" is not in ConnStringAllowedKeys`)
+		if strings.Contains(err.Error(), ": failed to parse as ") {
+			return nil, explain(err)
+		}
 		if !found {
 			slices.Sort(allowed)
 			return allowed, nil // what else is wrong shows when the whole is parsed

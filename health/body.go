@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -78,8 +79,7 @@ const (
 
 // serveAll answers /health: the verdict on all targets and checks.
 func (h *Health) serveAll(w http.ResponseWriter, r *http.Request) {
-	excluded := r.URL.Query()["exclude"]
-	h.serve(w, r, h.gather(r.Context(), func(name string) bool { return slices.Contains(excluded, name) }), h.system())
+	h.serve(w, r, h.gather(r), h.system())
 }
 
 // serveOne answers /health/{name}.
@@ -144,7 +144,7 @@ func (c *component) add(checks map[string][]entry, words config.Words) {
 	}
 	response := shown
 	if c.took.Known {
-		ms := c.took.Value * 1e3
+		ms := math.Round(c.took.Value*1e6) / 1e3
 		response.ObservedValue, response.ObservedUnit = &ms, "ms"
 	}
 	key := c.kind + ":responseTime"

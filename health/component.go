@@ -3,6 +3,8 @@ package health
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -82,9 +84,10 @@ func (h *Health) findCheck(name string) *collector.Check {
 	return nil
 }
 
-// gather looks at all targets and then all checks, side by side; excluded says which to leave out.
-func (h *Health) gather(ctx context.Context, excluded func(name string) bool) []component {
-	settings := h.exporter.Health()
+// gather looks at all targets and then all checks, side by side, without those that the request excludes.
+func (h *Health) gather(r *http.Request) []component {
+	settings, ctx, names := h.exporter.Health(), r.Context(), r.URL.Query()["exclude"]
+	excluded := func(name string) bool { return slices.Contains(names, name) }
 	var looks []func() component
 	for _, t := range h.exporter.Targets() {
 		if !excluded(nameOf(t)) {
