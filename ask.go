@@ -131,7 +131,7 @@ func (q *question) askCheck(ctx context.Context, file *config.File, settings *co
 	if i := slices.IndexFunc(file.Targets, func(t *config.Target) bool { return t.Name == settings.Target }); i >= 0 {
 		p, end := newAsker(ctx, file.Targets[i])
 		defer end()
-		query = func(ctx context.Context, _, sql string) (*pgconn.Result, error) {
+		query = func(ctx context.Context, sql string) (*pgconn.Result, error) {
 			result, failure := p.Query(ctx, sql)
 			return result, collector.StatementError(failure)
 		}

@@ -5,12 +5,9 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
-	"net/url"
+	"strconv"
 	"strings"
 	"time"
-
-	"github.com/gomodule/redigo/redis"
 
 	"pg_liveness_exporter/config"
 )
@@ -29,11 +26,22 @@ const (
 	replyExchange  = "reply." + celeryExchange
 	// kombuSeparator stands between routing key, pattern and queue in a binding.
 	kombuSeparator = "\x06\x16"
-	// cleaningTime is kept back to remove the queue in.
+	// cleaningTime is what removing the queue may take, and kept back for it.
 	cleaningTime = 200 * time.Millisecond
+	// listenEvery is the pause between two looks for answers. One command that waits would leave a connection of which nothing
+	// more can be asked when time is over, and takes fractions of a second only from Redis 6 on.
+	listenEvery = 20 * time.Millisecond
 )
 
 func newCelery(c *config.Check) *celery { return &celery{c, "pg_liveness_exporter." + rand.Text()} }
+
+func (c *celery) queue() string    { return c.KeyPrefix + c.identity + "." + replyExchange }
+func (c *celery) bindings() string { return c.KeyPrefix + "_kombu.binding." + replyExchange }
+
+// binding says that answers with our routing key go to our queue; kombu adds the prefix to the name.
+func (c *celery) binding() string {
+	return strings.Join([]string{c.identity, "", c.identity + "." + replyExchange}, kombuSeparator)
+}
 
 // ask waits until as many workers have answered as got the ping. One that is stopped got it as well, so that waiting ends
 // with ctx then.
@@ -42,69 +50,56 @@ func (c *celery) ask(ctx context.Context) (number, error) {
 	if err != nil {
 		return number{}, err
 	}
-	defer func() { _ = conn.Close() }() // all was read
-	database, err := c.database()
+	defer conn.close()
+	u, err := where(c.Check)
 	if err != nil {
 		return number{}, err
 	}
-	var (
-		queue    = c.identity + "." + replyExchange
-		bindings = "_kombu.binding." + replyExchange
-		binding  = strings.Join([]string{c.identity, "", queue}, kombuSeparator)
-	)
 	ticket := rand.Text()
-	message, err := c.ping(ticket, time.Now().Add(c.Timeout))
+	message, err := c.ping(ticket)
 	if err != nil {
 		return number{}, err
 	}
-	if _, err := redis.DoContext(conn, ctx, "SADD", bindings, binding); err != nil {
-		return number{}, redisError(err)
+	defer c.clean(ctx, conn)
+	if _, err := conn.do(ctx, "SADD", c.bindings(), c.binding()); err != nil {
+		return number{}, err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleaningTime)
-		defer cancel()
-		_, _ = redis.DoContext(conn, ctx, "SREM", bindings, binding) // the next time does it again
-		_, _ = redis.DoContext(conn, ctx, "DEL", queue)
-	}()
-	listeners, err := redis.Int(redis.DoContext(conn, ctx, "PUBLISH", "/"+database+"."+celeryExchange, message))
+	channel := c.KeyPrefix + "/" + strconv.Itoa(database(u)) + "." + celeryExchange
+	listeners, err := conn.number(ctx, "PUBLISH", channel, message)
 	if err != nil {
-		return number{}, redisError(err)
+		return number{}, err
 	}
-	answered := make(map[string]bool)
-	for len(answered) < listeners {
-		deadline, _ := ctx.Deadline()
-		left := time.Until(deadline) - cleaningTime
-		if left < time.Millisecond {
-			break
-		}
-		answer, err := redis.ByteSlices(redis.DoContext(conn, ctx, "BRPOP", queue, left.Seconds()))
-		if errors.Is(err, redis.ErrNil) {
-			break
-		}
-		if err != nil {
-			return number{}, redisError(err)
-		}
-		for _, worker := range pongs(answer[len(answer)-1], ticket) {
-			answered[worker] = true
+	deadline, _ := ctx.Deadline() // Check.Ask's
+	answers := make(map[string]bool)
+	for int64(len(answers)) < listeners && time.Until(deadline) > cleaningTime {
+		answer, err := conn.do(ctx, "RPOP", c.queue())
+		switch text, ok := answer.(string); {
+		case err != nil:
+			return number{}, err
+		case ok:
+			if tag, ok := answered(text, ticket); ok {
+				answers[tag] = true
+			}
+		default:
+			time.Sleep(listenEvery)
 		}
 	}
-	return measured(float64(len(answered))), nil
+	return measured(float64(len(answers))), nil
 }
 
-// database is the number of the broker's, which is part of the channel's name.
-func (c *celery) database() (string, error) {
-	text, err := where(c.Check)
-	if err != nil {
-		return "", err
+// clean removes our queue, over another connection where that one cannot be used any more.
+func (c *celery) clean(ctx context.Context, conn *redisConn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleaningTime)
+	defer cancel()
+	if conn.broken {
+		var err error
+		if conn, err = dialRedis(ctx, c.Check); err != nil {
+			return // the next time does it
+		}
+		defer conn.close()
 	}
-	u, err := url.Parse(text)
-	if err != nil {
-		return "", Problem("its URL cannot be used")
-	}
-	if database := strings.Trim(u.Path, "/"); database != "" {
-		return database, nil
-	}
-	return "0", nil
+	_, _ = conn.do(ctx, "SREM", c.bindings(), c.binding())
+	_, _ = conn.do(ctx, "DEL", c.queue())
 }
 
 // envelope is a message as kombu's virtual transports have it.
@@ -116,48 +111,33 @@ type envelope struct {
 	Properties      map[string]any `json:"properties"`
 }
 
-// ping is a message that asks each worker for an answer with this ticket. A worker that gets it late does not answer.
-func (c *celery) ping(ticket string, expires time.Time) ([]byte, error) {
+// ping is a message that asks each worker for an answer with this ticket.
+func (c *celery) ping(ticket string) (string, error) {
 	body, err := json.Marshal(map[string]any{
 		"method": "ping", "arguments": map[string]any{}, "destination": nil, "pattern": nil, "matcher": nil, "ticket": ticket,
 		"reply_to": map[string]string{"exchange": replyExchange, "routing_key": c.identity},
 	})
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	return json.Marshal(envelope{
+	message, err := json.Marshal(envelope{
 		Body: base64.StdEncoding.EncodeToString(body), ContentEncoding: "utf-8", ContentType: "application/json",
-		Headers: map[string]any{"clock": 1, "expires": float64(expires.UnixMilli()) / 1e3},
+		Headers: map[string]any{"clock": 1, "expires": float64(time.Now().Add(c.Timeout).UnixMilli()) / 1e3},
 		Properties: map[string]any{
 			"delivery_mode": 1, "delivery_info": map[string]string{"exchange": celeryExchange, "routing_key": ""}, "priority": 0,
 			"body_encoding": "base64", "delivery_tag": rand.Text(),
 		},
 	})
+	return string(message), err
 }
 
-// pongs are the workers that a message says to have answered this ticket: {"celery@host": {"ok": "pong"}}.
-func pongs(message []byte, ticket string) []string {
+// answered tells one worker's answer to this ticket from another's. The body, which a worker may write in any format that Celery
+// is told to use, is not needed: only an answer has the ticket.
+func answered(message, ticket string) (tag string, ok bool) {
 	var e envelope
-	if json.Unmarshal(message, &e) != nil || e.Headers["ticket"] != ticket {
-		return nil
+	if json.Unmarshal([]byte(message), &e) != nil || e.Headers["ticket"] != ticket {
+		return "", false
 	}
-	body := []byte(e.Body)
-	if e.Properties["body_encoding"] == "base64" {
-		decoded, err := base64.StdEncoding.DecodeString(e.Body)
-		if err != nil {
-			return nil
-		}
-		body = decoded
-	}
-	var answers map[string]struct{ OK string }
-	if json.Unmarshal(body, &answers) != nil {
-		return nil
-	}
-	var workers []string
-	for worker, answer := range answers {
-		if answer.OK == "pong" {
-			workers = append(workers, worker)
-		}
-	}
-	return workers
+	tag, ok = e.Properties["delivery_tag"].(string)
+	return tag, ok
 }

@@ -9,8 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
+	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -51,9 +52,9 @@ type Problem string
 
 func (p Problem) Error() string { return string(p) }
 
-// Query runs one statement on a target, in a read-only transaction, and returns at most two rows of what it returned. A
+// Query runs one statement on a check's target, in a read-only transaction, and returns at most two rows of what it returned. A
 // statement that fails gives a Problem.
-type Query func(ctx context.Context, target, sql string) (*pgconn.Result, error)
+type Query func(ctx context.Context, sql string) (*pgconn.Result, error)
 
 // asker is what differs between the kinds of dependencies. Each is a file of its own.
 type asker interface {
@@ -76,7 +77,7 @@ func newAsker(c *config.Check, query Query) asker {
 	case config.CheckSQL:
 		return &sql{c, query}
 	case config.CheckRedis:
-		return &redisServer{c}
+		return &redis{c}
 	case config.CheckCelery:
 		return newCelery(c)
 	case config.CheckHTTP:
@@ -174,13 +175,13 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 }
 
 // roots are the certificates to trust: the system's where no file is named.
-func roots(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil //nolint:nilnil // crypto/tls takes the system's then
-	}
-	content, err := os.ReadFile(file)
+func roots(c *config.Check) (*x509.CertPool, error) {
+	content, err := c.Roots()
 	if err != nil {
-		return nil, Problem("sslrootcert cannot be read")
+		return nil, Problem(err.Error())
+	}
+	if content == nil {
+		return nil, nil //nolint:nilnil // crypto/tls takes the system's then
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(content) {
@@ -190,10 +191,23 @@ func roots(file string) (*x509.CertPool, error) {
 }
 
 // where is where a dependency is.
-func where(c *config.Check) (string, error) {
+func where(c *config.Check) (*url.URL, error) {
 	text, err := c.Where()
 	if err != nil {
-		return "", Problem(err.Error())
+		return nil, Problem(err.Error())
 	}
-	return string(text), nil
+	if c.Kind == config.CheckTCP {
+		return &url.URL{Host: string(text)}, nil
+	}
+	u, err := url.Parse(string(text))
+	if err != nil { // it was valid when it was read
+		return nil, Problem("its URL cannot be used")
+	}
+	return u, nil
+}
+
+// database is the number that a URL of Redis names, 0 where it names none.
+func database(u *url.URL) int {
+	n, _ := strconv.Atoi(strings.Trim(u.Path, "/")) // config sees to it that it is a number or nothing
+	return n
 }

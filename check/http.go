@@ -24,15 +24,15 @@ const (
 type web struct{ *config.Check }
 
 func (c *web) ask(ctx context.Context) (number, error) {
-	url, err := where(c.Check)
+	u, err := where(c.Check)
 	if err != nil {
 		return number{}, err
 	}
-	trusted, err := roots(c.RootCert)
+	trusted, err := roots(c.Check)
 	if err != nil {
 		return number{}, err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return number{}, Problem("its URL cannot be used")
 	}
@@ -77,7 +77,8 @@ func (c *web) wants(status int) bool {
 	return status >= 200 && status < 300
 }
 
-func (c *web) redirect(_ *http.Request, before []*http.Request) error {
+func (c *web) redirect(next *http.Request, before []*http.Request) error {
+	next.Header.Del("Referer") // our URL, with what may be a secret in it
 	switch {
 	case c.Status >= 300 && c.Status < 400:
 		return http.ErrUseLastResponse

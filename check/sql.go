@@ -19,7 +19,7 @@ type sql struct {
 }
 
 func (c *sql) ask(ctx context.Context) (number, error) {
-	result, err := c.query(ctx, c.Target, c.SQL)
+	result, err := c.query(ctx, c.SQL)
 	if err != nil {
 		return number{}, err
 	}

@@ -10,11 +10,11 @@ import (
 type tcp struct{ *config.Check }
 
 func (c *tcp) ask(ctx context.Context) (number, error) {
-	address, err := where(c.Check)
+	u, err := where(c.Check)
 	if err != nil {
 		return number{}, err
 	}
-	conn, err := dial(ctx, "tcp", address)
+	conn, err := dial(ctx, "tcp", u.Host)
 	if err != nil {
 		return number{}, err
 	}

@@ -18,8 +18,8 @@ import (
 // become too old: nobody waits for it but those who come before the first result.
 type Check struct {
 	settings *config.Check
+	target   *Target // that it is about; nil where it is about none
 	asked    *check.Check
-	enter    func(ctx context.Context) (leave func(), ok bool) // waits for a place at its target
 	logger   *slog.Logger
 
 	life  context.Context //nolint:containedctx // ends with Close
@@ -33,11 +33,16 @@ type Check struct {
 }
 
 // newCheck returns a check that is asked once it is started.
-func newCheck(settings *config.Check, query check.Query, enter func(ctx context.Context) (func(), bool), logger *slog.Logger) *Check {
+func newCheck(settings *config.Check, target *Target, logger *slog.Logger) *Check {
 	c := &Check{
-		settings: settings, asked: check.New(settings, query), enter: enter, logger: logger.With("check", settings.Name),
+		settings: settings, target: target, logger: logger.With("check", settings.Name),
 		ended: make(chan struct{}), first: make(chan struct{}), streak: newStreak(),
 	}
+	var query check.Query
+	if target != nil {
+		query = target.execute
+	}
+	c.asked = check.New(settings, query)
 	c.life, c.end = context.WithCancel(context.Background())
 	return c
 }
@@ -46,13 +51,8 @@ func newCheck(settings *config.Check, query check.Query, enter func(ctx context.
 func (c *Check) run() {
 	defer close(c.ended)
 	for {
-		leave, ok := c.enter(c.life)
+		o, ok := c.ask()
 		if !ok {
-			return
-		}
-		o := c.asked.Ask(c.life)
-		leave()
-		if c.life.Err() != nil { // what was found may be only that
 			return
 		}
 		c.record(o)
@@ -64,6 +64,23 @@ func (c *Check) run() {
 			return
 		}
 	}
+}
+
+// ask asks, one check of a target after the other: they share one session's worth of what the server has. It reports false
+// where the check or its target is not wanted any more, which is all that an outcome would say.
+func (c *Check) ask() (check.Outcome, bool) {
+	if c.target == nil {
+		o := c.asked.Ask(c.life)
+		return o, c.life.Err() == nil
+	}
+	select {
+	case c.target.statement <- struct{}{}:
+	case <-c.life.Done():
+		return check.Outcome{}, false
+	}
+	defer func() { <-c.target.statement }()
+	o := c.asked.Ask(c.life)
+	return o, c.life.Err() == nil && c.target.life.Err() == nil
 }
 
 func (c *Check) expires(o check.Outcome) time.Time {
@@ -96,6 +113,18 @@ func (c *Check) record(o check.Outcome) {
 		c.logger.Warn("the check nearly fails", "output", o.Output)
 	case check.Fail:
 		c.logger.Warn("the check fails", "output", o.Output)
+	}
+}
+
+// inherit takes over the last result of a check that asks the same.
+func (c *Check) inherit(old *Check) {
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	select {
+	case <-old.first:
+		c.last, c.streak = old.last, old.streak
+		close(c.first)
+	default:
 	}
 }
 
@@ -166,7 +195,8 @@ func (c *Check) finding() Finding {
 
 // checks are those of the configuration.
 type checks struct {
-	make     func(settings *config.Check) *Check
+	targets  func(name string) *Target
+	logger   *slog.Logger
 	retiring sync.WaitGroup
 
 	mu     sync.Mutex // protects what follows
@@ -174,7 +204,8 @@ type checks struct {
 	all    []*Check // sorted by name
 }
 
-// apply replaces the configuration, and keeps what has not changed.
+// apply replaces the configuration, after that of the targets. What has not changed stays, and neither has its target; what is
+// to be asked at other times, or held against other limits, begins with the last result.
 func (cs *checks) apply(file *config.File) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -188,11 +219,16 @@ func (cs *checks) apply(file *config.File) {
 	cs.all = make([]*Check, 0, len(file.Checks))
 	for _, settings := range file.Checks {
 		c := before[settings.Name]
-		if c != nil && c.settings.Equal(settings) {
+		target := cs.targets(settings.Target)
+		if c != nil && c.target == target && c.settings.Equal(settings) {
 			delete(before, settings.Name)
 			c.judge(file.Health.FailAfter, file.Health.PassAfter)
 		} else {
-			c = cs.make(settings)
+			old := c
+			c = newCheck(settings, target, cs.logger)
+			if old != nil && old.target == target && old.settings.AsksTheSame(settings) {
+				c.inherit(old)
+			}
 			c.judge(file.Health.FailAfter, file.Health.PassAfter) // before its first result
 			go c.run()
 		}
@@ -231,9 +267,18 @@ func (cs *checks) close(ctx context.Context) error {
 	closing := cs.all
 	cs.all, cs.closed = nil, true
 	cs.mu.Unlock()
+	retired := make(chan struct{})
+	go func() {
+		cs.retiring.Wait()
+		close(retired)
+	}()
 	ends := []func() error{func() error {
-		cs.retiring.Wait() // each ends with its context
-		return nil
+		select {
+		case <-retired:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}}
 	for _, c := range closing {
 		ends = append(ends, func() error { return c.Close(ctx) })

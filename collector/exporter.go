@@ -11,14 +11,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/collectors/version"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
 
-	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/probe"
 )
@@ -83,7 +81,7 @@ func NewExporter(options Options) *Exporter {
 		limiter: NewLimiter(options.MaxInFlight), adHoc: NewLimiter(options.MaxInFlight),
 	}
 	e.targets = newTargets(e.watch)
-	e.checks = &checks{make: e.newCheck}
+	e.checks = &checks{targets: e.targets.Configured, logger: options.Logger}
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: Name + name, Help: help}, value)
 	}
@@ -131,30 +129,6 @@ func (e *Exporter) watch(t *config.Target, adHoc bool) *Target {
 			Name: t.Name, Kind: t.Kind, Probing: t.Probing, Keeps: e.options.Keeps, Logger: logger, Shared: &e.shared, Limiter: limiter,
 		},
 		func(events Events) Prober { return e.options.NewProber(t, events) })
-}
-
-func (e *Exporter) newCheck(settings *config.Check) *Check {
-	enter := func(ctx context.Context) (func(), bool) {
-		if t := e.targets.Configured(settings.Target); t != nil {
-			return t.enter(ctx)
-		}
-		return func() {}, true
-	}
-	return newCheck(settings, e.query, enter, e.options.Logger)
-}
-
-// query runs a check's statement on a configured target.
-func (e *Exporter) query(ctx context.Context, target, sql string) (*pgconn.Result, error) {
-	for {
-		t := e.targets.Configured(target)
-		if t == nil {
-			return nil, check.Problem("its target is not watched any more")
-		}
-		result, err := t.execute(ctx, sql)
-		if !errors.Is(err, ErrClosed) || ctx.Err() != nil {
-			return result, err
-		}
-	}
 }
 
 // Apply makes the exporter watch what file says, and keeps what has not changed.

@@ -49,32 +49,22 @@ func (l *Limiter) enter(ctx context.Context, answered bool) (leave func(), ok bo
 
 // work waits until fewer probes are busy, up to a quarter of the time that is left: this makes for better measurements,
 // and must make no probe fail.
-func (l *Limiter) work(ctx context.Context) func() {
+func (l *Limiter) work(ctx context.Context) (done func()) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(busyFor)
 	}
 	wait, cancel := context.WithTimeout(ctx, time.Until(deadline)/4)
 	defer cancel()
-	done, ok := occupy(wait, l.busy, busyFor)
-	if !ok {
+	if !put(wait, l.busy) {
 		return func() {}
 	}
-	return done
-}
-
-// occupy waits for one of the places and returns what to call when it is not needed any more. It is given up after a time
-// in any case, so that whoever hangs keeps none from the others. It reports false when ctx ends before.
-func occupy(ctx context.Context, places chan struct{}, most time.Duration) (leave func(), ok bool) {
-	if !put(ctx, places) {
-		return nil, false
-	}
-	once := sync.OnceFunc(func() { <-places })
-	timer := time.AfterFunc(most, once)
+	quiet := sync.OnceFunc(func() { <-l.busy })
+	timer := time.AfterFunc(busyFor, quiet)
 	return func() {
 		timer.Stop()
-		once()
-	}, true
+		quiet()
+	}
 }
 
 func put(ctx context.Context, places chan<- struct{}) bool {

@@ -35,7 +35,7 @@ type Target struct {
 
 	connect, query, commits prometheus.Histogram // the last is nil where there are none
 
-	statement chan struct{} // the place of the one check that runs a statement
+	statement chan struct{} // holds something while a check runs a statement, one at a time
 
 	life     context.Context //nolint:containedctx // ends with Close, and ends sampling
 	end      context.CancelFunc
@@ -145,15 +145,6 @@ func (t *Target) Close(ctx context.Context) error {
 	err := t.prober.Close(ctx)
 	t.sampling.Wait()
 	return err
-}
-
-// statementFor is how long one check may keep the next one from running its statement on the same target. Sessions beyond
-// one there are only while checks hang, each no longer than its own timeout.
-const statementFor = time.Second
-
-// enter waits for the place of the check that runs a statement.
-func (t *Target) enter(ctx context.Context) (leave func(), ok bool) {
-	return occupy(ctx, t.statement, statementFor)
 }
 
 // execute runs a statement. A target that was closed gives ErrClosed. A server that refused our credentials a moment ago, be it

@@ -39,10 +39,11 @@ type Check struct {
 	// Status is what HTTP must answer with, 0 for any that begins with 2, and Match what the body must hold, nil for anything.
 	Status int
 	Match  *regexp.Regexp
-	// RootCert is a file with the certificates to trust, empty for the system's.
-	RootCert string
+	// KeyPrefix is what Celery puts before the names of its keys and channels (global_keyprefix).
+	KeyPrefix string
 
 	where location // of Redis, of Celery's broker or of HTTP and TCP
+	roots string   // a file with the certificates to trust, empty for the system's
 }
 
 // CheckKind is a kind of dependency.
@@ -91,8 +92,27 @@ func (c *Check) Where() (Secret, error) {
 	return text, wrap(string(c.Kind)+"_file", c.Kind.valid(text))
 }
 
+// largestRoots bounds a file of certificates; the system's have about 200 KiB.
+const largestRoots = 4 << 20
+
+// Roots returns the certificates to trust, in PEM, read by this call; nil are the system's.
+func (c *Check) Roots() ([]byte, error) {
+	if c.roots == "" {
+		return nil, nil
+	}
+	content, err := readFile(c.roots, largestRoots)
+	return content, wrap("sslrootcert", err)
+}
+
 // Equal says whether two checks were made from the same settings.
 func (c *Check) Equal(other *Check) bool { return reflect.DeepEqual(c, other) }
+
+// AsksTheSame says whether two checks ask the same, be it at other times or with other limits.
+func (c *Check) AsksTheSame(other *Check) bool {
+	changed := *other
+	changed.Timeout, changed.TTL, changed.TTLFailed, changed.Limits = c.Timeout, c.TTL, c.TTLFailed, c.Limits
+	return c.Equal(&changed)
+}
 
 // valid says what is wrong with a location.
 func (k CheckKind) valid(text Secret) error {
@@ -164,7 +184,8 @@ func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yam
 	key("length_of", text(&c.LengthOf))
 	key("status", func(n *yaml.Node, where string) { c.Status = int(b.integer(n, where, 100, 599)) }) //nolint:gosec // it is in these bounds
 	key("match", func(n *yaml.Node, where string) { c.Match = b.pattern(n, where) })
-	key("sslrootcert", func(n *yaml.Node, where string) { c.RootCert = b.fromFolder(b.text(n, where)) })
+	key("key_prefix", text(&c.KeyPrefix))
+	key("sslrootcert", func(n *yaml.Node, where string) { c.roots = b.fromFolder(b.text(n, where)) })
 	for _, kind := range []CheckKind{CheckRedis, CheckCelery, CheckHTTP, CheckTCP} {
 		key(string(kind), func(n *yaml.Node, where string) { b.locate(c, kind, Secret(b.text(n, where)), n, where) })
 		key(string(kind)+"_file", func(n *yaml.Node, where string) { c.where.file = b.fromFolder(b.text(n, where)) })
@@ -203,8 +224,8 @@ func belongs() map[string][]CheckKind {
 	numbers := []CheckKind{CheckSQL, CheckRedis, CheckCelery}
 	return map[string][]CheckKind{
 		"target": {CheckSQL}, "equals": {CheckSQL}, "length_of": {CheckRedis}, "status": {CheckHTTP}, "match": {CheckHTTP},
-		"sslrootcert": {CheckRedis, CheckCelery, CheckHTTP},
-		"warn_above":  numbers, "fail_above": numbers, "warn_below": numbers, "fail_below": numbers,
+		"sslrootcert": {CheckRedis, CheckCelery, CheckHTTP}, "key_prefix": {CheckCelery},
+		"warn_above": numbers, "fail_above": numbers, "warn_below": numbers, "fail_below": numbers,
 	}
 }
 
@@ -255,6 +276,9 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 		{l.WarnAbove, l.FailAbove, "warn_above", "fail_above"},
 		{l.FailBelow, l.WarnBelow, "fail_below", "warn_below"},
 		{l.FailBelow, l.FailAbove, "fail_below", "fail_above"},
+		{l.FailBelow, l.WarnAbove, "fail_below", "warn_above"},
+		{l.WarnBelow, l.FailAbove, "warn_below", "fail_above"},
+		{l.WarnBelow, l.WarnAbove, "warn_below", "warn_above"},
 	} {
 		if pair.low != nil && pair.high != nil && *pair.low > *pair.high {
 			b.problem(given[pair.lowKey], join(where, pair.lowKey), "is above %s", pair.highKey)

@@ -78,37 +78,40 @@ func TestCheckFile(t *testing.T) {
 func TestCheckProblems(t *testing.T) {
 	t.Setenv("BAD", "hunter2")
 	for line, want := range map[string]string{
-		`a: {}`:                                                              "checks.a: needs one of sql, redis, celery, http and tcp, or one of the last four with _env or _file",
-		`a: {tcp: "h:1", redis: "redis://h"}`:                                "checks.a: has both redis and tcp, and can be only one",
-		`a: {redis: "redis://:hun#ter2/@h/0"}`:                               "checks.a.redis: is no URL with a host, and a port from 1 to 65535 if any: percent-encode special characters in the password",
-		`a: {redis: "redis://h:99999"}`:                                      "checks.a.redis: is no URL with a host, and a port from 1 to 65535 if any: percent-encode special characters in the password",
-		`a: {http: "https:///hunter2"}`:                                      "checks.a.http: is no URL with a host, and a port from 1 to 65535 if any: percent-encode special characters in the password",
-		`a: {celery: "redis://h", fail_above: 0.5}`:                          "checks.a.fail_below: is above fail_above",
-		`a: {tcp: "hunter2"}`:                                                "checks.a.tcp: must be host:port",
-		`a: {tcp: "h:0"}`:                                                    "checks.a.tcp: must be host:port",
-		`a: {redis: "hunter2"}`:                                              "checks.a.redis: must be a URL that begins with redis:// or rediss://",
-		`a: {celery: "amqp://h"}`:                                            "checks.a.celery: must be a URL that begins with redis:// or rediss://",
-		`a: {redis: "redis://h/hunter2"}`:                                    "checks.a.redis: must be a URL whose path is the number of a database",
-		`a: {http_env: BAD}`:                                                 "checks.a.http_env: must be a URL that begins with http:// or https://",
-		`a: {http_env: NONE_OF_THIS_NAME}`:                                   "checks.a.http_env: the variable is not set",
-		`a: {sql: "SELECT 1"}`:                                               "checks.a: needs a target to run its SQL on",
-		`a: {sql: "SELECT 1", target: none}`:                                 "checks.a.target: there is no target of this name",
-		`a: {sql: "SELECT 1", target: pool}`:                                 "checks.a.target: is a PgBouncer, on which no SQL can be run",
-		`orders: {tcp: "h:1"}`:                                               "targets.orders: a check has this name too, and both are asked for by it",
-		`a: {sql: "SELECT 1", target: orders, equals: x, fail_above: 1}`:     "checks.a.equals: does not go with limits",
-		`a: {sql: "SELECT 1", target: orders, fail_above: .nan}`:             "checks.a.fail_above: must be a number",
-		`a: {sql: "SELECT 1", target: orders, warn_above: 2, fail_above: 1}`: "checks.a.warn_above: is above fail_above",
-		`a: {sql: "SELECT 1", target: orders, warn_below: 1, fail_below: 2}`: "checks.a.fail_below: is above warn_below",
-		`a: {redis: "redis://h", fail_above: 1}`:                             "checks.a: has limits, and no length_of to hold against them",
-		`a: {redis: "redis://h", length_of: q}`:                              "checks.a.length_of: has no limits to be held against: fail_above, warn_above, …",
-		`a: {tcp: "h:1", target: orders}`:                                    "checks.a.target: does not go with tcp",
-		`a: {http: "http://h", fail_above: 1}`:                               "checks.a.fail_above: does not go with http",
-		`a: {http: "http://h", match: "("}`:                                  "checks.a.match: must be a regular expression as Go writes them (RE2)",
-		`a: {http: "http://h", status: 99}`:                                  "checks.a.status: must be a number from 100 to 599",
-		`a: {tcp: "h:1", ttl: 0s}`:                                           "checks.a.ttl: must be a duration from 1s to 24h0m0s",
-		`a: {tcp: "h:1", timeout: 1h}`:                                       "checks.a.timeout: must be a duration from 100ms to 1m0s",
-		`a: {tcp: "h:1", hunter: 2}`:                                         "checks.a.hunter: unknown key; known here are celery, celery_env, celery_file, equals, fail_above, fail_below, http, http_env, http_file, length_of, match, redis, redis_env, redis_file, sql, sslrootcert, status, target, tcp, tcp_env, tcp_file, timeout, ttl, ttl_failed, warn_above, warn_below",
-		`a: {sql: "SELECT 1", target: orders, celery_file: x}`:               "checks.a: has both sql and celery_file, and can be only one",
+		`a: {}`:                                                                           "checks.a: needs one of sql, redis, celery, http and tcp, or one of the last four with _env or _file",
+		`a: {tcp: "h:1", redis: "redis://h"}`:                                             "checks.a: has both redis and tcp, and can be only one",
+		`a: {redis: "redis://:hun#ter2/@h/0"}`:                                            "checks.a.redis: is no URL with a host, and a port from 1 to 65535 if any: percent-encode special characters in the password",
+		`a: {redis: "redis://h:99999"}`:                                                   "checks.a.redis: is no URL with a host, and a port from 1 to 65535 if any: percent-encode special characters in the password",
+		`a: {http: "https:///hunter2"}`:                                                   "checks.a.http: is no URL with a host, and a port from 1 to 65535 if any: percent-encode special characters in the password",
+		`a: {celery: "redis://h", fail_above: 0.5}`:                                       "checks.a.fail_below: is above fail_above",
+		`a: {tcp: "hunter2"}`:                                                             "checks.a.tcp: must be host:port",
+		`a: {tcp: "h:0"}`:                                                                 "checks.a.tcp: must be host:port",
+		`a: {redis: "hunter2"}`:                                                           "checks.a.redis: must be a URL that begins with redis:// or rediss://",
+		`a: {celery: "amqp://h"}`:                                                         "checks.a.celery: must be a URL that begins with redis:// or rediss://",
+		`a: {redis: "redis://h/hunter2"}`:                                                 "checks.a.redis: must be a URL whose path is the number of a database",
+		`a: {http_env: BAD}`:                                                              "checks.a.http_env: must be a URL that begins with http:// or https://",
+		`a: {http_env: NONE_OF_THIS_NAME}`:                                                "checks.a.http_env: the variable is not set",
+		`a: {sql: "SELECT 1"}`:                                                            "checks.a: needs a target to run its SQL on",
+		`a: {sql: "SELECT 1", target: none}`:                                              "checks.a.target: there is no target of this name",
+		`a: {sql: "SELECT 1", target: pool}`:                                              "checks.a.target: is a PgBouncer, on which no SQL can be run",
+		`orders: {tcp: "h:1"}`:                                                            "targets.orders: a check has this name too, and both are asked for by it",
+		`a: {sql: "SELECT 1", target: orders, equals: x, fail_above: 1}`:                  "checks.a.equals: does not go with limits",
+		`a: {sql: "SELECT 1", target: orders, fail_above: .nan}`:                          "checks.a.fail_above: must be a number",
+		`a: {sql: "SELECT 1", target: orders, warn_above: 2, fail_above: 1}`:              "checks.a.warn_above: is above fail_above",
+		`a: {sql: "SELECT 1", target: orders, warn_below: 1, fail_below: 2}`:              "checks.a.fail_below: is above warn_below",
+		`a: {redis: "redis://h", fail_above: 1}`:                                          "checks.a: has limits, and no length_of to hold against them",
+		`a: {redis: "redis://h", length_of: q}`:                                           "checks.a.length_of: has no limits to be held against: fail_above, warn_above, …",
+		`a: {sql: "SELECT 1", target: orders, warn_above: 5, fail_below: 10}`:             "checks.a.fail_below: is above warn_above",
+		`a: {sql: "SELECT 1", target: orders, warn_below: 20, fail_above: 10}`:            "checks.a.warn_below: is above fail_above",
+		`a: {tcp: "h:1", key_prefix: x}`:                                                  "checks.a.key_prefix: does not go with tcp",
+		`a: {tcp: "h:1", target: orders}`:                                                 "checks.a.target: does not go with tcp",
+		`a: {http: "http://h", fail_above: 1}`:                                            "checks.a.fail_above: does not go with http",
+		`a: {http: "http://h", match: "("}`:                                               "checks.a.match: must be a regular expression as Go writes them (RE2)",
+		`a: {http: "http://h", status: 99}`:                                               "checks.a.status: must be a number from 100 to 599",
+		`a: {tcp: "h:1", ttl: 0s}`:                                                        "checks.a.ttl: must be a duration from 1s to 24h0m0s",
+		`a: {tcp: "h:1", timeout: 1h}`:                                                    "checks.a.timeout: must be a duration from 100ms to 1m0s",
+		`a: {tcp: "h:1", hunter: 2}`:                                                      "checks.a.hunter: unknown key; known here are celery, celery_env, celery_file, equals, fail_above, fail_below, http, http_env, http_file, key_prefix, length_of, match, redis, redis_env, redis_file, sql, sslrootcert, status, target, tcp, tcp_env, tcp_file, timeout, ttl, ttl_failed, warn_above, warn_below",
+		`a: {sql: "SELECT 1", target: orders, celery_file: x}`:                            "checks.a: has both sql and celery_file, and can be only one",
 		"orders: {tcp: \"h:1\"}\n  a: {sql: \"SELECT 1\", target: orders, fail_above: 1}": "targets.orders: a check has this name too, and both are asked for by it",
 	} {
 		_, err := parseText(t, checkText(line))
@@ -151,6 +154,10 @@ func TestTargetFromEnvironment(t *testing.T) {
 	again, err := parseText(t, strings.Replace(text, "%s", "", 1))
 	if err != nil || !target.Equal(again.Targets[0]) {
 		t.Errorf("not the same again: %v", err)
+	}
+	if _, err := parseText(t, strings.NewReplacer("timeout: 3s", "user: u, password: hunter2, sslmode: verify-full", "%s", "").Replace(text)); err == nil ||
+		err.Error() != "dir/x.yml:3: targets.orders: is from the environment, on which sslmode of the defaults has no effect: say it in the variables, and here in modules" {
+		t.Errorf("%v", err)
 	}
 	for more, want := range map[string]string{
 		", host: h":          "targets.orders.host: is given beside environment, which says it",

@@ -247,7 +247,7 @@ func (b *builder) target(name string, n *yaml.Node, where string, levels map[str
 	}
 	switch {
 	case p.environment:
-		b.fromEnvironment(t, given, where, l)
+		b.fromEnvironment(t, given, where, l, merged)
 	case given["dsn"] != nil:
 		b.fromDSN(t, given, where, &p, &own, merged)
 	default:
@@ -263,15 +263,20 @@ func (b *builder) target(name string, n *yaml.Node, where string, levels map[str
 }
 
 // fromEnvironment takes where a target is, and who asks, from the variables that name the one target where there is no file.
-func (b *builder) fromEnvironment(t *Target, given map[string]*yaml.Node, where string, own *level) {
+func (b *builder) fromEnvironment(t *Target, given map[string]*yaml.Node, where string, own *level, merged level) {
 	n := given["environment"]
-	for _, key := range []string{"dsn", "host", "port", "dbname"} {
+	for _, key := range []string{"dsn", "host", "port", "dbname", "module"} {
 		if given[key] != nil {
 			b.problem(given[key], join(where, key), "is given beside environment, which says it")
 		}
 	}
-	for _, key := range own.said() {
-		b.problem(n, where, "has %s beside environment, which says it", key)
+	for _, key := range merged.said() {
+		switch {
+		case slices.Contains(own.said(), key):
+			b.problem(n, where, "has %s beside environment, which says it", key)
+		case key != "user" && key != "password":
+			b.problem(n, where, "is from the environment, on which %s of the defaults has no effect: say it in the variables, and here in modules", key)
+		}
 	}
 	if t.Kind != KindPostgres {
 		b.problem(given["kind"], join(where, "kind"), "does not go with environment")

@@ -174,6 +174,9 @@ func connectionsOf(r *probe.Result) (used, usable probe.Number) {
 
 func number(v float64) probe.Number { return probe.Number{Value: v, Known: true} }
 
+// latest is how late a check may be: those of one target take turns.
+const latest = time.Minute
+
 // lookAtCheck makes a component of a check's last result.
 func lookAtCheck(ctx context.Context, asked *collector.Check) component {
 	c := component{name: asked.Name(), kind: string(asked.Kind()), category: other}
@@ -195,8 +198,8 @@ func lookAtCheck(ctx context.Context, asked *collector.Check) component {
 	c.status, c.output, c.at, c.expires, c.took = f.Status, f.Output, f.At, f.Expires, number(f.Took.Seconds())
 	c.observed = observation{probe.Number{Value: f.Value, Known: f.Measured}, observed, ""}
 	switch late := time.Since(f.Expires); {
-	case late > asked.Timeout()+patience: // this process was not running
-		c.status, c.output = check.Fail, fmt.Sprintf("no result for %s", time.Since(f.At).Round(time.Second))
+	case late > asked.Timeout()+latest:
+		c.status, c.output = check.Fail, fmt.Sprintf("no result for %s: the other checks of its target take too long", time.Since(f.At).Round(time.Second))
 	case f.Status == check.Fail && !f.Failing:
 		c.status = check.Warn
 	case f.Status != check.Fail && f.Failing:

@@ -285,29 +285,39 @@ func (p *Prober) askNew(ctx context.Context, r *Result, k *kept) *session {
 			// may overtake the alert (RFC 8446, section 6.2). Once may be bad luck.
 			r.Failure = classify(&tlsError{errNotAccepted}, phase)
 		}
-		again := r.Failure.Reason == ReasonTerminated ||
-			r.Failure.Reason == ReasonAuth && r.Failure.SQLState != "" && loginErr != nil && p.target.Renew(loginErr.password)
-		if !again || try == 2 || ctx.Err() != nil {
+		if try == 2 || ctx.Err() != nil || !p.again(r.Failure, loginErr) {
 			return nil
 		}
 		r.Connect = Number{}
 	}
 }
 
-// alive asks the question on a new session. In session mode the kept session holds a server of the pool: where none is left
-// for the new one, it makes room in time.
+// again says whether a failure is worth a second try. loginErr may be nil.
+func (p *Prober) again(f *Failure, loginErr *loginError) bool {
+	return f.Reason == ReasonTerminated ||
+		f.Reason == ReasonAuth && f.SQLState != "" && loginErr != nil && p.target.Renew(loginErr.password)
+}
+
+// alive asks the question on a new session.
 func (p *Prober) alive(ctx context.Context, s *session, k *kept) error {
-	deadline, ok := ctx.Deadline()
-	if k != nil && p.pooled.Load() && ok {
-		timer := time.AfterFunc(time.Until(deadline)/2, func() {
-			if k.listening.Load() { // it was answered, so that there is a server, and we have it
-				p.crowded.Store(true)
-				p.release(k)
-			}
-		})
-		defer timer.Stop()
-	}
+	defer p.makeRoom(ctx, k)()
 	return p.kind.alive(ctx, s)
+}
+
+// makeRoom has the kept session give way, unless what it returns is called in time: in session mode it holds a server of the
+// pool, and there may be none left for a new one. k is nil where none is kept.
+func (p *Prober) makeRoom(ctx context.Context, k *kept) (stop func()) {
+	deadline, ok := ctx.Deadline()
+	if k == nil || !p.pooled.Load() || !ok {
+		return func() {}
+	}
+	timer := time.AfterFunc(time.Until(deadline)/2, func() {
+		if k.listening.Load() { // it was answered, so that there is a server, and we have it
+			p.crowded.Store(true)
+			p.release(k)
+		}
+	})
+	return func() { timer.Stop() }
 }
 
 // readOnce reads on a session that is not kept.

@@ -18,44 +18,62 @@ var errClosed = errors.New("the prober is closed")
 
 // Query opens a session, runs one statement on it in a read-only transaction, and closes it. It returns the first rows of
 // what the statement returned, at most two. Any goroutine may call it, also during a probe, which does not wait for it: only
-// a login that overruns counts among those that later ones wait for, as with Probe. A login gets no longer than a probe.
+// a login that overruns counts among those that later ones wait for, as with Probe. A login gets no longer than a probe. What
+// is worth a second try is tried twice, as with Probe.
 //
 // The statement goes by the extended protocol, which takes no second one behind a semicolon that could end the transaction
-// (exec_parse_message in src/backend/tcop/postgres.c). The server ends it by itself when ctx's time is over, in case that a
-// request to cancel gets lost.
+// (exec_parse_message in src/backend/tcop/postgres.c). The server ends it by itself when ctx's time is over; no request to cancel
+// is sent.
 func (p *Prober) Query(ctx context.Context, sql string) (*pgconn.Result, *Failure) {
-	if _, ok := p.begin(); !ok {
+	k, ok := p.begin()
+	if !ok {
 		return nil, classify(errClosed, PhaseNone)
 	}
 	defer p.work.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	for try := 1; ; try++ {
+		result, phase, err := p.queryOnce(ctx, sql, k)
+		if err == nil {
+			return result, nil
+		}
+		var loginErr *loginError
+		if errors.As(err, &loginErr) {
+			phase = loginErr.phase
+		}
+		f := classify(err, phase)
+		if try == 2 || ctx.Err() != nil || !p.again(f, loginErr) {
+			return nil, f
+		}
+	}
+}
+
+// queryOnce is one try. With an error comes the phase in which it was.
+func (p *Prober) queryOnce(ctx context.Context, sql string, k *kept) (*pgconn.Result, Phase, error) {
 	t := &trace{}
 	opening, cancel := context.WithTimeout(ctx, p.target.Timeout)
 	s, err := p.open(opening, t, true)
 	cancel()
 	if err != nil {
 		_, phase := t.read()
-		var loginErr *loginError
-		if errors.As(err, &loginErr) {
-			phase = loginErr.phase
-		}
-		return nil, classify(err, phase)
+		return nil, phase, err
 	}
 	defer s.close(p.ctx)
-	s.pooled = p.pooled.Load()
-	result, err := s.readOnly(ctx, sql)
-	if err != nil {
-		return nil, classify(err, PhaseQuery)
-	}
-	return result, nil
+	s.uncancelled = true
+	result, err := s.readOnly(ctx, sql, p.makeRoom(ctx, k))
+	return result, PhaseQuery, err
 }
 
-// readOnly runs a statement in a transaction that cannot write.
-func (s *session) readOnly(ctx context.Context, sql string) (*pgconn.Result, error) {
+// readOnly runs a statement in a transaction that cannot write. begun is called when there is one.
+func (s *session) readOnly(ctx context.Context, sql string, begun func()) (*pgconn.Result, error) {
 	begin := "BEGIN READ ONLY"
 	if deadline, ok := ctx.Deadline(); ok {
 		begin += fmt.Sprintf("; SET LOCAL statement_timeout = %d", max(1, time.Until(deadline).Milliseconds()))
 	}
-	if _, err := s.query(ctx, begin); err != nil {
+	_, err := s.query(ctx, begin)
+	begun()
+	if err != nil {
 		return nil, err
 	}
 	result, err := s.first(ctx, sql)
@@ -69,26 +87,21 @@ func (s *session) readOnly(ctx context.Context, sql string) (*pgconn.Result, err
 func (s *session) first(ctx context.Context, sql string) (*pgconn.Result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s.dialer.busy.Store(!s.pooled)
 	reader := s.conn.ExecParams(ctx, sql, nil, nil, nil, nil)
 	result := &pgconn.Result{}
-	for reader.NextRow() {
+	for len(result.Rows) < mostRows && reader.NextRow() {
 		row := make([][]byte, len(reader.Values()))
 		for i, value := range reader.Values() {
 			row[i] = slices.Clone(value) // the reader's own buffer; nil stays nil
 		}
 		result.Rows = append(result.Rows, row)
-		if len(result.Rows) == mostRows {
-			result.FieldDescriptions = slices.Clone(reader.FieldDescriptions())
-			cancel()
-			_, _ = reader.Close() // ends with that
-			return result, nil
-		}
 	}
 	result.FieldDescriptions = slices.Clone(reader.FieldDescriptions())
-	_, err := reader.Close()
-	if !s.conn.IsClosed() {
-		s.dialer.busy.Store(false)
+	if len(result.Rows) == mostRows {
+		cancel()
+		_, _ = reader.Close() // ends with that
+		return result, nil
 	}
+	_, err := reader.Close()
 	return result, err
 }

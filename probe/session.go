@@ -29,6 +29,8 @@ type session struct {
 	// pooled says that the other side is a pooler: it needs no request to cancel what we leave, which PgBouncer 1.18 may crash
 	// of, and does not say why it ends a session.
 	pooled bool
+	// uncancelled says that what we leave ends by itself, so that no request to cancel is needed either.
+	uncancelled bool
 	// unreplicated says that a commit did not wait for its synchronous standbys.
 	unreplicated bool
 }
@@ -86,7 +88,7 @@ func (s *session) address() string { return s.conn.Conn().RemoteAddr().String() 
 // query runs sql by the simple protocol, which poolers take as well. When ctx ends, a cancel request goes out behind
 // the answer and the session is closed.
 func (s *session) query(ctx context.Context, sql string) ([]*pgconn.Result, error) {
-	s.dialer.busy.Store(!s.pooled)
+	s.dialer.busy.Store(!s.pooled && !s.uncancelled)
 	results, err := s.conn.Exec(ctx, sql).ReadAll()
 	if !s.conn.IsClosed() {
 		s.dialer.busy.Store(false)

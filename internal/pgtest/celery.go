@@ -14,14 +14,15 @@ import (
 // Celery is a throwaway Celery worker. It runs until Remove.
 type Celery struct{ process }
 
-// NewCelery starts a worker of this name for a broker, with the Celery of a Python. On an error nothing is left.
-func NewCelery(ctx context.Context, python, name, broker string) (*Celery, error) {
+// NewCelery starts a worker of this name for a broker, with the Celery of a Python and settings such as
+// "task_serializer='pickle'". On an error nothing is left.
+func NewCelery(ctx context.Context, python, name, broker string, settings ...string) (*Celery, error) {
 	c := &Celery{}
 	var err error
 	if c.Dir, err = os.MkdirTemp("", "pgtest-"); err != nil {
 		return nil, err
 	}
-	app := fmt.Sprintf("from celery import Celery\napp = Celery('app', broker=%q)\n", broker)
+	app := fmt.Sprintf("from celery import Celery\napp = Celery('app', broker=%q)\napp.conf.update(%s)\n", broker, strings.Join(settings, ", "))
 	if err := os.WriteFile(filepath.Join(c.Dir, "app.py"), []byte(app), 0o600); err != nil {
 		return nil, errors.Join(err, c.Remove())
 	}
