@@ -324,7 +324,7 @@ func mutatePart(old string) []string {
 // mutateMatchers leaves out each matcher, and each alternative of a pattern.
 func mutateMatchers(matchers string) []string {
 	var all []string
-	list := strings.Split(matchers, ", ")
+	list := regexp.MustCompile(`,\s+`).Split(strings.TrimSpace(matchers), -1)
 	for i, m := range list {
 		others := slices.Delete(slices.Clone(list), i, i+1)
 		all = append(all, "{"+strings.Join(others, ", ")+"}")
