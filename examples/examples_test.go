@@ -161,8 +161,6 @@ func TestMetricsExist(t *testing.T) {
 		"pg_liveness_exporter_build_info": true,
 		// No metrics: the rules' group, the program, a role of PostgreSQL.
 		"pg_liveness": true, "pg_liveness_exporter": true, "pg_monitor": true,
-		// Until collector/testdata/checks.prom has them.
-		"pg_liveness_check_up": true, "pg_liveness_check_value": true, "pg_liveness_check_duration_seconds": true,
 	}
 	for _, file := range glob(t, "../collector/testdata/*.prom") {
 		for _, name := range metricName.FindAllString(string(read(t, file)), -1) {
