@@ -101,10 +101,7 @@ func TestDashboard(t *testing.T) {
 
 // empty says which panels, annotations and variables have nothing to show in the stack, and why.
 var empty = map[string]string{
-	"Checks":           "no checks are configured",
-	"Values of checks": "no checks are configured",
-	"Time of checks":   "no checks are configured",
-	"Role changes":     "no server changes its role",
+	"Role changes": "no server changes its role",
 }
 
 // TestDashboardQueries asks a real Prometheus, which scrapes the exporter in the stack of `make demo`, every query of the

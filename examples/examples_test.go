@@ -117,8 +117,6 @@ func TestMetricsExist(t *testing.T) {
 		t.Fatalf("no golden file in ../collector/testdata: %v", err)
 	}
 	known := map[string]bool{
-		// Of the issue about checks.
-		"pg_liveness_check_up": true, "pg_liveness_check_value": true, "pg_liveness_check_duration_seconds": true,
 		// No metrics: the rules' group, the program, a role of PostgreSQL.
 		"pg_liveness": true, "pg_liveness_exporter": true, "pg_monitor": true,
 	}

@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -35,6 +36,11 @@ func (p *Program) Start(bin string, env []string, args ...string) error {
 	cmd.Dir, cmd.SysProcAttr = p.Dir, childAttributes(nil)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.Dir}, env...)
 	return p.launch(cmd)
+}
+
+// Await waits until the program, whose name is for the error, can be used.
+func (p *Program) Await(ctx context.Context, name string, ready func() bool) error {
+	return p.awaits(ctx, name, ready)
 }
 
 // LastWords is the end of what the program wrote, for an error.

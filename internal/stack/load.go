@@ -20,7 +20,7 @@ func (s *Stack) startLoad(ctx context.Context, _ Config) error {
 		if err != nil {
 			return err
 		}
-		_, err = conn.Exec(ctx, "CREATE TABLE account (id int PRIMARY KEY, balance int); INSERT INTO account SELECT i, 0 FROM generate_series(1, 100) i")
+		_, err = conn.Exec(ctx, "CREATE TABLE account (id int PRIMARY KEY, balance int); INSERT INTO account SELECT i, 0 FROM generate_series(0, 100) i")
 		_ = conn.Close(ctx)
 		if err != nil {
 			return err
@@ -84,7 +84,7 @@ func client(ctx context.Context, dsn string, session func(context.Context, *pgx.
 // buy commits a short transaction now and then.
 func buy(ctx context.Context, conn *pgx.Conn) error {
 	for {
-		err := transact(ctx, conn, rand.IntN(100)+1, 10*time.Millisecond, 60*time.Millisecond) //nolint:gosec // any will do
+		err := transact(ctx, conn, 2+rand.IntN(99), 10*time.Millisecond, 60*time.Millisecond) //nolint:gosec // any will do
 		if err != nil {
 			return err
 		}
@@ -107,9 +107,9 @@ func browse(ctx context.Context, conn *pgx.Conn) error {
 	return pause(ctx, 0, 20*time.Second)
 }
 
-// forget leaves a transaction open.
+// forget leaves a transaction open, on a row that nobody else wants.
 func forget(ctx context.Context, conn *pgx.Conn) error {
-	return transact(ctx, conn, 1, 20*time.Second, 50*time.Second)
+	return transact(ctx, conn, 0, 20*time.Second, 50*time.Second)
 }
 
 // contend wants a row that others want too.

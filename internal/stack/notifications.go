@@ -26,7 +26,7 @@ func (s *Stack) listenForNotifications(ctx context.Context, notified func(Notifi
 		return "", err
 	}
 	server := &http.Server{
-		ReadHeaderTimeout: readyTimeout, ReadTimeout: readyTimeout,
+		ReadHeaderTimeout: askTimeout, ReadTimeout: askTimeout,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var n Notification
 			if err := json.NewDecoder(r.Body).Decode(&n); err != nil {

@@ -24,8 +24,7 @@ const (
 	// role is the exporter's, customer the load's.
 	role, customer = "liveness", "customer"
 
-	readyTimeout = 30 * time.Second
-	askEvery     = 100 * time.Millisecond
+	askTimeout = 5 * time.Second
 )
 
 // The addresses of examples/prometheus.yml, which New replaces by the ones it got.
@@ -137,10 +136,14 @@ func (s *Stack) startExporter(ctx context.Context, c Config) error {
 targets:
   primary: {host: 127.0.0.1, port: %d, dbname: orders}
   standby: {host: 127.0.0.1, port: %d, dbname: orders}
-  pool: {kind: pgbouncer, host: 127.0.0.1, port: %d, sslmode: disable}
+  pool: {kind: pgbouncer, host: 127.0.0.1, port: %[4]d, sslmode: disable}
+checks:
+  schema: {target: primary, sql: "SELECT to_regclass('account') IS NOT NULL"}
+  lock-waits: {target: primary, sql: "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'", warn_above: 3}
+  pool-port: {tcp: "127.0.0.1:%[4]d"}
 `, role, s.Primary.Port, s.Standby.Port, s.PgBouncer.Port)
 	return s.run(ctx, program{
-		name: "the exporter", bin: c.Exporter, files: map[string]string{"config.yml": targets, "password": s.password},
+		name: "exporter", bin: c.Exporter, files: map[string]string{"config.yml": targets, "password": s.password},
 		args: []string{"--config.file=config.yml", "--web.listen-address=" + address}, ready: address + "/readyz",
 	})
 }
@@ -311,31 +314,24 @@ func (s *Stack) run(ctx context.Context, c program) error {
 		env = c.env(p.Dir)
 	}
 	if err := p.Start(c.bin, env, c.args...); err != nil {
-		return fmt.Errorf("%s: %w", c.name, err)
+		return fmt.Errorf("the %s: %w", c.name, err)
 	}
-	ended := func() error { return fmt.Errorf("%s ended by itself:\n%s", c.name, p.LastWords()) }
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
-	defer cancel()
-	for !answers(ctx, "http://"+c.ready) {
-		select {
-		case <-p.Exited():
-			return ended()
-		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %w\n%s", c.name, ctx.Err(), p.LastWords())
-		case <-time.After(askEvery):
-		}
+	if err := p.Await(ctx, c.name, func() bool { return answers(ctx, "http://"+c.ready) }); err != nil {
+		return err
 	}
 	go func() {
 		select {
 		case <-closed:
 		case <-p.Exited():
-			s.failed <- ended()
+			s.failed <- fmt.Errorf("the %s ended by itself:\n%s", c.name, p.LastWords())
 		}
 	}()
 	return nil
 }
 
 func answers(ctx context.Context, url string) bool {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return false
