@@ -143,7 +143,9 @@ func (d dashboard) queries() map[string][]string {
 	queries := map[string][]string{}
 	for _, p := range d.Panels {
 		for _, target := range p.Targets {
-			queries[p.Title] = append(queries[p.Title], target.Expr)
+			// What stands in where there is nothing to show is no answer.
+			expression, _, _ := strings.Cut(target.Expr, "\nor on () label_replace(-absent_over_time(")
+			queries[p.Title] = append(queries[p.Title], expression)
 		}
 	}
 	for _, a := range d.Annotations.List {

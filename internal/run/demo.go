@@ -51,9 +51,7 @@ func (d demo) run(ctx context.Context) (err error) {
 		case err := <-s.Failed():
 			return err
 		case line := <-lines:
-			if broken, err = d.obey(ctx, line, faults, broken); err != nil && ctx.Err() == nil {
-				return err
-			}
+			broken = d.obey(ctx, line, faults, broken)
 		}
 	}
 }
@@ -130,7 +128,7 @@ func (d demo) lines(ctx context.Context) <-chan string {
 
 // obey does what a line says. It returns what is broken from then on: one thing at a time, so that what is seen is its
 // doing.
-func (d demo) obey(ctx context.Context, line string, faults []stack.Fault, broken *stack.Fault) (*stack.Fault, error) {
+func (d demo) obey(ctx context.Context, line string, faults []stack.Fault, broken *stack.Fault) *stack.Fault {
 	var wanted *stack.Fault
 	for i := range faults {
 		if faults[i].Key == line {
@@ -139,25 +137,27 @@ func (d demo) obey(ctx context.Context, line string, faults []stack.Fault, broke
 	}
 	if wanted == nil {
 		d.help(faults)
-		return broken, nil
+		return broken
 	}
 	if broken != nil {
 		if err := broken.Mend(ctx); err != nil {
-			return broken, fmt.Errorf("mend: %w", err)
+			d.say(fmt.Sprintf("%s cannot be mended, try again: %v", broken.Name, err))
+			return broken
 		}
 		d.say("mended: " + broken.Name)
 		if broken == wanted {
-			return nil, nil
+			return nil
 		}
 	}
 	if err := wanted.Break(ctx); err != nil {
-		return nil, fmt.Errorf("%s: %w", wanted.Name, err)
+		d.say(fmt.Sprintf("%s: this did not work: %v", wanted.Name, err))
+		return nil
 	}
 	d.say("now: " + wanted.Name + "\n          " + wanted.Seen)
 	if wanted.Mend == nil {
-		return nil, nil
+		return nil
 	}
-	return wanted, nil
+	return wanted
 }
 
 // notified shows what Alertmanager would have sent.
