@@ -44,11 +44,13 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "usage: run run|demo EXPORTER")
 		return 2
 	}
-	// SIGPIPE: nobody reads any more what we print. Left alone, it would end us and leave the server.
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE}
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
 		signals = append(signals, syscall.SIGHUP)
 	}
+	// Left alone, it would end us and leave the server when nobody reads any more what we print. That it can also come
+	// from a connection which the other side closed is no reason to end.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	ctx, end := context.WithCancel(ctx)
@@ -56,10 +58,11 @@ func run(args []string) int {
 	go watchParent(ctx, end)
 
 	var err error
+	out := endingWriter{os.Stdout, end}
 	if args[0] == "demo" {
-		err = demo{exporter: args[1], in: os.Stdin, out: os.Stdout, errs: os.Stderr}.run(ctx)
+		err = demo{exporter: args[1], in: os.Stdin, out: out, errs: os.Stderr}.run(ctx)
 	} else {
-		r := runner{exporter: args[1], listen: os.Getenv("LISTEN"), environ: os.Environ(), out: os.Stdout, errs: os.Stderr}
+		r := runner{exporter: args[1], listen: os.Getenv("LISTEN"), environ: os.Environ(), out: out, errs: os.Stderr}
 		err = r.run(ctx)
 	}
 	if err != nil {
@@ -67,6 +70,21 @@ func run(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// endingWriter calls end when nobody reads any more what is written.
+type endingWriter struct {
+	io.Writer
+	end func()
+}
+
+// Write writes.
+func (w endingWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if err != nil {
+		w.end()
+	}
+	return n, err
 }
 
 // runner runs the exporter, from the folder of the repository.

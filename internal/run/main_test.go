@@ -86,7 +86,8 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestMakeDemo: it starts, a key breaks something, another line is no key, and Ctrl-C in the middle of it leaves nothing.
+// TestMakeDemo: it starts, a key breaks something, another line is no key, connections that break end nothing, and Ctrl-C in the
+// middle of it leaves nothing.
 func TestMakeDemo(t *testing.T) {
 	bin, err := pgtest.Find("../pgtest")
 	pgtest.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
@@ -118,6 +119,7 @@ func TestMakeDemo(t *testing.T) {
 	prometheus := await(t, &out, regexp.MustCompile(`Prometheus +(http://\S+)`))[1]
 	for _, step := range []struct{ key, want string }{
 		{"nonsense", `(?s)\?  show this.*\?  show this`},
+		{"x", "now: crash the primary"},
 		{"l", "now: stop the standby from replaying"},
 		{"h", `(?s)mended: stop the standby.*now: hang the primary`},
 		{"h", "mended: hang the primary"},
@@ -127,6 +129,9 @@ func TestMakeDemo(t *testing.T) {
 			t.Fatal(err)
 		}
 		await(t, &out, regexp.MustCompile(step.want))
+		if step.key == "x" {
+			time.Sleep(10 * time.Second) // until every client of the load has found its connection broken
+		}
 	}
 	if err := syscall.Kill(-run.Process.Pid, syscall.SIGINT); err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package stack
 import (
 	"context"
 	"errors"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -32,36 +31,36 @@ func (s *Stack) Faults() []Fault {
 		},
 		{
 			"h", "hang the primary: sessions that are open go on, new ones get no answer",
-			"as when it stops, but with reason timeout: each probe waits 5 s, and the connection figures still come",
+			"as when it stops (PostgresDown), but with reason timeout: each probe waits 5 s, and the connection figures still come",
 			func(context.Context) error { return s.Primary.Signal(syscall.SIGSTOP) },
 			func(context.Context) error { return s.Primary.Signal(syscall.SIGCONT) },
 		},
 		{
 			"c", "take all connection slots of the primary",
-			"its state is connection limit; PostgresConnectionSlotsExhausted fires, and PostgresDown does not",
+			"at the next scrape its state is connection limit; PostgresConnectionSlotsExhausted fires 30 s later, PostgresDown does not",
 			func(ctx context.Context) error { return s.eater.start(ctx, s.direct("orders", "leak")) },
 			s.eater.stop,
 		},
 		{
 			"w", "make commits on the primary wait for a standby that is not there",
-			"pg_up stays 1 and pg_commit_up is 0 at the next scrape; clients of PgBouncer begin to wait",
+			"pg_up stays 1 and pg_commit_up is 0 at the next scrape; PostgresCommitsHang fires 30 s later; clients of PgBouncer wait",
 			s.settings("ALTER SYSTEM SET synchronous_standby_names = 'nobody'"),
 			s.settings("ALTER SYSTEM RESET synchronous_standby_names"),
 		},
 		{
 			"l", "stop the standby from replaying",
-			"its lag grows from the next scrape on",
+			"its lag grows from the next scrape on; PostgresReplicaLag fires when it has been too long for 5 min",
 			func(ctx context.Context) error { return s.Standby.Exec(ctx, "SELECT pg_wal_replay_pause()") },
 			func(ctx context.Context) error { return s.Standby.Exec(ctx, "SELECT pg_wal_replay_resume()") },
 		},
 		{
 			"p", "pause PgBouncer",
-			"its databases are paused and clients wait, at the next scrape; the servers are well",
+			"its databases are paused at the next scrape; PgBouncerClientsWaiting fires after 2 min, PgBouncerPaused after 5; servers are well",
 			s.console("PAUSE"), s.console("RESUME"),
 		},
 		{
 			"x", "crash the primary: kill one of its sessions, so that it restarts the others",
-			"probes may not notice, but a loss of the kept session is counted and marked in the dashboard",
+			"probes may not notice, but the loss of the kept session is counted; PostgresCrashRestarted fires at once",
 			s.crash, nil,
 		},
 	}
@@ -88,19 +87,13 @@ func (s *Stack) console(command string) func(context.Context) error {
 	}
 }
 
+// crash kills a session as the kernel does when memory runs out; its server then starts all others anew.
 func (s *Stack) crash(ctx context.Context) error {
-	rows, err := s.Primary.Query(ctx, "SELECT pid FROM pg_stat_activity WHERE usename = '"+customer+"' LIMIT 1")
+	session, err := s.Primary.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	if len(rows) == 0 {
-		return errors.New("no session to kill")
-	}
-	pid, err := strconv.Atoi(rows[0])
-	if err != nil {
-		return err
-	}
-	return syscall.Kill(pid, syscall.SIGKILL)
+	return syscall.Kill(int(session.PID()), syscall.SIGKILL)
 }
 
 // slotEater opens sessions until no more are to be had, and goes on as others end.
