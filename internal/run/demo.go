@@ -63,7 +63,9 @@ func (d demo) find(ctx context.Context) (stack.Config, error) {
 	if c.Exporter, err = filepath.Abs(d.exporter); err != nil {
 		return c, err
 	}
-	for name, program := range map[string]*string{"prometheus": &c.Prometheus, "pgbouncer": &c.PgBouncer, "alertmanager": &c.Alertmanager} {
+	for name, program := range map[string]*string{
+		"prometheus": &c.Prometheus, "pgbouncer": &c.PgBouncer, "alertmanager": &c.Alertmanager,
+	} {
 		variable := strings.ToUpper(name)
 		wanted := os.Getenv(variable)
 		if wanted == "" {

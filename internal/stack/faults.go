@@ -37,7 +37,7 @@ func (s *Stack) Faults() []Fault {
 		},
 		{
 			"c", "take all connection slots of the primary",
-			"at the next scrape its state is connection limit; PostgresConnectionSlotsExhausted fires 30 s later, PostgresDown does not",
+			"at the next scrape its state is connection limit; PostgresConnectionSlotsExhausted fires, PostgresDown does not",
 			func(ctx context.Context) error { return s.eater.start(ctx, s.direct("orders", "leak")) },
 			s.eater.stop,
 		},
@@ -55,7 +55,7 @@ func (s *Stack) Faults() []Fault {
 		},
 		{
 			"p", "pause PgBouncer",
-			"its databases are paused at the next scrape; PgBouncerClientsWaiting fires after 2 min, PgBouncerPaused after 5; servers are well",
+			"its databases are paused; PgBouncerClientsWaiting fires after 2 min, PgBouncerPaused after 5; servers are well",
 			s.console("PAUSE"), s.console("RESUME"),
 		},
 		{

@@ -20,7 +20,8 @@ func (s *Stack) startLoad(ctx context.Context, _ Config) error {
 		if err != nil {
 			return err
 		}
-		_, err = conn.Exec(ctx, "CREATE TABLE account (id int PRIMARY KEY, balance int); INSERT INTO account SELECT i, 0 FROM generate_series(0, 100) i")
+		_, err = conn.Exec(ctx, `CREATE TABLE account (id int PRIMARY KEY, balance int);
+INSERT INTO account SELECT i, 0 FROM generate_series(0, 100) i`)
 		_ = conn.Close(ctx)
 		if err != nil {
 			return err

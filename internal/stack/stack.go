@@ -169,7 +169,10 @@ func (s *Stack) startAlertmanager(ctx context.Context, c Config) error {
 	}
 	return s.run(ctx, program{
 		name: "Alertmanager", bin: c.Alertmanager, files: map[string]string{"alertmanager.yml": configuration},
-		args:  []string{"--config.file=alertmanager.yml", "--storage.path=data", "--cluster.listen-address=", "--web.listen-address=" + s.Alertmanager},
+		args: []string{
+			"--config.file=alertmanager.yml", "--storage.path=data", "--cluster.listen-address=",
+			"--web.listen-address=" + s.Alertmanager,
+		},
 		ready: s.Alertmanager + "/-/ready",
 	})
 }
