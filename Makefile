@@ -4,22 +4,27 @@
 program := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 lint := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build run test lint fmt bench clean help
+.PHONY: build run demo test lint fmt bench clean help
 
 build: ## build ./pg_liveness_exporter
 	@scripts/build
 
 run: build ## run it against a throwaway PostgreSQL, or the one in the environment; LISTEN=host:port
 	@$(program) -o .build/run ./internal/run
-	@exec .build/run ./pg_liveness_exporter
+	@exec .build/run run ./pg_liveness_exporter
+
+demo: build ## run all that it is used with, on throwaway servers with some load; keys break things
+	@$(program) -o .build/run ./internal/run
+	@exec scripts/demo
 
 test: ## run all tests; ARGS='-run Name ./probe' for some; REQUIRE_ALL=1 makes a skip a failure
 	@scripts/test $(ARGS)
 
-lint: ## look for mistakes in code and scripts
+lint: ## look for mistakes in code, scripts and examples
 	@scripts/need-go
 	$(lint) run ./...
 	@scripts/lint-scripts
+	@cd tools/examples && go run . ../../examples
 
 fmt: ## format the code
 	@scripts/need-go

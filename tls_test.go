@@ -24,20 +24,9 @@ import (
 // newCertificate makes a certificate for 127.0.0.1 that signs itself, and its key, in PEM.
 func newCertificate(t *testing.T, changes ...func(*x509.Certificate)) (certificate, key []byte) {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	certificate, key, err := pgtest.NewCertificate(changes...)
 	check(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "pgtest"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	for _, change := range changes {
-		change(template)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	check(t, err)
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
-	check(t, err)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+	return certificate, key
 }
 
 // TestTLS: a server with TLS is asked through it, with one socket a login, and one whose certificate is not trusted is

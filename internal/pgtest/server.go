@@ -85,6 +85,7 @@ func (s *Server) Standby(ctx context.Context) (*Server, error) {
 	err = errors.Join(
 		os.Mkdir(standby.data(), 0o700), // the server refuses one that others can read
 		os.CopyFS(standby.data(), os.DirFS(s.data())),
+		standby.hideKey(),
 		standby.ownAll(),
 		standby.write("standby.signal", nil),
 		standby.Append("postgresql.conf", fmt.Sprintf("port = %d\nunix_socket_directories = '%s'\nprimary_conninfo = 'host=%s port=%d user=%s'\nwal_retrieve_retry_interval = 100ms",
@@ -98,6 +99,15 @@ func (s *Server) Standby(ctx context.Context) (*Server, error) {
 		return nil, errors.Join(err, standby.Remove())
 	}
 	return standby, nil
+}
+
+// hideKey takes from the others the right to read the key, if there is one, which a copy gives them.
+func (s *Server) hideKey() error {
+	err := os.Chmod(filepath.Join(s.data(), "server.key"), 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // ownAll gives the server's folder to the user that it runs as.

@@ -1,5 +1,6 @@
 // Run is what `make run` starts: the exporter against the server that the environment names, or against a throwaway
-// one. Whatever it started has ended when it ends.
+// one; and what `make demo` starts: the exporter among all that it is used with. Whatever it started has ended when it
+// ends.
 package main
 
 import (
@@ -39,27 +40,51 @@ func main() {
 
 // run is the program. It returns the exit code, 0 when a signal ended it.
 func run(args []string) int {
-	if len(args) != 1 {
-		fmt.Fprintln(os.Stderr, "usage: run EXPORTER")
+	if len(args) != 2 || args[0] != "run" && args[0] != "demo" {
+		fmt.Fprintln(os.Stderr, "usage: run run|demo EXPORTER")
 		return 2
 	}
-	// SIGPIPE: nobody reads any more what we print. Left alone, it would end us and leave the server.
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE}
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
 		signals = append(signals, syscall.SIGHUP)
 	}
+	// Left alone, it would end us and leave the server when nobody reads any more what we print. That it can also come
+	// from a connection which the other side closed is no reason to end.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	go watchParent(ctx, end)
 
-	r := runner{exporter: args[0], listen: os.Getenv("LISTEN"), environ: os.Environ(), out: os.Stdout, errs: os.Stderr}
-	if err := r.run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "make run:", err)
+	var err error
+	out := endingWriter{os.Stdout, end}
+	if args[0] == "demo" {
+		err = demo{exporter: args[1], in: os.Stdin, out: out, errs: os.Stderr}.run(ctx)
+	} else {
+		r := runner{exporter: args[1], listen: os.Getenv("LISTEN"), environ: os.Environ(), out: out, errs: os.Stderr}
+		err = r.run(ctx)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "make %s: %v\n", args[0], err)
 		return 1
 	}
 	return 0
+}
+
+// endingWriter calls end when nobody reads any more what is written.
+type endingWriter struct {
+	io.Writer
+	end func()
+}
+
+// Write writes.
+func (w endingWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if err != nil {
+		w.end()
+	}
+	return n, err
 }
 
 // runner runs the exporter, from the folder of the repository.
@@ -109,14 +134,7 @@ func (r *runner) reserveAddress(ctx context.Context) error {
 
 // throwaway starts a server with a role for the exporter, and returns it with the role's connection string.
 func (r *runner) throwaway(ctx context.Context) (*pgtest.Server, string, error) {
-	const folder = "internal/pgtest"
-	bin, err := pgtest.Find(folder)
-	if errors.Is(err, pgtest.ErrNotFound) {
-		if err := r.bring(ctx); err != nil {
-			return nil, "", err
-		}
-		bin, err = pgtest.Find(folder)
-	}
+	bin, err := findServer(ctx, r.errs)
 	if err != nil {
 		return nil, "", err
 	}
@@ -133,12 +151,25 @@ func (r *runner) throwaway(ctx context.Context) (*pgtest.Server, string, error) 
 	return server, fmt.Sprintf("postgresql://%s:%s@127.0.0.1:%d/postgres", role, password, server.Port), nil
 }
 
+// findServer returns the folder with a server's binaries, which it brings where there are none.
+func findServer(ctx context.Context, errs io.Writer) (string, error) {
+	const folder = "internal/pgtest"
+	bin, err := pgtest.Find(folder)
+	if errors.Is(err, pgtest.ErrNotFound) {
+		if err := bring(ctx, errs); err != nil {
+			return "", err
+		}
+		bin, err = pgtest.Find(folder)
+	}
+	return bin, err
+}
+
 // bring brings a server to a machine that has none. The error says what would.
-func (r *runner) bring(ctx context.Context) error {
+func bring(ctx context.Context, errs io.Writer) error {
 	var said strings.Builder
 	script := exec.CommandContext(ctx, "scripts/postgres")
 	// No writer of ours is a file, so waiting for the script is waiting for all that it started.
-	script.Stdout, script.Stderr = &said, struct{ io.Writer }{r.errs}
+	script.Stdout, script.Stderr = &said, struct{ io.Writer }{errs}
 	endGently(script)
 	err := script.Run()
 	if err != nil && said.Len() > 0 {

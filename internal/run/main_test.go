@@ -86,6 +86,75 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestMakeDemo: it starts, a key breaks something, another line is no key, connections that break end nothing, and Ctrl-C in the
+// middle of it leaves nothing.
+func TestMakeDemo(t *testing.T) {
+	bin, err := pgtest.Find("../pgtest")
+	pgtest.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
+	pgtest.Tool(t, "PGBOUNCER", "pgbouncer")
+	pgtest.Tool(t, "PROMETHEUS", "prometheus")
+	handled := make(chan os.Signal, 1) // as above
+	signal.Notify(handled, syscall.SIGINT)
+	defer signal.Stop(handled)
+	var out pgtest.Output
+	ctx, cancel := context.WithTimeout(t.Context(), buildTimeout+time.Minute)
+	defer cancel()
+	run := exec.CommandContext(ctx, "make", "demo")
+	run.Dir = "../.."
+	run.Env = append(os.Environ(), "PG_BIN="+bin)
+	keys, err := run.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run.Stdout, run.Stderr = &out, &out
+	run.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := run.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Kill(-run.Process.Pid, syscall.SIGTERM) }()
+	folders := []string{
+		await(t, &out, regexp.MustCompile(`primary +psql -h (\S+)`))[1],
+		await(t, &out, regexp.MustCompile(`standby +psql -h (\S+)`))[1],
+	}
+	prometheus := await(t, &out, regexp.MustCompile(`Prometheus +(http://\S+)`))[1]
+	for _, step := range []struct{ key, want string }{
+		{"nonsense", `(?s)\?  show this.*\?  show this`},
+		{"x", "now: crash the primary"},
+		{"l", "now: stop the standby from replaying"},
+		{"h", `(?s)mended: stop the standby.*now: hang the primary`},
+		{"h", "mended: hang the primary"},
+		{"s", "now: stop the primary"},
+	} {
+		if _, err := io.WriteString(keys, step.key+"\n"); err != nil {
+			t.Fatal(err)
+		}
+		await(t, &out, regexp.MustCompile(step.want))
+		if step.key == "x" {
+			time.Sleep(10 * time.Second) // until every client of the load has found its connection broken
+		}
+	}
+	if err := syscall.Kill(-run.Process.Pid, syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Wait(); err == nil {
+		t.Error("make took no notice of the signal")
+	}
+	if said := out.String(); !strings.HasSuffix(strings.TrimSpace(said), "Stopping.") && !strings.Contains(said, "Stopping.\nmake: ") {
+		t.Errorf("it did not just stop:\n%s", said)
+	}
+	for _, folder := range folders {
+		if _, err := os.Stat(folder); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there (%v)", folder, err)
+		}
+		if processes := mentioning(t, folder); len(processes) > 0 {
+			t.Errorf("still running: %q", processes)
+		}
+	}
+	if _, err := ask(t.Context(), prometheus, ""); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("%s still answers (%v)", prometheus, err)
+	}
+}
+
 // mentioning returns the command lines that have text in them, where there is a /proc.
 func mentioning(t *testing.T, text string) (found []string) {
 	t.Helper()

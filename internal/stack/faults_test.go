@@ -1,0 +1,55 @@
+package stack
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestFaults: each has a key of its own, and promises no alert that does not exist.
+func TestFaults(t *testing.T) {
+	rules, err := os.ReadFile("../../examples/alerts.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]bool{}
+	for _, f := range new(Stack).Faults() {
+		if len(f.Key) != 1 || keys[f.Key] || f.Name == "" || f.Break == nil {
+			t.Errorf("%q is no key, or no fault", f.Key)
+		}
+		keys[f.Key] = true
+		promised := regexp.MustCompile(`\b(Postgres|PgBouncer)[A-Z]\w+`).FindAllString(f.Seen, -1)
+		if len(promised) == 0 {
+			t.Errorf("%s: it promises nothing", f.Name)
+		}
+		for _, alert := range promised {
+			if !strings.Contains(string(rules), "- alert: "+alert+"\n") {
+				t.Errorf("%s: there is no alert %s", f.Name, alert)
+			}
+		}
+	}
+}
+
+// TestWithReceiver: the routes and inhibitions stay, whatever the receivers were.
+func TestWithReceiver(t *testing.T) {
+	got, err := withReceiver([]byte(`
+global: {smtp_from: a@example.org}
+route: {receiver: mail, routes: [{matchers: ['severity="critical"'], receiver: pager}]}
+receivers:
+  - {name: mail, email_configs: [{to: b@example.org}]}
+  - {name: pager, pagerduty_configs: [{routing_key: placeholder}]}
+inhibit_rules: [{equal: [job]}]
+`), "http://hook")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(got, "example.org") || strings.Contains(got, "placeholder") || strings.Count(got, "url: http://hook") != 2 {
+		t.Errorf("the receivers are not replaced:\n%s", got)
+	}
+	for _, kept := range []string{"name: mail", "name: pager", `severity="critical"`, "inhibit_rules:", "- job"} {
+		if !strings.Contains(got, kept) {
+			t.Errorf("%s is missing:\n%s", kept, got)
+		}
+	}
+}
