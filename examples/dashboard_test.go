@@ -3,7 +3,6 @@ package examples_test
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"net/url"
 	"os/exec"
 	"path/filepath"
@@ -162,16 +161,22 @@ func (d dashboard) queries() map[string][]string {
 	return queries
 }
 
-// newStack starts the stack, with Prometheus scraping at interval, and twice more: with native histograms alone, and
-// with classic ones.
-func newStack(t *testing.T, interval time.Duration) *stack.Stack {
+// buildExporter returns the program.
+func buildExporter(t *testing.T) string {
 	t.Helper()
 	exporter := filepath.Join(t.TempDir(), "exporter")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", exporter, "..").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	return exporter
+}
+
+// newStack starts the stack, with Prometheus scraping at interval, and twice more: with native histograms alone, and
+// with classic ones.
+func newStack(t *testing.T, interval time.Duration) *stack.Stack {
+	t.Helper()
 	s, err := stack.New(t.Context(), stack.Config{
-		Postgres: pgtest.Bin(t), PgBouncer: pgtest.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: exporter,
+		Postgres: pgtest.Bin(t), PgBouncer: pgtest.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: buildExporter(t),
 		Prometheus: pgtest.Tool(t, "PROMETHEUS", "prometheus"), Examples: ".",
 		Change: func(configuration string) string {
 			configuration = strings.ReplaceAll(configuration, ": 15s", ": "+interval.String())
@@ -245,24 +250,15 @@ func hasAnswer(t *testing.T, s *stack.Stack, expression string) bool {
 		"query": {expression}, "step": {"1"},
 		"start": {strconv.FormatInt(now.Add(-3*time.Minute).Unix(), 10)}, "end": {strconv.FormatInt(now.Unix(), 10)},
 	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet,
-		"http://"+s.Prometheus+"/api/v1/query_range?"+values.Encode(), http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = response.Body.Close() }()
 	var body struct {
 		Error string
 		Data  struct {
 			Result []struct{ Values [][2]any }
 		}
 	}
-	if err := json.NewDecoder(response.Body).Decode(&body); err != nil || body.Error != "" {
-		t.Fatalf("%s: %v %s", expression, err, body.Error)
+	getJSON(t, "http://"+s.Prometheus+"/api/v1/query_range?"+values.Encode(), &body)
+	if body.Error != "" {
+		t.Fatalf("%s: %s", expression, body.Error)
 	}
 	for _, series := range body.Data.Result {
 		if slices.ContainsFunc(series.Values, func(v [2]any) bool { return v[1] != "NaN" }) {

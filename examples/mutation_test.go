@@ -187,6 +187,7 @@ type mutant struct {
 // TestMutations tests the tests: each small change of a rule (a number, a duration, an operator, a matcher, a label that
 // series are matched on) must make one of that rule's tests fail.
 func TestMutations(t *testing.T) {
+	t.Parallel()
 	tool := pgtest.Tool(t, "PROMTOOL", "promtool")
 	rules, tests := readRules(t), ruleTests(t)
 	var mutants []mutant
