@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Package examples_test holds the files beside it to what they claim: Prometheus' own tool accepts them, and every
 // metric they name is one that the exporter shows.
 package examples_test
