@@ -74,7 +74,7 @@ func TestBuild(t *testing.T) {
 	t.Parallel()
 	commit := workTree(t)
 	for name, test := range map[string]func(*testing.T, string){
-		"tarballs": tarballs, "without git": withoutGit, "promu check": promuChecks,
+		"tarballs": tarballs, "without git": withoutGit, "promu check": promuChecks, "image": image,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -85,7 +85,6 @@ func TestBuild(t *testing.T) {
 
 // tarballs: two clones in two folders, of two branches, give the same tarballs, and `make build` makes what promu makes.
 func tarballs(t *testing.T, commit string) {
-	t.Helper()
 	one, two := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "the other")
 	cloneAt(t, commit, one, "main")
 	cloneAt(t, commit, two, "other")
@@ -149,7 +148,6 @@ func isStaticAndStripped(t *testing.T, file string) {
 
 // withoutGit: what was downloaded and not cloned can be built too.
 func withoutGit(t *testing.T, commit string) {
-	t.Helper()
 	folder := t.TempDir()
 	cloneAt(t, commit, folder, "main")
 	check(t, os.RemoveAll(filepath.Join(folder, ".git")))
@@ -162,7 +160,6 @@ func withoutGit(t *testing.T, commit string) {
 
 // promuChecks: promu has nothing to say of the changelog, nor of the files' licence.
 func promuChecks(t *testing.T, commit string) {
-	t.Helper()
 	clone := filepath.Join(t.TempDir(), "pg_liveness_exporter")
 	cloneAt(t, commit, clone, "main")
 	runIn(t, clone, hanging, nil, "git", "remote", "add", "origin", clone)
