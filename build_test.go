@@ -169,3 +169,11 @@ func promuChecks(t *testing.T, commit string) {
 		}
 	}
 }
+
+// TestWorkflows: actionlint finds nothing in what GitHub is to run.
+func TestWorkflows(t *testing.T) {
+	t.Parallel()
+	workflows, err := filepath.Glob(".github/workflows/*")
+	check(t, err)
+	runIn(t, ".", building, nil, "go", append([]string{"tool", "-modfile=tools/ship/go.mod", "actionlint"}, workflows...)...)
+}
