@@ -52,8 +52,8 @@ func workTree(t *testing.T) string {
 	git := func(args ...string) string {
 		return strings.TrimSpace(runIn(t, ".", hanging, nil, "git", append([]string{"-c", "user.name=test", "-c", "user.email=test"}, args...)...))
 	}
-	if changed := git("stash", "create"); changed != "" {
-		return changed
+	if git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no") != "" {
+		return git("stash", "create")
 	}
 	return git("rev-parse", "HEAD")
 }

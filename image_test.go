@@ -24,23 +24,23 @@ const starting = time.Minute
 
 // containers runs podman with a storage that goes with the test, so that no image and no container is left behind.
 type containers struct {
-	t      *testing.T
-	podman string
-	env    []string
+	t   *testing.T
+	env []string
 }
 
 func newContainers(t *testing.T) *containers {
 	t.Helper()
 	pgtest.Need(t, os.Geteuid() == 0, "root, for containers", "make test, as root")
-	podman := pgtest.Tool(t, "PODMAN", "podman")
-	pgtest.Tool(t, "BUILDAH", "buildah")
-	pgtest.Tool(t, "RUNC", "runc")
+	for _, tool := range []string{"podman", "buildah", "runc"} {
+		_, err := exec.LookPath(tool)
+		pgtest.Need(t, err == nil, tool, "make test, as root")
+	}
 	folder := t.TempDir()
 	storage := filepath.Join(folder, "storage.conf")
 	check(t, os.WriteFile(storage, fmt.Appendf(nil, "[storage]\ndriver = \"vfs\"\ngraphroot = %q\nrunroot = %q\n",
 		filepath.Join(folder, "graph"), filepath.Join(folder, "run")), 0o600))
 	// chroot, since a machine may not let us make namespaces; the container of the program itself is a real one.
-	c := &containers{t, podman, []string{"CONTAINERS_STORAGE_CONF=" + storage, "BUILDAH_ISOLATION=chroot"}}
+	c := &containers{t, []string{"CONTAINERS_STORAGE_CONF=" + storage, "BUILDAH_ISOLATION=chroot"}}
 	t.Cleanup(func() {
 		for _, args := range [][]string{{"rm", "--all", "--force", "--time", "1"}, {"rmi", "--all", "--force"}} {
 			if _, err := c.run(args...); err != nil {
@@ -55,7 +55,7 @@ func newContainers(t *testing.T) *containers {
 func (c *containers) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), starting) // also after the test
 	defer cancel()
-	cmd := exec.CommandContext(ctx, c.podman, append([]string{
+	cmd := exec.CommandContext(ctx, "podman", append([]string{
 		"--cgroup-manager", "cgroupfs", "--runtime", "runc", "--events-backend", "none",
 	}, args...)...)
 	cmd.Env = append(os.Environ(), c.env...)
