@@ -85,6 +85,7 @@ func TestBuild(t *testing.T) {
 
 // tarballs: two clones in two folders, of two branches, give the same tarballs, and `make build` makes what promu makes.
 func tarballs(t *testing.T, commit string) {
+	pgtest.GoTool(t, "promu")
 	one, two := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "the other")
 	cloneAt(t, commit, one, "main")
 	cloneAt(t, commit, two, "other")
@@ -160,11 +161,12 @@ func withoutGit(t *testing.T, commit string) {
 
 // promuChecks: promu has nothing to say of the changelog, nor of the files' licence.
 func promuChecks(t *testing.T, commit string) {
+	promu := pgtest.GoTool(t, "promu")
 	clone := filepath.Join(t.TempDir(), "pg_liveness_exporter")
 	cloneAt(t, commit, clone, "main")
 	runIn(t, clone, hanging, nil, "git", "remote", "add", "origin", clone)
 	for _, what := range []string{"changelog", "licenses"} {
-		if said := runIn(t, clone, building, nil, "go", "tool", "-modfile=tools/ship/go.mod", "promu", "check", what); said != "" {
+		if said := runIn(t, clone, hanging, nil, promu, "check", what); said != "" {
 			t.Errorf("promu check %s:\n%s", what, said)
 		}
 	}
@@ -175,5 +177,5 @@ func TestWorkflows(t *testing.T) {
 	t.Parallel()
 	workflows, err := filepath.Glob(".github/workflows/*")
 	check(t, err)
-	runIn(t, ".", building, nil, "go", append([]string{"tool", "-modfile=tools/ship/go.mod", "actionlint"}, workflows...)...)
+	runIn(t, ".", 3*hanging, nil, pgtest.GoTool(t, "actionlint"), workflows...)
 }

@@ -90,6 +90,7 @@ func inspect[T any](c *containers, kind, name string) T {
 
 // image: the image that the Dockerfile makes runs without a single privilege, and asks a server with verified TLS.
 func image(t *testing.T, commit string) {
+	pgtest.GoTool(t, "promu")
 	c := newContainers(t)
 	clone := t.TempDir()
 	cloneAt(t, commit, clone, "main")

@@ -87,19 +87,20 @@ func TestKubernetesConfig(t *testing.T) {
 // TestKubernetes: kustomize builds each of the folders, and what it builds is what Kubernetes and the operator know, without
 // one unknown key. The sharded one has as many exporters as Prometheus divides the servers among.
 func TestKubernetes(t *testing.T) {
+	kustomize, kubeconform := pgtest.GoTool(t, "kustomize"), pgtest.GoTool(t, "kubeconform")
 	location := schemas(t) + "/{{.Group}}_{{.ResourceKind}}_{{.ResourceAPIVersion}}.json"
 	for _, name := range []string{"base", "operator", "sharded"} {
 		t.Run(name, func(t *testing.T) {
-			built, err := tool(t, "", "kustomize", "build", filepath.Join("kubernetes", name))
+			built, err := run(t, "", kustomize, "build", filepath.Join("kubernetes", name))
 			if err != nil {
 				t.Fatal(err)
 			}
-			said, err := tool(t, built, "kubeconform", "-strict", "-summary", "-verbose", "-schema-location", location)
+			said, err := run(t, built, kubeconform, "-strict", "-summary", "-verbose", "-schema-location", location)
 			if err != nil || !strings.Contains(said, "Invalid: 0, Errors: 0, Skipped: 0") {
 				t.Errorf("%v\n%s", err, said)
 			}
 			wrong := strings.Replace(built, "\n        image: ", "\n        imagine: ", 1)
-			if _, err := tool(t, wrong, "kubeconform", "-strict", "-schema-location", location); err == nil || wrong == built {
+			if _, err := run(t, wrong, kubeconform, "-strict", "-schema-location", location); err == nil || wrong == built {
 				t.Error("an unknown key is no error")
 			}
 			if name == "sharded" {
@@ -245,16 +246,10 @@ func module(t *testing.T, name string) string {
 	return downloaded.Dir
 }
 
-// tool runs one of the tools of tools/ship.
-func tool(t *testing.T, input string, args ...string) (string, error) {
-	t.Helper()
-	return run(t, input, "go", append([]string{"tool", "-modfile=../tools/ship/go.mod"}, args...)...)
-}
-
-// run runs a program, which may have to be built first, and returns what it wrote to its standard output.
+// run runs a program and returns what it wrote to its standard output.
 func run(t *testing.T, input, name string, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdin = strings.NewReader(input)
