@@ -20,8 +20,8 @@ LABEL org.opencontainers.image.title="pg_liveness_exporter" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"
 
-COPY LICENSE NOTICE /
-COPY .build/${OS}-${ARCH}/pg_liveness_exporter /bin/pg_liveness_exporter
+COPY --chmod=644 LICENSE NOTICE /
+COPY --chmod=755 .build/${OS}-${ARCH}/pg_liveness_exporter /bin/pg_liveness_exporter
 
 # The number and not a name: there is no /etc/passwd here, and Kubernetes' runAsNonRoot asks for a number.
 USER 65534:65534
