@@ -1,29 +1,34 @@
-# Holds the program alone: no shell, no libc, no base image to fetch.
+# Holds the program alone: no shell, no libc, no base image to fetch. What it needs to know of public CAs is in the program
+# (golang.org/x/crypto/x509roots/fallback); where /etc/ssl/certs/ca-certificates.crt is mounted, that counts instead.
 #
-# Build it from what promu built for the platform, with the CA roots of the building machine beside that:
+# `make tarballs image` builds it with buildah. By hand, of what promu built for the platform:
 #   promu build --prefix .build/linux-amd64
-#   cp /etc/ssl/certs/ca-certificates.crt .build/
 #   docker build -t pg_liveness_exporter .
-# For another platform, `promu crossbuild` writes .build/OS-ARCH, and --build-arg ARCH=arm64 picks it.
+# For another platform, promu crossbuild or scripts/tarballs writes .build/OS-ARCH, and --build-arg ARCH=arm64 picks it.
 FROM scratch
 
 ARG ARCH="amd64"
 ARG OS="linux"
 ARG VERSION=""
 ARG REVISION=""
+ARG CREATED=""
 
 LABEL org.opencontainers.image.title="pg_liveness_exporter" \
       org.opencontainers.image.description="Tells Prometheus whether a PostgreSQL server is alive, how quickly it answers, and whether there are connections left." \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
 
-# For sslmode=verify-full with sslrootcert=system: servers whose certificate a public CA signed.
-COPY .build/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY LICENSE NOTICE /
-COPY .build/${OS}-${ARCH}/pg_liveness_exporter /bin/pg_liveness_exporter
+COPY --chmod=644 LICENSE NOTICE /
+COPY --chmod=755 .build/${OS}-${ARCH}/pg_liveness_exporter /bin/pg_liveness_exporter
 
 # The number and not a name: there is no /etc/passwd here, and Kubernetes' runAsNonRoot asks for a number.
-USER 65534
+USER 65534:65534
 EXPOSE 10432
+
+# Asks the server that the environment names. With a --config.file, say so here too (docker run --health-cmd), and name one
+# target of it; or --no-healthcheck, and ask /livez from outside.
+HEALTHCHECK --interval=30s --timeout=6s CMD ["/bin/pg_liveness_exporter", "check", "--style=docker"]
+
 ENTRYPOINT ["/bin/pg_liveness_exporter"]

@@ -4,7 +4,7 @@
 program := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 lint := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build run demo test lint fmt bench clean help
+.PHONY: build run demo test lint fmt bench tarballs image clean help
 
 build: ## build ./pg_liveness_exporter
 	@scripts/build
@@ -35,8 +35,14 @@ bench: ## measure a scrape against the floor; ARGS=-many for very many targets
 	@$(program) -o .build/bench ./internal/bench
 	@exec .build/bench $(ARGS)
 
+tarballs: ## build what is committed for all platforms, into .tarballs; ARGS=linux/arm64 for some
+	@scripts/tarballs $(ARGS)
+
+image: ## build the container image of what `make tarballs` built; ARGS=arm64 for another architecture than amd64
+	@scripts/image $(ARGS)
+
 clean: ## remove what was built or brought into this folder
-	rm -rf .build pg_liveness_exporter internal/pgtest/node_modules internal/pgtest/majors/node_modules
+	rm -rf .build .tarballs pg_liveness_exporter internal/pgtest/node_modules internal/pgtest/majors/node_modules
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8

@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Pg_liveness_exporter tells Prometheus whether a PostgreSQL server is alive, how quickly it answers, and whether there
 // are connections left.
 package main

@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Package check asks one dependency beside the servers: SQL with limits, Redis, Celery's workers, HTTP, TCP. Asking does
 // I/O and returns a value, an Outcome; nothing here knows how it is shown.
 package check

@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Package collector keeps what outlives a probe (counters, histograms, the probe under way) and shows results to
 // Prometheus. Showing does no I/O: a handler probes first, under the request's deadline, and then renders values.
 package collector

@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Package examples_test holds the files beside it to what they claim: Prometheus' own tool accepts them, and every
 // metric they name is one that the exporter shows.
 package examples_test
@@ -78,32 +81,38 @@ func parse(t *testing.T, name, content string) (*config.File, error) {
 	return config.Parse(strings.NewReader(content), name, config.Probing{Timeout: time.Second}, config.NewCommands(t.Context()))
 }
 
-// TestReadme: every YAML block of the README says what it is, and can be used as that.
+// TestReadme: every YAML block of a README says what it is, and can be used as that.
 func TestReadme(t *testing.T) {
-	blocks := regexp.MustCompile("(?s)```yaml\n# ([a-z.]+)\n(.*?)```").FindAllStringSubmatch(string(read(t, "../README.md")), -1)
-	if all := strings.Count(string(read(t, "../README.md")), "```yaml"); len(blocks) != all || all == 0 {
-		t.Errorf("%d of %d YAML blocks begin with the name of a file", len(blocks), all)
+	for _, readme := range []string{"../README.md", "kubernetes/README.md"} {
+		content := string(read(t, readme))
+		blocks := regexp.MustCompile("(?s)```yaml\n# ([a-z.]+)\n(.*?)```").FindAllStringSubmatch(content, -1)
+		if all := strings.Count(content, "```yaml"); len(blocks) != all || all == 0 {
+			t.Errorf("%d of %d YAML blocks begin with the name of a file", len(blocks), all)
+		}
+		for i, block := range blocks {
+			t.Run(fmt.Sprintf("%s %d %s", readme, i, block[1]), func(t *testing.T) { canBeUsed(t, block[1], block[2]) })
+		}
 	}
-	for i, block := range blocks {
-		t.Run(fmt.Sprintf("%d %s", i, block[1]), func(t *testing.T) {
-			switch block[1] {
-			case "config.yml":
-				if _, err := parse(t, block[1], block[2]); err != nil {
-					t.Error(err)
-				}
-			case "prometheus.yml":
-				file := filepath.Join(t.TempDir(), block[1])
-				if err := os.WriteFile(file, []byte(block[2]), 0o600); err != nil {
-					t.Fatal(err)
-				}
-				tool := pgtest.Tool(t, "PROMTOOL", "promtool")
-				if out, err := exec.CommandContext(t.Context(), tool, "check", "config", file).CombinedOutput(); err != nil {
-					t.Errorf("%v\n%s", err, out)
-				}
-			default:
-				t.Error("what is this?")
-			}
-		})
+}
+
+func canBeUsed(t *testing.T, name, content string) {
+	t.Helper()
+	switch name {
+	case "config.yml":
+		if _, err := parse(t, name, content); err != nil {
+			t.Error(err)
+		}
+	case "prometheus.yml":
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tool := pgtest.Tool(t, "PROMTOOL", "promtool")
+		if out, err := exec.CommandContext(t.Context(), tool, "check", "config", file).CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	default:
+		t.Error("what is this?")
 	}
 }
 

@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Package health answers those who want a yes or no: Kubernetes, load balancers, uptime monitors. It shows the results
 // that the metrics show; asking for it costs a server no more than one probe for each max_age.
 //

@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Package probe asks one server: it opens a session with timed phases, runs SELECT 1, reads the connection figures, and
 // says why a server does not answer. Asking does I/O and returns a value, a Result; nothing here knows how it is shown.
 package probe

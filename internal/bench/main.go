@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Bench measures what a scrape of the exporter costs, against a floor: a program that does nothing but what no such
 // exporter can leave out (see floor.go). Both run as children of this one, against a throwaway PostgreSQL server, and
 // are scraped in turns, so that whatever else the machine does meets both alike: look at the ratios of one run.

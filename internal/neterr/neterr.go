@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Package neterr tells errors of the network apart, in the words of whichever operating system this is.
 package neterr
 

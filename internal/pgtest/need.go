@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 package pgtest
 
 import (
@@ -7,6 +10,7 @@ import (
 	"regexp"
 	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -33,6 +37,16 @@ func Tool(t testing.TB, variable, name string) string {
 	path, err := exec.LookPath(path)
 	Need(t, err == nil, name, "make test, as root")
 	return path
+}
+
+// GoTool returns a program of tools/ship, which Go builds the first time, or skips the test.
+func GoTool(t testing.TB, name string) string {
+	t.Helper()
+	_, here, _, _ := runtime.Caller(0)
+	tools := filepath.Join(filepath.Dir(here), "..", "..", "tools", "ship", "go.mod")
+	path, err := exec.CommandContext(t.Context(), "go", "tool", "-modfile="+tools, "-n", name).Output()
+	Need(t, err == nil, name, "go tool -modfile=tools/ship/go.mod "+name)
+	return strings.TrimSpace(string(path))
 }
 
 // Bin returns the folder with a server's binaries, or skips the test.

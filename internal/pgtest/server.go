@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Package pgtest runs throwaway servers, for the tests and for `make run`: PostgreSQL, PgBouncer, Redis and Celery workers. It
 // knows nothing of the exporter.
 package pgtest

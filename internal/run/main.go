@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Run is what `make run` starts: the exporter against the server that the environment names, or against a throwaway
 // one; and what `make demo` starts: the exporter among all that it is used with. Whatever it started has ended when it
 // ends.

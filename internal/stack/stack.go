@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Package stack runs everything that examples/ speaks of: throwaway servers with some load, the exporter, Prometheus with
 // the rules, Alertmanager and Grafana. `make demo` shows it to people, tests ask it.
 package stack

@@ -1,3 +1,6 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
 // Examples looks for mistakes in examples/ with what others wrote for that: Grafana's dashboard-linter, whose command
 // cannot be had as a tool of a module but whose library can, and Compose's own loader.
 package main

@@ -1,0 +1,181 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"debug/elf"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pg_liveness_exporter/internal/pgtest"
+)
+
+const (
+	// building is the most a build may take on a machine without caches before it counts as hung.
+	building = 10 * time.Minute
+	// mostBinary and mostImage are what the program and its image may weigh, on linux/amd64.
+	mostBinary = 20 << 20
+	mostImage  = 24 << 20
+)
+
+// runIn runs a program in a folder and returns what it wrote to its standard output.
+func runIn(t *testing.T, folder string, limit time.Duration, env []string, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = hanging // for what it started
+	cmd.Dir, cmd.Env = folder, append(os.Environ(), env...)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, &errs)
+	}
+	return string(out)
+}
+
+// workTree returns a commit of what is in this folder, with the changes that are not committed yet.
+func workTree(t *testing.T) string {
+	t.Helper()
+	_, err := exec.LookPath("git")
+	pgtest.Need(t, err == nil, "git", "apt-get install git")
+	inside := exec.CommandContext(t.Context(), "git", "rev-parse", "HEAD").Run() == nil
+	pgtest.Need(t, inside, "a git clone", "git clone")
+	git := func(args ...string) string {
+		return strings.TrimSpace(runIn(t, ".", hanging, nil, "git", append([]string{"-c", "user.name=test", "-c", "user.email=test"}, args...)...))
+	}
+	if git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no") != "" {
+		return git("stash", "create")
+	}
+	return git("rev-parse", "HEAD")
+}
+
+// cloneAt makes a clone of this repository with a branch at a commit, and nothing that only a developer's has.
+func cloneAt(t *testing.T, commit, folder, branch string) {
+	t.Helper()
+	here, err := os.Getwd()
+	check(t, err)
+	check(t, os.MkdirAll(folder, 0o755))
+	runIn(t, folder, hanging, nil, "git", "init", "--quiet")
+	runIn(t, folder, 6*hanging, nil, "git", "fetch", "--quiet", here, commit)
+	runIn(t, folder, hanging, nil, "git", "checkout", "--quiet", "-B", branch, "FETCH_HEAD")
+}
+
+// TestBuild: what is shipped, from clones of a commit.
+func TestBuild(t *testing.T) {
+	t.Parallel()
+	commit := workTree(t)
+	for name, test := range map[string]func(*testing.T, string){
+		"tarballs": tarballs, "without git": withoutGit, "promu check": promuChecks, "image": image,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, commit)
+		})
+	}
+}
+
+// tarballs: two clones in two folders, of two branches, give the same tarballs, and `make build` makes what promu makes.
+func tarballs(t *testing.T, commit string) {
+	pgtest.GoTool(t, "promu")
+	one, two := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "the other")
+	cloneAt(t, commit, one, "main")
+	cloneAt(t, commit, two, "other")
+	var sums [2]string
+	for i, clone := range []string{one, two} {
+		runIn(t, clone, building, nil, "make", "tarballs", "ARGS=linux/amd64 windows/amd64")
+		content, err := os.ReadFile(filepath.Join(clone, ".tarballs", "sha256sums.txt"))
+		check(t, err)
+		sums[i] = string(content)
+		runIn(t, filepath.Join(clone, ".tarballs"), hanging, nil, "sha256sum", "--check", "--strict", "sha256sums.txt")
+	}
+	if sums[0] != sums[1] || strings.Count(sums[0], "\n") != 3 {
+		t.Errorf("checksums:\n%sand in another folder:\n%s", sums[0], sums[1])
+	}
+
+	version, err := os.ReadFile("VERSION")
+	check(t, err)
+	name := "pg_liveness_exporter-" + strings.TrimSpace(string(version)) + ".linux-amd64"
+	listing := strings.Fields(runIn(t, one, hanging, nil, "tar", "tf", filepath.Join(".tarballs", name+".tar.gz")))
+	for _, file := range []string{"pg_liveness_exporter", "LICENSE", "NOTICE", "examples/alerts.yml", "examples/config.yml"} {
+		if !slices.Contains(listing, name+"/"+file) {
+			t.Errorf("%s is not in %s", file, listing)
+		}
+	}
+
+	built := filepath.Join(one, ".build", "linux-amd64", "pg_liveness_exporter")
+	if info, err := os.Stat(built); err != nil || info.Size() > mostBinary {
+		t.Errorf("%v, more than %d bytes: %v", err, mostBinary, info)
+	}
+	isStaticAndStripped(t, built)
+	runIn(t, one, hanging, nil, "git", "checkout", "--quiet", "--detach") // as promu's own clone is
+	runIn(t, one, building, []string{"GOOS=linux", "GOARCH=amd64"}, "make", "build")
+	if bytesOf(t, filepath.Join(one, "pg_liveness_exporter")) != bytesOf(t, built) {
+		t.Error("make build and promu differ: are the flags in scripts/build those of .promu.yml?")
+	}
+}
+
+func bytesOf(t *testing.T, file string) string {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	check(t, err)
+	return string(content)
+}
+
+func isStaticAndStripped(t *testing.T, file string) {
+	t.Helper()
+	f, err := elf.Open(file)
+	check(t, err)
+	defer func() { _ = f.Close() }()
+	for _, program := range f.Progs {
+		if program.Type == elf.PT_INTERP || program.Type == elf.PT_DYNAMIC {
+			t.Errorf("%s is not static", file)
+		}
+	}
+	for _, section := range f.Sections {
+		if section.Name == ".symtab" || strings.HasPrefix(section.Name, ".debug") || strings.HasPrefix(section.Name, ".zdebug") {
+			t.Errorf("%s is not stripped: it has %s", file, section.Name)
+		}
+	}
+}
+
+// withoutGit: what was downloaded and not cloned can be built too.
+func withoutGit(t *testing.T, commit string) {
+	folder := t.TempDir()
+	cloneAt(t, commit, folder, "main")
+	check(t, os.RemoveAll(filepath.Join(folder, ".git")))
+	runIn(t, folder, building, []string{"GIT_CEILING_DIRECTORIES=" + filepath.Dir(folder)}, "make", "build")
+	says := runIn(t, folder, hanging, nil, "./pg_liveness_exporter", "--version")
+	if version := strings.TrimSpace(bytesOf(t, "VERSION")); !strings.Contains(says, "version "+version+" ") {
+		t.Errorf("--version says %q, not %s", says, version)
+	}
+}
+
+// promuChecks: promu has nothing to say of the changelog, nor of the files' licence.
+func promuChecks(t *testing.T, commit string) {
+	promu := pgtest.GoTool(t, "promu")
+	clone := filepath.Join(t.TempDir(), "pg_liveness_exporter")
+	cloneAt(t, commit, clone, "main")
+	runIn(t, clone, hanging, nil, "git", "remote", "add", "origin", clone)
+	for _, what := range []string{"changelog", "licenses"} {
+		if said := runIn(t, clone, hanging, nil, promu, "check", what); said != "" {
+			t.Errorf("promu check %s:\n%s", what, said)
+		}
+	}
+}
+
+// TestWorkflows: actionlint finds nothing in what GitHub is to run.
+func TestWorkflows(t *testing.T) {
+	t.Parallel()
+	workflows, err := filepath.Glob(".github/workflows/*")
+	check(t, err)
+	runIn(t, ".", 3*hanging, nil, pgtest.GoTool(t, "actionlint"), workflows...)
+}
