@@ -64,6 +64,7 @@ targets:
 			}
 		}
 	}
+	e.listens(plain)
 	expect := func(path string, status int) string {
 		t.Helper()
 		var last string

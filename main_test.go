@@ -145,15 +145,22 @@ func startExporter(t *testing.T, env []string, args ...string) *exporter {
 			t.Logf("exporter log:\n%s", e.logged())
 		}
 	})
+	e.listens(address)
+	return e
+}
+
+// listens waits until the exporter takes connections at an address.
+func (e *exporter) listens(address string) {
+	e.t.Helper()
 	for deadline := time.Now().Add(3 * hanging); ; time.Sleep(10 * time.Millisecond) {
 		dialer := net.Dialer{Timeout: time.Second}
-		conn, err := dialer.DialContext(t.Context(), "tcp", address)
+		conn, err := dialer.DialContext(e.t.Context(), "tcp", address)
 		if err == nil {
 			_ = conn.Close()
-			return e
+			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the exporter does not listen: %v\n%s", err, e.logged())
+			e.t.Fatalf("the exporter does not listen: %v\n%s", err, e.logged())
 		}
 	}
 }

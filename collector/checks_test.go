@@ -203,9 +203,13 @@ func TestCheckReload(t *testing.T) {
 // /probe are those of the target; without targets on /metrics, those without one.
 func TestCheckMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, _, _ := checkedExporter(t, statement("backlog", "one"), statement("late", "hangs"),
-			&config.Check{Name: "queue", Kind: config.CheckRedis, Timeout: time.Second, TTLFailed: time.Second}) // it has no address
-		time.Sleep(1500 * time.Millisecond)
+		queue := &config.Check{Name: "queue", Kind: config.CheckRedis, Timeout: time.Second, TTLFailed: time.Second} // it has no address
+		e, _, configured := checkedExporter(t, statement("backlog", "one"), queue)
+		synctest.Wait()
+		later := *configured
+		later.Checks = []*config.Check{statement("backlog", "one"), statement("late", "hangs"), queue}
+		e.Apply(&later)
+		time.Sleep(time.Second)
 		get := func(path string) string {
 			response := httptest.NewRecorder()
 			request := httptest.NewRequestWithContext(t.Context(), "GET", path, nil)

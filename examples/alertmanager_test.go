@@ -94,6 +94,10 @@ func TestInhibition(t *testing.T) {
 		sounding, held []string
 	}{
 		{"one dead server sends one page", []string{"PostgresDown," + here}, append(of("Postgres", here, "PostgresDown"), "PgLivenessCheckFailing,check=schema,"+here)},
+		{
+			"the pooler before a dead server", append(beside("PgBouncerBackEndUnreachable")[1:], "PostgresDown,"+here),
+			[]string{"PgBouncerBackEndUnreachable," + pool},
+		},
 		{"one dead PgBouncer sends one page", []string{"PgBouncerDown," + pool}, of("PgBouncer", pool, "PgBouncerDown")},
 		{"a server without a target label", []string{"PostgresDown,job=pg,instance=single"}, of("Postgres", "job=pg,instance=single", "PostgresDown")},
 		{

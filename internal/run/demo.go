@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"pg_liveness_exporter/internal/pgtest"
 	"pg_liveness_exporter/internal/stack"
 )
 
@@ -105,11 +106,13 @@ func (d demo) welcome(s *stack.Stack) {
 	}
 	fmt.Fprintf(d.out, "  %-14spsql -h %s -p %d -U postgres orders\n", "primary", s.Primary.Dir, s.Primary.Port)
 	fmt.Fprintf(d.out, "  %-14spsql -h %s -p %d -U postgres orders\n", "standby", s.Standby.Dir, s.Standby.Port)
+	fmt.Fprintf(d.out, "  %-14sPGPASSWORD=%s psql -h 127.0.0.1 -p %d -U %[2]s pgbouncer\n", "PgBouncer", pgtest.Superuser, s.PgBouncer.Port)
+	fmt.Fprintln(d.out, "Debian's Prometheus and Alertmanager have no pages; /api/v1/alerts and amtool alert say what fires.")
 	fmt.Fprintln(d.out, "Scrapes and rules are as shipped, 15 s apart: graphs begin after a minute.")
 }
 
 func (d demo) help(faults []stack.Fault) {
-	fmt.Fprintln(d.out, "\nA letter and Enter break something, the same again mends it. Ctrl-C stops it all.")
+	fmt.Fprintln(d.out, "\nA letter and Enter break something, the same again mends it; another one mends it first. Ctrl-C stops it all.")
 	for _, f := range faults {
 		fmt.Fprintf(d.out, "  %s  %s\n", f.Key, f.Name)
 	}
