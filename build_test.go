@@ -65,7 +65,7 @@ func cloneAt(t *testing.T, commit, folder, branch string) {
 	check(t, err)
 	check(t, os.MkdirAll(folder, 0o755))
 	runIn(t, folder, hanging, nil, "git", "init", "--quiet")
-	runIn(t, folder, 6*hanging, nil, "git", "fetch", "--quiet", here, commit)
+	runIn(t, folder, 6*hanging, nil, "git", "fetch", "--quiet", "--update-shallow", here, commit)
 	runIn(t, folder, hanging, nil, "git", "checkout", "--quiet", "-B", branch, "FETCH_HEAD")
 }
 
