@@ -73,8 +73,9 @@ func (c *celery) ask(ctx context.Context) (number, error) {
 		return number{}, err
 	}
 	deadline, _ := ctx.Deadline() // Check.Ask's
+	kept := min(cleaningTime, c.Timeout/4)
 	answers := make(map[string]bool)
-	for int64(len(answers)) < listeners && time.Until(deadline) > cleaningTime {
+	for int64(len(answers)) < listeners && time.Until(deadline) > kept {
 		answer, err := conn.do(ctx, "RPOP", c.queue())
 		switch text, ok := answer.(string); {
 		case err != nil:

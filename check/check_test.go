@@ -376,6 +376,9 @@ func TestCelery(t *testing.T) {
 	expect(t, two, "fail: 1 is below 2 (1)")
 	worker("c", "task_serializer='pickle'", "accept_content=['json', 'pickle']", "broker_transport_options={'global_keyprefix': 'p_'}")
 	expect(t, New(settings(t, `{celery: "`+broker+`", key_prefix: p_}`), nil), "pass (1)")
+	if o := New(settings(t, `{celery: "`+broker+`", timeout: 150ms, ttl: 1s}`), nil).Ask(t.Context()); o.Measured && o.Value == 0 && o.Took < 100*time.Millisecond {
+		t.Errorf("it does not wait: %+v", o)
+	}
 	b := worker("b")
 	expect(t, New(settings(t, `{celery: "`+broker+`", fail_below: 2, timeout: 30s}`), nil), "pass (2)") // and waits for no more
 	for range 3 {
