@@ -111,15 +111,7 @@ func command(ctx context.Context, env []string, args ...string) *exec.Cmd {
 
 func startExporter(t *testing.T, env []string, args ...string) *exporter {
 	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	address := "127.0.0.1:" + freePort(t)
 	e := &exporter{t: t, address: address, exited: make(chan struct{})}
 	e.cmd = command(context.Background(), env, append([]string{"--web.listen-address=" + address}, args...)...)
 	e.cmd.Stderr = &e.log

@@ -179,13 +179,9 @@ func ask(t *testing.T, address, expression string) string {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	port, err := pgtest.FreePort(t.Context())
 	check(t, err)
-	defer func() { _ = l.Close() }()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	check(t, err)
-	return port
+	return strconv.Itoa(port)
 }
 
 // TestPromtool: promtool finds nothing in what a real server gives, up and down.

@@ -29,7 +29,7 @@ type Redis struct {
 func NewRedis(ctx context.Context, bin string, args ...string) (*Redis, error) {
 	r := &Redis{bin: bin, args: args}
 	var err error
-	if r.Port, err = freePort(ctx); err != nil {
+	if r.Port, err = FreePort(ctx); err != nil {
 		return nil, err
 	}
 	if r.Dir, err = os.MkdirTemp("", "pgtest-"); err != nil {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -74,7 +75,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 // Standby makes a streaming replica of a server, which is stopped for a moment, and starts it. When it is not needed any
 // more, Remove removes it.
 func (s *Server) Standby(ctx context.Context) (*Server, error) {
-	port, err := freePort(ctx)
+	port, err := FreePort(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +142,7 @@ func (s *Server) create(ctx context.Context, c Config) error {
 		return err
 	}
 	if s.Port == 0 {
-		if s.Port, err = freePort(ctx); err != nil {
+		if s.Port, err = FreePort(ctx); err != nil {
 			return err
 		}
 	}
@@ -329,12 +330,19 @@ func (s *Server) Query(ctx context.Context, sql string) ([]string, error) {
 	return rows, nil
 }
 
-func freePort(ctx context.Context) (int, error) {
+// FreePort returns a port of 127.0.0.1 that nobody listens on. It is none of those that the system gives to connections (on
+// Linux from 32768 on): one of these may be taken by the time a server starts, or starts again.
+func FreePort(ctx context.Context) (int, error) {
+	const least, most = 12000, 32000
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	for {
+		port := least + rand.IntN(most-least) //nolint:gosec // any will do
+		l, err := lc.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		switch {
+		case err == nil:
+			return port, l.Close()
+		case !errors.Is(err, syscall.EADDRINUSE):
+			return 0, err
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }

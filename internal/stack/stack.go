@@ -359,9 +359,6 @@ func listenOn(ctx context.Context, known bool, port int) (string, error) {
 			return l.Addr().String(), l.Close()
 		}
 	}
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
+	free, err := pgtest.FreePort(ctx)
+	return fmt.Sprintf("127.0.0.1:%d", free), err
 }
