@@ -223,7 +223,10 @@ func misbehave(t *testing.T, s *stack.Stack, interval time.Duration) {
 	killed, err := s.Primary.Connect(t.Context())
 	check(err)
 	check(s.Primary.Exec(t.Context(), fmt.Sprintf("SELECT pg_terminate_backend(%d)", killed.PID())))
-	until(t, s, `pg_sessions_fatal_total{datname="postgres"} > 0`)
+	for _, end := range []string{"abandoned", "fatal", "killed"} {
+		until(t, s, `pg_sessions_`+end+`_total{datname="postgres"} > 0`)
+	}
+	wait(2) // a rate needs samples on both sides
 	check(s.Primary.Stop(pgtest.Fast))
 	wait(2)
 	check(s.Primary.Start(t.Context()))
