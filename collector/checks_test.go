@@ -254,14 +254,17 @@ func TestCheckMetrics(t *testing.T) {
 // refusingProber is refused for its credentials.
 type refusingProber struct {
 	fixedProber
-	statements atomic.Int64
-	accepts    atomic.Bool
+	statements      atomic.Int64
+	accepts, unread atomic.Bool // unread: the password could not be read
 }
 
 func (p *refusingProber) Query(context.Context, string) (*pgconn.Result, *probe.Failure) {
 	p.statements.Add(1)
 	if p.accepts.Load() {
 		return &pgconn.Result{FieldDescriptions: []pgconn.FieldDescription{{DataTypeOID: pgtype.Float8OID}}, Rows: [][][]byte{{[]byte("1")}}}, nil
+	}
+	if p.unread.Load() {
+		return nil, &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseCredentials}
 	}
 	return nil, &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseStartup, SQLState: "28P01"}
 }
@@ -271,6 +274,7 @@ func (p *refusingProber) Query(context.Context, string) (*pgconn.Result, *probe.
 func TestCheckRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &refusingProber{fixedProber: fixedProber{result: healthy()}}
+		p.unread.Store(true)
 		e := NewExporter(Options{
 			MaxInFlight: 10, Keeps: true, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler),
 			NewProber: func(*config.Target, Events) Prober { return p },
@@ -280,9 +284,14 @@ func TestCheckRefused(t *testing.T) {
 			Targets: []*config.Target{{Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}}},
 			Checks:  []*config.Check{statement("a", "one"), statement("b", "two"), statement("c", "three")}, Health: config.DefaultHealth(),
 		})
+		synctest.Wait()
+		if n := p.statements.Load(); n != 3 { // a password that cannot be read is no login
+			t.Errorf("%d statements", n)
+		}
+		p.unread.Store(false)
 		time.Sleep(59 * time.Second)
-		if n := p.statements.Load(); n != 1 {
-			t.Errorf("%d logins in a minute", n)
+		if n := p.statements.Load(); n != 4 {
+			t.Errorf("%d logins in a minute", n-3)
 		}
 		for _, c := range e.Checks() {
 			if f, ok := c.Recent(t.Context(), 0); !ok || f.Output != "no session with its target: misconfigured: auth in phase startup, SQLSTATE 28P01" {

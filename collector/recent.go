@@ -18,7 +18,7 @@ import (
 // A target that was never probed to an end gives a result without an answer, and one that is closed ErrClosed.
 func (t *Target) Recent(ctx context.Context, maxAge, patience time.Duration) (Snapshot, error) {
 	if s, ok := t.latest(); ok {
-		if f := s.Result.Failure; f != nil && f.Reason == probe.ReasonAuth {
+		if locksOut(s.Result.Failure) {
 			maxAge = max(maxAge, authPause)
 		}
 		if time.Since(s.At()) <= maxAge {

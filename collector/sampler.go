@@ -10,9 +10,15 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// authPause is how long the sampler leaves a server alone that refused our credentials: some lock a role out after a
-// number of failures.
+// authPause is how long a server is left alone that refused our credentials, but for those who scrape: some lock a role out
+// after a number of failures.
 const authPause = time.Minute
+
+// locksOut says whether a failure is one that a server counts against us. A password that could not be read is none: the
+// next try may have it.
+func locksOut(f *probe.Failure) bool {
+	return f != nil && f.Reason == probe.ReasonAuth && f.SQLState != ""
+}
 
 // sample probes every interval until the target is closed. The first probe comes at a moment of the interval that
 // depends on the target's name, so that the probes of many targets are spread over it, and again the same after a restart.
@@ -32,7 +38,7 @@ func (t *Target) sample() {
 			return // it was closed
 		}
 		now := time.Now()
-		if !s.Result.Up() && s.Result.Failure.Reason == probe.ReasonAuth {
+		if locksOut(s.Result.Failure) {
 			next = next.Add(authPause)
 		}
 		for !next.After(now) { // what was missed is not made up for

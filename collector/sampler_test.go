@@ -167,7 +167,7 @@ func TestLimiterLeavesPlaces(t *testing.T) {
 // TestSamplingPauses: a server that refused the credentials is left alone for a minute.
 func TestSamplingPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &timedProber{failure: &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured}}
+		p := &timedProber{failure: &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, SQLState: "28P01"}}
 		target := sampledTarget(p, "a", time.Second, NewLimiter(9))
 		time.Sleep(5 * time.Minute)
 		if err := target.Close(t.Context()); err != nil {

@@ -195,7 +195,7 @@ func (t *Target) refusal() *probe.Failure {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	last := t.seen.last
-	if last != nil && last.Failure != nil && last.Failure.Reason == probe.ReasonAuth && time.Since(t.seen.counted) < authPause {
+	if last != nil && locksOut(last.Failure) && time.Since(t.seen.counted) < authPause {
 		return last.Failure
 	}
 	if t.refused != nil && time.Since(t.refusedAt) < authPause && (last == nil || !last.Up() || t.seen.counted.Before(t.refusedAt)) {
@@ -209,7 +209,7 @@ func (t *Target) refusedStatement(f *probe.Failure) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.refused, t.refusedAt = nil, time.Now()
-	if f != nil && f.Reason == probe.ReasonAuth {
+	if locksOut(f) {
 		t.refused = f
 	}
 }
