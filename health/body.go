@@ -105,6 +105,9 @@ func (h *Health) unknown(w http.ResponseWriter, output string) {
 // those that nearly do (Consul reads 429 as a warning).
 func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []component, system map[string][]entry) {
 	settings := h.exporter.Health()
+	for i := range components {
+		components[i] = components[i].shaped()
+	}
 	all := worst(components)
 	code := http.StatusOK
 	switch all {

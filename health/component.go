@@ -20,10 +20,11 @@ import (
 // component is one target or check as it is shown.
 type component struct {
 	name     string
-	kind     string // of server or check
-	category string // the draft's word for that
-	status   check.Status
+	kind     string       // of server or check
+	category string       // the draft's word for that
+	status   check.Status // of the last result
 	output   string       // why it does not pass, or not quite
+	failing  bool         // what fail_after and pass_after make of the last results
 	at       time.Time    // when the result was there
 	expires  time.Time    // from when on there may be another one
 	took     probe.Number // seconds to the answer
@@ -126,14 +127,15 @@ func (h *Health) look(ctx context.Context, t *collector.Target, settings config.
 	for err != nil { // a reload dropped it, or put another one in its place
 		name := nameOf(t)
 		if t = h.find(name); t == nil {
-			gone := component{name: name, category: datastore, status: check.Fail, output: unknownName, at: time.Now()}
+			gone := component{name: name, category: datastore, status: check.Fail, output: unknownName, failing: true, at: time.Now()}
 			return server{component: gone, result: probe.Unanswered(time.Now(), 0, false)}
 		}
 		s, err = t.Recent(ctx, settings.MaxAge, time.Until(until))
 	}
 	r, at := s.Result, s.At()
 	c := component{
-		name: nameOf(t), kind: string(s.Kind), category: datastore, at: at, expires: at.Add(settings.MaxAge), took: r.Connect,
+		name: nameOf(t), kind: string(s.Kind), category: datastore, failing: s.Failing(), at: at, expires: at.Add(settings.MaxAge),
+		took: r.Connect,
 	}
 	if r.Up() {
 		c.took.Value += r.Phases[probe.PhaseQuery].Value
@@ -144,14 +146,10 @@ func (h *Health) look(ctx context.Context, t *collector.Target, settings config.
 	age := time.Since(at)
 	switch {
 	case !r.Up():
-		c.status, c.output = check.Warn, r.Failure.String()
-		if s.Failing() || !s.Counted() {
-			c.status = check.Fail
-		}
+		c.status, c.output = check.Fail, r.Failure.String()
+		c.failing = c.failing || !s.Counted()
 	case age > settings.MaxAge+t.Timeout():
-		c.status, c.output = check.Fail, fmt.Sprintf("no result for %s", age.Round(time.Second))
-	case s.Failing():
-		c.status, c.output = check.Fail, answersAgain
+		c.status, c.output, c.failing = check.Fail, fmt.Sprintf("no result for %s", age.Round(time.Second)), true
 	case s.CommitFailure() != nil:
 		c.status, c.output = check.Warn, "commits fail: "+string(s.CommitFailure().Reason)
 	case full:
@@ -160,7 +158,17 @@ func (h *Health) look(ctx context.Context, t *collector.Target, settings config.
 	return server{c, r, age <= settings.MaxAge, s.CommitFailure() == nil}
 }
 
-const answersAgain = "answers again, not for long enough yet"
+// shaped is what /health shows of c: what fails once is no failure yet, nor is what passes once well again, where the
+// configuration says so.
+func (c component) shaped() component {
+	switch {
+	case c.status == check.Fail && !c.failing:
+		c.status = check.Warn
+	case c.status != check.Fail && c.failing:
+		c.status, c.output = check.Fail, "answers again, not for long enough yet"
+	}
+	return c
+}
 
 // connectionsOf are how many connections there are and may be; unknown where no session could read them.
 func connectionsOf(r *probe.Result) (used, usable probe.Number) {
@@ -195,18 +203,15 @@ func lookAtCheck(ctx context.Context, asked *collector.Check) component {
 	}
 	f, ok := asked.Recent(ctx, patience)
 	if !ok {
-		c.status, c.output, c.at, c.expires = check.Fail, "no result yet", time.Now(), time.Now()
+		c.status, c.output, c.failing, c.at, c.expires = check.Fail, "no result yet", true, time.Now(), time.Now()
 		return c
 	}
-	c.status, c.output, c.at, c.expires, c.took = f.Status, f.Output, f.At, f.Expires, number(f.Took.Seconds())
+	c.status, c.output, c.failing, c.at, c.expires = f.Status, f.Output, f.Failing, f.At, f.Expires
+	c.took = number(f.Took.Seconds())
 	c.observed = observation{probe.Number{Value: f.Value, Known: f.Measured}, observed, ""}
-	switch late := time.Since(f.Expires); {
-	case late > asked.Timeout()+latest:
-		c.status, c.output = check.Fail, fmt.Sprintf("no result for %s: the other checks of its target take too long", time.Since(f.At).Round(time.Second))
-	case f.Status == check.Fail && !f.Failing:
-		c.status = check.Warn
-	case f.Status != check.Fail && f.Failing:
-		c.status, c.output = check.Fail, answersAgain
+	if time.Since(f.Expires) > asked.Timeout()+latest {
+		c.status, c.failing = check.Fail, true
+		c.output = fmt.Sprintf("no result for %s: the other checks of its target take too long", time.Since(f.At).Round(time.Second))
 	}
 	return c
 }

@@ -274,7 +274,8 @@ func TestRoles(t *testing.T) {
 }
 
 // TestChecks: the result of a check is shown for as long as its ttl says, whoever asks; the first one is waited for as long
-// as patience lasts; and so many results in a row make it fail, and pass again. One that has never passed fails at once.
+// as patience lasts; and so many results in a row make it fail, and pass again, in /health alone. One that has never passed
+// fails at once.
 func TestChecks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		settings := config.DefaultHealth()
@@ -319,7 +320,7 @@ func TestChecks(t *testing.T) {
 			}
 		}
 		want := []string{
-			"fail false 9", "pass true 27", "warn true 9", "fail false 9", "fail false 27", "fail false 27", "fail false 27", "pass true 27",
+			"fail false 9", "pass true 27", "warn false 9", "fail false 9", "fail true 27", "fail true 27", "fail true 27", "pass true 27",
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("got  %q\nwant %q", got, want)
@@ -366,7 +367,7 @@ func TestPatience(t *testing.T) {
 }
 
 // TestHysteresis: so many failures in a row make a target fail, and so many successes pass again; counted in results, not
-// in requests.
+// in requests; and in /health alone.
 func TestHysteresis(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		settings := config.DefaultHealth()
@@ -387,6 +388,10 @@ func TestHysteresis(t *testing.T) {
 				}
 			}
 			got = append(got, answer.Status)
+			want := map[bool]int{true: 200, false: 500}[r.Up()]
+			if response := h.request(http.MethodGet, "/health-check"); response.Code != want {
+				t.Errorf("/health-check has status %d, want %d whatever came before", response.Code, want)
+			}
 		}
 		for _, r := range []*probe.Result{up(), down(), down(), up(), down(), down(), down(), up(), down(), up(), up(), down()} {
 			next(r)
