@@ -69,19 +69,29 @@ func (c *Check) run() {
 	}
 }
 
-// ask asks, one check of a target after the other: they share one session's worth of what the server has. It reports false
-// where the check or its target is not wanted any more, which is all that an outcome would say.
+// slow is how long a check takes that does not stand in line with the others any more.
+const slow = time.Second
+
+// ask asks, one check of a target after the other: they share one session's worth of what the server has. Those that were slow
+// wait for each other first, so that the others wait for one of them at most. It reports false where the check or its target
+// is not wanted any more, which is all that an outcome would say.
 func (c *Check) ask() (check.Outcome, bool) {
 	if c.target == nil {
 		o := c.asked.Ask(c.life)
 		return o, c.life.Err() == nil
 	}
-	select {
-	case c.target.statement <- struct{}{}:
-	case <-c.life.Done():
-		return check.Outcome{}, false
+	turns := []chan struct{}{c.target.statement}
+	if c.last.Took >= slow { // which this goroutine alone writes
+		turns = []chan struct{}{c.target.slowStatement, c.target.statement}
 	}
-	defer func() { <-c.target.statement }()
+	for _, turn := range turns {
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+		case <-c.life.Done():
+			return check.Outcome{}, false
+		}
+	}
 	o := c.asked.Ask(c.life)
 	return o, c.life.Err() == nil && c.target.life.Err() == nil
 }

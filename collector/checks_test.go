@@ -149,6 +149,36 @@ func TestCheckHangs(t *testing.T) {
 	})
 }
 
+// TestCheckBesideSlowOnes: however many hang, one that does not waits for one of them at most, once it is known which they are;
+// and they still have their turns.
+func TestCheckBesideSlowOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := []*config.Check{statement("a", "one")}
+		for i := range 20 {
+			all = append(all, statement(fmt.Sprintf("b%02d", i), fmt.Sprintf("hangs %d", i)))
+		}
+		e, p, _ := checkedExporter(t, all...)
+		time.Sleep(3 * time.Minute)
+		p.asked()
+		for range 600 {
+			time.Sleep(time.Second)
+			f, ok := e.Checks()[0].Recent(t.Context(), 0)
+			if age := time.Since(f.At); !ok || f.Status != check.Pass || age > (27+5)*time.Second {
+				t.Fatalf("%s old: %+v", age, f)
+			}
+		}
+		asked := strings.Join(p.asked(), "\n")
+		for i := range 20 {
+			if n := strings.Count(asked, fmt.Sprintf("hangs %d at", i)); n < 5 {
+				t.Errorf("hangs %d was asked %d times", i, n)
+			}
+		}
+		if n := p.most.Load(); n != 1 {
+			t.Errorf("%d statements at once", n)
+		}
+	})
+}
+
 // TestCheckReload: what has not changed keeps its result, what is new is asked at once, and what is gone is gone.
 func TestCheckReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

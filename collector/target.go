@@ -38,7 +38,9 @@ type Target struct {
 
 	connect, query, commits prometheus.Histogram // the last is nil where there are none
 
-	statement chan struct{} // holds something while a check runs a statement, one at a time
+	// statement holds something while a check runs a statement, one at a time; slowStatement also while one that was slow the
+	// last time waits for that.
+	statement, slowStatement chan struct{}
 
 	life     context.Context //nolint:containedctx // ends with Close, and ends sampling
 	end      context.CancelFunc
@@ -117,7 +119,7 @@ func NewTarget(options TargetOptions, newProber func(Events) Prober) *Target {
 		seen: history{
 			failures: make(map[probe.Reason]uint64), losses: make(map[probe.LossReason]uint64), streak: newStreak(),
 		},
-		statement: make(chan struct{}, 1),
+		statement: make(chan struct{}, 1), slowStatement: make(chan struct{}, 1),
 	}
 	t.logger = slog.New(t.lines)
 	if options.Commit {
