@@ -42,6 +42,12 @@ func runIn(t *testing.T, folder string, limit time.Duration, env []string, name 
 	return string(out)
 }
 
+// runMake builds, and leaves the processor to the tests beside it, some of which have deadlines.
+func runMake(t *testing.T, folder string, env []string, args ...string) {
+	t.Helper()
+	runIn(t, folder, building, env, "nice", append([]string{"-n", "10", "make"}, args...)...)
+}
+
 // workTree returns a commit of what is in this folder, with the changes that are not committed yet.
 func workTree(t *testing.T) string {
 	t.Helper()
@@ -91,7 +97,7 @@ func tarballs(t *testing.T, commit string) {
 	cloneAt(t, commit, two, "other")
 	var sums [2]string
 	for i, clone := range []string{one, two} {
-		runIn(t, clone, building, nil, "make", "tarballs", "ARGS=linux/amd64 windows/amd64")
+		runMake(t, clone, nil, "tarballs", "ARGS=linux/amd64 windows/amd64")
 		content, err := os.ReadFile(filepath.Join(clone, ".tarballs", "sha256sums.txt"))
 		check(t, err)
 		sums[i] = string(content)
@@ -117,7 +123,7 @@ func tarballs(t *testing.T, commit string) {
 	}
 	isStaticAndStripped(t, built)
 	runIn(t, one, hanging, nil, "git", "checkout", "--quiet", "--detach") // as promu's own clone is
-	runIn(t, one, building, []string{"GOOS=linux", "GOARCH=amd64"}, "make", "build")
+	runMake(t, one, []string{"GOOS=linux", "GOARCH=amd64"}, "build")
 	if bytesOf(t, filepath.Join(one, "pg_liveness_exporter")) != bytesOf(t, built) {
 		t.Error("make build and promu differ: are the flags in scripts/build those of .promu.yml?")
 	}
@@ -152,7 +158,7 @@ func withoutGit(t *testing.T, commit string) {
 	folder := t.TempDir()
 	cloneAt(t, commit, folder, "main")
 	check(t, os.RemoveAll(filepath.Join(folder, ".git")))
-	runIn(t, folder, building, []string{"GIT_CEILING_DIRECTORIES=" + filepath.Dir(folder)}, "make", "build")
+	runMake(t, folder, []string{"GIT_CEILING_DIRECTORIES=" + filepath.Dir(folder)}, "build")
 	says := runIn(t, folder, hanging, nil, "./pg_liveness_exporter", "--version")
 	if version := strings.TrimSpace(bytesOf(t, "VERSION")); !strings.Contains(says, "version "+version+" ") {
 		t.Errorf("--version says %q, not %s", says, version)

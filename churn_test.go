@@ -16,7 +16,7 @@ import (
 // TestChurn: sessions are counted by how they ended, also while the catalogue is locked.
 func TestChurn(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{HBA: "host all all 127.0.0.1/32 trust"})
+	s := newServer(t, pgtest.Config{HBA: trusting})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
 	if pgtest.Major(t) < 14 {

@@ -22,7 +22,7 @@ import (
 func TestHAProxy(t *testing.T) {
 	t.Parallel()
 	program := pgtest.Tool(t, "HAPROXY", "haproxy")
-	one := newServer(t, pgtest.Config{HBA: "host all all 127.0.0.1/32 trust"})
+	one := newServer(t, pgtest.Config{HBA: trusting})
 	other, err := one.Standby(t.Context())
 	check(t, err)
 	t.Cleanup(func() { check(t, other.Remove()) })

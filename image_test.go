@@ -94,10 +94,10 @@ func image(t *testing.T, commit string) {
 	c := newContainers(t)
 	clone := t.TempDir()
 	cloneAt(t, commit, clone, "main")
-	runIn(t, clone, building, nil, "make", "tarballs", "ARGS=linux/"+runtime.GOARCH)
+	runMake(t, clone, nil, "tarballs", "ARGS=linux/"+runtime.GOARCH)
 	layers := map[string]bool{}
 	for range 2 {
-		runIn(t, clone, starting, c.env, "make", "image", "ARGS="+runtime.GOARCH+" exporter")
+		runMake(t, clone, c.env, "image", "ARGS="+runtime.GOARCH+" exporter")
 		layers[c.inspectImage("exporter", commit)] = true
 	}
 	if len(layers) != 1 {
