@@ -102,15 +102,24 @@ func (p *pooled) wrongFile() string {
 `, login(), p.Port, role, p.server.Port)
 }
 
-// use opens a session through PgBouncer and begins a transaction.
-func (p *pooled) use(t *testing.T, database string) *pgconn.PgConn {
+// connect opens a session through PgBouncer.
+func (p *pooled) connect(t *testing.T, database string) (*pgconn.PgConn, error) {
 	t.Helper()
 	c, err := pgconn.ParseConfig(fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable", p.Port, role, database))
 	check(t, err)
 	c.Password = password
 	conn, err := pgconn.ConnectConfig(t.Context(), c)
+	if err == nil {
+		t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	}
+	return conn, err
+}
+
+// use opens a session through PgBouncer, which must succeed.
+func (p *pooled) use(t *testing.T, database string) *pgconn.PgConn {
+	t.Helper()
+	conn, err := p.connect(t, database)
 	check(t, err)
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	return conn
 }
 
@@ -310,6 +319,49 @@ func TestPgBouncerStops(t *testing.T) {
 			t.Error("not up at once")
 		}
 		e.usesNoMore()
+	})
+}
+
+// TestPgBouncerWithoutServer: when the server is away for longer than clients may wait, their queries are counted and take no
+// time, which the rule PgBouncerBackEndUnreachable goes by.
+func TestPgBouncerWithoutServer(t *testing.T) {
+	eachPgBouncer(t, func(t *testing.T, p *pooled, _ bool) {
+		e, _ := startWithFile(t, fmt.Sprintf("targets: {pool: {kind: pgbouncer, host: 127.0.0.1, port: %d, %s}}", p.Port, login()))
+		const queries, duration = `pgbouncer_stats_totals_queries_pooled_total{database="app"}`, `pgbouncer_stats_totals_queries_duration_seconds_total{database="app"}`
+		ask := func() error {
+			conn, err := p.connect(t, "app")
+			if err != nil {
+				return err
+			}
+			_, err = conn.Exec(t.Context(), "SELECT pg_sleep(0.01)").ReadAll()
+			return err
+		}
+		check(t, ask())
+		before := e.probeMetrics("pool", "")
+		check(t, ask())
+		after := e.probeMetrics("pool", "")
+		if after[queries] != before[queries]+1 || after[duration] < before[duration]+0.01 {
+			t.Errorf("a query that runs: %v to %v queries, %v to %v s", before[queries], after[queries], before[duration], after[duration])
+		}
+		p.console(t)("SET query_wait_timeout = 1")
+		check(t, p.server.Stop(pgtest.Fast))
+		before = after
+		for range 5 {
+			if ask() == nil {
+				t.Error("a query ran on no server")
+			}
+		}
+		after = e.probeMetrics("pool", "")
+		if after[queries] < before[queries]+5 || after[duration] != before[duration] {
+			t.Errorf("queries that do not run: %v to %v queries, %v to %v s", before[queries], after[queries], before[duration], after[duration])
+		}
+		for series, value := range after {
+			if strings.HasPrefix(series, "pgbouncer_pools_server_") && strings.Contains(series, `database="app"`) && value != 0 {
+				t.Errorf("%s is %v", series, value)
+			}
+		}
+		check(t, p.server.Start(t.Context()))
+		eventually(t, "no query runs again", func() bool { return ask() == nil })
 	})
 }
 

@@ -43,6 +43,9 @@ func TestOutage(t *testing.T) {
 			for _, a := range n.Alerts {
 				if a.Labels["target"] == "primary" {
 					notified = append(notified, n.Receiver+" "+a.Labels["alertname"]+" "+a.Status)
+					if d := a.Annotations["description"]; a.Labels["alertname"] == "PostgresDown" && !strings.Contains(d, "refused") {
+						t.Errorf("the notification does not say why: %q", d)
+					}
 				}
 			}
 		},
