@@ -178,6 +178,14 @@ func promuChecks(t *testing.T, commit string) {
 	}
 }
 
+// TestNotice: the licences of what is linked in travel with the program.
+func TestNotice(t *testing.T) {
+	t.Parallel()
+	if runIn(t, ".", building, nil, "scripts/notice") != bytesOf(t, "NOTICE") {
+		t.Error("the dependencies or their licences are others now: scripts/notice >NOTICE")
+	}
+}
+
 // TestWorkflows: actionlint finds nothing in what GitHub is to run.
 func TestWorkflows(t *testing.T) {
 	t.Parallel()
