@@ -100,7 +100,8 @@ type dialer struct {
 
 // handshake is what is remembered of one.
 type handshake struct {
-	certified bool         // a certificate of ours was sent
+	certified bool // a certificate of ours was sent
+	encrypted *tls.Conn
 	under     *countedConn // what TLS runs on
 	received  int64        // how many bytes were received when it was complete
 }
@@ -255,14 +256,14 @@ func (d *dialer) encrypt(ctx context.Context, conn net.Conn, shaken *handshake) 
 		}
 	}
 	shaken.under = &countedConn{Conn: conn}
-	encrypted := tls.Client(shaken.under, d.watchedTLS(shaken))
-	err := encrypted.HandshakeContext(ctx)
+	shaken.encrypted = tls.Client(shaken.under, d.watchedTLS(shaken))
+	err := shaken.encrypted.HandshakeContext(ctx)
 	shaken.received = shaken.under.received.Load()
 	var netErr net.Error
 	hungUp := errors.Is(err, io.EOF) || neterr.Reset(err)
 	switch {
 	case err == nil:
-		return encrypted, nil
+		return shaken.encrypted, nil
 	case ctx.Err() != nil, errors.As(err, &netErr) && netErr.Timeout(), hungUp && !d.direct:
 		return nil, err
 	}
@@ -322,6 +323,18 @@ func (d *dialer) refusedCertificate() bool {
 	shown := d.trace.security()
 	return d.shaken.certified && shown != nil && shown.Version == tls.VersionName(tls.VersionTLS13) &&
 		d.shaken.under.received.Load() == d.shaken.received
+}
+
+// alert returns the alert that a connection, which is closed by now, ended with, if it was read: pgconn reads beside a write
+// that takes long (bgreader there), and tells of the write alone. crypto/tls repeats what reading ended with.
+func (h *handshake) alert() error {
+	if h.encrypted == nil {
+		return nil
+	}
+	if _, err := h.encrypted.Read(make([]byte, 1)); isAlert(err) {
+		return err
+	}
+	return nil
 }
 
 // describeTLS says what a handshake showed.

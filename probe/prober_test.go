@@ -564,6 +564,46 @@ func TestUntrustedCertificate(t *testing.T) {
 	}
 }
 
+// TestAlertThatWasRead: a server's alert about our certificate is known after the connection was closed, though pgconn read
+// it on the side and tells of a write that failed.
+func TestAlertThatWasRead(t *testing.T) {
+	t.Parallel()
+	cert := certificate(t, "client", time.Now().Add(time.Hour))
+	s := newFakeServer(t, func(conn net.Conn) {
+		server := tls.Server(conn, &tls.Config{
+			Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13,
+			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool(),
+		})
+		_ = server.HandshakeContext(t.Context())
+	})
+	for _, wasRead := range []bool{true, false} {
+		var shaken handshake
+		d := &dialer{direct: true, tlsConfig: &tls.Config{
+			InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13,
+		}}
+		var netDialer net.Dialer
+		conn, err := netDialer.DialContext(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		encrypted, err := d.encrypt(t.Context(), conn, &shaken)
+		if err != nil || !shaken.certified {
+			t.Fatal(err, shaken.certified)
+		}
+		if wasRead {
+			if _, err := encrypted.Read(make([]byte, 64)); !isAlert(err) {
+				t.Fatal(err)
+			}
+		}
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if alert := shaken.alert(); (alert != nil) != wasRead {
+			t.Errorf("the alert was read: %t; it is %v", wasRead, alert)
+		}
+	}
+}
+
 // TestFarAndHurried: where a login takes most of the time, the session is kept first and asked in the next probe.
 func TestFarAndHurried(t *testing.T) {
 	t.Parallel()

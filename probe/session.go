@@ -78,7 +78,11 @@ func login(ctx, bounded context.Context, target *config.Target, r resolver, sess
 	if err != nil {
 		s.dialer.sockets.closeAll()
 		_, phase := t.read()
-		cutOff := phase == PhaseStartup && s.dialer.refusedCertificate() && classify(err, phase).Reason == ReasonTerminated
+		ended := phase == PhaseStartup && classify(err, phase).Reason == ReasonTerminated
+		cutOff := ended && s.dialer.refusedCertificate()
+		if alert := s.dialer.shaken.alert(); ended && alert != nil {
+			err = alert
+		}
 		return nil, &loginError{err, phase, config.Secret(cfg.Password), cutOff}
 	}
 	target.Accepted()
