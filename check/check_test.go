@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -357,10 +358,10 @@ func TestCelery(t *testing.T) {
 	python := pgtest.CeleryPython(t)
 	r := newRedis(t, "--requirepass", secret)
 	broker := (&url.URL{Scheme: "redis", User: url.UserPassword("", secret), Host: fmt.Sprintf("127.0.0.1:%d", r.Port), Path: "/1"}).String()
-	one, two := New(settings(t, `{celery: "`+broker+`", timeout: 2s}`), nil), New(settings(t, `{celery: "`+broker+`", fail_below: 2, timeout: 2s}`), nil)
+	one, two := New(settings(t, `{celery: "`+broker+`", timeout: 6s}`), nil), New(settings(t, `{celery: "`+broker+`", fail_below: 2, timeout: 6s}`), nil)
 	expect(t, one, "fail: 0 is below 1 (0)")
-	worker := func(name string, settings ...string) *pgtest.Celery {
-		w, err := pgtest.NewCelery(t.Context(), python, name, broker, settings...)
+	worker := func(name, keys string, among float64, changed ...string) *pgtest.Celery {
+		w, err := pgtest.NewCelery(t.Context(), python, name, broker, changed...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -369,28 +370,35 @@ func TestCelery(t *testing.T) {
 				t.Error(err)
 			}
 		})
+		// It calls itself ready a moment before it listens.
+		ping := New(settings(t, `{celery: "`+broker+`", timeout: 1s`+keys+`}`), nil)
+		for end := time.Now().Add(2 * hanging); ping.Ask(t.Context()).Value != among && time.Now().Before(end); {
+			time.Sleep(50 * time.Millisecond)
+		}
 		return w
 	}
-	worker("a")
+	worker("a", "", 1)
 	expect(t, one, "pass (1)")
 	expect(t, two, "fail: 1 is below 2 (1)")
-	worker("c", "task_serializer='pickle'", "accept_content=['json', 'pickle']", "broker_transport_options={'global_keyprefix': 'p_'}")
-	expect(t, New(settings(t, `{celery: "`+broker+`", key_prefix: p_}`), nil), "pass (1)")
+	worker("c", ", key_prefix: p_", 1, "task_serializer='pickle'", "accept_content=['json', 'pickle']", "broker_transport_options={'global_keyprefix': 'p_'}")
+	expect(t, New(settings(t, `{celery: "`+broker+`", key_prefix: p_, timeout: 20s}`), nil), "pass (1)")
 	if o := New(settings(t, `{celery: "`+broker+`", timeout: 150ms, ttl: 1s}`), nil).Ask(t.Context()); o.Measured && o.Value == 0 && o.Took < 100*time.Millisecond {
 		t.Errorf("it does not wait: %+v", o)
 	}
-	b := worker("b")
+	b := worker("b", "", 2)
 	expect(t, New(settings(t, `{celery: "`+broker+`", fail_below: 2, timeout: 30s}`), nil), "pass (2)") // and waits for no more
-	for range 3 {
+	for range 2 {
 		if err := b.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, two, "fail: 1 is below 2 (1)")
-		expect(t, one, "pass (1)")
+		var both sync.WaitGroup // each waits for the other worker until its time is over
+		both.Go(func() { expect(t, two, "fail: 1 is below 2 (1)") })
+		both.Go(func() { expect(t, one, "pass (1)") })
+		both.Wait()
 		if err := b.Signal(syscall.SIGCONT); err != nil { // its answers come late, and are no workers
 			t.Fatal(err)
 		}
-		expect(t, New(settings(t, `{celery: "`+broker+`", fail_above: 2, fail_below: 2, timeout: 5s}`), nil), "pass (2)")
+		expect(t, New(settings(t, `{celery: "`+broker+`", fail_above: 2, fail_below: 2, timeout: 20s}`), nil), "pass (2)")
 	}
 	time.Sleep(time.Second)
 	expect(t, two, "pass (2)")
