@@ -80,6 +80,15 @@ targets:
 		t.Errorf("idle: the lag is %v", lag)
 	}
 
+	// A default that is changed while a session is kept counts from the next session on.
+	for _, change := range []string{"SET default_transaction_read_only = on", "RESET default_transaction_read_only"} {
+		execute(t, primary, "ALTER ROLE "+role+" "+change)
+		want := map[bool]float64{true: 1}[strings.HasPrefix(change, "SET")]
+		if got := e.scrapeOwn().of("primary")["pg_transaction_read_only"]; got != want {
+			t.Errorf("after %s, pg_transaction_read_only is %v", change, got)
+		}
+	}
+
 	execute(t, standby, "SELECT pg_wal_replay_pause()")
 	write()
 	time.Sleep(2 * time.Second)

@@ -181,6 +181,8 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 		r.take(p.readOnce(ctx, s))
 	case p.handOver(ctx, r, k, s):
 		s = nil
+	case r.Figures != nil && !r.Figures.Pooled:
+		r.Figures.ReadOnly = r.Figures.Replica || s.readOnlyByDefault(ctx)
 	}
 	p.refused = r.Failure != nil && r.Failure.State == StateMisconfigured
 	p.pooled.Store(r.pooled() || p.pooled.Load() && r.Figures == nil)

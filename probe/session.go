@@ -89,6 +89,20 @@ func login(ctx, bounded context.Context, target *config.Target, r resolver, sess
 	return s, nil
 }
 
+// readOnlyByDefault says whether transactions of a session that begins now cannot write unless they say so. An older session does not
+// learn of it when the role's or the database's default is changed.
+func (s *session) readOnlyByDefault(ctx context.Context) bool {
+	const setting = "default_transaction_read_only"
+	value := s.conn.ParameterStatus(setting)
+	if value == "" { // reported from 14 on (GUC_REPORT in src/backend/utils/misc/guc.c)
+		results, err := s.query(ctx, "SHOW "+setting)
+		if err == nil && len(results) == 1 && len(results[0].Rows) == 1 && len(results[0].Rows[0]) == 1 {
+			value = string(results[0].Rows[0][0])
+		}
+	}
+	return value == "on"
+}
+
 // address is where the server was found.
 func (s *session) address() string { return s.conn.Conn().RemoteAddr().String() }
 
