@@ -39,14 +39,16 @@ const (
 
 // Exporter shows its targets, its checks and itself to Prometheus.
 type Exporter struct {
-	options  Options
-	targets  *Targets
-	checks   *checks
-	table    *Table
-	registry *prometheus.Registry // the exporter's own metrics
-	shared   atomic.Uint64        // probes with several callers
-	limiter  *Limiter             // for probes of configured targets
-	adHoc    *Limiter             // for those of ad-hoc ones
+	options   Options
+	targets   *Targets
+	checks    *checks
+	table     *Table
+	registry  *prometheus.Registry // the exporter's own metrics
+	process   atomic.Pointer[process]
+	measuring atomic.Bool   // by one of those who ask
+	shared    atomic.Uint64 // probes with several callers
+	limiter   *Limiter      // for probes of configured targets
+	adHoc     *Limiter      // for those of ad-hoc ones
 
 	rendering atomic.Int64 // how many nanoseconds showing all targets took last
 
@@ -114,6 +116,7 @@ func NewExporter(options Options) *Exporter {
 			Name: Name + "_shared_probes_total", Help: "Probes that answered more than one caller.",
 		}, func() float64 { return float64(e.shared.Load()) }),
 	)
+	e.process.Store(measure(e.registry))
 	return e
 }
 
@@ -311,19 +314,40 @@ func (e *Exporter) Checks() []*Check { return e.checks.list() }
 // Health is how the health endpoints answer.
 func (e *Exporter) Health() config.Health { return e.targets.Health() }
 
-// Process returns this process's resident memory in bytes and its CPU time in seconds, where the system tells.
+// process are figures of this process at a time.
+type process struct {
+	memory, cpu probe.Number
+	at          time.Time
+}
+
+// measureEvery is how long these figures are good for: measuring them for each of many requests would cost more than the
+// requests.
+const measureEvery = time.Second
+
+// Process returns this process's resident memory in bytes and its CPU time in seconds, where the system tells, as they were
+// a moment ago.
 func (e *Exporter) Process() (memory, cpu probe.Number) {
-	families, err := e.registry.Gather()
+	if time.Since(e.process.Load().at) > measureEvery && e.measuring.CompareAndSwap(false, true) {
+		e.process.Store(measure(e.registry))
+		e.measuring.Store(false)
+	}
+	last := e.process.Load()
+	return last.memory, last.cpu
+}
+
+func measure(registry prometheus.Gatherer) *process {
+	p := &process{at: time.Now()}
+	families, err := registry.Gather()
 	if err != nil {
-		return memory, cpu
+		return p
 	}
 	for _, family := range families {
 		switch family.GetName() {
 		case "process_resident_memory_bytes":
-			memory = probe.Number{Value: family.GetMetric()[0].GetGauge().GetValue(), Known: true}
+			p.memory = probe.Number{Value: family.GetMetric()[0].GetGauge().GetValue(), Known: true}
 		case "process_cpu_seconds_total":
-			cpu = probe.Number{Value: family.GetMetric()[0].GetCounter().GetValue(), Known: true}
+			p.cpu = probe.Number{Value: family.GetMetric()[0].GetCounter().GetValue(), Known: true}
 		}
 	}
-	return memory, cpu
+	return p
 }
