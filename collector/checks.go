@@ -72,7 +72,7 @@ func (c *Check) run() {
 // slow is how long a check takes that does not stand in line with the others any more.
 const slow = time.Second
 
-// ask asks, one check of a target after the other: they share one session's worth of what the server has. Those that were slow
+// ask asks, one check of a target after the other: they share one session's worth of what the server has. Those that are slow
 // wait for each other first, so that the others wait for one of them at most. It reports false where the check or its target
 // is not wanted any more, which is all that an outcome would say.
 func (c *Check) ask() (check.Outcome, bool) {
@@ -80,10 +80,22 @@ func (c *Check) ask() (check.Outcome, bool) {
 		o := c.asked.Ask(c.life)
 		return o, c.life.Err() == nil
 	}
-	turns := []chan struct{}{c.target.statement}
-	if c.last.Took >= slow { // which this goroutine alone writes
-		turns = []chan struct{}{c.target.slowStatement, c.target.statement}
+	isSlow := c.last.Took >= slow // which this goroutine alone writes
+	if c.last.At.IsZero() && c.settings.Timeout > slow {
+		o, ok := c.askInTurn(slow, c.target.statement)
+		if !ok || o.Took < slow {
+			return o, ok
+		}
+		isSlow = true // and has the rest of its time where nobody waits for it
 	}
+	if isSlow {
+		return c.askInTurn(c.settings.Timeout, c.target.slowStatement, c.target.statement)
+	}
+	return c.askInTurn(c.settings.Timeout, c.target.statement)
+}
+
+// askInTurn asks when all turns are ours, within a time that begins then.
+func (c *Check) askInTurn(limit time.Duration, turns ...chan struct{}) (check.Outcome, bool) {
 	for _, turn := range turns {
 		select {
 		case turn <- struct{}{}:
@@ -92,7 +104,9 @@ func (c *Check) ask() (check.Outcome, bool) {
 			return check.Outcome{}, false
 		}
 	}
-	o := c.asked.Ask(c.life)
+	ctx, cancel := context.WithTimeout(c.life, limit)
+	defer cancel()
+	o := c.asked.Ask(ctx)
 	return o, c.life.Err() == nil && c.target.life.Err() == nil
 }
 
