@@ -64,8 +64,7 @@ type answer struct {
 func (q *question) ask(ctx context.Context, load func() (*config.File, error), out, errs io.Writer) int {
 	file, err := load()
 	if err != nil {
-		fmt.Fprintln(errs, err)
-		return q.code(exitNotTried)
+		return q.notTried(err, out, errs)
 	}
 	for _, c := range file.Checks {
 		if c.Name == q.target {
@@ -74,8 +73,7 @@ func (q *question) ask(ctx context.Context, load func() (*config.File, error), o
 	}
 	target, err := q.choose(file)
 	if err != nil {
-		fmt.Fprintln(errs, err)
-		return q.code(exitNotTried)
+		return q.notTried(err, out, errs)
 	}
 	target.Commit = false // what is asked is whether the server accepts sessions
 	p, end := newAsker(ctx, target)
@@ -92,6 +90,15 @@ func (q *question) ask(ctx context.Context, load func() (*config.File, error), o
 	})
 	q.say(out, target.Name, r)
 	return q.code(exitCode(r))
+}
+
+// notTried says why nothing was asked.
+func (q *question) notTried(err error, out, errs io.Writer) int {
+	fmt.Fprintln(errs, err)
+	if q.format == formatJSON { // for a program that reads that alone
+		_ = json.NewEncoder(out).Encode(answer{Target: q.target, State: "not_tried", Detail: err.Error(), Phases: make(map[string]float64)})
+	}
+	return q.code(exitNotTried)
 }
 
 // repeat asks until all is well, or there is no time left to wait.

@@ -75,6 +75,7 @@ checks:
 		{[]string{"check", "none", file}, 3, ""},
 		{[]string{"check", file}, 3, ""},
 		{[]string{"check", file, "--format=xml"}, 3, ""},
+		{[]string{"check", file, "--style", "docker", "--wait=abc"}, 1, ""},
 		{[]string{"check", "--config.file=/nonexistent", "--wait=60s"}, 3, ""},
 	} {
 		code, out, errs := runCheck(t, nil, test.args...)
@@ -83,8 +84,12 @@ checks:
 		}
 	}
 
+	code, out, _ := runCheck(t, nil, "check", "none", file, "--format=json")
+	if code != 3 || !strings.HasPrefix(out, `{"target":"none","up":false,"state":"not_tried","detail":"there is no target`) {
+		t.Errorf("exit code %d: %s", code, out)
+	}
 	env := environment(s.Port, "postgres")
-	code, out, _ := runCheck(t, env, "check", "--format=json")
+	code, out, _ = runCheck(t, env, "check", "--format=json")
 	var answer struct {
 		Up     bool
 		State  string

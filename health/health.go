@@ -65,11 +65,13 @@ func (h *Health) Register(mux *http.ServeMux) {
 		handle(path, h.serveReady)
 	}
 	handle("/health", h.serveAll)
-	handle("/health/{name}", h.serveOne)
+	handle("/health/{name...}", h.serveOne)
 	handle("/health-check", h.serveHealthCheck)
-	for name, holds := range roles() {
-		handle("/"+name, func(w http.ResponseWriter, r *http.Request) { h.serveRole(w, r, "", holds) })
-		handle("/"+name+"/{name}", func(w http.ResponseWriter, r *http.Request) { h.serveRole(w, r, r.PathValue("name"), holds) })
+	handle("/health-check/", func(w http.ResponseWriter, _ *http.Request) { h.unknown(w, unknownName) })
+	for name, role := range roles() {
+		serve := func(w http.ResponseWriter, r *http.Request) { h.serveRole(w, r, r.PathValue("name"), role) }
+		handle("/"+name, serve)
+		handle("/"+name+"/{name...}", serve)
 	}
 }
 

@@ -226,7 +226,7 @@ func TestStatus(t *testing.T) {
 		h.probers["b"].result.Store(down())
 		for path, status := range map[string]int{
 			"/livez": 200, "/readyz": 200, "/-/healthy": 200, "/-/ready": 200, "/livez?verbose": 200,
-			"/health": 503, "/health?exclude=b": 200, "/health?exclude=b&exclude=a": 503, "/health/a": 200, "/health/b": 503, "/health/c": 404,
+			"/health": 503, "/health?exclude=b": 200, "/health?exclude=b&exclude=a": 503, "/health/a": 200, "/health/b": 503, "/health/c": 404, "/health/": 404, "/health/a/b": 404, "/health/a/": 404, "/health-check/a": 404, "/primary/a/b": 404,
 			"/health-check": 500, "/primary/a": 200, "/primary/b": 503, "/primary/c": 404, "/primary": 404, "/read-write/a": 200,
 			"/read-only/a": 200, "/read-only/b": 503, "/replica/a": 503, "/replica/a?lag=x": 400,
 		} {
@@ -252,13 +252,15 @@ func TestRoles(t *testing.T) {
 		for _, test := range []struct {
 			figures                                    *probe.Figures
 			primary, replica, lag, readWrite, readOnly int
+			whyNotReplica                              string
 		}{
-			{&probe.Figures{}, 200, 503, 503, 200, 200},
-			{&probe.Figures{ReadOnly: true}, 200, 503, 503, 503, 200},
-			{&probe.Figures{Replica: true, ReadOnly: true, ReplicationLag: known(9)}, 503, 200, 200, 503, 200},
-			{&probe.Figures{Replica: true, ReadOnly: true, ReplicationLag: known(11)}, 503, 200, 503, 503, 200},
-			{&probe.Figures{Replica: true, ReadOnly: true}, 503, 200, 503, 503, 200},
-			{nil, 503, 503, 503, 503, 200},
+			{&probe.Figures{}, 200, 503, 503, 200, 200, "it is a primary"},
+			{&probe.Figures{ReadOnly: true}, 200, 503, 503, 503, 200, "it is a primary"},
+			{&probe.Figures{Replica: true, ReadOnly: true, ReplicationLag: known(9)}, 503, 200, 200, 503, 200, ""},
+			{&probe.Figures{Replica: true, ReadOnly: true, ReplicationLag: known(11)}, 503, 200, 503, 503, 200, "it is 11.0 s behind, more than 10s"},
+			{&probe.Figures{Replica: true, ReadOnly: true}, 503, 200, 503, 503, 200, "its lag is not known: the exporter's role lacks pg_monitor"},
+			{&probe.Figures{Replica: true, ReadOnly: true, Privileged: true}, 503, 200, 503, 503, 200, "its lag is not known"},
+			{nil, 503, 503, 503, 503, 200, "its role is not known: no session could read it"},
 		} {
 			time.Sleep(time.Minute)
 			r := up()
@@ -266,7 +268,10 @@ func TestRoles(t *testing.T) {
 			h.probers[""].result.Store(r)
 			h.expect("/primary", test.primary)
 			h.expect("/replica", test.replica)
-			h.expect("/replica?lag=10s", test.lag)
+			var answer struct{ Output string }
+			if err := json.Unmarshal([]byte(h.expect("/replica?lag=10s", test.lag)), &answer); err != nil || answer.Output != test.whyNotReplica {
+				t.Errorf("it is no replica within 10 s: %v: %q, want %q", err, answer.Output, test.whyNotReplica)
+			}
 			h.expect("/read-write/postgres", test.readWrite)
 			h.expect("/read-only", test.readOnly)
 		}

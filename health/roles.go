@@ -4,6 +4,7 @@
 package health
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"time"
@@ -13,42 +14,75 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// role says whether a server that accepts sessions has it, by what it says of itself. It returns an error for parameters
-// that make no sense.
-type role func(s *server, query url.Values) (bool, error)
+// role says why a server that accepts sessions does not have it, by what it says of itself; nothing where it does. It
+// returns an error for parameters that make no sense.
+type role func(s *server, query url.Values) (problem string, err error)
+
+const (
+	isPrimary = "it is a primary"
+	isReplica = "it is a replica"
+)
 
 func roles() map[string]role {
-	writes := func(f *probe.Figures, _ url.Values) (bool, error) { return !f.ReadOnly, nil }
-	figures := func(holds func(f *probe.Figures, query url.Values) (bool, error)) role {
-		return func(s *server, query url.Values) (bool, error) {
-			f := s.result.Figures
-			if f == nil {
-				f = &probe.Figures{}
+	figures := func(problem func(f *probe.Figures) string) role {
+		return func(s *server, _ url.Values) (string, error) {
+			if s.result.Figures == nil {
+				return "its role is not known: no session could read it", nil
 			}
-			ok, err := holds(f, query)
-			return ok && s.result.Figures != nil, err
+			return problem(s.result.Figures), nil
 		}
 	}
+	writes := figures(func(f *probe.Figures) string {
+		switch {
+		case f.Replica:
+			return isReplica
+		case f.ReadOnly:
+			return "transactions of the exporter's role are read-only by default"
+		}
+		return ""
+	})
 	return map[string]role{
-		"primary": figures(func(f *probe.Figures, _ url.Values) (bool, error) { return !f.Replica, nil }),
-		"replica": figures(func(f *probe.Figures, query url.Values) (bool, error) {
-			if !query.Has("lag") {
-				return f.Replica, nil
+		"primary": figures(func(f *probe.Figures) string {
+			if f.Replica {
+				return isReplica
 			}
-			most, err := time.ParseDuration(query.Get("lag"))
-			return f.Replica && f.ReplicationLag.Known && f.ReplicationLag.Value <= most.Seconds(), err
+			return ""
 		}),
-		"read-write": func(s *server, query url.Values) (bool, error) {
-			ok, err := figures(writes)(s, query)
-			return ok && s.commits, err
+		"replica": func(s *server, query url.Values) (string, error) {
+			var most time.Duration
+			if query.Has("lag") {
+				var err error
+				if most, err = time.ParseDuration(query.Get("lag")); err != nil {
+					return "", err
+				}
+			}
+			return figures(func(f *probe.Figures) string {
+				switch {
+				case !f.Replica:
+					return isPrimary
+				case !query.Has("lag") || f.ReplicationLag.Known && f.ReplicationLag.Value <= most.Seconds():
+					return ""
+				case f.ReplicationLag.Known:
+					return fmt.Sprintf("it is %.1f s behind, more than %s", f.ReplicationLag.Value, most)
+				case !f.Privileged:
+					return "its lag is not known: the exporter's role lacks pg_monitor"
+				}
+				return "its lag is not known"
+			})(s, query)
 		},
-		"read-only": func(*server, url.Values) (bool, error) { return true, nil },
+		"read-write": func(s *server, query url.Values) (string, error) {
+			if !s.commits {
+				return s.output, nil
+			}
+			return writes(s, query)
+		},
+		"read-only": func(*server, url.Values) (string, error) { return "", nil },
 	}
 }
 
 // serveRole answers /primary and its siblings: 200 when the target accepts sessions and has the role, by a result that is
 // not too old, else 503. Without a name there must be one target and no more. Hysteresis has no part in it.
-func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, holds role) {
+func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, role role) {
 	settings := h.exporter.Health()
 	t := h.find(name)
 	if targets := h.exporter.Targets(); name == "" && len(targets) == 1 {
@@ -63,24 +97,22 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 		return
 	}
 	s := h.look(r.Context(), t, settings)
-	ok, err := holds(&s, r.URL.Query())
+	problem, err := role(&s, r.URL.Query())
+	switch {
+	case !s.result.Up():
+		problem = s.output
+	case !s.fresh:
+		problem = "no result within max_age: the server is slow, or max_age shorter than a probe takes"
+	case s.kind != string(config.KindPostgres) && problem != "":
+		problem = "a pooler has no role"
+	}
 	switch {
 	case err != nil:
 		h.write(w, http.StatusBadRequest, &body{status: word(check.Fail, settings.Words), output: "lag is no duration such as 10s"})
-	case ok && s.result.Up() && s.fresh:
+	case problem == "" && s.result.Up() && s.fresh:
 		h.write(w, http.StatusOK, &body{status: word(check.Pass, settings.Words)})
 	default:
-		output := s.output
-		switch {
-		case !s.result.Up() || output != "":
-		case !s.fresh:
-			output = "no result within max_age: the server is slow, or max_age shorter than a probe takes"
-		case s.kind != string(config.KindPostgres):
-			output = "a pooler has no role"
-		default:
-			output = "the server does not have this role, or does not say"
-		}
 		retryAfter(w, settings.MaxAge)
-		h.write(w, http.StatusServiceUnavailable, &body{status: word(check.Fail, settings.Words), output: output})
+		h.write(w, http.StatusServiceUnavailable, &body{status: word(check.Fail, settings.Words), output: problem})
 	}
 }

@@ -33,7 +33,8 @@ type catalogue struct {
 	databases map[uint32]*database
 	roleLimit Number
 	noReplay  bool      // the server does not tell of replay
-	caughtUp  time.Time // when a replica was last seen to have replayed all that there was
+	caughtUp  time.Time // when a replica had last replayed all that there was, as far as its receiver had heard
+	lagWas0   time.Time // when that was last seen
 	churnSQL  string    // reads the churn of the databases
 }
 

@@ -85,7 +85,7 @@ func (p *postgres) started(ctx context.Context, s *session) startTimes {
 func (p *postgres) queries() int { return 5 }
 
 func (p *postgres) forget() {
-	p.names.read, p.names.caughtUp, p.names.noReplay = time.Time{}, time.Time{}, false
+	p.names.read, p.names.caughtUp, p.names.lagWas0, p.names.noReplay = time.Time{}, time.Time{}, time.Time{}, false
 }
 
 func (f *Figures) startTimes() startTimes { return startTimes{f.PostmasterStart, f.CheckpointerStart} }

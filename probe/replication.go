@@ -50,7 +50,7 @@ func (p *numbers) replay(row [][]byte) replay {
 // where the primary was idle, that transaction may be old and the replica not behind.
 func (c *catalogue) replicated(f *Figures, r replay, now time.Time) {
 	if !r.replica {
-		c.caughtUp = time.Time{}
+		c.caughtUp, c.lagWas0 = time.Time{}, time.Time{}
 		return
 	}
 	f.WALReceiverUp = r.streaming
@@ -59,6 +59,8 @@ func (c *catalogue) replicated(f *Figures, r replay, now time.Time) {
 		f.ReplicationLag = known(0)
 		if r.quiet.Known && r.heard.Value > r.quiet.Value { // the network may be gone, which is noticed later
 			f.ReplicationLag = r.heard
+		} else {
+			c.lagWas0 = now
 		}
 		return
 	}
@@ -68,8 +70,12 @@ func (c *catalogue) replicated(f *Figures, r replay, now time.Time) {
 	if r.age.Value > 0 { // else unknown, or the primary's clock is ahead: 0 would say that nothing is left to replay
 		f.ReplicationLag = r.age
 	}
-	if !c.caughtUp.IsZero() {
-		since := now.Sub(c.caughtUp).Seconds()
+	was0 := c.caughtUp
+	if !r.complete { // what is to be replayed was received since, so that the network was there
+		was0 = c.lagWas0
+	}
+	if !was0.IsZero() {
+		since := now.Sub(was0).Seconds()
 		if !f.ReplicationLag.Known || since < f.ReplicationLag.Value {
 			f.ReplicationLag = known(since)
 		}

@@ -19,28 +19,33 @@ func TestReplicated(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		caughtUp time.Duration // before now; 0: never
+		heard    time.Duration // how long the receiver had heard nothing by then
 		replay   replay
 		lag, up  Number
 	}{
-		{"a primary", 5 * time.Second, replay{streaming: no}, unknown, unknown},
-		{"streaming", 0, replay{replica: true, streaming: yes, complete: true, age: known(3600)}, known(0), yes},
-		{"streaming, not replayed", 0, replay{replica: true, streaming: yes, age: known(7)}, known(7), yes},
-		{"the same behind an idle primary", 15 * time.Second, replay{replica: true, streaming: yes, age: known(3600)}, known(15), yes},
-		{"streaming and heard lately", 0, replay{replica: true, streaming: yes, complete: true, heard: known(29), quiet: known(35)}, known(0), yes},
-		{"streaming, and a silent network", 0, replay{replica: true, streaming: yes, complete: true, heard: known(40), quiet: known(35)}, known(40), yes},
-		{"disconnected", 20 * time.Second, replay{replica: true, streaming: no, complete: true, age: known(3600)}, known(20), no},
-		{"disconnected from the start", 0, replay{replica: true, streaming: no, complete: true, age: known(3600)}, known(3600), no},
-		{"nothing was replayed", 0, replay{replica: true, streaming: no, complete: true}, unknown, no},
-		{"the primary's clock is ahead", 0, replay{replica: true, streaming: yes, age: known(-1)}, unknown, yes},
-		{"the receiver is hidden", 0, replay{replica: true, streaming: hidden, complete: true, age: known(9)}, unknown, hidden},
-		{"the receiver is hidden, not replayed", 0, replay{replica: true, streaming: hidden, age: known(9)}, known(9), hidden},
+		{"a primary", 5 * time.Second, 0, replay{streaming: no}, unknown, unknown},
+		{"streaming", 0, 0, replay{replica: true, streaming: yes, complete: true, age: known(3600)}, known(0), yes},
+		{"streaming, not replayed", 0, 0, replay{replica: true, streaming: yes, age: known(7)}, known(7), yes},
+		{"the same behind an idle primary", 15 * time.Second, 0, replay{replica: true, streaming: yes, age: known(3600)}, known(15), yes},
+		{"the same after a quiet time", 2 * time.Second, 29 * time.Second, replay{replica: true, streaming: yes, age: known(3600)}, known(2), yes},
+		{"the same, the receiver hidden", 2 * time.Second, 29 * time.Second, replay{replica: true, streaming: hidden, age: known(3600)}, known(2), hidden},
+		{"disconnected after a quiet time", 2 * time.Second, 29 * time.Second, replay{replica: true, streaming: no, complete: true, age: known(3600)}, known(31), no},
+		{"streaming and heard lately", 0, 0, replay{replica: true, streaming: yes, complete: true, heard: known(29), quiet: known(35)}, known(0), yes},
+		{"streaming, and a silent network", 0, 0, replay{replica: true, streaming: yes, complete: true, heard: known(40), quiet: known(35)}, known(40), yes},
+		{"disconnected", 20 * time.Second, 0, replay{replica: true, streaming: no, complete: true, age: known(3600)}, known(20), no},
+		{"disconnected from the start", 0, 0, replay{replica: true, streaming: no, complete: true, age: known(3600)}, known(3600), no},
+		{"nothing was replayed", 0, 0, replay{replica: true, streaming: no, complete: true}, unknown, no},
+		{"the primary's clock is ahead", 0, 0, replay{replica: true, streaming: yes, age: known(-1)}, unknown, yes},
+		{"the receiver is hidden", 0, 0, replay{replica: true, streaming: hidden, complete: true, age: known(9)}, unknown, hidden},
+		{"the receiver is hidden, not replayed", 0, 0, replay{replica: true, streaming: hidden, age: known(9)}, known(9), hidden},
 	} {
 		var (
 			c catalogue
 			f Figures
 		)
 		if test.caughtUp > 0 {
-			c.caughtUp = start.Add(-test.caughtUp)
+			c.lagWas0 = start.Add(-test.caughtUp)
+			c.caughtUp = c.lagWas0.Add(-test.heard)
 		}
 		c.replicated(&f, test.replay, start)
 		if f.ReplicationLag != test.lag || f.WALReceiverUp != test.up {
