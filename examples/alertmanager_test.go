@@ -95,9 +95,15 @@ func TestInhibition(t *testing.T) {
 	}{
 		{"one dead server sends one page", []string{"PostgresDown," + here}, append(of("Postgres", here, "PostgresDown"), "PgLivenessCheckFailing,check=schema,"+here)},
 		{
-			"the pooler before a dead server", append(beside("PgBouncerBackEndUnreachable")[1:], "PostgresDown,"+here),
-			[]string{"PgBouncerBackEndUnreachable," + pool},
+			"the pooler before a dead server",
+			[]string{
+				"PostgresDown,cluster=c," + here, "PgBouncerBackEndUnreachable,job=pg,instance=e:10432,target=other",
+				"PgBouncerBackEndUnreachable,job=pg,instance=e:10432,target=other,cluster=d", "PgBouncerBackEndUnreachable,job=ph,instance=e:10432,target=other,cluster=c",
+			},
+			[]string{"PgBouncerBackEndUnreachable,cluster=c," + pool},
 		},
+		{"the pooler before a cluster without a primary", []string{"PostgresNoPrimary,job=pg,cluster=c"}, []string{"PgBouncerBackEndUnreachable,cluster=c," + pool}},
+		{"the pooler, and a dead server of nobody knows what", []string{"PostgresDown," + here, "PgBouncerBackEndUnreachable," + pool}, []string{"PostgresReplicaLag," + here}},
 		{"one dead PgBouncer sends one page", []string{"PgBouncerDown," + pool}, of("PgBouncer", pool, "PgBouncerDown")},
 		{"a server without a target label", []string{"PostgresDown,job=pg,instance=single"}, of("Postgres", "job=pg,instance=single", "PostgresDown")},
 		{
