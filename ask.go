@@ -142,7 +142,7 @@ func (q *question) askCheck(ctx context.Context, file *config.File, settings *co
 		p, end := newAsker(ctx, file.Targets[i])
 		defer end()
 		query = func(ctx context.Context, sql string) (*pgconn.Result, error) {
-			result, failure := p.Query(ctx, sql)
+			result, failure := p.Query(ctx, sql, settings.Timeout)
 			return result, collector.StatementError(failure)
 		}
 	}

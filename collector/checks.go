@@ -5,12 +5,14 @@ package collector
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	dto "github.com/prometheus/client_model/go"
 
 	"pg_liveness_exporter/check"
@@ -30,6 +32,10 @@ type Check struct {
 	ended chan struct{}
 	first chan struct{} // closed when there is a result
 
+	// What its own goroutine alone uses: how long a statement may take, and whether the last one took longer.
+	most    time.Duration
+	overran bool
+
 	mu     sync.Mutex // protects what follows
 	last   check.Outcome
 	streak streak
@@ -43,7 +49,11 @@ func newCheck(settings *config.Check, target *Target, logger *slog.Logger) *Chec
 	}
 	var query check.Query
 	if target != nil {
-		query = target.execute
+		query = func(ctx context.Context, sql string) (*pgconn.Result, error) {
+			result, err := target.execute(ctx, sql, c.most)
+			c.overran = errors.Is(err, errTooLong)
+			return result, err
+		}
 	}
 	c.asked = check.New(settings, query)
 	c.life, c.end = context.WithCancel(context.Background())
@@ -80,22 +90,24 @@ func (c *Check) ask() (check.Outcome, bool) {
 		o := c.asked.Ask(c.life)
 		return o, c.life.Err() == nil
 	}
-	isSlow := c.last.Took >= slow // which this goroutine alone writes
-	if c.last.At.IsZero() && c.settings.Timeout > slow {
-		o, ok := c.askInTurn(slow, c.target.statement)
-		if !ok || o.Took < slow {
+	c.most = c.settings.Timeout
+	isSlow := c.last.Took >= slow
+	if c.last.At.IsZero() && c.most > slow {
+		c.most = slow
+		o, ok := c.askInTurn(c.target.statement)
+		if !ok || !c.overran {
 			return o, ok
 		}
-		isSlow = true // and has the rest of its time where nobody waits for it
+		c.most, isSlow = c.settings.Timeout, true // all its time, where the others need not wait for it
 	}
 	if isSlow {
-		return c.askInTurn(c.settings.Timeout, c.target.slowStatement, c.target.statement)
+		return c.askInTurn(c.target.slowStatement, c.target.statement)
 	}
-	return c.askInTurn(c.settings.Timeout, c.target.statement)
+	return c.askInTurn(c.target.statement)
 }
 
-// askInTurn asks when all turns are ours, within a time that begins then.
-func (c *Check) askInTurn(limit time.Duration, turns ...chan struct{}) (check.Outcome, bool) {
+// askInTurn asks when all turns are ours.
+func (c *Check) askInTurn(turns ...chan struct{}) (check.Outcome, bool) {
 	for _, turn := range turns {
 		select {
 		case turn <- struct{}{}:
@@ -104,9 +116,7 @@ func (c *Check) askInTurn(limit time.Duration, turns ...chan struct{}) (check.Ou
 			return check.Outcome{}, false
 		}
 	}
-	ctx, cancel := context.WithTimeout(c.life, limit)
-	defer cancel()
-	o := c.asked.Ask(ctx)
+	o := c.asked.Ask(c.life)
 	return o, c.life.Err() == nil && c.target.life.Err() == nil
 }
 

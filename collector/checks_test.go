@@ -40,7 +40,9 @@ type queriedProber struct {
 	value map[string]float64
 }
 
-func (p *queriedProber) Query(ctx context.Context, sql string) (*pgconn.Result, *probe.Failure) {
+func (p *queriedProber) Query(ctx context.Context, sql string, most time.Duration) (*pgconn.Result, *probe.Failure) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
 	p.most.Store(max(p.most.Load(), p.running.Add(1)))
 	defer p.running.Add(-1)
 	p.mu.Lock()
@@ -291,7 +293,7 @@ type refusingProber struct {
 	accepts, unread atomic.Bool // unread: the password could not be read
 }
 
-func (p *refusingProber) Query(context.Context, string) (*pgconn.Result, *probe.Failure) {
+func (p *refusingProber) Query(_ context.Context, _ string, _ time.Duration) (*pgconn.Result, *probe.Failure) {
 	p.statements.Add(1)
 	if p.accepts.Load() {
 		return &pgconn.Result{FieldDescriptions: []pgconn.FieldDescription{{DataTypeOID: pgtype.Float8OID}}, Rows: [][][]byte{{[]byte("1")}}}, nil

@@ -124,7 +124,7 @@ func down() *probe.Result {
 // unqueried is the part of a prober that runs statements, of those that are given none.
 type unqueried struct{}
 
-func (unqueried) Query(context.Context, string) (*pgconn.Result, *probe.Failure) {
+func (unqueried) Query(context.Context, string, time.Duration) (*pgconn.Result, *probe.Failure) {
 	panic("no statement is expected")
 }
 

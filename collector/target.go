@@ -25,7 +25,7 @@ import (
 type Prober interface {
 	Probe(ctx context.Context) *probe.Result
 	// Query runs a statement of a check's; any goroutine may call it at any time.
-	Query(ctx context.Context, sql string) (*pgconn.Result, *probe.Failure)
+	Query(ctx context.Context, sql string, most time.Duration) (*pgconn.Result, *probe.Failure)
 	Close(ctx context.Context) error
 }
 
@@ -152,13 +152,13 @@ func (t *Target) Close(ctx context.Context) error {
 	return err
 }
 
-// execute runs a statement. A target that was closed gives ErrClosed. A server that refused our credentials a moment ago, be it
+// execute runs a statement, which may take so long at most. A target that was closed gives ErrClosed. A server that refused our credentials a moment ago, be it
 // to a probe or to a statement, is not asked.
-func (t *Target) execute(ctx context.Context, sql string) (*pgconn.Result, error) {
+func (t *Target) execute(ctx context.Context, sql string, most time.Duration) (*pgconn.Result, error) {
 	var result *pgconn.Result
 	failure := t.refusal()
 	if failure == nil {
-		result, failure = t.prober.Query(ctx, sql)
+		result, failure = t.prober.Query(ctx, sql, most)
 		t.refusedStatement(failure)
 	}
 	if failure != nil && t.life.Err() != nil {
@@ -166,6 +166,9 @@ func (t *Target) execute(ctx context.Context, sql string) (*pgconn.Result, error
 	}
 	return result, StatementError(failure)
 }
+
+// errTooLong is a statement that the server was told to end.
+const errTooLong = check.Problem("the statement did not end in time")
 
 // StatementError says why a statement failed; nil where it did not.
 func StatementError(f *probe.Failure) error {
@@ -175,7 +178,7 @@ func StatementError(f *probe.Failure) error {
 	case f.Phase != probe.PhaseQuery:
 		return check.Problem("no session with its target: " + f.String())
 	case f.Reason == probe.ReasonTimeout:
-		return check.Problem("the statement did not end in time")
+		return errTooLong
 	}
 	why, ok := map[string]string{ // the usual ones, which few know by heart
 		"25006": "it tries to write", "42501": "the role lacks a privilege", "42601": "a syntax error, or several statements",

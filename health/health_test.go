@@ -53,7 +53,9 @@ func (p *prober) Probe(ctx context.Context) *probe.Result {
 }
 
 // Query answers a check's statement with what it is told to, and not at all if that is nothing.
-func (p *prober) Query(ctx context.Context, _ string) (*pgconn.Result, *probe.Failure) {
+func (p *prober) Query(ctx context.Context, _ string, most time.Duration) (*pgconn.Result, *probe.Failure) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
 	if value := p.value.Load(); value != nil {
 		return value, nil
 	}

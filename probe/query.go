@@ -20,14 +20,14 @@ const mostRows = 2
 var errClosed = errors.New("the prober is closed")
 
 // Query opens a session, runs one statement on it in a read-only transaction, and closes it. It returns the first rows of
-// what the statement returned, at most two. Any goroutine may call it, also during a probe, which does not wait for it: only
+// what the statement returned, at most two. The statement may take until ctx ends, and no longer than most. Any goroutine may call it, also during a probe, which does not wait for it: only
 // a login that overruns counts among those that later ones wait for, as with Probe. A login gets no longer than a probe. What
 // is worth a second try is tried twice, as with Probe.
 //
 // The statement goes by the extended protocol, which takes no second one behind a semicolon that could end the transaction
-// (exec_parse_message in src/backend/tcop/postgres.c). The server ends it by itself when ctx's time is over; no request to cancel
+// (exec_parse_message in src/backend/tcop/postgres.c). The server ends it by itself when its time is over; no request to cancel
 // is sent.
-func (p *Prober) Query(ctx context.Context, sql string) (*pgconn.Result, *Failure) {
+func (p *Prober) Query(ctx context.Context, sql string, most time.Duration) (*pgconn.Result, *Failure) {
 	k, ok := p.begin()
 	if !ok {
 		return nil, classify(errClosed, PhaseNone)
@@ -37,7 +37,7 @@ func (p *Prober) Query(ctx context.Context, sql string) (*pgconn.Result, *Failur
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()
 	for try := 1; ; try++ {
-		result, phase, err := p.queryOnce(ctx, sql, k)
+		result, phase, err := p.queryOnce(ctx, sql, most, k)
 		if err == nil {
 			return result, nil
 		}
@@ -53,7 +53,7 @@ func (p *Prober) Query(ctx context.Context, sql string) (*pgconn.Result, *Failur
 }
 
 // queryOnce is one try. With an error comes the phase in which it was.
-func (p *Prober) queryOnce(ctx context.Context, sql string, k *kept) (*pgconn.Result, Phase, error) {
+func (p *Prober) queryOnce(ctx context.Context, sql string, most time.Duration, k *kept) (*pgconn.Result, Phase, error) {
 	t := &trace{}
 	opening, cancel := context.WithTimeout(ctx, p.target.Timeout)
 	s, err := p.open(opening, t, true)
@@ -64,7 +64,9 @@ func (p *Prober) queryOnce(ctx context.Context, sql string, k *kept) (*pgconn.Re
 	}
 	defer s.close(p.ctx)
 	s.uncancelled = true
-	result, err := s.readOnly(ctx, sql, p.makeRoom(ctx, k))
+	bounded, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	result, err := s.readOnly(bounded, sql, p.makeRoom(ctx, k))
 	return result, PhaseQuery, err
 }
 

@@ -29,7 +29,7 @@ func TestStatementBesideProbe(t *testing.T) {
 	defer cancel()
 	failed := make(chan *Failure)
 	go func() {
-		_, f := p.Query(ctx, "SELECT true")
+		_, f := p.Query(ctx, "SELECT true", hanging)
 		failed <- f
 	}()
 	for connections.Load() == 0 {
