@@ -134,7 +134,7 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 		fmt.Fprintf(errs, "%s: error: %s, try --help\n", collector.Name, err)
 		if slices.Contains(args, "check") { // where 2 is an answer
 			f.question.style = styleIsReady
-			if strings.Contains(strings.Join(args, "="), "--style="+styleDocker) {
+			if strings.Contains(strings.Join(args, "=")+"=", "--style="+styleDocker+"=") {
 				f.question.style = styleDocker
 			}
 			return f, f.question.code(exitNotTried), true

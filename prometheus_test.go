@@ -179,9 +179,10 @@ func ask(t *testing.T, address, expression string) string {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	port, err := pgtest.FreePort(t.Context())
+	port, err := pgtest.ReservePort()
 	check(t, err)
-	return strconv.Itoa(port)
+	t.Cleanup(func() { check(t, port.Release()) })
+	return strconv.Itoa(port.Number)
 }
 
 // TestPromtool: promtool finds nothing in what a real server gives, up and down.

@@ -82,28 +82,23 @@ func (c *Check) run() {
 // slow is how long a check takes that does not stand in line with the others any more.
 const slow = time.Second
 
-// ask asks, one check of a target after the other: they share one session's worth of what the server has. Those that are slow
-// wait for each other first, so that the others wait for one of them at most. It reports false where the check or its target
-// is not wanted any more, which is all that an outcome would say.
+// ask asks, one check of a target after the other: they share one session's worth of what the server has. A statement that
+// takes longer than slow is run again where those that do wait for each other first: so the others wait for one of them at
+// most, and for slow where one begins to hang. It reports false where the check or its target is not wanted any more, which
+// is all that an outcome would say.
 func (c *Check) ask() (check.Outcome, bool) {
 	if c.target == nil {
 		o := c.asked.Ask(c.life)
 		return o, c.life.Err() == nil
 	}
-	c.most = c.settings.Timeout
-	isSlow := c.last.Took >= slow
-	if c.last.At.IsZero() && c.most > slow {
-		c.most = slow
-		o, ok := c.askInTurn(c.target.statement)
-		if !ok || !c.overran {
+	if c.last.Took < slow {
+		c.most = min(slow, c.settings.Timeout)
+		if o, ok := c.askInTurn(c.target.statement); !ok || !c.overran || c.settings.Timeout <= slow {
 			return o, ok
 		}
-		c.most, isSlow = c.settings.Timeout, true // all its time, where the others need not wait for it
 	}
-	if isSlow {
-		return c.askInTurn(c.target.slowStatement, c.target.statement)
-	}
-	return c.askInTurn(c.target.statement)
+	c.most = c.settings.Timeout // all its time, where the others need not wait for it
+	return c.askInTurn(c.target.slowStatement, c.target.statement)
 }
 
 // askInTurn asks when all turns are ours.

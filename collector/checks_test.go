@@ -151,8 +151,8 @@ func TestCheckHangs(t *testing.T) {
 	})
 }
 
-// TestCheckBesideSlowOnes: however many hang, one that does not waits for one of them at most, once it is known which they are;
-// and they still have their turns.
+// TestCheckBesideSlowOnes: however many hang, one that does not waits for one of them at most, and for a second where one begins
+// to hang; and they still have their turns.
 func TestCheckBesideSlowOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := []*config.Check{statement("a", "one")}
@@ -176,6 +176,18 @@ func TestCheckBesideSlowOnes(t *testing.T) {
 		for i := range 20 {
 			if n := strings.Count(asked, fmt.Sprintf("hangs %d at", i)); n < 5 {
 				t.Errorf("hangs %d was asked %d times", i, n)
+			}
+			p.set(fmt.Sprintf("hangs %d", i), 1)
+		}
+		time.Sleep(3 * time.Minute)
+		p.mu.Lock()
+		p.value = map[string]float64{"one": 1} // the others begin to hang again, all at once
+		p.mu.Unlock()
+		for range 300 {
+			time.Sleep(time.Second)
+			f, ok := e.Checks()[0].Recent(t.Context(), 0)
+			if age := time.Since(f.At); !ok || f.Status != check.Pass || age > (27+5+20)*time.Second {
+				t.Fatalf("%s old: %+v", age, f)
 			}
 		}
 		if n := p.most.Load(); n != 1 {

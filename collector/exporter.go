@@ -324,8 +324,8 @@ type process struct {
 // requests.
 const measureEvery = time.Second
 
-// Process returns this process's resident memory in bytes and its CPU time in seconds, where the system tells, as they were
-// a moment ago.
+// Process returns this process's resident memory in bytes and its CPU time in seconds, where the system tells. Those who ask
+// while somebody measures get what was measured before.
 func (e *Exporter) Process() (memory, cpu probe.Number) {
 	if time.Since(e.process.Load().at) > measureEvery && e.measuring.CompareAndSwap(false, true) {
 		e.process.Store(measure(e.registry))

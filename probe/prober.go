@@ -182,7 +182,9 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	case p.handOver(ctx, r, k, s):
 		s = nil
 	case r.Figures != nil && !r.Figures.Pooled:
-		r.Figures.ReadOnly = r.Figures.Replica || s.readOnlyByDefault(ctx)
+		if readOnly, ok := s.readOnlyByDefault(ctx); ok {
+			r.Figures.ReadOnly = r.Figures.Replica || readOnly
+		}
 	}
 	p.refused = r.Failure != nil && r.Failure.State == StateMisconfigured
 	p.pooled.Store(r.pooled() || p.pooled.Load() && r.Figures == nil)

@@ -90,8 +90,8 @@ func login(ctx, bounded context.Context, target *config.Target, r resolver, sess
 }
 
 // readOnlyByDefault says whether transactions of a session that begins now cannot write unless they say so. An older session does not
-// learn of it when the role's or the database's default is changed.
-func (s *session) readOnlyByDefault(ctx context.Context) bool {
+// learn of it when the role's or the database's default is changed. It reports false where it could not be read.
+func (s *session) readOnlyByDefault(ctx context.Context) (readOnly, ok bool) {
 	const setting = "default_transaction_read_only"
 	value := s.conn.ParameterStatus(setting)
 	if value == "" { // reported from 14 on (GUC_REPORT in src/backend/utils/misc/guc.c)
@@ -100,7 +100,7 @@ func (s *session) readOnlyByDefault(ctx context.Context) bool {
 			value = string(results[0].Rows[0][0])
 		}
 	}
-	return value == "on"
+	return value == "on", value != ""
 }
 
 // address is where the server was found.

@@ -50,7 +50,7 @@ func NewPgBouncer(ctx context.Context, c PgBouncerConfig) (*PgBouncer, error) {
 
 func (b *PgBouncer) create(ctx context.Context, c PgBouncerConfig) error {
 	var err error
-	if b.Port, err = FreePort(ctx); err != nil {
+	if b.Port, err = b.reserve(); err != nil {
 		return err
 	}
 	if b.Dir, err = os.MkdirTemp("", "pgtest-"); err != nil {

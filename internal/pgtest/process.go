@@ -21,6 +21,16 @@ type process struct {
 
 	cmd    *exec.Cmd
 	exited chan struct{}
+	port   *Port // nil where somebody else chose it
+}
+
+// reserve finds a port for as long as the process is not removed.
+func (p *process) reserve() (int, error) {
+	var err error
+	if p.port, err = ReservePort(); err != nil {
+		return 0, err
+	}
+	return p.port.Number, nil
 }
 
 // launch starts cmd, whose output goes to the log. No context ends it.
@@ -88,6 +98,10 @@ func (p *process) remove(signal syscall.Signal) error {
 		if err = p.Wait(stopTimeout); err != nil {
 			_ = p.Signal(syscall.SIGKILL)
 		}
+	}
+	if p.port != nil {
+		err = errors.Join(err, p.port.Release())
+		p.port = nil
 	}
 	if p.Dir == "" {
 		return err

@@ -29,11 +29,11 @@ type Redis struct {
 func NewRedis(ctx context.Context, bin string, args ...string) (*Redis, error) {
 	r := &Redis{bin: bin, args: args}
 	var err error
-	if r.Port, err = FreePort(ctx); err != nil {
+	if r.Port, err = r.reserve(); err != nil {
 		return nil, err
 	}
 	if r.Dir, err = os.MkdirTemp("", "pgtest-"); err != nil {
-		return nil, err
+		return nil, errors.Join(err, r.Remove())
 	}
 	if err := r.Start(ctx); err != nil {
 		return nil, errors.Join(err, r.Remove())

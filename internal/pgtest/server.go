@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -75,34 +73,38 @@ func New(ctx context.Context, c Config) (*Server, error) {
 // Standby makes a streaming replica of a server, which is stopped for a moment, and starts it. When it is not needed any
 // more, Remove removes it.
 func (s *Server) Standby(ctx context.Context) (*Server, error) {
-	port, err := FreePort(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.Stop(Fast); err != nil {
-		return nil, err
-	}
-	standby := &Server{Port: port, bin: s.bin, own: s.own}
-	if standby.Dir, err = os.MkdirTemp(filepath.Dir(s.Dir), "pgtest-"); err != nil {
-		return nil, err
-	}
-	err = errors.Join(
-		os.Mkdir(standby.data(), 0o700), // the server refuses one that others can read
-		os.CopyFS(standby.data(), os.DirFS(s.data())),
-		standby.hideKey(),
-		standby.ownAll(),
-		standby.write("standby.signal", nil),
-		standby.Append("postgresql.conf", fmt.Sprintf("port = %d\nunix_socket_directories = '%s'\nprimary_conninfo = 'host=%s port=%d user=%s'\nwal_retrieve_retry_interval = 100ms",
-			port, standby.Dir, s.Dir, s.Port, Superuser)),
-		s.Start(ctx),
-	)
-	if err == nil {
-		err = standby.Start(ctx)
-	}
-	if err != nil {
+	standby := &Server{bin: s.bin, own: s.own}
+	if err := standby.createStandby(ctx, s); err != nil {
 		return nil, errors.Join(err, standby.Remove())
 	}
 	return standby, nil
+}
+
+func (s *Server) createStandby(ctx context.Context, primary *Server) error {
+	var err error
+	if s.Port, err = s.reserve(); err != nil {
+		return err
+	}
+	if err := primary.Stop(Fast); err != nil {
+		return err
+	}
+	if s.Dir, err = os.MkdirTemp(filepath.Dir(primary.Dir), "pgtest-"); err != nil {
+		return err
+	}
+	err = errors.Join(
+		os.Mkdir(s.data(), 0o700), // the server refuses one that others can read
+		os.CopyFS(s.data(), os.DirFS(primary.data())),
+		s.hideKey(),
+		s.ownAll(),
+		s.write("standby.signal", nil),
+		s.Append("postgresql.conf", fmt.Sprintf("port = %d\nunix_socket_directories = '%s'\nprimary_conninfo = 'host=%s port=%d user=%s'\nwal_retrieve_retry_interval = 100ms",
+			s.Port, s.Dir, primary.Dir, primary.Port, Superuser)),
+		primary.Start(ctx),
+	)
+	if err != nil {
+		return err
+	}
+	return s.Start(ctx)
 }
 
 // hideKey takes from the others the right to read the key, if there is one, which a copy gives them.
@@ -142,7 +144,7 @@ func (s *Server) create(ctx context.Context, c Config) error {
 		return err
 	}
 	if s.Port == 0 {
-		if s.Port, err = FreePort(ctx); err != nil {
+		if s.Port, err = s.reserve(); err != nil {
 			return err
 		}
 	}
@@ -328,21 +330,4 @@ func (s *Server) Query(ctx context.Context, sql string) ([]string, error) {
 		rows = append(rows, strings.Join(columns, "|"))
 	}
 	return rows, nil
-}
-
-// FreePort returns a port of 127.0.0.1 that nobody listens on. It is none of those that the system gives to connections (on
-// Linux from 32768 on): one of these may be taken by the time a server starts, or starts again.
-func FreePort(ctx context.Context) (int, error) {
-	const least, most = 12000, 32000
-	var lc net.ListenConfig
-	for {
-		port := least + rand.IntN(most-least) //nolint:gosec // any will do
-		l, err := lc.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		switch {
-		case err == nil:
-			return port, l.Close()
-		case !errors.Is(err, syscall.EADDRINUSE):
-			return 0, err
-		}
-	}
 }

@@ -130,7 +130,7 @@ func (s *Stack) startServers(ctx context.Context, c Config) error {
 }
 
 func (s *Stack) startExporter(ctx context.Context, c Config) error {
-	address, err := listenOn(ctx, c.KnownPorts, 10432)
+	address, err := s.listenOn(ctx, c.KnownPorts, 10432)
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (s *Stack) startAlertmanager(ctx context.Context, c Config) error {
 	if err != nil {
 		return fmt.Errorf("alertmanager.yml: %w", err)
 	}
-	if s.Alertmanager, err = listenOn(ctx, c.KnownPorts, 9093); err != nil {
+	if s.Alertmanager, err = s.listenOn(ctx, c.KnownPorts, 9093); err != nil {
 		return err
 	}
 	return s.run(ctx, program{
@@ -228,7 +228,7 @@ func (s *Stack) startPrometheus(ctx context.Context, c Config) error {
 		}
 	}
 	files["prometheus.yml"] = configuration
-	address, err := listenOn(ctx, c.KnownPorts, 9090)
+	address, err := s.listenOn(ctx, c.KnownPorts, 9090)
 	if err != nil {
 		return err
 	}
@@ -259,7 +259,7 @@ func (s *Stack) startGrafana(ctx context.Context, c Config) error {
 	if c.Grafana == "" {
 		return nil
 	}
-	address, err := listenOn(ctx, c.KnownPorts, 3000)
+	address, err := s.listenOn(ctx, c.KnownPorts, 3000)
 	if err != nil {
 		return err
 	}
@@ -352,13 +352,17 @@ func answers(ctx context.Context, url string) bool {
 }
 
 // listenOn finds a free address, with the port that is known where that one is free.
-func listenOn(ctx context.Context, known bool, port int) (string, error) {
+func (s *Stack) listenOn(ctx context.Context, known bool, port int) (string, error) {
 	var lc net.ListenConfig
 	if known {
 		if l, err := lc.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			return l.Addr().String(), l.Close()
 		}
 	}
-	free, err := pgtest.FreePort(ctx)
-	return fmt.Sprintf("127.0.0.1:%d", free), err
+	free, err := pgtest.ReservePort()
+	if err != nil {
+		return "", err
+	}
+	s.ends = append(s.ends, free.Release)
+	return fmt.Sprintf("127.0.0.1:%d", free.Number), nil
 }
