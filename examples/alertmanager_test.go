@@ -95,15 +95,18 @@ func TestInhibition(t *testing.T) {
 	}{
 		{"one dead server sends one page", []string{"PostgresDown," + here}, append(of("Postgres", here, "PostgresDown"), "PgLivenessCheckFailing,check=schema,"+here)},
 		{
-			"the pooler before a dead server",
+			"the pooler before a cluster without a primary",
 			[]string{
-				"PostgresDown,cluster=c," + here, "PgBouncerBackEndUnreachable,job=pg,instance=e:10432,target=other",
+				"PostgresNoPrimary,job=pg,cluster=c", "PgBouncerBackEndUnreachable,job=pg,instance=e:10432,target=other",
 				"PgBouncerBackEndUnreachable,job=pg,instance=e:10432,target=other,cluster=d", "PgBouncerBackEndUnreachable,job=ph,instance=e:10432,target=other,cluster=c",
 			},
 			[]string{"PgBouncerBackEndUnreachable,cluster=c," + pool},
 		},
-		{"the pooler before a cluster without a primary", []string{"PostgresNoPrimary,job=pg,cluster=c"}, []string{"PgBouncerBackEndUnreachable,cluster=c," + pool}},
-		{"the pooler, and a dead server of nobody knows what", []string{"PostgresDown," + here, "PgBouncerBackEndUnreachable," + pool}, []string{"PostgresReplicaLag," + here}},
+		{
+			"the pooler, and a dead replica",
+			[]string{"PostgresDown,cluster=c," + here, "PgBouncerBackEndUnreachable,cluster=c," + pool},
+			[]string{"PostgresReplicaLag,cluster=c," + here},
+		},
 		{"one dead PgBouncer sends one page", []string{"PgBouncerDown," + pool}, of("PgBouncer", pool, "PgBouncerDown")},
 		{"a server without a target label", []string{"PostgresDown,job=pg,instance=single"}, of("Postgres", "job=pg,instance=single", "PostgresDown")},
 		{

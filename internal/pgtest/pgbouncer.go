@@ -39,7 +39,7 @@ type PgBouncerConfig struct {
 // NewPgBouncer starts a PgBouncer. On an error nothing is left.
 func NewPgBouncer(ctx context.Context, c PgBouncerConfig) (*PgBouncer, error) {
 	b := &PgBouncer{bin: c.Bin}
-	if err := b.create(ctx, c); err != nil {
+	if err := b.create(c); err != nil {
 		return nil, errors.Join(err, b.Remove())
 	}
 	if err := b.Start(ctx); err != nil {
@@ -48,7 +48,7 @@ func NewPgBouncer(ctx context.Context, c PgBouncerConfig) (*PgBouncer, error) {
 	return b, nil
 }
 
-func (b *PgBouncer) create(ctx context.Context, c PgBouncerConfig) error {
+func (b *PgBouncer) create(c PgBouncerConfig) error {
 	var err error
 	if b.Port, err = b.reserve(); err != nil {
 		return err
