@@ -29,7 +29,7 @@ func (s *Stack) Faults() []Fault {
 	return []Fault{
 		{
 			"s", "stop the primary",
-			"at the next scrape its state is no response; PostgresDown fires after the third failed probe, about a minute from now, and Alertmanager sends it half a minute later",
+			"at the next scrape its state is no response; PostgresDown fires after the third failed probe, about a minute from now, and Alertmanager sends it half a minute later; then PgBouncerBackEndUnreachable, since no label cluster tells whose server it is",
 			func(context.Context) error { return s.Primary.Stop(pgtest.Fast) }, s.Primary.Start,
 		},
 		{
