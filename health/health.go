@@ -17,7 +17,7 @@ import (
 )
 
 // patience is how long an answer waits for a probe: kubelet waits a second unless told otherwise.
-const patience = 600 * time.Millisecond
+const patience = 500 * time.Millisecond
 
 // Unnamed is what the one target from the environment is called where it needs a name.
 const Unnamed = "postgres"

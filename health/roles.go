@@ -82,7 +82,7 @@ func roles() map[string]role {
 
 // serveRole answers /primary and its siblings: 200 when the target accepts sessions and has the role, by a result that is
 // not too old, else 503. Without a name there must be one target and no more. Hysteresis has no part in it.
-func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, role role) {
+func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, asked role) {
 	settings := h.exporter.Health()
 	t := h.find(name)
 	if targets := h.exporter.Targets(); name == "" && len(targets) == 1 {
@@ -97,7 +97,7 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 		return
 	}
 	s := h.look(r.Context(), t, settings)
-	problem, err := role(&s, r.URL.Query())
+	problem, err := asked(&s, r.URL.Query())
 	switch {
 	case !s.result.Up():
 		problem = s.output

@@ -181,7 +181,7 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 		r.take(p.readOnce(ctx, s))
 	case p.handOver(ctx, r, k, s):
 		s = nil
-	case r.Figures != nil && !r.Figures.Pooled:
+	case r.Figures != nil && !r.Figures.Pooled: // they are the kept session's, which may be older than a default
 		if readOnly, ok := s.readOnlyByDefault(ctx); ok {
 			r.Figures.ReadOnly = r.Figures.Replica || readOnly
 		}

@@ -20,9 +20,10 @@ const mostRows = 2
 var errClosed = errors.New("the prober is closed")
 
 // Query opens a session, runs one statement on it in a read-only transaction, and closes it. It returns the first rows of
-// what the statement returned, at most two. The statement may take until ctx ends, and no longer than most. Any goroutine may call it, also during a probe, which does not wait for it: only
-// a login that overruns counts among those that later ones wait for, as with Probe. A login gets no longer than a probe. What
-// is worth a second try is tried twice, as with Probe.
+// what the statement returned, at most two. The statement may take until ctx ends, and no longer than most. Any goroutine
+// may call it, also during a probe, which does not wait for it: only a login that overruns counts among those that later
+// ones wait for, as with Probe. A login gets no longer than a probe. What is worth a second try is tried twice, as with
+// Probe.
 //
 // The statement goes by the extended protocol, which takes no second one behind a semicolon that could end the transaction
 // (exec_parse_message in src/backend/tcop/postgres.c). The server ends it by itself when its time is over; no request to cancel

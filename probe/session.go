@@ -89,8 +89,9 @@ func login(ctx, bounded context.Context, target *config.Target, r resolver, sess
 	return s, nil
 }
 
-// readOnlyByDefault says whether transactions of a session that begins now cannot write unless they say so. An older session does not
-// learn of it when the role's or the database's default is changed. It reports false where it could not be read.
+// readOnlyByDefault says whether transactions of a session that begins now cannot write unless they say so. An older
+// session does not learn of it when the role's or the database's default is changed. It reports false where it could not
+// be read.
 func (s *session) readOnlyByDefault(ctx context.Context) (readOnly, ok bool) {
 	const setting = "default_transaction_read_only"
 	value := s.conn.ParameterStatus(setting)
