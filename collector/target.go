@@ -108,6 +108,8 @@ type Events struct {
 	// Lost is told when and why a kept session was ended by the other side, Committed what became of a commit.
 	Lost      func(probe.LossReason, time.Time)
 	Committed func(*probe.Outcome)
+	// Logger names the target.
+	Logger *slog.Logger
 }
 
 // NewTarget returns a target that asks through a prober made by newProber, which gets the functions to tell of events.
@@ -126,7 +128,7 @@ func NewTarget(options TargetOptions, newProber func(Events) Prober) *Target {
 		t.commits = newCommitHistogram()
 	}
 	t.life, t.end = context.WithCancel(context.Background())
-	t.prober = newProber(Events{t.lost, t.committed})
+	t.prober = newProber(Events{t.lost, t.committed, t.logger})
 	if options.Interval > 0 {
 		t.sampling.Go(t.sample)
 	}

@@ -156,7 +156,7 @@ func (s *session) commit(ctx context.Context) *Outcome {
 	}
 	s.pooled = false // this one has to be cancelled
 	start := time.Now()
-	results, err := s.query(ctx, commitSQL)
+	results, err := s.query(ctx, commitSQL, smallBudget)
 	switch {
 	case err != nil:
 		f := classify(err, PhaseCommit)
@@ -188,7 +188,7 @@ func (s *session) cancel(ctx context.Context, ended <-chan *Outcome) {
 		}
 		asking, asked := context.WithTimeout(context.WithoutCancel(ctx), wait)
 		hurry := context.AfterFunc(ctx, func() { time.AfterFunc(closeGrace, asked) })
-		_ = s.conn.CancelRequest(asking) // whether it helped shows by what it ends
+		_ = contain(s.dialer, func() error { return s.conn.CancelRequest(asking) }) // whether it helped shows by what it ends
 		var stop <-chan struct{}
 		if !last {
 			stop = ctx.Done()

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"strconv"
 	"sync"
@@ -82,6 +83,7 @@ type dialer struct {
 	resolver  resolver
 	permits   func(address string) bool
 	trace     *trace
+	logger    *slog.Logger
 	tlsConfig *tls.Config // nil: no TLS
 	plaintext bool        // go on without TLS when the server answers N
 	direct    bool        // TLS without SSLRequest (PostgreSQL 17)
@@ -110,10 +112,11 @@ type handshake struct {
 // ParseConfig gives sslmode as a list: [TLS] (require and more), [nil] (disable), both for prefer and allow.
 // allow is treated like prefer: plaintext is used only where the server has no TLS.
 func newDialer(
-	bounded context.Context, cfg *pgconn.Config, permits func(string) bool, r resolver, sessions *Sessions, t *trace,
+	bounded context.Context, cfg *pgconn.Config, permits func(string) bool, options *Options, t *trace,
 ) *dialer {
 	d := &dialer{
-		resolver: r, permits: permits, trace: t, bounded: bounded, sockets: sockets{sessions: sessions},
+		resolver: options.Resolver, permits: permits, trace: t, logger: options.Logger, bounded: bounded,
+		sockets:   sockets{sessions: options.Sessions},
 		tlsConfig: cfg.TLSConfig, plaintext: cfg.TLSConfig == nil, direct: cfg.SSLNegotiation == "direct",
 		certifies: cfg.SSLCertMode == "require",
 	}

@@ -27,6 +27,15 @@ type answer struct {
 	failure *Failure // why there is no reading
 }
 
+// take reads what the server says of itself.
+func (a *answer) take(ctx context.Context, s *session, asked kind) error {
+	return s.guard(func() error {
+		var err error
+		a.reading, err = asked.read(ctx, s)
+		return err
+	})
+}
+
 // kept is the session that stays open between probes. Its goroutine owns it: it answers questions, and listens while
 // there is none, so that the end of the session is noticed as it happens.
 type kept struct {
@@ -100,7 +109,10 @@ func (k *kept) listen() *question {
 	idle := &k.dialer.sockets.sessions.idle
 	idle.Add(1)
 	k.listening.Store(true)
-	_ = k.conn.WaitForNotification(ctx) // why it ended is told by the connection: still open, or closed
+	_ = k.guard(func() error { // why it ended is told by the connection: still open, or closed
+		k.meter.grant(idleBudget)
+		return k.conn.WaitForNotification(ctx)
+	})
 	k.listening.Store(false)
 	idle.Add(-1)
 	if k.conn.IsClosed() {
@@ -136,10 +148,10 @@ func (k *kept) reply(q *question, asked kind) (overrun bool) {
 
 	var a answer
 	start := time.Now()
-	err := asked.alive(ctx, k.session)
+	err := k.guard(func() error { return asked.alive(ctx, k.session) })
 	if err == nil {
 		a.up, a.query = true, time.Since(start)
-		a.reading, err = asked.read(ctx, k.session)
+		err = a.take(ctx, k.session, asked)
 	}
 	if err != nil {
 		a.failure = classify(err, PhaseQuery)

@@ -47,7 +47,7 @@ type database struct {
 	churned bool // had sessions before
 }
 
-// query runs one simple query; a session's query method is one.
+// query runs one simple query; a session's queryRows method is one.
 type query func(ctx context.Context, sql string) ([]*pgconn.Result, error)
 
 // refresh reads names and limits when backends of an unknown database are there or a minute has passed. What cannot be

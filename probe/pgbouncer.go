@@ -6,6 +6,7 @@ package probe
 import (
 	"context"
 	"errors"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,7 +58,7 @@ func (pgbouncer) alive(ctx context.Context, s *session) error {
 var errNoConsole = errors.New("this is not the console of a PgBouncer")
 
 func version(ctx context.Context, s *session) (string, error) {
-	answer, err := show(ctx, s, showVersion)
+	answer, err := s.queryRows(ctx, showVersion)
 	var pgErr *pgconn.PgError
 	switch {
 	case errors.As(err, &pgErr) && pgErr.Code == "42704": // PostgreSQL knows no parameter of this name
@@ -65,10 +66,12 @@ func version(ctx context.Context, s *session) (string, error) {
 	case err != nil:
 		return "", err
 	}
-	if len(answer) != 1 || answer[0]["version"] == "" {
-		return "", errors.New("SHOW VERSION did not return a version")
+	for columns := range rowsOf(answer) {
+		if found := valid(columns["version"]); found != "" {
+			return found, nil
+		}
 	}
-	return answer[0]["version"], nil
+	return "", errors.New("SHOW VERSION did not return a version")
 }
 
 // read asks for everything in the one session. What a console refuses is left out: other poolers have a part of these
@@ -83,15 +86,15 @@ func (pgbouncer) read(ctx context.Context, s *session) (reading, error) {
 	}
 	for _, part := range []struct {
 		command string
-		take    func(answer []map[string]string)
+		take    func(answer []*pgconn.Result)
 	}{
-		{"SHOW POOLS", func(answer []map[string]string) { p.Pools = poolerRows(answer, PoolLabels()) }},
-		{"SHOW DATABASES", func(answer []map[string]string) { p.Databases = poolerRows(answer, DatabaseLabels()) }},
-		{"SHOW STATS_TOTALS", func(answer []map[string]string) { p.Totals = poolerRows(answer, TotalLabels()) }},
-		{"SHOW LISTS", func(answer []map[string]string) { p.Lists = namedNumbers(answer, "list", "items") }},
-		{"SHOW CONFIG", func(answer []map[string]string) { p.Config = namedNumbers(answer, "key", "value") }},
+		{"SHOW POOLS", func(answer []*pgconn.Result) { p.Pools = poolerRows(answer, PoolLabels()) }},
+		{"SHOW DATABASES", func(answer []*pgconn.Result) { p.Databases = poolerRows(answer, DatabaseLabels()) }},
+		{"SHOW STATS_TOTALS", func(answer []*pgconn.Result) { p.Totals = poolerRows(answer, TotalLabels()) }},
+		{"SHOW LISTS", func(answer []*pgconn.Result) { p.Lists = namedNumbers(answer, "list", "items") }},
+		{"SHOW CONFIG", func(answer []*pgconn.Result) { p.Config = namedNumbers(answer, "key", "value") }},
 	} {
-		answer, err := show(ctx, s, part.command)
+		answer, err := s.queryRows(ctx, part.command)
 		switch {
 		case err == nil:
 			part.take(answer)
@@ -109,42 +112,35 @@ func (pgbouncer) forget() {}
 
 func (pgbouncer) queries() int { return 7 }
 
-// show runs a command and returns the rows of its answer, by the names of their columns.
-func show(ctx context.Context, s *session, command string) ([]map[string]string, error) {
-	results, err := s.query(ctx, command)
-	if err != nil {
-		return nil, err
-	}
-	var rows []map[string]string
-	for _, result := range results {
-		for _, row := range result.Rows {
-			rows = append(rows, named(result, row))
+// rowsOf returns the rows of an answer, by the names of their columns. A row is the next one's once it was looked at.
+func rowsOf(answer []*pgconn.Result) iter.Seq[map[string][]byte] {
+	return func(yield func(map[string][]byte) bool) {
+		columns := make(map[string][]byte)
+		for _, result := range answer {
+			for _, row := range result.Rows {
+				clear(columns)
+				for i, value := range row[:min(len(row), len(result.FieldDescriptions))] {
+					columns[result.FieldDescriptions[i].Name] = value
+				}
+				if !yield(columns) {
+					return
+				}
+			}
 		}
 	}
-	return rows, nil
-}
-
-func named(result *pgconn.Result, row [][]byte) map[string]string {
-	columns := make(map[string]string, len(row))
-	for i, value := range row {
-		if i < len(result.FieldDescriptions) {
-			columns[result.FieldDescriptions[i].Name] = valid(value)
-		}
-	}
-	return columns
 }
 
 // poolerRows splits rows into labels and numbers. Rows whose labels are equal, once they are valid UTF-8, are summed.
-func poolerRows(answer []map[string]string, labels []string) []PoolerRow {
+func poolerRows(answer []*pgconn.Result, labels []string) []PoolerRow {
 	var rows []PoolerRow
-	at := make(map[string]int, len(answer))
-	for _, columns := range answer {
-		row := PoolerRow{Labels: make([]string, len(labels)), Values: make(map[string]float64, len(columns))}
+	at := make(map[string]int)
+	for columns := range rowsOf(answer) {
+		row := PoolerRow{Labels: make([]string, len(labels)), Values: make(map[string]float64)}
 		for i, label := range labels {
-			row.Labels[i] = columns[label]
+			row.Labels[i] = valid(columns[label])
 		}
 		for column, text := range columns {
-			if value, err := strconv.ParseFloat(text, 64); err == nil && !slices.Contains(labels, column) {
+			if value, err := strconv.ParseFloat(string(text), 64); err == nil && !slices.Contains(labels, column) {
 				row.Values[column] = value
 			}
 		}
@@ -163,11 +159,11 @@ func poolerRows(answer []map[string]string, labels []string) []PoolerRow {
 }
 
 // namedNumbers reads an answer that has a name and a value in each row.
-func namedNumbers(answer []map[string]string, name, value string) map[string]float64 {
-	numbers := make(map[string]float64, len(answer))
-	for _, columns := range answer {
-		if n, err := strconv.ParseFloat(columns[value], 64); err == nil {
-			numbers[columns[name]] = n
+func namedNumbers(answer []*pgconn.Result, name, value string) map[string]float64 {
+	numbers := make(map[string]float64)
+	for columns := range rowsOf(answer) {
+		if n, err := strconv.ParseFloat(string(columns[value]), 64); err == nil {
+			numbers[valid(columns[name])] = n
 		}
 	}
 	return numbers

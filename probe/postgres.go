@@ -20,7 +20,7 @@ type postgres struct {
 }
 
 func (*postgres) alive(ctx context.Context, s *session) error {
-	results, err := s.query(ctx, "SELECT 1")
+	results, err := s.query(ctx, "SELECT 1", smallBudget)
 	if err != nil {
 		return err
 	}
@@ -46,11 +46,11 @@ func (p *postgres) read(ctx context.Context, s *session) (reading, error) {
 	if replayed {
 		c.replicated(f, replay, time.Now())
 	}
-	if err := c.refresh(ctx, s.query, backends); err != nil {
+	if err := c.refresh(ctx, s.queryRows, backends); err != nil {
 		return reading{}, err
 	}
 	c.fill(f, backends)
-	if f.Churn, err = c.churn(ctx, s.query, f.VersionNum); err != nil {
+	if f.Churn, err = c.churn(ctx, s.queryRows, f.VersionNum); err != nil {
 		return reading{}, err
 	}
 	return reading{figures: f}, nil
@@ -60,12 +60,12 @@ func (p *postgres) read(ctx context.Context, s *session) (reading, error) {
 // is not asked for. It reports whether that is in the answer.
 func (p *postgres) run(ctx context.Context, s *session, replay bool) ([]*pgconn.Result, bool, error) {
 	if replay {
-		results, err := s.query(ctx, p.sql)
+		results, err := s.queryRows(ctx, p.sql)
 		if !unsupported(err) {
 			return results, true, err
 		}
 	}
-	results, err := s.query(ctx, strings.Replace(p.sql, replayColumns, noReplayColumns, 1))
+	results, err := s.queryRows(ctx, strings.Replace(p.sql, replayColumns, noReplayColumns, 1))
 	return results, false, err
 }
 

@@ -6,6 +6,7 @@ package probe
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"slices"
 	"sync"
@@ -42,6 +43,8 @@ type Options struct {
 	OnLoss func(LossReason, time.Time)
 	// OnCommit is told what became of a commit, from a goroutine of the prober's. It may be nil where there are none.
 	OnCommit func(*Outcome)
+	// Logger gets a line at debug for each panic that was contained; nil means none.
+	Logger *slog.Logger
 	// Resolver finds addresses; nil means Go's own resolver, which gives up when it is told to.
 	Resolver resolver
 }
@@ -120,6 +123,9 @@ type pendingLogin struct {
 func New(target *config.Target, options Options) *Prober {
 	if options.Resolver == nil {
 		options.Resolver = &net.Resolver{PreferGo: true}
+	}
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := &Prober{
 		target: target, options: options, kind: newKind(target),
@@ -308,7 +314,7 @@ func (p *Prober) again(f *Failure, loginErr *loginError) bool {
 // alive asks the question on a new session.
 func (p *Prober) alive(ctx context.Context, s *session, k *kept) error {
 	defer p.makeRoom(ctx, k)()
-	return p.kind.alive(ctx, s)
+	return s.guard(func() error { return p.kind.alive(ctx, s) })
 }
 
 // makeRoom has the kept session give way, unless what it returns is called in time: in session mode it holds a server of the
@@ -329,12 +335,9 @@ func (p *Prober) makeRoom(ctx context.Context, k *kept) (stop func()) {
 
 // readOnce reads on a session that is not kept.
 func (p *Prober) readOnce(ctx context.Context, s *session) answer {
-	var (
-		a   answer
-		err error
-	)
+	var a answer
 	p.kind.forget() // behind a name with several servers, it may have been another one
-	if a.reading, err = p.kind.read(ctx, s); err != nil {
+	if err := a.take(ctx, s, p.kind); err != nil {
 		a.failure = classify(err, PhaseQuery)
 	}
 	return a
@@ -401,7 +404,7 @@ func (p *Prober) admit(ctx context.Context, t *trace, aside bool) (*pendingLogin
 func (p *Prober) login(bounded context.Context, l *pendingLogin) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.limits.stay)
 	defer cancel()
-	l.session, l.err = login(ctx, bounded, p.target, p.options.Resolver, p.options.Sessions, l.trace)
+	l.session, l.err = login(ctx, bounded, p.target, &p.options, l.trace)
 	p.mu.Lock()
 	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
 	abandoned := l.abandoned
@@ -466,7 +469,8 @@ func (p *Prober) run(k *kept) {
 		}
 	}
 	at := time.Now()
-	lost := k.conn.IsClosed() && k.ctx.Err() == nil && !overrun // dropping a session that does not answer is no loss
+	// Dropping a session that does not answer, or that sends what no server sends, is no loss.
+	lost := k.conn.IsClosed() && k.ctx.Err() == nil && !overrun && !k.gaveUp()
 	p.release(k)
 	p.end(k.session)
 	if !lost || k.pooled {
@@ -489,7 +493,10 @@ func (p *Prober) reopen(k *kept) LossReason {
 		s, err := p.open(ctx, &trace{}, false)
 		var after startTimes
 		if err == nil {
-			after = p.kind.started(ctx, s)
+			_ = s.guard(func() error {
+				after = p.kind.started(ctx, s)
+				return nil
+			})
 			if p.keep(s) == nil {
 				p.end(s)
 			}

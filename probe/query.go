@@ -77,24 +77,32 @@ func (s *session) readOnly(ctx context.Context, sql string, begun func()) (*pgco
 	if deadline, ok := ctx.Deadline(); ok {
 		begin += fmt.Sprintf("; SET LOCAL statement_timeout = %d", max(1, time.Until(deadline).Milliseconds()))
 	}
-	_, err := s.query(ctx, begin)
+	_, err := s.query(ctx, begin, smallBudget)
 	begun()
 	if err != nil {
 		return nil, err
 	}
 	result, err := s.first(ctx, sql)
 	if !s.conn.IsClosed() {
-		_, _ = s.query(ctx, "ROLLBACK") // or a pooler would drop the server's session with ours
+		_, _ = s.query(ctx, "ROLLBACK", smallBudget) // or a pooler would drop the server's session with ours
 	}
 	return result, err
 }
 
 // first runs one statement and reads its first rows. Where there are more, the session is closed with it.
 func (s *session) first(ctx context.Context, sql string) (*pgconn.Result, error) {
+	result := &pgconn.Result{}
+	err := s.guard(func() error {
+		s.meter.grant(largeBudget)
+		return readFirst(ctx, s.conn, sql, result)
+	})
+	return result, err
+}
+
+func readFirst(ctx context.Context, conn *pgconn.PgConn, sql string, result *pgconn.Result) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	reader := s.conn.ExecParams(ctx, sql, nil, nil, nil, nil)
-	result := &pgconn.Result{}
+	reader := conn.ExecParams(ctx, sql, nil, nil, nil, nil)
 	for len(result.Rows) < mostRows && reader.NextRow() {
 		row := make([][]byte, len(reader.Values()))
 		for i, value := range reader.Values() {
@@ -106,8 +114,8 @@ func (s *session) first(ctx context.Context, sql string) (*pgconn.Result, error)
 	if len(result.Rows) == mostRows {
 		cancel()
 		_, _ = reader.Close() // ends with that
-		return result, nil
+		return nil
 	}
 	_, err := reader.Close()
-	return result, err
+	return err
 }

@@ -149,6 +149,8 @@ func detail(err error) string {
 		return errForbidden.Error()
 	case errors.Is(err, errNoConsole):
 		return errNoConsole.Error()
+	case errors.Is(err, errBudget):
+		return errBudget.Error()
 	case errors.As(err, &unknownCA):
 		return "the server's certificate is signed by an unknown authority"
 	case errors.As(err, &otherHost):

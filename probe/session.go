@@ -6,9 +6,13 @@ package probe
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"pg_liveness_exporter/config"
 )
@@ -16,7 +20,7 @@ import (
 const (
 	// closeGrace is how long a session may take to end politely before its sockets are closed.
 	closeGrace = 500 * time.Millisecond
-	// largestMessage bounds what a server, or what only looks like one, can make us allocate.
+	// largestMessage bounds one message of a server, or of what only looks like one. The meter bounds their sum.
 	largestMessage = 4 << 20
 )
 
@@ -24,6 +28,9 @@ const (
 type session struct {
 	conn   *pgconn.PgConn
 	dialer *dialer
+	meter  *meter
+	// panicked reports whether pgconn, or what reads its results, panicked on what the server sent.
+	panicked bool
 	// fatal is the error with which the server ended the session.
 	fatal *pgconn.PgError
 	// notice is the SQLSTATE of the last notice of class 57P: a server that goes down in a hurry tells its sessions so
@@ -52,16 +59,20 @@ func (e *loginError) Unwrap() error { return e.err }
 
 // login opens a session. ctx bounds the login as a whole, bounded the part before the server holds a slot for it.
 // An error is a *loginError.
-func login(ctx, bounded context.Context, target *config.Target, r resolver, sessions *Sessions, t *trace) (*session, error) {
+func login(ctx, bounded context.Context, target *config.Target, options *Options, t *trace) (*session, error) {
 	defer t.done()
 	t.enter(PhaseCredentials)
 	cfg, err := target.ConnConfig(ctx)
 	if err != nil {
 		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
 	}
-	s := &session{dialer: newDialer(bounded, cfg, target.Permits, r, sessions, t)}
+	s := &session{dialer: newDialer(bounded, cfg, target.Permits, options, t)}
 	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs picks one server of several; here is one
 	cfg.MaxProtocolMessageBodyLen = largestMessage
+	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		s.meter = newMeter(r)
+		return pgproto3.NewFrontend(s.meter, w)
+	}
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if len(n.Code) == 5 && n.Code[:3] == "57P" {
 			s.notice = n.Code
@@ -74,7 +85,11 @@ func login(ctx, bounded context.Context, target *config.Target, r resolver, sess
 		}
 		return s.fatal == nil
 	}
-	s.conn, err = pgconn.ConnectConfig(ctx, cfg)
+	err = s.guard(func() error {
+		var err error
+		s.conn, err = pgconn.ConnectConfig(ctx, cfg)
+		return err
+	})
 	if err != nil {
 		s.dialer.sockets.closeAll()
 		_, phase := t.read()
@@ -96,7 +111,7 @@ func (s *session) readOnlyByDefault(ctx context.Context) (readOnly, ok bool) {
 	const setting = "default_transaction_read_only"
 	value := s.conn.ParameterStatus(setting)
 	if value == "" { // reported from 14 on (GUC_REPORT in src/backend/utils/misc/guc.c)
-		results, err := s.query(ctx, "SHOW "+setting)
+		results, err := s.query(ctx, "SHOW "+setting, smallBudget)
 		if err == nil && len(results) == 1 && len(results[0].Rows) == 1 && len(results[0].Rows[0]) == 1 {
 			value = string(results[0].Rows[0][0])
 		}
@@ -107,15 +122,67 @@ func (s *session) readOnlyByDefault(ctx context.Context) (readOnly, ok bool) {
 // address is where the server was found.
 func (s *session) address() string { return s.conn.Conn().RemoteAddr().String() }
 
-// query runs sql by the simple protocol, which poolers take as well. When ctx ends, a cancel request goes out behind
-// the answer and the session is closed.
-func (s *session) query(ctx context.Context, sql string) ([]*pgconn.Result, error) {
+// query runs sql by the simple protocol, which poolers take as well. budget bounds what the reply may cost. When ctx ends, a
+// cancel request goes out behind the answer and the session is closed.
+func (s *session) query(ctx context.Context, sql string, budget int) ([]*pgconn.Result, error) {
+	var results []*pgconn.Result
 	s.dialer.busy.Store(!s.pooled && !s.uncancelled)
-	results, err := s.conn.Exec(ctx, sql).ReadAll()
+	err := s.guard(func() error {
+		var err error
+		s.meter.grant(budget)
+		results, err = s.conn.Exec(ctx, sql).ReadAll()
+		return err
+	})
 	if !s.conn.IsClosed() {
 		s.dialer.busy.Store(false)
 	}
+	var pgErr *pgconn.PgError
+	if err != nil && s.meter.err != nil && !errors.As(err, &pgErr) {
+		err = s.meter.err // ReadAll looks ahead, and says of what it met there only that the connection is closed
+	}
 	return results, err
+}
+
+// queryRows runs sql, which returns a row for each of some things that a server has many of.
+func (s *session) queryRows(ctx context.Context, sql string) ([]*pgconn.Result, error) {
+	return s.query(ctx, sql, largeBudget)
+}
+
+// gaveUp reports whether this side ended the session because of what the server sent.
+func (s *session) gaveUp() bool { return s.panicked || s.meter.exceeded() }
+
+// guard runs something that parses what the server sends, and returns its error. A panic ends the session and not the
+// process: pgconn panics on some orders of messages that no server sends (jackc/pgx#1833). The goroutine that owns the
+// session calls it.
+func (s *session) guard(parse func() error) error {
+	err := contain(s.dialer, parse)
+	var panicErr *panicError
+	if errors.As(err, &panicErr) && !s.panicked {
+		s.panicked = true
+		if s.conn != nil {
+			_ = contain(s.dialer, func() error { return s.conn.Close(context.Background()) }) // the sockets are closed by now
+		}
+	}
+	return err
+}
+
+// panicError is a panic that was contained.
+type panicError struct{ value any }
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+// contain runs f and turns a panic into a *panicError. It closes all sockets of the session then, since pgconn's own state
+// cannot be trusted any more.
+func contain(d *dialer, f func() error) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			d.sockets.closeAll()
+			d.logger.Debug("what the server sent made the driver panic, and the session was closed", "panic", fmt.Sprint(value),
+				"stack", string(debug.Stack()))
+			err = &panicError{value}
+		}
+	}()
+	return f()
 }
 
 // close ends the session with a Terminate message (without one the server counts it as abandoned), and whatever is left
@@ -123,7 +190,7 @@ func (s *session) query(ctx context.Context, sql string) ([]*pgconn.Result, erro
 func (s *session) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 	defer cancel()
-	_ = s.conn.Close(ctx) // closes the socket whatever happens
+	_ = s.guard(func() error { return s.conn.Close(ctx) }) // closes the socket whatever happens
 	select {
 	case <-s.conn.CleanupDone():
 	case <-ctx.Done():

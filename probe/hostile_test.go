@@ -1,0 +1,370 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// wire is messages as a server sends them.
+func wire(messages ...pgproto3.BackendMessage) []byte {
+	var out []byte
+	for _, m := range messages {
+		var err error
+		if out, err = m.Encode(out); err != nil {
+			panic(err)
+		}
+	}
+	return out
+}
+
+var (
+	ready     = &pgproto3.ReadyForQuery{TxStatus: 'I'}
+	oneColumn = &pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("x"), DataTypeOID: 25, DataTypeSize: -1, TypeModifier: -1}}}
+	one       = wire(oneColumn, &pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, &pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")}, ready)
+	letIn     = wire(&pgproto3.AuthenticationOk{}, &pgproto3.BackendKeyData{ProcessID: 1, SecretKey: []byte("1234")}, ready)
+	// panics makes pgconn unlock a connection that is not locked (jackc/pgx#1833).
+	panics = wire(oneColumn, ready, ready)
+)
+
+// converse lets a login through and answers what the client says with what reply returns for it.
+func converse(greeting []byte, reply func(conn net.Conn, m pgproto3.FrontendMessage) []byte) func(net.Conn) {
+	return func(conn net.Conn) {
+		backend := pgproto3.NewBackend(conn, conn)
+		if _, err := backend.ReceiveStartupMessage(); err != nil {
+			return
+		}
+		if _, err := conn.Write(greeting); err != nil {
+			return
+		}
+		for {
+			m, err := backend.Receive()
+			if err != nil {
+				return
+			}
+			if _, ok := m.(*pgproto3.Terminate); ok {
+				return
+			}
+			if _, err := conn.Write(reply(conn, m)); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// log collects what a prober logs.
+type log struct {
+	mu   sync.Mutex // protects text
+	text bytes.Buffer
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// newWatchedProber returns a prober whose log and losses can be looked at.
+func newWatchedProber(t *testing.T, dsn string) (*Prober, *log, *atomic.Int64) {
+	t.Helper()
+	var (
+		l      log
+		losses atomic.Int64
+	)
+	p := newTestProberFor(t, dsn, func(o *Options) {
+		o.Logger = slog.New(slog.NewTextHandler(&l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		o.OnLoss = func(LossReason, time.Time) { losses.Add(1) }
+	})
+	return p, &l, &losses
+}
+
+func isQuery(m pgproto3.FrontendMessage, sql string) bool {
+	q, ok := m.(*pgproto3.Query)
+	return ok && strings.Contains(q.String, sql)
+}
+
+// TestPanics: an exchange that makes pgconn panic ends the session, and neither the process, nor the login queue, nor the
+// next probe.
+func TestPanics(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t, converse(letIn, func(net.Conn, pgproto3.FrontendMessage) []byte { return panics }))
+	p, l, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+	for range 8 {
+		r := ask(t, p, hanging)
+		want := Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseQuery}
+		if r.Up() || *r.Failure != want {
+			t.Fatalf("got %+v, want %+v", r.Failure, want)
+		}
+		if r.Duration > hanging/2 {
+			t.Fatalf("took %s", r.Duration)
+		}
+	}
+	if n := strings.Count(l.String(), "\n"); n != 8 || !strings.Contains(l.String(), "pgconn") {
+		t.Errorf("%d log lines, want one with a stack for each probe:\n%s", n, l)
+	}
+	if n := losses.Load(); n != 0 {
+		t.Errorf("%d losses", n)
+	}
+}
+
+func dsnOf(s *fakeServer, more string) string {
+	return fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", s.port, more)
+}
+
+// TestPanicOnKeptSession: the kept session's panic costs the figures of one probe. It is no loss, and nothing is reopened.
+func TestPanicOnKeptSession(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t, converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+		if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
+			return one
+		}
+		return panics
+	}))
+	p, l, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+	for i := range 4 {
+		r := ask(t, p, hanging)
+		if !r.Up() || r.FiguresFailure == nil || r.FiguresFailure.Reason != ReasonProtocol {
+			t.Fatalf("got %+v, figures %+v", r.Failure, r.FiguresFailure)
+		}
+		// Each probe asks one session for figures, and opens one or two.
+		eventually(t, func() bool { return p.keptNow() == nil })
+		if n := s.accepted.Load(); n > int64(2*(i+1)) {
+			t.Errorf("%d sessions after %d probes", n, i+1)
+		}
+	}
+	if n := losses.Load(); n != 0 {
+		t.Errorf("%d losses", n)
+	}
+	if !strings.Contains(l.String(), "pgconn") {
+		t.Errorf("no stack in the log: %s", l)
+	}
+}
+
+// keptNow returns the kept session.
+func (p *Prober) keptNow() *kept {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.kept
+}
+
+func eventually(t *testing.T, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(hanging); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("did not happen in time")
+		}
+	}
+}
+
+// TestPanicElsewhere: what a check, a commit and a PgBouncer's console answer may make pgconn panic as well.
+func TestPanicElsewhere(t *testing.T) {
+	t.Parallel()
+	all := newFakeServer(t, converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+		switch {
+		case isQuery(m, "lock_timeout"):
+			return wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready)
+		case isQuery(m, "SELECT 1"):
+			return one
+		}
+		return panics
+	}))
+	t.Run("check", func(t *testing.T) {
+		t.Parallel()
+		p, _, _ := newWatchedProber(t, dsnOf(all, "sslmode=disable"))
+		p.target.Timeout = hanging
+		for range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), hanging)
+			_, f := p.Query(ctx, "SELECT 2", hanging)
+			cancel()
+			if f == nil || f.Reason != ReasonProtocol {
+				t.Fatalf("got %+v", f)
+			}
+		}
+	})
+	t.Run("commit", func(t *testing.T) {
+		t.Parallel()
+		outcomes := make(chan *Outcome, 8)
+		p := newTestProberFor(t, dsnOf(all, "sslmode=disable"), func(o *Options) {
+			o.Keep = false
+			o.OnCommit = func(o *Outcome) { outcomes <- o }
+		})
+		p.target.Commit, p.target.Timeout = true, hanging
+		for range 5 {
+			r := ask(t, p, hanging)
+			if r.Commit == nil {
+				t.Fatalf("no commit: %+v", r.Failure)
+			}
+			select {
+			case o := <-outcomes:
+				if o.Failure == nil || o.Failure.Reason != ReasonProtocol {
+					t.Fatalf("got %+v", o.Failure)
+				}
+			case <-time.After(hanging):
+				t.Fatal("the commit did not end")
+			}
+			<-r.Commit.Done()
+			eventually(t, func() bool { return p.commits.current.Load() == nil })
+		}
+	})
+}
+
+// TestBudgets: a server that sends without end is not read any further, in whatever message it does so.
+func TestBudgets(t *testing.T) {
+	t.Parallel()
+	flood := func(conn net.Conn, begin []byte, message []byte) []byte {
+		if _, err := conn.Write(begin); err != nil {
+			return nil
+		}
+		for many := bytes.Repeat(message, max(1, (64<<10)/len(message))); ; {
+			if _, err := conn.Write(many); err != nil {
+				return nil
+			}
+		}
+	}
+	var columns [][]byte
+	for range 5000 {
+		columns = append(columns, nil)
+	}
+	for name, test := range map[string]struct{ begin, message []byte }{
+		"rows":             {wire(oneColumn), wire(&pgproto3.DataRow{Values: [][]byte{[]byte("value")}})},
+		"large rows":       {wire(oneColumn), wire(&pgproto3.DataRow{Values: [][]byte{bytes.Repeat([]byte("x"), 3<<20)}})},
+		"empty rows":       {wire(&pgproto3.RowDescription{}), wire(&pgproto3.DataRow{})},
+		"rows of nulls":    {wire(oneColumn), wire(&pgproto3.DataRow{Values: columns})},
+		"command complete": {nil, wire(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})},
+		"parameter status": {nil, wire(&pgproto3.ParameterStatus{Name: "application_name", Value: "x"})},
+		"notices":          {nil, wire(&pgproto3.NoticeResponse{Severity: "NOTICE", Code: "00000", Message: "m"})},
+		"errors":           {nil, wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "XX000", Message: "m"})},
+	} {
+		limit := 2 * hanging
+		expect := func(t *testing.T, f *Failure) {
+			t.Helper()
+			if f == nil || f.Reason != ReasonProtocol || f.State != StateNoResponse || f.Detail != errBudget.Error() {
+				t.Errorf("got %+v", f)
+			}
+		}
+		t.Run(name+" in an answer", func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t, converse(letIn, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
+				return flood(conn, test.begin, test.message)
+			}))
+			p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+			r := ask(t, p, limit)
+			expect(t, r.Failure)
+			if n := losses.Load(); n != 0 {
+				t.Errorf("%d losses", n)
+			}
+		})
+		t.Run(name+" in the figures", func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t, converse(letIn, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
+				if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
+					return one
+				}
+				return flood(conn, test.begin, test.message)
+			}))
+			p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+			r := ask(t, p, limit)
+			expect(t, r.FiguresFailure)
+			if n := losses.Load(); n != 0 || !r.Up() {
+				t.Errorf("%d losses, %+v", n, r.Failure)
+			}
+		})
+		if strings.Contains(name, "row") || name == "command complete" || name == "errors" {
+			continue // which end a login, and an idle session takes no notice of
+		}
+		t.Run(name+" at login", func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t, func(conn net.Conn) {
+				_, _ = conn.Read(make([]byte, 1024))
+				flood(conn, nil, test.message)
+			})
+			p, _, _ := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+			expect(t, ask(t, p, limit).Failure)
+		})
+		t.Run(name+" while idle", func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t, converse(letIn, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
+				if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
+					return one
+				}
+				return flood(conn, wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready), test.message)
+			}))
+			p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+			if r := ask(t, p, limit); !r.Up() {
+				t.Errorf("got %+v", r.Failure)
+			}
+			eventually(t, func() bool { return p.keptNow() == nil && p.options.Sessions.Idle() == 0 })
+			if n := losses.Load(); n != 0 {
+				t.Errorf("%d losses", n)
+			}
+			if n := s.accepted.Load(); n != 1 {
+				t.Errorf("%d sessions, want none reopened", n)
+			}
+		})
+	}
+}
+
+// TestParametersForLife: a session that was told of very many parameters in its life is exchanged by the next probe, which
+// shows figures as ever.
+func TestParametersForLife(t *testing.T) {
+	t.Parallel()
+	var sent atomic.Int64
+	s := newFakeServer(t, converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+		changes := bytes.Repeat(wire(&pgproto3.ParameterStatus{Name: "TimeZone", Value: "UTC"}), 200) // some 55 KB by the meter
+		sent.Add(200)
+		if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
+			return append(one[:len(one):len(one)], changes...)
+		}
+		return append(wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready), changes...)
+	}))
+	p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+	for range 20 {
+		if r := ask(t, p, hanging); !r.Up() {
+			t.Fatalf("got %+v", r.Failure)
+		}
+	}
+	if n := losses.Load(); n != 0 {
+		t.Errorf("%d losses", n)
+	}
+	if n := s.accepted.Load(); n < 22 {
+		t.Errorf("%d sessions for 20 probes: the kept one was never exchanged", n)
+	}
+}
+
+// TestBreaksOffInAnswer: a connection that ends in the middle of an answer is said to have ended, and tried once more.
+func TestBreaksOffInAnswer(t *testing.T) {
+	t.Parallel()
+	for _, sent := range [][]byte{nil, wire(oneColumn), one[:len(one)-3]} {
+		s := newFakeServer(t, converse(letIn, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
+			_, _ = conn.Write(sent)
+			_ = conn.Close()
+			return nil
+		}))
+		r := ask(t, newTestProberFor(t, dsnOf(s, "sslmode=disable"), nil), hanging)
+		want := Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseQuery}
+		if r.Up() || *r.Failure != want {
+			t.Errorf("after %d bytes: got %+v, want %+v", len(sent), r.Failure, want)
+		}
+		if n := s.accepted.Load(); n < 2 {
+			t.Errorf("%d connections, want a second try", n)
+		}
+	}
+}
