@@ -4,7 +4,7 @@
 program := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 lint := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build run demo test lint fmt bench tarballs image clean help
+.PHONY: build run demo test fuzz lint fmt bench tarballs image clean help
 
 build: ## build ./pg_liveness_exporter
 	@scripts/build
@@ -19,6 +19,9 @@ demo: build ## run all that it is used with, on throwaway servers with some load
 
 test: ## run all tests; ARGS='-run Name ./probe' for some; REQUIRE_ALL=1 makes a skip a failure
 	@scripts/test $(ARGS)
+
+fuzz: ## look for bytes of a server that hurt, for an hour; ARGS=60 for so many seconds
+	@scripts/fuzz $(ARGS)
 
 lint: ## look for mistakes in code, scripts and examples
 	@scripts/need-go

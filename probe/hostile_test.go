@@ -368,3 +368,39 @@ func TestBreaksOffInAnswer(t *testing.T) {
 		}
 	}
 }
+
+// TestReadyTooEarly: a ReadyForQuery where CommandComplete is missing makes pgconn read on without a deadline. A probe still
+// ends in time.
+func TestReadyTooEarly(t *testing.T) {
+	t.Parallel()
+	early := wire(oneColumn, &pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, ready)
+	for name, reply := range map[string]func(pgproto3.FrontendMessage) []byte{
+		"on the new session": func(pgproto3.FrontendMessage) []byte { return early },
+		"on the kept session": func(m pgproto3.FrontendMessage) []byte {
+			if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
+				return one
+			}
+			return early
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newFakeServer(t, converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte { return reply(m) }))
+			p := newTestProberFor(t, dsnOf(s, "sslmode=disable"), nil)
+			for range 3 {
+				r := ask(t, p, 200*time.Millisecond)
+				if f := r.Failure; f != nil && f.Reason != ReasonTimeout {
+					t.Errorf("got %+v", f)
+				}
+				if r.Figures != nil {
+					t.Error("figures")
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			if _, f := p.Query(ctx, "SELECT 2", 200*time.Millisecond); f == nil {
+				t.Error("a check has an answer")
+			}
+		})
+	}
+}

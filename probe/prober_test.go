@@ -40,7 +40,7 @@ type fakeServer struct {
 	listening net.Listener
 }
 
-func newFakeServer(t *testing.T, handle func(net.Conn)) *fakeServer {
+func newFakeServer(t testing.TB, handle func(net.Conn)) *fakeServer {
 	t.Helper()
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -126,7 +126,7 @@ func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
 	return p
 }
 
-func ask(t *testing.T, p *Prober, limit time.Duration) *Result {
+func ask(t testing.TB, p *Prober, limit time.Duration) *Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()

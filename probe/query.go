@@ -92,10 +92,7 @@ func (s *session) readOnly(ctx context.Context, sql string, begun func()) (*pgco
 // first runs one statement and reads its first rows. Where there are more, the session is closed with it.
 func (s *session) first(ctx context.Context, sql string) (*pgconn.Result, error) {
 	result := &pgconn.Result{}
-	err := s.guard(func() error {
-		s.meter.grant(largeBudget)
-		return readFirst(ctx, s.conn, sql, result)
-	})
+	err := s.run(ctx, largeBudget, func() error { return readFirst(ctx, s.conn, sql, result) })
 	return result, err
 }
 

@@ -127,20 +127,43 @@ func (s *session) address() string { return s.conn.Conn().RemoteAddr().String() 
 func (s *session) query(ctx context.Context, sql string, budget int) ([]*pgconn.Result, error) {
 	var results []*pgconn.Result
 	s.dialer.busy.Store(!s.pooled && !s.uncancelled)
-	err := s.guard(func() error {
+	err := s.run(ctx, budget, func() error {
 		var err error
-		s.meter.grant(budget)
 		results, err = s.conn.Exec(ctx, sql).ReadAll()
 		return err
 	})
 	if !s.conn.IsClosed() {
 		s.dialer.busy.Store(false)
 	}
-	var pgErr *pgconn.PgError
-	if err != nil && s.meter.err != nil && !errors.As(err, &pgErr) {
-		err = s.meter.err // ReadAll looks ahead, and says of what it met there only that the connection is closed
-	}
 	return results, err
+}
+
+// run guards a statement, whose reply may cost as much as budget. pgconn does not watch ctx any more once it has read
+// ReadyForQuery, and goes on reading where CommandComplete was missing before it: the sockets are closed then.
+func (s *session) run(ctx context.Context, budget int, statement func() error) error {
+	ended, end := context.WithCancel(context.Background())
+	defer end()
+	defer context.AfterFunc(ctx, func() {
+		late := time.NewTimer(answerGrace)
+		defer late.Stop()
+		select {
+		case <-late.C:
+			s.dialer.sockets.closeAll()
+		case <-ended.Done():
+		}
+	})()
+	s.meter.grant(budget)
+	err := s.guard(statement)
+	var pgErr *pgconn.PgError
+	switch {
+	case err == nil, errors.As(err, &pgErr):
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case s.meter.err != nil:
+		return s.meter.err // ReadAll looks ahead, and says of what it met there only that the connection is closed
+	}
+	return err
 }
 
 // queryRows runs sql, which returns a row for each of some things that a server has many of.
