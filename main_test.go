@@ -111,9 +111,16 @@ func command(ctx context.Context, env []string, args ...string) *exec.Cmd {
 
 func startExporter(t *testing.T, env []string, args ...string) *exporter {
 	t.Helper()
+	return startProgram(t, os.Args[0], env, args...)
+}
+
+// startProgram starts the program at a path, and waits until it listens.
+func startProgram(t *testing.T, path string, env []string, args ...string) *exporter {
+	t.Helper()
 	address := "127.0.0.1:" + freePort(t)
 	e := &exporter{t: t, address: address, exited: make(chan struct{})}
 	e.cmd = command(context.Background(), env, append([]string{"--web.listen-address=" + address}, args...)...)
+	e.cmd.Path = path
 	e.cmd.Stderr = &e.log
 	if err := e.cmd.Start(); err != nil {
 		t.Fatal(err)

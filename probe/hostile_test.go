@@ -245,7 +245,7 @@ func TestBudgets(t *testing.T) {
 	}
 	for name, test := range map[string]struct{ begin, message []byte }{
 		"rows":             {wire(oneColumn), wire(&pgproto3.DataRow{Values: [][]byte{[]byte("value")}})},
-		"large rows":       {wire(oneColumn), wire(&pgproto3.DataRow{Values: [][]byte{bytes.Repeat([]byte("x"), 3<<20)}})},
+		"large rows":       {wire(oneColumn), wire(&pgproto3.DataRow{Values: [][]byte{bytes.Repeat([]byte("x"), 1<<19)}})},
 		"empty rows":       {wire(&pgproto3.RowDescription{}), wire(&pgproto3.DataRow{})},
 		"rows of nulls":    {wire(oneColumn), wire(&pgproto3.DataRow{Values: columns})},
 		"command complete": {nil, wire(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})},

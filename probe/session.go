@@ -21,7 +21,7 @@ const (
 	// closeGrace is how long a session may take to end politely before its sockets are closed.
 	closeGrace = 500 * time.Millisecond
 	// largestMessage bounds one message of a server, or of what only looks like one. The meter bounds their sum.
-	largestMessage = 4 << 20
+	largestMessage = 1 << 20
 )
 
 // session is an open connection. It belongs to one goroutine at a time.
