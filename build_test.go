@@ -48,13 +48,19 @@ func runMake(t *testing.T, folder string, env []string, args ...string) {
 	runIn(t, folder, building, env, "nice", append([]string{"-n", "10", "make"}, args...)...)
 }
 
-// workTree returns a commit of what is in this folder, with the changes that are not committed yet.
-func workTree(t *testing.T) string {
+// needClone skips the test where there is no git or no clone.
+func needClone(t *testing.T) {
 	t.Helper()
 	_, err := exec.LookPath("git")
 	pgtest.Need(t, err == nil, "git", "apt-get install git")
 	inside := exec.CommandContext(t.Context(), "git", "rev-parse", "HEAD").Run() == nil
 	pgtest.Need(t, inside, "a git clone", "git clone")
+}
+
+// workTree returns a commit of what is in this folder, with the changes that are not committed yet.
+func workTree(t *testing.T) string {
+	t.Helper()
+	needClone(t)
 	git := func(args ...string) string {
 		return strings.TrimSpace(runIn(t, ".", hanging, nil, "git", append([]string{"-c", "user.name=test", "-c", "user.email=test"}, args...)...))
 	}
