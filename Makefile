@@ -1,8 +1,8 @@
 # `make run` needs Go 1.26 or newer, git and make. What else a target needs, its script brings or names.
 
 # The same flags as in scripts/build, so that no package is compiled twice.
-program := CGO_ENABLED=0 go build -trimpath -buildvcs=false
-lint := go tool -modfile=tools/go.mod golangci-lint
+program := . scripts/need-go && CGO_ENABLED=0 go build -trimpath -buildvcs=false
+lint := . scripts/need-go && go tool -modfile=tools/go.mod golangci-lint
 
 .PHONY: build run demo test lint fmt bench tarballs image clean help
 
@@ -21,19 +21,15 @@ test: ## run all tests; ARGS='-run Name ./probe' for some; REQUIRE_ALL=1 makes a
 	@scripts/test $(ARGS)
 
 lint: ## look for mistakes in code, scripts and examples
-	@scripts/need-go
 	$(lint) run ./...
 	@scripts/lint-scripts
 	@cd tools/examples && go run . ../../examples
 
 fmt: ## format the code
-	@scripts/need-go
 	$(lint) fmt ./...
 
 bench: ## measure a scrape against the floor; ARGS=-many for very many targets
-	@scripts/need-go
-	@$(program) -o .build/bench ./internal/bench
-	@exec .build/bench $(ARGS)
+	@$(program) -o .build/bench ./internal/bench && exec .build/bench $(ARGS)
 
 tarballs: ## build what is committed for all platforms, into .tarballs; ARGS=linux/arm64 for some
 	@scripts/tarballs $(ARGS)
