@@ -4,7 +4,7 @@
 program := . scripts/need-go && CGO_ENABLED=0 go build -trimpath -buildvcs=false
 lint := . scripts/need-go && go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build run demo test lint fmt bench tarballs image clean help
+.PHONY: build run demo test lint vulncheck fmt bench tarballs image clean help
 
 build: ## build ./pg_liveness_exporter
 	@scripts/build
@@ -24,6 +24,9 @@ lint: ## look for mistakes in code, scripts and examples
 	$(lint) run ./...
 	@scripts/lint-scripts
 	@cd tools/examples && go run . ../../examples
+
+vulncheck: ## look for known vulnerabilities in what the program reaches, Go's own too
+	@scripts/vulncheck
 
 fmt: ## format the code
 	$(lint) fmt ./...
