@@ -44,4 +44,4 @@ clean: ## remove what was built or brought into this folder
 	rm -rf .build .tarballs pg_liveness_exporter internal/pgtest/node_modules internal/pgtest/majors/node_modules
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
