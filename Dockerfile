@@ -2,7 +2,7 @@
 # (golang.org/x/crypto/x509roots/fallback); where /etc/ssl/certs/ca-certificates.crt is mounted, that counts instead.
 #
 # `make tarballs image` builds it with buildah. By hand, of what promu built for the platform:
-#   promu build --prefix .build/linux-amd64
+#   GOTOOLCHAIN=auto promu build --prefix .build/linux-amd64
 #   docker build -t pg_liveness_exporter .
 # For another platform, promu crossbuild or scripts/tarballs writes .build/OS-ARCH, and --build-arg ARCH=arm64 picks it.
 FROM scratch

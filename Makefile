@@ -1,10 +1,10 @@
 # `make run` needs Go 1.26 or newer, git and make. What else a target needs, its script brings or names.
 
 # The same flags as in scripts/build, so that no package is compiled twice.
-program := CGO_ENABLED=0 go build -trimpath -buildvcs=false
-lint := go tool -modfile=tools/go.mod golangci-lint
+program := . scripts/need-go && CGO_ENABLED=0 go build -trimpath -buildvcs=false
+lint := . scripts/need-go && go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build run demo test fuzz lint fmt bench tarballs image clean help
+.PHONY: build run demo test fuzz lint vulncheck fmt bench tarballs image clean help
 
 build: ## build ./pg_liveness_exporter
 	@scripts/build
@@ -24,19 +24,18 @@ fuzz: ## look for bytes of a server that hurt, for an hour; ARGS=60 for so many 
 	@scripts/fuzz $(ARGS)
 
 lint: ## look for mistakes in code, scripts and examples
-	@scripts/need-go
 	$(lint) run ./...
 	@scripts/lint-scripts
 	@cd tools/examples && go run . ../../examples
 
+vulncheck: ## look for known vulnerabilities in what the program reaches, Go's own too
+	@scripts/vulncheck
+
 fmt: ## format the code
-	@scripts/need-go
 	$(lint) fmt ./...
 
 bench: ## measure a scrape against the floor; ARGS=-many for very many targets
-	@scripts/need-go
-	@$(program) -o .build/bench ./internal/bench
-	@exec .build/bench $(ARGS)
+	@$(program) -o .build/bench ./internal/bench && exec .build/bench $(ARGS)
 
 tarballs: ## build what is committed for all platforms, into .tarballs; ARGS=linux/arm64 for some
 	@scripts/tarballs $(ARGS)
@@ -48,4 +47,4 @@ clean: ## remove what was built or brought into this folder
 	rm -rf .build .tarballs pg_liveness_exporter internal/pgtest/node_modules internal/pgtest/majors/node_modules
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12

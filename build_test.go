@@ -5,7 +5,10 @@ package main
 
 import (
 	"context"
+	"debug/buildinfo"
 	"debug/elf"
+	"fmt"
+	"go/version"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,13 +51,19 @@ func runMake(t *testing.T, folder string, env []string, args ...string) {
 	runIn(t, folder, building, env, "nice", append([]string{"-n", "10", "make"}, args...)...)
 }
 
-// workTree returns a commit of what is in this folder, with the changes that are not committed yet.
-func workTree(t *testing.T) string {
+// needClone skips the test where there is no git or no clone.
+func needClone(t *testing.T) {
 	t.Helper()
 	_, err := exec.LookPath("git")
 	pgtest.Need(t, err == nil, "git", "apt-get install git")
 	inside := exec.CommandContext(t.Context(), "git", "rev-parse", "HEAD").Run() == nil
 	pgtest.Need(t, inside, "a git clone", "git clone")
+}
+
+// workTree returns a commit of what is in this folder, with the changes that are not committed yet.
+func workTree(t *testing.T) string {
+	t.Helper()
+	needClone(t)
 	git := func(args ...string) string {
 		return strings.TrimSpace(runIn(t, ".", hanging, nil, "git", append([]string{"-c", "user.name=test", "-c", "user.email=test"}, args...)...))
 	}
@@ -89,6 +98,25 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// toolchain is the Go that go.mod names, for the faults mended in it.
+func toolchain(t *testing.T) string {
+	t.Helper()
+	_, rest, found := strings.Cut(bytesOf(t, "go.mod"), "\ntoolchain ")
+	name, _, _ := strings.Cut(rest, "\n")
+	if !found || !version.IsValid(name) {
+		t.Fatalf("go.mod names no toolchain but %q", name)
+	}
+	return name
+}
+
+// builtBy returns the version of Go that a program was built with.
+func builtBy(t *testing.T, file string) string {
+	t.Helper()
+	info, err := buildinfo.ReadFile(file)
+	check(t, err)
+	return info.GoVersion
+}
+
 // tarballs: two clones in two folders, of two branches, give the same tarballs, and `make build` makes what promu makes.
 func tarballs(t *testing.T, commit string) {
 	pgtest.GoTool(t, "promu")
@@ -107,9 +135,7 @@ func tarballs(t *testing.T, commit string) {
 		t.Errorf("checksums:\n%sand in another folder:\n%s", sums[0], sums[1])
 	}
 
-	version, err := os.ReadFile("VERSION")
-	check(t, err)
-	name := "pg_liveness_exporter-" + strings.TrimSpace(string(version)) + ".linux-amd64"
+	name := "pg_liveness_exporter-" + strings.TrimSpace(bytesOf(t, "VERSION")) + ".linux-amd64"
 	listing := strings.Fields(runIn(t, one, hanging, nil, "tar", "tf", filepath.Join(".tarballs", name+".tar.gz")))
 	for _, file := range []string{"pg_liveness_exporter", "LICENSE", "NOTICE", "examples/alerts.yml", "examples/config.yml"} {
 		if !slices.Contains(listing, name+"/"+file) {
@@ -122,8 +148,14 @@ func tarballs(t *testing.T, commit string) {
 		t.Errorf("%v, more than %d bytes: %v", err, mostBinary, info)
 	}
 	isStaticAndStripped(t, built)
+	want := toolchain(t)
+	for _, file := range []string{built, filepath.Join(one, ".build", "windows-amd64", "pg_liveness_exporter.exe")} {
+		if got := builtBy(t, file); got != want {
+			t.Errorf("%s was built with %s, not %s", file, got, want)
+		}
+	}
 	runIn(t, one, hanging, nil, "git", "checkout", "--quiet", "--detach") // as promu's own clone is
-	runMake(t, one, []string{"GOOS=linux", "GOARCH=amd64"}, "build")
+	runMake(t, one, []string{"GOOS=linux", "GOARCH=amd64", "GOTOOLCHAIN=" + want}, "build")
 	if bytesOf(t, filepath.Join(one, "pg_liveness_exporter")) != bytesOf(t, built) {
 		t.Error("make build and promu differ: are the flags in scripts/build those of .promu.yml?")
 	}
@@ -153,15 +185,18 @@ func isStaticAndStripped(t *testing.T, file string) {
 	}
 }
 
-// withoutGit: what was downloaded and not cloned can be built too.
+// withoutGit: what was downloaded and not cloned can be built too, and with no older Go.
 func withoutGit(t *testing.T, commit string) {
 	folder := t.TempDir()
 	cloneAt(t, commit, folder, "main")
 	check(t, os.RemoveAll(filepath.Join(folder, ".git")))
-	runMake(t, folder, []string{"GIT_CEILING_DIRECTORIES=" + filepath.Dir(folder)}, "build")
+	runMake(t, folder, []string{"GIT_CEILING_DIRECTORIES=" + filepath.Dir(folder), "GOTOOLCHAIN=local"}, "build")
+	if got, least := builtBy(t, filepath.Join(folder, "pg_liveness_exporter")), toolchain(t); version.Compare(got, least) < 0 {
+		t.Errorf("make build built with %s, and go.mod wants %s", got, least)
+	}
 	says := runIn(t, folder, hanging, nil, "./pg_liveness_exporter", "--version")
-	if version := strings.TrimSpace(bytesOf(t, "VERSION")); !strings.Contains(says, "version "+version+" ") {
-		t.Errorf("--version says %q, not %s", says, version)
+	if release := strings.TrimSpace(bytesOf(t, "VERSION")); !strings.Contains(says, "version "+release+" ") {
+		t.Errorf("--version says %q, not %s", says, release)
 	}
 }
 
@@ -174,6 +209,46 @@ func promuChecks(t *testing.T, commit string) {
 	for _, what := range []string{"changelog", "licenses"} {
 		if said := runIn(t, clone, hanging, nil, promu, "check", what); said != "" {
 			t.Errorf("promu check %s:\n%s", what, said)
+		}
+	}
+}
+
+// TestNeedGo: the scripts take no Go that is older than go.mod's toolchain, and leave a newer one as it is.
+func TestNeedGo(t *testing.T) {
+	t.Parallel()
+	const older, newer = "go1.26.2", "go1.99.1"
+	least := toolchain(t)
+	for _, c := range []struct{ set, here, want string }{
+		{"local", older, "auto " + least}, // fetched
+		{"local", newer, "auto " + newer},
+		{"auto", older, "auto " + least},
+		{newer, older, newer + " " + newer},
+		{older, newer, ""},
+		{"path", older, ""},
+	} {
+		// A function stands for go, which by itself decides between the one that is here and go.mod's.
+		auto := c.here
+		if version.Compare(auto, least) < 0 {
+			auto = least
+		}
+		script := fmt.Sprintf(`go() {
+	case $1,$GOTOOLCHAIN in
+	env,*) echo "$GOTOOLCHAIN" ;;
+	version,local | version,path) echo "go version %s linux/amd64" ;;
+	version,auto) echo "go version %s linux/amd64" ;;
+	version,*) echo "go version $GOTOOLCHAIN linux/amd64" ;;
+	esac
+}
+. scripts/need-go
+echo "$GOTOOLCHAIN $found"`, c.here, auto)
+		cmd := exec.CommandContext(t.Context(), "sh", "-euc", script)
+		cmd.Env = append(os.Environ(), "GOTOOLCHAIN="+c.set)
+		var errs strings.Builder
+		cmd.Stderr = &errs
+		out, err := cmd.Output()
+		refused := err != nil && strings.HasPrefix(errs.String(), "this needs "+least+" or newer") && strings.Count(errs.String(), "\n") == 1
+		if got := strings.TrimSpace(string(out)); got != c.want || refused != (c.want == "") {
+			t.Errorf("GOTOOLCHAIN=%s and %s: %q, %v, not %q\n%s", c.set, c.here, got, err, c.want, &errs)
 		}
 	}
 }
