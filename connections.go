@@ -13,12 +13,20 @@ import (
 	"time"
 )
 
-// quietGrace is how long every connection may take to say what it wants, however many others there are.
-const quietGrace = 500 * time.Millisecond
+const (
+	// quietGrace is how long every connection may take to say what it wants, however many others there are.
+	quietGrace = 500 * time.Millisecond
+	// bodyGrace is how long the rest of a request may take to arrive after its answer was sent.
+	bodyGrace = time.Second
+)
 
 // mostConnections is the bound for this process: half of its descriptors, the rest is for sessions. A Prometheus keeps a
 // connection open for each of the targets that it scrapes through /probe.
 func mostConnections() int { return min(descriptors()/2, 2048) }
+
+// healthConnections is how many of them are set aside for the listener of the health paths, so that no client of
+// another listener can take them.
+const healthConnections = 128
 
 // sessionsPerTarget is what a target needs while it is probed: the kept session, the new one, and one to cancel.
 const sessionsPerTarget = 3
@@ -116,6 +124,21 @@ func (b *connectionBound) shrink() time.Duration {
 // remember is http.Server's ConnContext.
 func (b *connectionBound) remember(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, conn)
+}
+
+// withoutBody answers a request without waiting for its body, which no path here needs. Without the header, net/http
+// reads the body before it sends the answer. With it, net/http sends the answer, reads what is left of the body, so
+// that the client is not reset before it has read the answer, and closes the connection.
+func withoutBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			w.Header().Set("Connection", "close")
+			defer func() { // without deadlines, such as a writer of a test, there is no connection to wait for
+				_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyGrace))
+			}()
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // protect keeps a request's connection open while next works for it.

@@ -202,8 +202,8 @@ func (c *Commands) places(cmd *command) chan struct{} {
 	return places
 }
 
-// limitedBuffer keeps at most so many bytes. At the first one beyond, it calls full and takes no more. It embeds nothing:
-// bytes.Buffer would bring a ReadFrom, which io.Copy prefers to Write.
+// limitedBuffer keeps at most so many bytes. At the first one beyond, it calls full and takes no more. It does not
+// embed a bytes.Buffer, whose ReadFrom io.Copy would prefer to Write.
 type limitedBuffer struct {
 	most    int
 	full    func()
