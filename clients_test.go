@@ -5,12 +5,15 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -182,6 +185,90 @@ func crowd(t *testing.T, many int, client func(ctx context.Context, i int)) (lea
 	}
 	t.Cleanup(leave)
 	return leave
+}
+
+// TestClientsThatDoNotRead: more clients than there may be connections, each with an answer that it does not read, keep
+// no other from its answer.
+func TestClientsThatDoNotRead(t *testing.T) {
+	t.Parallel()
+	const most = 4
+	bound := newConnectionBound(most)
+	server := &http.Server{
+		Handler: bound.protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/large" {
+				_, _ = w.Write(make([]byte, 64<<20)) // more than any kernel keeps for a client
+			}
+		})),
+		ConnState: bound.track, ConnContext: bound.remember,
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	check(t, err)
+	go func() { _ = server.Serve(l) }()
+	defer func() { _ = server.Close() }()
+	for range 3 * most {
+		conn := dial(t.Context(), l.Addr().String())
+		if conn == nil {
+			t.Fatal("no connection")
+		}
+		defer func() { _ = conn.Close() }()
+		_, err := io.WriteString(conn, "GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		check(t, err)
+	}
+	e := &exporter{t: t, address: l.Addr().String()}
+	ctx, cancel := context.WithTimeout(t.Context(), hanging)
+	defer cancel()
+	response, _, err := e.get(ctx, "/", 0)
+	check(t, err)
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("status %d", response.StatusCode)
+	}
+}
+
+// TestBodiesHTTP2: with HTTP/2, too, a request is answered whose body does not come, and so is another one that is
+// under way on its connection.
+func TestBodiesHTTP2(t *testing.T) {
+	t.Parallel()
+	certificate, key := newCertificate(t)
+	dir := t.TempDir()
+	check(t, os.WriteFile(filepath.Join(dir, "server.crt"), certificate, 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, "server.key"), key, 0o600))
+	file := filepath.Join(dir, "web.yml")
+	check(t, os.WriteFile(file, []byte("tls_server_config: {cert_file: server.crt, key_file: server.key}\n"), 0o600))
+	silent := silentServer(t)
+	e := startExporter(t, []string{fmt.Sprintf("DATA_SOURCE_NAME=host=127.0.0.1 port=%d password=hidden", silent)},
+		"--web.config.file="+file, "--probe.timeout=2s")
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM(certificate)
+	client := &http.Client{
+		Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: trusted}}, Timeout: hanging,
+	}
+	defer client.CloseIdleConnections()
+	get := func(path string, body io.Reader) {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+e.address+path, body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			return
+		}
+		_, err = io.Copy(io.Discard, response.Body)
+		_ = response.Body.Close()
+		if err != nil || response.ProtoMajor != 2 || response.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s, status %d: %v", path, response.Proto, response.StatusCode, err)
+		}
+	}
+	get("/livez", nil)
+	var scraped sync.WaitGroup
+	scraped.Go(func() { get("/metrics", nil) })
+	time.Sleep(300 * time.Millisecond)
+	body, never := io.Pipe()
+	get("/livez", body)
+	check(t, never.Close())
+	scraped.Wait()
 }
 
 // bodiless are the heads of requests whose bodies do not come.

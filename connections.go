@@ -75,11 +75,12 @@ func (b *connectionBound) track(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		b.mu.Lock()
-		b.open[conn] = &connection{quiet: b.hush(conn)}
+		b.open[conn] = &connection{}
 		b.mu.Unlock()
 		for wait := b.shrink(); wait > 0; wait = b.shrink() {
 			time.Sleep(wait) // this is the accepting goroutine
 		}
+		b.work(conn, 0) // it becomes quiet now, so that it was not the one to be closed for its own place
 	case http.StateClosed, http.StateHijacked:
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -141,17 +142,34 @@ func withoutBody(next http.Handler) http.Handler {
 	})
 }
 
-// protect keeps a request's connection open while next works for it.
+// protect keeps a request's connection open while next works for it, but not while next waits for the client to read.
 func (b *connectionBound) protect(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _ := r.Context().Value(connectionKey{}).(net.Conn)
 		b.work(conn, 1)
 		defer b.work(conn, -1)
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(quietWriter{w, b, conn}, r)
 	})
 }
 
-// work counts handlers that begin (1) or end (-1) on a connection, unless it was closed meanwhile.
+// quietWriter is a ResponseWriter whose connection is quiet while it writes: only the client is waited for then.
+type quietWriter struct {
+	http.ResponseWriter
+	bound *connectionBound
+	conn  net.Conn
+}
+
+func (w quietWriter) Write(p []byte) (int, error) {
+	w.bound.work(w.conn, -1)
+	defer w.bound.work(w.conn, 1)
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap is for http.ResponseController.
+func (w quietWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// work counts handlers that begin (1) or end (-1) on a connection, unless it was closed meanwhile. Without
+// one it is quiet.
 func (b *connectionBound) work(conn net.Conn, handlers int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
