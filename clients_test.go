@@ -5,11 +5,15 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -151,16 +155,7 @@ func TestSlowClients(t *testing.T) {
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, append(environment(s.Port, "postgres"), asExporter+"=1024"))
 	e.settle()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var clients sync.WaitGroup
-	for i := range 1100 {
-		clients.Go(func() {
-			for ctx.Err() == nil {
-				slowClient(ctx, e.address, i%2 == 0)
-			}
-		})
-	}
+	leave := crowd(t, 1100, func(ctx context.Context, i int) { slowClient(ctx, e.address, i%2 == 0) })
 	for range 10 {
 		e.expect(up)
 		time.Sleep(100 * time.Millisecond)
@@ -168,17 +163,272 @@ func TestSlowClients(t *testing.T) {
 	if n := e.last["process_open_fds"]; n > 600 {
 		t.Errorf("%v descriptors", n)
 	}
-	cancel()
-	clients.Wait()
+	leave()
 	e.leavesNothing(s)
+}
+
+// crowd lets many clients in, each of them again and again, until somebody makes them leave.
+func crowd(t *testing.T, many int, client func(ctx context.Context, i int)) (leave func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	for i := range many {
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				client(ctx, i)
+			}
+		})
+	}
+	leave = func() {
+		cancel()
+		clients.Wait()
+	}
+	t.Cleanup(leave)
+	return leave
+}
+
+// TestClientsThatDoNotRead: more clients than there may be connections, each with an answer that it does not read, keep
+// no other from its answer.
+func TestClientsThatDoNotRead(t *testing.T) {
+	t.Parallel()
+	const most = 4
+	bound := newConnectionBound(most)
+	server := &http.Server{
+		Handler: bound.protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/large" {
+				_, _ = w.Write(make([]byte, 64<<20)) // more than any kernel keeps for a client
+			}
+		})),
+		ConnState: bound.track, ConnContext: bound.remember,
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	check(t, err)
+	go func() { _ = server.Serve(l) }()
+	defer func() { _ = server.Close() }()
+	for range 3 * most {
+		conn := dial(t.Context(), l.Addr().String())
+		if conn == nil {
+			t.Fatal("no connection")
+		}
+		defer func() { _ = conn.Close() }()
+		_, err := io.WriteString(conn, "GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		check(t, err)
+	}
+	e := &exporter{t: t, address: l.Addr().String()}
+	ctx, cancel := context.WithTimeout(t.Context(), hanging)
+	defer cancel()
+	response, _, err := e.get(ctx, "/", 0)
+	check(t, err)
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("status %d", response.StatusCode)
+	}
+}
+
+// TestBodiesHTTP2: with HTTP/2, too, a request is answered whose body does not come, and so is another one that is
+// under way on its connection.
+func TestBodiesHTTP2(t *testing.T) {
+	t.Parallel()
+	certificate, key := newCertificate(t)
+	dir := t.TempDir()
+	check(t, os.WriteFile(filepath.Join(dir, "server.crt"), certificate, 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, "server.key"), key, 0o600))
+	file := filepath.Join(dir, "web.yml")
+	check(t, os.WriteFile(file, []byte("tls_server_config: {cert_file: server.crt, key_file: server.key}\n"), 0o600))
+	silent := silentServer(t)
+	e := startExporter(t, []string{fmt.Sprintf("DATA_SOURCE_NAME=host=127.0.0.1 port=%d password=hidden", silent)},
+		"--web.config.file="+file, "--probe.timeout=2s")
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM(certificate)
+	client := &http.Client{
+		Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: trusted}}, Timeout: hanging,
+	}
+	defer client.CloseIdleConnections()
+	get := func(path string, body io.Reader) {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+e.address+path, body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			return
+		}
+		_, err = io.Copy(io.Discard, response.Body)
+		_ = response.Body.Close()
+		if err != nil || response.ProtoMajor != 2 || response.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s, status %d: %v", path, response.Proto, response.StatusCode, err)
+		}
+	}
+	get("/livez", nil)
+	var scraped sync.WaitGroup
+	scraped.Go(func() { get("/metrics", nil) })
+	time.Sleep(300 * time.Millisecond)
+	body, never := io.Pipe()
+	get("/livez", body)
+	check(t, never.Close())
+	scraped.Wait()
+}
+
+// bodiless are the heads of requests whose bodies do not come.
+func bodiless() []string {
+	var heads []string
+	for _, line := range []string{"GET /metrics", "GET /probe?target=postgres", "POST /livez", "GET /nothing"} {
+		for _, fields := range []string{
+			"Content-Length: 10", "Content-Length: 10000000000", "Transfer-Encoding: chunked",
+			"Transfer-Encoding: chunked\r\nTrailer: X", "Content-Length: 10\r\nExpect: 100-continue",
+		} {
+			heads = append(heads, line+" HTTP/1.1\r\nHost: localhost\r\n"+fields+"\r\n\r\n")
+		}
+	}
+	return heads
+}
+
+// TestBodilessCrowd: more requests whose bodies do not come than there may be connections keep neither a scrape from
+// its answer nor, on its own listener, a kubelet.
+func TestBodilessCrowd(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	plain := "127.0.0.1:" + freePort(t)
+	file := writeFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %d, %s}}", s.Port, login()))
+	e := startExporter(t, []string{asExporter + "=512"}, "--config.file="+file, "--health.listen-address="+plain)
+	e.listens(plain)
+	paths := []string{"/metrics", "/probe?target=a"}
+	bodies := []string{"Content-Length: 10", "Transfer-Encoding: chunked"}
+	leave := crowd(t, 300, func(ctx context.Context, i int) {
+		conn := dial(ctx, e.address)
+		if conn == nil {
+			return
+		}
+		defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+		_, _ = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n", paths[i%2], bodies[i/2%2])
+		_, _ = io.Copy(io.Discard, conn) // until it is cut off
+		_ = conn.Close()
+		_ = sleep(ctx, 2*time.Second)
+	})
+	time.Sleep(time.Second) // until all are there
+	for range 5 {
+		_, body, err := e.get(t.Context(), paths[1], scrapeTimeout)
+		check(t, err)
+		if !strings.Contains(body, "\npg_up 1\n") {
+			t.Errorf("a scrape among others whose bodies do not come: %.200s", body)
+		}
+		e.lives(plain)
+		time.Sleep(500 * time.Millisecond)
+	}
+	if n := e.scrape()["process_open_fds"]; n > 300 {
+		t.Errorf("%v descriptors", n)
+	}
+	leave()
+}
+
+// dial returns a connection, or nil after a while if there is none to be had.
+func dial(ctx context.Context, address string) net.Conn {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		_ = sleep(ctx, 100*time.Millisecond)
+		return nil
+	}
+	return conn
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// lives requires that /livez is answered, and soon.
+func (e *exporter) lives(address string) {
+	e.t.Helper()
+	start := time.Now()
+	if response, body := e.health(http.MethodGet, address, "/livez"); response.StatusCode != http.StatusOK {
+		e.t.Errorf("/livez: status %d: %s", response.StatusCode, body)
+	}
+	if took := time.Since(start); took > hanging {
+		e.t.Errorf("/livez took %s", took)
+	}
+}
+
+// TestOwnBound: scrapes under way, of a server that hangs, may take all connections of their listener, but none of
+// those of the listener for health.
+func TestOwnBound(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, pgtest.Config{})
+	plain := "127.0.0.1:" + freePort(t)
+	e := startExporter(t, append(environment(s.Port, "postgres"), asExporter+"=512"),
+		"--health.listen-address="+plain, "--probe.timeout=60s")
+	e.listens(plain)
+	freeze(t, s, s.PID())
+	leave := crowd(t, 300, func(ctx context.Context, _ int) {
+		if conn := dial(ctx, e.address); conn != nil {
+			_, _ = io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+			<-ctx.Done()
+			_ = conn.Close()
+		}
+	})
+	time.Sleep(time.Second) // until all are there
+	for range 5 {
+		e.lives(plain)
+		time.Sleep(100 * time.Millisecond)
+	}
+	leave()
+}
+
+// TestBodies: a request whose body does not come, or comes late, is answered, and its connection closed, also where it
+// has no business.
+func TestBodies(t *testing.T) {
+	t.Parallel()
+	plain := "127.0.0.1:" + freePort(t)
+	e := startExporter(t, []string{"DATA_SOURCE_NAME=host=127.0.0.1 port=1 password=hidden"},
+		"--health.listen-address="+plain)
+	e.listens(plain)
+	var clients sync.WaitGroup
+	for _, address := range []string{e.address, plain} {
+		for _, head := range bodiless() {
+			for _, late := range []string{"", "0123456789"} {
+				clients.Go(func() {
+					answer, err := sendLate(t.Context(), address, head, late)
+					closes := strings.Contains(answer, "\r\nConnection: close\r\n")
+					if err != nil || strings.HasPrefix(answer, "HTTP/1.1 100 ") || !closes {
+						t.Errorf("%q and then %q: %v, %.100q", head, late, err, answer)
+					}
+				})
+			}
+		}
+	}
+	clients.Wait()
+}
+
+// sendLate sends a request's head and then its body, and returns what is answered until the connection is closed.
+func sendLate(ctx context.Context, address, head, body string) (string, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(hanging))
+	if _, err := io.WriteString(conn, head); err != nil {
+		return "", err
+	}
+	time.Sleep(100 * time.Millisecond)
+	if _, err := io.WriteString(conn, body); err != nil {
+		return "", err
+	}
+	answer, err := io.ReadAll(conn)
+	return string(answer), err
 }
 
 // slowClient connects and says next to nothing until it is cut off.
 func slowClient(ctx context.Context, address string, speaks bool) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "tcp", address)
-	if err != nil {
-		time.Sleep(100 * time.Millisecond)
+	conn := dial(ctx, address)
+	if conn == nil {
 		return
 	}
 	defer func() { _ = conn.Close() }()

@@ -13,12 +13,20 @@ import (
 	"time"
 )
 
-// quietGrace is how long every connection may take to say what it wants, however many others there are.
-const quietGrace = 500 * time.Millisecond
+const (
+	// quietGrace is how long every connection may take to say what it wants, however many others there are.
+	quietGrace = 500 * time.Millisecond
+	// bodyGrace is how long the rest of a request may take to arrive after its answer was sent.
+	bodyGrace = time.Second
+)
 
 // mostConnections is the bound for this process: half of its descriptors, the rest is for sessions. A Prometheus keeps a
 // connection open for each of the targets that it scrapes through /probe.
 func mostConnections() int { return min(descriptors()/2, 2048) }
+
+// healthConnections is how many of them are set aside for the listener of the health paths, so that no client of
+// another listener can take them.
+const healthConnections = 128
 
 // sessionsPerTarget is what a target needs while it is probed: the kept session, the new one, and one to cancel.
 const sessionsPerTarget = 3
@@ -67,11 +75,12 @@ func (b *connectionBound) track(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		b.mu.Lock()
-		b.open[conn] = &connection{quiet: b.hush(conn)}
+		b.open[conn] = &connection{}
 		b.mu.Unlock()
 		for wait := b.shrink(); wait > 0; wait = b.shrink() {
 			time.Sleep(wait) // this is the accepting goroutine
 		}
+		b.work(conn, 0) // it becomes quiet now, so that it was not the one to be closed for its own place
 	case http.StateClosed, http.StateHijacked:
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -118,17 +127,49 @@ func (b *connectionBound) remember(ctx context.Context, conn net.Conn) context.C
 	return context.WithValue(ctx, connectionKey{}, conn)
 }
 
-// protect keeps a request's connection open while next works for it.
+// withoutBody answers a request without waiting for its body, which no path here needs. Without the header, net/http
+// reads the body before it sends the answer. With it, net/http sends the answer, reads what is left of the body, so
+// that the client is not reset before it has read the answer, and closes the connection.
+func withoutBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			w.Header().Set("Connection", "close")
+			defer func() { // without deadlines, such as a writer of a test, there is no connection to wait for
+				_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyGrace))
+			}()
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// protect keeps a request's connection open while next works for it, but not while next waits for the client to read.
 func (b *connectionBound) protect(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _ := r.Context().Value(connectionKey{}).(net.Conn)
 		b.work(conn, 1)
 		defer b.work(conn, -1)
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(quietWriter{w, b, conn}, r)
 	})
 }
 
-// work counts handlers that begin (1) or end (-1) on a connection, unless it was closed meanwhile.
+// quietWriter is a ResponseWriter whose connection is quiet while it writes: only the client is waited for then.
+type quietWriter struct {
+	http.ResponseWriter
+	bound *connectionBound
+	conn  net.Conn
+}
+
+func (w quietWriter) Write(p []byte) (int, error) {
+	w.bound.work(w.conn, -1)
+	defer w.bound.work(w.conn, 1)
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap is for http.ResponseController.
+func (w quietWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// work counts handlers that begin (1) or end (-1) on a connection, unless it was closed meanwhile. Without
+// one it is quiet.
 func (b *connectionBound) work(conn net.Conn, handlers int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

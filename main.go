@@ -41,12 +41,12 @@ import (
 const (
 	defaultAddress = ":10432"
 
-	// Time-outs of the HTTP server. That for writing begins with the request, so it leaves time for the longest probe; the
-	// exporter shortens it once it has its answer. There is none for reading a whole request: it would count on while a
-	// handler works, and end it.
-	headerTimeout = 5 * time.Second
-	idleTimeout   = 2 * time.Minute
-	writeTimeout  = config.Longest + 10*time.Second
+	// Time-outs of the HTTP server. That for reading is for a whole request, its body included; net/http lifts it while it
+	// waits for a client that may hang up. That for writing begins with the request, so it leaves time for the longest
+	// probe; the exporter shortens it once it has its answer.
+	readTimeout  = 5 * time.Second
+	idleTimeout  = 2 * time.Minute
+	writeTimeout = config.Longest + 10*time.Second
 
 	// manyGCPercent is Go's GOGC with a file of targets, unless somebody sets it: most of the memory is sessions that wait,
 	// and as much again for garbage would be too much. It costs a hundredth of a core with 1,000 targets.
@@ -264,19 +264,26 @@ func serve(
 	go reloads.run(ctx)
 	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
-	bound := newConnectionBound(mostConnections())
-	servers := newServers(f, mux, healthMux, func(handler http.Handler) *http.Server {
-		return &http.Server{
-			Handler:           bound.protect(handler),
-			ConnState:         bound.track,
-			ConnContext:       bound.remember,
-			BaseContext:       func(net.Listener) context.Context { return requests },
-			ReadHeaderTimeout: headerTimeout,
-			WriteTimeout:      writeTimeout,
-			IdleTimeout:       idleTimeout,
-			ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	most, mostForHealth := mostConnections(), 0
+	if f.healthAddress != "" {
+		mostForHealth = min(most/4, healthConnections)
+	}
+	serverOf := func(handler http.Handler, bound *connectionBound) func() *http.Server {
+		return func() *http.Server {
+			return &http.Server{
+				Handler:      bound.protect(withoutBody(handler)),
+				ConnState:    bound.track,
+				ConnContext:  bound.remember,
+				BaseContext:  func(net.Listener) context.Context { return requests },
+				ReadTimeout:  readTimeout,
+				WriteTimeout: writeTimeout,
+				IdleTimeout:  idleTimeout,
+				ErrorLog:     slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+			}
 		}
-	})
+	}
+	servers := newServers(f,
+		serverOf(mux, newConnectionBound(most-mostForHealth)), serverOf(healthMux, newConnectionBound(mostForHealth)))
 	served := servers.listen(logger)
 	ready.Store(true)
 	select {
@@ -346,21 +353,21 @@ type listeners []listener
 // where it is given one for several. With systemd's sockets it makes the listeners itself.
 //
 // The address of the health paths has a server of its own, without TLS and passwords.
-func newServers(f flags, handler, healthHandler http.Handler, newServer func(http.Handler) *http.Server) listeners {
+func newServers(f flags, newServer, newHealthServer func() *http.Server) listeners {
 	var all listeners
 	if f.healthAddress != "" {
 		plain, off := "", false
-		all = append(all, listener{newServer(healthHandler), web.FlagConfig{
+		all = append(all, listener{newHealthServer(), web.FlagConfig{
 			WebListenAddresses: &[]string{f.healthAddress}, WebConfigFile: &plain, WebSystemdSocket: &off,
 		}})
 	}
 	if *f.web.WebSystemdSocket {
-		return append(all, listener{newServer(handler), *f.web})
+		return append(all, listener{newServer(), *f.web})
 	}
 	for _, address := range *f.web.WebListenAddresses {
 		one := *f.web
 		one.WebListenAddresses = &[]string{address}
-		all = append(all, listener{newServer(handler), one})
+		all = append(all, listener{newServer(), one})
 	}
 	return all
 }

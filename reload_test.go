@@ -23,7 +23,13 @@ import (
 // reload posts to /-/reload.
 func (e *exporter) reload() (int, string) {
 	e.t.Helper()
-	request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "http://"+e.address+"/-/reload", nil)
+	return e.reloadWith("")
+}
+
+func (e *exporter) reloadWith(text string) (int, string) {
+	e.t.Helper()
+	url, sent := "http://"+e.address+"/-/reload", strings.NewReader(text)
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url, sent)
 	check(e.t, err)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * hanging}
 	response, err := client.Do(request)
@@ -108,13 +114,21 @@ func keptSession(t *testing.T, s *pgtest.Server) []string {
 	return pids
 }
 
-// TestReloadIsOff: without the flag nobody can reload, and without a file SIGHUP ends nothing.
+// TestReloadIsOff: without the flag nobody can reload, with it a body does not matter, and without a file SIGHUP ends
+// nothing.
 func TestReloadIsOff(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
 	e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %d, %s}}", s.Port, login()))
 	if status, _ := e.reload(); status != http.StatusForbidden {
 		t.Errorf("status %d", status)
+	}
+	file := writeFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %d, %s}}", s.Port, login()))
+	on := startExporter(t, nil, "--config.file="+file, "--web.enable-lifecycle")
+	for _, text := range []string{"", "now", strings.Repeat("now ", 1<<18)} {
+		if status, _ := on.reloadWith(text); status != http.StatusOK {
+			t.Errorf("with a body of %d bytes: status %d", len(text), status)
+		}
 	}
 	if response, _, err := e.get(t.Context(), "/-/reload", 0); err != nil || response.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("GET: %v", err)

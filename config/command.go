@@ -4,10 +4,10 @@
 package config
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"strings"
 	"sync"
@@ -163,7 +163,7 @@ func (c *Commands) execute(cmd *command) (Secret, error) {
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, commandTimeout)
 	defer cancel()
-	out := &limitedBuffer{left: longestSecret}
+	out := &limitedBuffer{most: longestSecret, full: cancel}
 	process := exec.CommandContext(ctx, cmd.argv[0], cmd.argv[1:]...)
 	process.Stdout = out
 	process.WaitDelay = time.Second // for whoever inherited its output
@@ -171,16 +171,16 @@ func (c *Commands) execute(cmd *command) (Secret, error) {
 	err := process.Run()
 	var execErr *exec.Error
 	switch {
+	case out.over:
+		return "", fmt.Errorf("printed more than %d KiB", longestSecret>>10)
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("did not end within %s", commandTimeout)
 	case errors.As(err, &execErr):
 		return "", execErr.Err // without the name
 	case err != nil && !errors.Is(err, exec.ErrWaitDelay): // with which it has ended well, and a child of it has not
 		return "", pathless(err)
-	case out.left < 0:
-		return "", fmt.Errorf("printed more than %d KiB", longestSecret>>10)
 	}
-	value, err := onlyLine(out.Bytes())
+	value, err := onlyLine(out.content)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("its output %w", err)
@@ -202,16 +202,21 @@ func (c *Commands) places(cmd *command) chan struct{} {
 	return places
 }
 
-// limitedBuffer takes so many bytes and drops the rest.
+// limitedBuffer keeps at most so many bytes. At the first one beyond, it calls full and takes no more. It does not
+// embed a bytes.Buffer, whose ReadFrom io.Copy would prefer to Write.
 type limitedBuffer struct {
-	bytes.Buffer
-	left int // below 0: something was dropped
+	most    int
+	full    func()
+	content []byte
+	over    bool
 }
 
 func (b *limitedBuffer) Write(p []byte) (int, error) {
-	if keep := min(len(p), max(b.left, 0)); keep > 0 {
-		b.Buffer.Write(p[:keep])
+	if len(p) > b.most-len(b.content) {
+		b.over = true
+		b.full()
+		return 0, io.ErrShortBuffer
 	}
-	b.left -= len(p)
+	b.content = append(b.content, p...)
 	return len(p), nil
 }

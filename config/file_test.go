@@ -397,6 +397,8 @@ targets:
   failing: {host: h, user: u, password_command: [sh, -c, "echo hunter2; exit 1"]}
   missing: {host: h, user: u, password_command: [/nonexistent/hunter2]}
   endless: {host: h, user: u, password_command: ["yes"]}
+  long: {host: h, user: u, password_command: [sh, -c, "head -c 65537 /dev/zero | tr '\\0' x"]}
+  longest: {host: h, user: u, password_command: [sh, -c, "head -c 65536 /dev/zero | tr '\\0' x"]}
   hanging: {host: h, user: u, password_command: [sh, -c, "sleep 1000 & sleep 1000"]}
 `, runs))
 	targets := map[string]*Target{}
@@ -449,14 +451,15 @@ targets:
 		t.Error("not fetched anew although the server goes on refusing it")
 	}
 	for name, want := range map[string]string{
-		"silent": "its output is empty", "lines": "its output has several lines", "failing": "exit status 1", "missing": "no such file or directory", "endless": "printed more than 64 KiB",
+		"silent": "its output is empty", "lines": "its output has several lines", "failing": "exit status 1",
+		"missing": "no such file or directory", "endless": "printed more than 64 KiB", "long": "printed more than 64 KiB",
 	} {
-		if name == "endless" {
-			continue // takes the command's time-out
-		}
 		if _, err := targets[name].ConnConfig(t.Context()); err == nil || err.Error() != "password_command: "+want {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	if got := password("longest"); got != strings.Repeat("x", longestSecret) {
+		t.Errorf("longest: %d bytes", len(got))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
