@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	checks "pg_liveness_exporter/check"
 	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
@@ -141,9 +139,9 @@ func (q *question) askCheck(ctx context.Context, file *config.File, settings *co
 	if i := slices.IndexFunc(file.Targets, func(t *config.Target) bool { return t.Name == settings.Target }); i >= 0 {
 		p, end := newAsker(ctx, file.Targets[i])
 		defer end()
-		query = func(ctx context.Context, sql string) (*pgconn.Result, error) {
+		query = func(ctx context.Context, sql string) (checks.Scalar, error) {
 			result, failure := p.Query(ctx, sql, settings.Timeout)
-			return result, collector.StatementError(failure)
+			return checks.Scalar(result), collector.StatementError(failure)
 		}
 	}
 	asked := checks.New(settings, query)

@@ -17,8 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/neterr"
 )
@@ -55,9 +53,21 @@ type Problem string
 
 func (p Problem) Error() string { return string(p) }
 
-// Query runs one statement on a check's target, in a read-only transaction, and returns at most two rows of what it returned. A
-// statement that fails gives a Problem.
-type Query func(ctx context.Context, sql string) (*pgconn.Result, error)
+// Query runs one statement on a check's target, in a read-only transaction, and returns what it returned. A statement that
+// fails gives a Problem.
+type Query func(ctx context.Context, sql string) (Scalar, error)
+
+// Scalar is what a statement returned, of which a check wants one value. It has the fields of probe.Scalar, so that one
+// converts to the other.
+type Scalar struct {
+	// Columns and Rows are how many the statement returned; 2 rows stand for several.
+	Columns, Rows int
+	// Text is the first column of the first row as the server writes it, empty if Null is set or there is none.
+	Text string
+	Null bool
+	// Bool and Number report whether the column has type boolean, and one of PostgreSQL's numeric types.
+	Bool, Number bool
+}
 
 // asker is what differs between the kinds of dependencies. Each is a file of its own.
 type asker interface {

@@ -21,9 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
-
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/pgtest"
 )
@@ -70,48 +67,53 @@ func expect(t *testing.T, c *Check, want string) {
 
 func TestSQL(t *testing.T) {
 	t.Parallel()
-	row := func(kind uint32, values ...string) *pgconn.Result {
-		r := &pgconn.Result{FieldDescriptions: []pgconn.FieldDescription{{DataTypeOID: kind}}}
-		for _, value := range values {
-			r.Rows = append(r.Rows, [][]byte{[]byte(value)})
+	const (
+		boolean = iota
+		numeric
+		text
+	)
+	row := func(kind int, values ...string) Scalar {
+		r := Scalar{Columns: 1, Rows: len(values), Bool: kind == boolean, Number: kind == numeric}
+		if len(values) > 0 {
+			r.Text = values[0]
 		}
 		return r
 	}
-	null := row(pgtype.BoolOID, "t")
-	null.Rows[0][0] = nil
-	columns := row(pgtype.Int8OID, "1")
-	columns.FieldDescriptions = append(columns.FieldDescriptions, pgconn.FieldDescription{})
+	null := row(boolean, "")
+	null.Null = true
+	columns := row(numeric, "1")
+	columns.Columns = 2
 	for _, test := range []struct {
 		keys   string
-		result *pgconn.Result
+		result Scalar
 		want   string
 	}{
-		{"", row(pgtype.BoolOID, "t"), "pass"},
-		{"", row(pgtype.BoolOID, "f"), "fail: the statement returned false"},
-		{"", row(pgtype.BoolOID), "fail: the statement returned no row"},
-		{"", row(pgtype.BoolOID, "t", "t"), "fail: the statement returned several rows"},
-		{"", &pgconn.Result{}, "fail: the statement returned no column"},
+		{"", row(boolean, "t"), "pass"},
+		{"", row(boolean, "f"), "fail: the statement returned false"},
+		{"", row(boolean), "fail: the statement returned no row"},
+		{"", row(boolean, "t", "t"), "fail: the statement returned several rows"},
+		{"", Scalar{}, "fail: the statement returned no column"},
 		{"", columns, "fail: the statement returned several columns"},
 		{"", null, "fail: the statement returned NULL"},
-		{"", row(pgtype.TextOID, secret), "fail: the statement returned neither true nor false, and there are no limits nor a value to equal"},
-		{"", row(pgtype.Int4OID, "5"), "fail: the statement returned neither true nor false, and there are no limits nor a value to equal"},
-		{", equals: 9f1c", row(pgtype.VarcharOID, "9f1c"), "pass"},
-		{", equals: 9f1c", row(pgtype.VarcharOID, secret), "fail: the value is another one"},
-		{", equals: 5", row(pgtype.Int4OID, "5"), "pass"},
-		{", equals: 5", row(pgtype.Int4OID, "6"), "fail: the value is another one"},
-		{", equals: true", row(pgtype.BoolOID, "t"), "pass"},
-		{", equals: false", row(pgtype.BoolOID, "t"), "fail: the value is another one"},
-		{", fail_above: 5", row(pgtype.Int8OID, "5"), "pass (5)"},
-		{", fail_above: 5", row(pgtype.NumericOID, "5.001"), "fail: 5.001 is above 5 (5.001)"},
-		{", fail_below: 5", row(pgtype.Float8OID, "4e-1"), "fail: 0.4 is below 5 (0.4)"},
-		{", warn_above: 5, fail_above: 9", row(pgtype.Int2OID, "9"), "warn: 9 is above 5 (9)"},
-		{", warn_below: 5, fail_below: 1", row(pgtype.Int2OID, "1"), "warn: 1 is below 5 (1)"},
-		{", fail_above: 5", row(pgtype.NumericOID, "NaN"), "fail: the statement returned no number to hold against the limits"},
-		{", fail_above: 5", row(pgtype.Float8OID, "-Infinity"), "fail: the statement returned no number to hold against the limits"},
-		{", fail_above: 5", row(pgtype.TextOID, "1"), "fail: the statement returned no number to hold against the limits"},
-		{", fail_above: 5", row(pgtype.BoolOID, "t"), "fail: the statement returned no number to hold against the limits"},
+		{"", row(text, secret), "fail: the statement returned neither true nor false, and there are no limits nor a value to equal"},
+		{"", row(numeric, "5"), "fail: the statement returned neither true nor false, and there are no limits nor a value to equal"},
+		{", equals: 9f1c", row(text, "9f1c"), "pass"},
+		{", equals: 9f1c", row(text, secret), "fail: the value is another one"},
+		{", equals: 5", row(numeric, "5"), "pass"},
+		{", equals: 5", row(numeric, "6"), "fail: the value is another one"},
+		{", equals: true", row(boolean, "t"), "pass"},
+		{", equals: false", row(boolean, "t"), "fail: the value is another one"},
+		{", fail_above: 5", row(numeric, "5"), "pass (5)"},
+		{", fail_above: 5", row(numeric, "5.001"), "fail: 5.001 is above 5 (5.001)"},
+		{", fail_below: 5", row(numeric, "4e-1"), "fail: 0.4 is below 5 (0.4)"},
+		{", warn_above: 5, fail_above: 9", row(numeric, "9"), "warn: 9 is above 5 (9)"},
+		{", warn_below: 5, fail_below: 1", row(numeric, "1"), "warn: 1 is below 5 (1)"},
+		{", fail_above: 5", row(numeric, "NaN"), "fail: the statement returned no number to hold against the limits"},
+		{", fail_above: 5", row(numeric, "-Infinity"), "fail: the statement returned no number to hold against the limits"},
+		{", fail_above: 5", row(text, "1"), "fail: the statement returned no number to hold against the limits"},
+		{", fail_above: 5", row(boolean, "t"), "fail: the statement returned no number to hold against the limits"},
 	} {
-		c := New(settings(t, "{sql: SELECT, target: orders"+test.keys+"}"), func(context.Context, string) (*pgconn.Result, error) {
+		c := New(settings(t, "{sql: SELECT, target: orders"+test.keys+"}"), func(context.Context, string) (Scalar, error) {
 			return test.result, nil
 		})
 		t.Run(test.want+test.keys, func(t *testing.T) { expect(t, c, test.want) })

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	dto "github.com/prometheus/client_model/go"
 
 	"pg_liveness_exporter/check"
@@ -49,7 +48,7 @@ func newCheck(settings *config.Check, target *Target, logger *slog.Logger) *Chec
 	}
 	var query check.Query
 	if target != nil {
-		query = func(ctx context.Context, sql string) (*pgconn.Result, error) {
+		query = func(ctx context.Context, sql string) (check.Scalar, error) {
 			result, err := target.execute(ctx, sql, c.most)
 			c.overran = errors.Is(err, errTooLong)
 			return result, err

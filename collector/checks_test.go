@@ -20,8 +20,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"pg_liveness_exporter/check"
@@ -40,7 +38,7 @@ type queriedProber struct {
 	value map[string]float64
 }
 
-func (p *queriedProber) Query(ctx context.Context, sql string, most time.Duration) (*pgconn.Result, *probe.Failure) {
+func (p *queriedProber) Query(ctx context.Context, sql string, most time.Duration) (probe.Scalar, *probe.Failure) {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	p.most.Store(max(p.most.Load(), p.running.Add(1)))
@@ -51,12 +49,9 @@ func (p *queriedProber) Query(ctx context.Context, sql string, most time.Duratio
 	p.mu.Unlock()
 	if !ok {
 		<-ctx.Done()
-		return nil, &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateRejecting, Phase: probe.PhaseQuery}
+		return probe.Scalar{}, &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateRejecting, Phase: probe.PhaseQuery}
 	}
-	return &pgconn.Result{
-		FieldDescriptions: []pgconn.FieldDescription{{DataTypeOID: pgtype.Float8OID}},
-		Rows:              [][][]byte{{[]byte(strconv.FormatFloat(value, 'f', -1, 64))}},
-	}, nil
+	return probe.Scalar{Columns: 1, Rows: 1, Number: true, Text: strconv.FormatFloat(value, 'f', -1, 64)}, nil
 }
 
 func (p *queriedProber) set(sql string, value float64) {
@@ -305,15 +300,15 @@ type refusingProber struct {
 	accepts, unread atomic.Bool // unread: the password could not be read
 }
 
-func (p *refusingProber) Query(_ context.Context, _ string, _ time.Duration) (*pgconn.Result, *probe.Failure) {
+func (p *refusingProber) Query(_ context.Context, _ string, _ time.Duration) (probe.Scalar, *probe.Failure) {
 	p.statements.Add(1)
 	if p.accepts.Load() {
-		return &pgconn.Result{FieldDescriptions: []pgconn.FieldDescription{{DataTypeOID: pgtype.Float8OID}}, Rows: [][][]byte{{[]byte("1")}}}, nil
+		return probe.Scalar{Columns: 1, Rows: 1, Number: true, Text: "1"}, nil
 	}
 	if p.unread.Load() {
-		return nil, &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseCredentials}
+		return probe.Scalar{}, &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseCredentials}
 	}
-	return nil, &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseStartup, SQLState: "28P01"}
+	return probe.Scalar{}, &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseStartup, SQLState: "28P01"}
 }
 
 // TestCheckRefused: a server that refused our credentials to one statement is left alone by all of them for a minute, since some

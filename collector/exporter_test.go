@@ -18,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -124,7 +123,7 @@ func down() *probe.Result {
 // unqueried is the part of a prober that runs statements, of those that are given none.
 type unqueried struct{}
 
-func (unqueried) Query(context.Context, string, time.Duration) (*pgconn.Result, *probe.Failure) {
+func (unqueried) Query(context.Context, string, time.Duration) (probe.Scalar, *probe.Failure) {
 	panic("no statement is expected")
 }
 

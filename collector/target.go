@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pg_liveness_exporter/check"
@@ -25,7 +24,7 @@ import (
 type Prober interface {
 	Probe(ctx context.Context) *probe.Result
 	// Query runs a statement of a check's; any goroutine may call it at any time.
-	Query(ctx context.Context, sql string, most time.Duration) (*pgconn.Result, *probe.Failure)
+	Query(ctx context.Context, sql string, most time.Duration) (probe.Scalar, *probe.Failure)
 	Close(ctx context.Context) error
 }
 
@@ -156,17 +155,17 @@ func (t *Target) Close(ctx context.Context) error {
 
 // execute runs a statement, which may take so long at most. A target that was closed gives ErrClosed. A server that refused our credentials a moment ago, be it
 // to a probe or to a statement, is not asked.
-func (t *Target) execute(ctx context.Context, sql string, most time.Duration) (*pgconn.Result, error) {
-	var result *pgconn.Result
+func (t *Target) execute(ctx context.Context, sql string, most time.Duration) (check.Scalar, error) {
+	var result probe.Scalar
 	failure := t.refusal()
 	if failure == nil {
 		result, failure = t.prober.Query(ctx, sql, most)
 		t.refusedStatement(failure)
 	}
 	if failure != nil && t.life.Err() != nil {
-		return nil, ErrClosed
+		return check.Scalar{}, ErrClosed
 	}
-	return result, StatementError(failure)
+	return check.Scalar(result), StatementError(failure)
 }
 
 // errTooLong is a statement that the server was told to end.

@@ -21,9 +21,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
-
 	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/probe"
@@ -36,7 +33,7 @@ type prober struct {
 	takes  atomic.Int64 // a time.Duration
 	result atomic.Pointer[probe.Result]
 	probes atomic.Int64
-	value  atomic.Pointer[pgconn.Result]
+	value  atomic.Pointer[probe.Scalar]
 }
 
 func (p *prober) Probe(ctx context.Context) *probe.Result {
@@ -53,14 +50,14 @@ func (p *prober) Probe(ctx context.Context) *probe.Result {
 }
 
 // Query answers a check's statement with what it is told to, and not at all if that is nothing.
-func (p *prober) Query(ctx context.Context, _ string, most time.Duration) (*pgconn.Result, *probe.Failure) {
+func (p *prober) Query(ctx context.Context, _ string, most time.Duration) (probe.Scalar, *probe.Failure) {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	if value := p.value.Load(); value != nil {
-		return value, nil
+		return *value, nil
 	}
 	<-ctx.Done()
-	return nil, &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateRejecting, Phase: probe.PhaseQuery}
+	return probe.Scalar{}, &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateRejecting, Phase: probe.PhaseQuery}
 }
 
 func (*prober) Close(context.Context) error { return nil }
@@ -138,8 +135,8 @@ func (h *house) check(name, target string) {
 }
 
 // returns is a statement's value.
-func returns(value string) *pgconn.Result {
-	return &pgconn.Result{FieldDescriptions: []pgconn.FieldDescription{{DataTypeOID: pgtype.Int8OID}}, Rows: [][][]byte{{[]byte(value)}}}
+func returns(value string) *probe.Scalar {
+	return &probe.Scalar{Columns: 1, Rows: 1, Number: true, Text: value}
 }
 
 func (h *house) request(method, path string) *httptest.ResponseRecorder {

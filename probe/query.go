@@ -11,16 +11,28 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// mostRows is how many rows of a statement are looked at: who wants one sees that there are more.
-const mostRows = 2
+// maxRows is how many rows of a statement are read: one more than a check wants shows that there are several.
+const maxRows = 2
+
+// Scalar is what a statement returned, of which a caller wants one value.
+type Scalar struct {
+	// Columns and Rows are how many the statement returned. Rows after the second are not counted.
+	Columns, Rows int
+	// Text is the first column of the first row as the server writes it, empty if Null is set or there is none.
+	Text string
+	Null bool
+	// Bool and Number report whether the column has type boolean, and one of PostgreSQL's numeric types (pg_type.dat).
+	Bool, Number bool
+}
 
 // errClosed is a prober that is not there any more.
 var errClosed = errors.New("the prober is closed")
 
-// Query opens a session, runs one statement on it in a read-only transaction, and closes it. It returns the first rows of
-// what the statement returned, at most two. The statement may take until ctx ends, and no longer than most. Any goroutine
+// Query opens a session, runs one statement on it in a read-only transaction, and closes it. It returns what the
+// statement returned. The statement may take until ctx ends, and no longer than most. Any goroutine
 // may call it, also during a probe, which does not wait for it: only a login that overruns counts among those that later
 // ones wait for, as with Probe. A login gets no longer than a probe. What is worth a second try is tried twice, as with
 // Probe.
@@ -28,10 +40,10 @@ var errClosed = errors.New("the prober is closed")
 // The statement goes by the extended protocol, which takes no second one behind a semicolon that could end the transaction
 // (exec_parse_message in src/backend/tcop/postgres.c). The server ends it by itself when its time is over; no request to cancel
 // is sent.
-func (p *Prober) Query(ctx context.Context, sql string, most time.Duration) (*pgconn.Result, *Failure) {
+func (p *Prober) Query(ctx context.Context, sql string, most time.Duration) (Scalar, *Failure) {
 	k, ok := p.begin()
 	if !ok {
-		return nil, classify(errClosed, PhaseNone)
+		return Scalar{}, classify(errClosed, PhaseNone)
 	}
 	defer p.work.Done()
 	ctx, cancel := context.WithCancel(ctx)
@@ -48,20 +60,20 @@ func (p *Prober) Query(ctx context.Context, sql string, most time.Duration) (*pg
 		}
 		f := classify(err, phase)
 		if try == 2 || ctx.Err() != nil || !p.again(f, loginErr) {
-			return nil, f
+			return Scalar{}, f
 		}
 	}
 }
 
 // queryOnce is one try. With an error comes the phase in which it was.
-func (p *Prober) queryOnce(ctx context.Context, sql string, most time.Duration, k *kept) (*pgconn.Result, Phase, error) {
+func (p *Prober) queryOnce(ctx context.Context, sql string, most time.Duration, k *kept) (Scalar, Phase, error) {
 	t := &trace{}
 	opening, cancel := context.WithTimeout(ctx, p.target.Timeout)
 	s, err := p.open(opening, t, true)
 	cancel()
 	if err != nil {
 		_, phase := t.read()
-		return nil, phase, err
+		return Scalar{}, phase, err
 	}
 	defer s.close(p.ctx)
 	s.uncancelled = true
@@ -72,7 +84,7 @@ func (p *Prober) queryOnce(ctx context.Context, sql string, most time.Duration, 
 }
 
 // readOnly runs a statement in a transaction that cannot write. begun is called when there is one.
-func (s *session) readOnly(ctx context.Context, sql string, begun func()) (*pgconn.Result, error) {
+func (s *session) readOnly(ctx context.Context, sql string, begun func()) (Scalar, error) {
 	begin := "BEGIN READ ONLY"
 	if deadline, ok := ctx.Deadline(); ok {
 		begin += fmt.Sprintf("; SET LOCAL statement_timeout = %d", max(1, time.Until(deadline).Milliseconds()))
@@ -80,7 +92,7 @@ func (s *session) readOnly(ctx context.Context, sql string, begun func()) (*pgco
 	_, err := s.query(ctx, begin, smallBudget)
 	begun()
 	if err != nil {
-		return nil, err
+		return Scalar{}, err
 	}
 	result, err := s.first(ctx, sql)
 	if !s.conn.IsClosed() {
@@ -89,30 +101,40 @@ func (s *session) readOnly(ctx context.Context, sql string, begun func()) (*pgco
 	return result, err
 }
 
-// first runs one statement and reads its first rows. Where there are more, the session is closed with it.
-func (s *session) first(ctx context.Context, sql string) (*pgconn.Result, error) {
-	result := &pgconn.Result{}
-	err := s.run(ctx, largeBudget, func() error { return readFirst(ctx, s.conn, sql, result) })
-	return result, err
+// first runs one statement and reads its first value. If there are more rows, the session is closed with it.
+func (s *session) first(ctx context.Context, sql string) (Scalar, error) {
+	var found Scalar
+	err := s.run(ctx, largeBudget, func() error { return readFirst(ctx, s.conn, sql, &found) })
+	return found, err
 }
 
-func readFirst(ctx context.Context, conn *pgconn.PgConn, sql string, result *pgconn.Result) error {
+func readFirst(ctx context.Context, conn *pgconn.PgConn, sql string, found *Scalar) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	reader := conn.ExecParams(ctx, sql, nil, nil, nil, nil)
-	for len(result.Rows) < mostRows && reader.NextRow() {
-		row := make([][]byte, len(reader.Values()))
-		for i, value := range reader.Values() {
-			row[i] = slices.Clone(value) // the reader's own buffer; nil stays nil
+	for found.Rows < maxRows && reader.NextRow() {
+		if values := reader.Values(); found.Rows == 0 && len(values) > 0 {
+			found.Text, found.Null = string(values[0]), values[0] == nil
 		}
-		result.Rows = append(result.Rows, row)
+		found.Rows++
 	}
-	result.FieldDescriptions = slices.Clone(reader.FieldDescriptions())
-	if len(result.Rows) == mostRows {
+	if fields := reader.FieldDescriptions(); len(fields) > 0 {
+		found.Columns = len(fields)
+		found.Bool = fields[0].DataTypeOID == pgtype.BoolOID
+		found.Number = slices.Contains(numericTypes(), fields[0].DataTypeOID)
+	}
+	if found.Rows == maxRows {
 		cancel()
 		_, _ = reader.Close() // ends with that
 		return nil
 	}
 	_, err := reader.Close()
 	return err
+}
+
+// numericTypes are the OIDs of PostgreSQL's numeric types (pg_type.dat).
+func numericTypes() []uint32 {
+	return []uint32{
+		pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID, pgtype.OIDOID, pgtype.Float4OID, pgtype.Float8OID, pgtype.NumericOID,
+	}
 }
