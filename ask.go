@@ -14,9 +14,9 @@ import (
 	"time"
 
 	checks "pg_liveness_exporter/check"
-	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/health"
+	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
 )
 
@@ -141,13 +141,13 @@ func (q *question) askCheck(ctx context.Context, file *config.File, settings *co
 		defer end()
 		query = func(ctx context.Context, sql string) (checks.Scalar, error) {
 			result, failure := p.Query(ctx, sql, settings.Timeout)
-			return checks.Scalar(result), collector.StatementError(failure)
+			return checks.Scalar(result), monitor.StatementError(failure)
 		}
 	}
 	asked := checks.New(settings, query)
 	var o checks.Outcome
 	q.repeat(ctx, time.Now().Add(q.wait), func() bool {
-		o = asked.Ask(ctx)
+		o = asked.Run(ctx)
 		return o.Status != checks.Fail
 	})
 	f := finding{Check: settings.Name, Status: o.Status.String(), Output: o.Output, Duration: o.Took.Seconds()}

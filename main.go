@@ -35,6 +35,7 @@ import (
 	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/health"
+	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
 )
 
@@ -240,20 +241,23 @@ func serve(
 	ctx context.Context, f flags, file *config.File, hangup <-chan os.Signal, load func() (*config.File, error), logger *slog.Logger,
 ) error {
 	var sessions probe.Sessions
-	exporter := collector.NewExporter(collector.Options{
-		TimeoutOffset: f.offset, MaxInFlight: f.maxInFlight, HideTargets: !f.targets, Compat: f.compat, Keeps: f.keep, Sessions: &sessions, Logger: logger,
-		NewProber: func(target *config.Target, events collector.Events) collector.Prober {
+	watching := monitor.New(monitor.Options{
+		MaxInFlight: f.maxInFlight, Keep: f.keep, NewHistograms: collector.NewHistograms, Logger: logger,
+		NewProber: func(target *config.Target, events monitor.Events) monitor.Prober {
 			return probe.New(target, probe.Options{
-				Keep: f.keep, Sessions: &sessions, OnLoss: events.Lost, OnCommit: events.Committed, Logger: events.Logger,
+				Keep: f.keep, Sessions: &sessions, OnLoss: events.OnSessionLost, OnCommit: events.OnCommit, Logger: events.Logger,
 			})
 		},
 	})
+	exporter := collector.New(watching, collector.Options{
+		TimeoutOffset: f.offset, HideTargets: !f.targets, Compat: f.compat, Sessions: &sessions, Logger: logger,
+	})
 	warnOfDescriptors(logger, len(file.Targets))
-	exporter.Apply(file)
-	reloads := newReloads(hangup, load, exporter, logger)
+	watching.ApplyConfig(file)
+	reloads := newReloads(hangup, load, watching, logger)
 	var ready atomic.Bool
 	hostname, _ := os.Hostname() // empty where there is none
-	answers := health.New(exporter, ready.Load, hostname)
+	answers := health.New(watching, ready.Load, hostname)
 	mux, err := newMux(f, exporter, reloads)
 	if err != nil {
 		return err
@@ -295,7 +299,7 @@ func serve(
 	servers.stop(requests, endRequests)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 	defer cancel()
-	if closeErr := exporter.Close(closing); closeErr != nil {
+	if closeErr := watching.Close(closing); closeErr != nil {
 		logger.Warn("sessions were not closed in time", "err", closeErr)
 	}
 	return err

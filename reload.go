@@ -10,22 +10,22 @@ import (
 	"os"
 	"strings"
 
-	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/monitor"
 )
 
 // reloads loads the configuration again when somebody asks, one after the other.
 type reloads struct {
 	load     func() (*config.File, error)
-	exporter *collector.Exporter
+	watching *monitor.Monitor
 	logger   *slog.Logger
 	hangup   <-chan os.Signal
 	requests chan chan<- error
 	ended    chan struct{} // closed when nobody reloads any more
 }
 
-func newReloads(hangup <-chan os.Signal, load func() (*config.File, error), exporter *collector.Exporter, logger *slog.Logger) *reloads {
-	return &reloads{load, exporter, logger, hangup, make(chan chan<- error), make(chan struct{})}
+func newReloads(hangup <-chan os.Signal, load func() (*config.File, error), watching *monitor.Monitor, logger *slog.Logger) *reloads {
+	return &reloads{load, watching, logger, hangup, make(chan chan<- error), make(chan struct{})}
 }
 
 // run reloads at SIGHUP and at requests, until ctx ends.
@@ -47,13 +47,13 @@ func (r *reloads) run(ctx context.Context) {
 func (r *reloads) reload() error {
 	file, err := r.load()
 	if err != nil {
-		r.exporter.Failed()
+		r.watching.ReloadFailed()
 		r.logger.Error("the configuration stays as it was")
 		logProblems(r.logger, err)
 		return err
 	}
 	warnOfDescriptors(r.logger, len(file.Targets))
-	r.exporter.Apply(file)
+	r.watching.ApplyConfig(file)
 	r.logger.Info("the configuration was loaded", "targets", len(file.Targets), "checks", len(file.Checks))
 	return nil
 }

@@ -100,19 +100,19 @@ func newAsker(c *config.Check, query Query) asker {
 	return &tcp{c}
 }
 
-// Check asks one dependency.
-type Check struct {
+// Checker runs the check of one dependency.
+type Checker struct {
 	settings *config.Check
 	asker    asker
 }
 
-// New returns what asks a dependency. query is needed for SQL alone.
-func New(settings *config.Check, query Query) *Check {
-	return &Check{settings, newAsker(settings, query)}
+// New returns a checker. query is needed for SQL alone.
+func New(settings *config.Check, query Query) *Checker {
+	return &Checker{settings, newAsker(settings, query)}
 }
 
-// Ask asks, in the time that the settings give or until ctx ends, and says what was found.
-func (c *Check) Ask(ctx context.Context) Outcome {
+// Run runs the check once, within the timeout of its settings or until ctx ends, and returns what it found.
+func (c *Checker) Run(ctx context.Context) Outcome {
 	ctx, cancel := context.WithTimeout(ctx, c.settings.Timeout)
 	defer cancel()
 	start := time.Now()

@@ -43,10 +43,10 @@ func settings(t *testing.T, entry string) *config.Check {
 }
 
 // expect asks and compares status, output and value.
-func expect(t *testing.T, c *Check, want string) {
+func expect(t *testing.T, c *Checker, want string) {
 	t.Helper()
 	start := time.Now()
-	o := c.Ask(t.Context())
+	o := c.Run(t.Context())
 	got := o.Status.String()
 	if o.Output != "" {
 		got += ": " + o.Output
@@ -374,7 +374,7 @@ func TestCelery(t *testing.T) {
 		})
 		// It calls itself ready a moment before it listens.
 		ping := New(settings(t, `{celery: "`+broker+`", timeout: 1s`+keys+`}`), nil)
-		for end := time.Now().Add(2 * hanging); ping.Ask(t.Context()).Value != among && time.Now().Before(end); {
+		for end := time.Now().Add(2 * hanging); ping.Run(t.Context()).Value != among && time.Now().Before(end); {
 			time.Sleep(50 * time.Millisecond)
 		}
 		return w
@@ -384,7 +384,7 @@ func TestCelery(t *testing.T) {
 	expect(t, two, "fail: 1 is below 2 (1)")
 	worker("c", ", key_prefix: p_", 1, "task_serializer='pickle'", "accept_content=['json', 'pickle']", "broker_transport_options={'global_keyprefix': 'p_'}")
 	expect(t, New(settings(t, `{celery: "`+broker+`", key_prefix: p_, timeout: 20s}`), nil), "pass (1)")
-	if o := New(settings(t, `{celery: "`+broker+`", timeout: 150ms, ttl: 1s}`), nil).Ask(t.Context()); o.Measured && o.Value == 0 && o.Took < 100*time.Millisecond {
+	if o := New(settings(t, `{celery: "`+broker+`", timeout: 150ms, ttl: 1s}`), nil).Run(t.Context()); o.Measured && o.Value == 0 && o.Took < 100*time.Millisecond {
 		t.Errorf("it does not wait: %+v", o)
 	}
 	b := worker("b", "", 2)

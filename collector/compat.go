@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
 )
 
@@ -16,7 +17,7 @@ import (
 // out; sums by datname and state are the same without.
 func (t *Table) compat() {
 	t.add(gauge, "pg_exporter_last_scrape_error", "Compatibility: whether the connection figures could not be read.", nil,
-		func(s *Snapshot, emit emit) {
+		func(s *monitor.Snapshot, emit emit) {
 			if s.Kind == config.KindPostgres {
 				emit.bool(s.Result.Figures == nil)
 			}

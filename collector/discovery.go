@@ -28,9 +28,9 @@ func (e *Exporter) Discovery(metricsPath, probePath string) http.Handler {
 			scheme = "https"
 		}
 		groups := []group{}
-		for _, t := range e.targets.All() {
+		for _, t := range e.monitor.Targets() {
 			labels := map[string]string{"__scheme__": scheme, "__metrics_path__": metricsPath}
-			if name := t.options.Name; name != "" {
+			if name := t.Name(); name != "" {
 				labels["__metrics_path__"] = probePath
 				labels["__param_target"] = name
 				labels["instance"] = name

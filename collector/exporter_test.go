@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
 )
 
@@ -137,12 +138,13 @@ func (p fixedProber) Probe(context.Context) *probe.Result { return p.result }
 func (p fixedProber) Close(context.Context) error         { return nil }
 
 // newTestExporter watches targets that find r, one for each name.
-func newTestExporter(t *testing.T, r *probe.Result, names ...string) *Exporter {
+func newTestExporter(t *testing.T, r *probe.Result, names ...string) *testExporter {
 	t.Helper()
-	e := NewExporter(Options{
-		TimeoutOffset: 500 * time.Millisecond, MaxInFlight: 10, Keeps: true, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler),
-		NewProber: func(*config.Target, Events) Prober { return fixedProber{result: r} },
-	})
+	e := &testExporter{}
+	e.Exporter = New(newTestMonitor(t, func(_ *config.Target, events monitor.Events) monitor.Prober {
+		e.events = events
+		return fixedProber{result: r}
+	}), Options{TimeoutOffset: 500 * time.Millisecond, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler)})
 	file := &config.File{}
 	kind := config.KindPostgres
 	if r.Pooler != nil {
@@ -153,17 +155,32 @@ func newTestExporter(t *testing.T, r *probe.Result, names ...string) *Exporter {
 			Name: name, Kind: kind, Probing: config.Probing{Timeout: 5 * time.Second, Commit: r.Figures != nil && !r.Figures.Replica},
 		})
 	}
-	e.Apply(file)
-	t.Cleanup(func() {
-		if err := e.Close(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
+	e.monitor.ApplyConfig(file)
 	return e
 }
 
+// testExporter is an exporter with the events of the last target that was made.
+type testExporter struct {
+	*Exporter
+	events monitor.Events
+}
+
+// newTestMonitor returns a monitor that is closed with the test.
+func newTestMonitor(t *testing.T, newProber func(*config.Target, monitor.Events) monitor.Prober) *monitor.Monitor {
+	t.Helper()
+	m := monitor.New(monitor.Options{
+		MaxInFlight: 10, Keep: true, NewProber: newProber, NewHistograms: NewHistograms, Logger: slog.New(slog.DiscardHandler),
+	})
+	t.Cleanup(func() {
+		if err := m.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
 // exposition is a view as the text format writes it. prometheus.Gatherers finds what a registry would find wrong with it.
-func exposition(t *testing.T, e *Exporter, v *View) string {
+func exposition(t *testing.T, e *testExporter, v *View) string {
 	t.Helper()
 	families, err := prometheus.Gatherers{v, e.registry}.Gather()
 	if err != nil {
@@ -186,12 +203,12 @@ func TestGolden(t *testing.T) {
 	for name, r := range goldens() {
 		t.Run(name, func(t *testing.T) {
 			e := newTestExporter(t, r, "")
-			target := e.targets.All()[0]
-			target.lost(probe.LossCrash, time.Unix(1799999999, 0))
+			target := e.monitor.Targets()[0]
+			e.events.OnSessionLost(probe.LossCrash, time.Unix(1799999999, 0))
 			snapshot, _ := target.Probe(t.Context(), time.Now().Add(time.Minute))
-			if target.options.Commit {
-				snapshot.commit = &probe.Outcome{Took: seconds(.002)}
-				target.committed(snapshot.commit)
+			if snapshot.Commit != nil {
+				snapshot.CommitResult = &probe.Outcome{Took: seconds(.002)}
+				e.events.OnCommit(snapshot.CommitResult)
 			}
 			got := exposition(t, e, e.table.View(snapshot))
 			file := filepath.Join("testdata", name+".prom")
@@ -227,7 +244,7 @@ func goldens() map[string]*probe.Result {
 func TestCompat(t *testing.T) {
 	for name, r := range goldens() {
 		e := newTestExporter(t, r, "")
-		target := e.targets.All()[0]
+		target := e.monitor.Targets()[0]
 		snapshot, _ := target.Probe(t.Context(), time.Now().Add(time.Minute))
 		plain, all := exposition(t, e, e.table.View(snapshot)), exposition(t, e, NewTable(true).View(snapshot))
 		var added strings.Builder
@@ -261,9 +278,9 @@ func TestCompat(t *testing.T) {
 func TestLabel(t *testing.T) {
 	names := []string{"a", `odd "name" {}, ü\`}
 	e := newTestExporter(t, healthy(), names...)
-	var snapshots []Snapshot
+	var snapshots []monitor.Snapshot
 	want := map[string]bool{}
-	for _, target := range e.targets.All() {
+	for _, target := range e.monitor.Targets() {
 		s, err := target.Probe(t.Context(), time.Now().Add(time.Minute))
 		if err != nil {
 			t.Fatal(err)
@@ -334,14 +351,14 @@ func TestOwnMetrics(t *testing.T) {
 	}
 }
 
-func TestBudget(t *testing.T) {
+func TestMaxWait(t *testing.T) {
 	e := newTestExporter(t, healthy(), "")
 	for header, want := range map[string]time.Duration{
-		"": 5 * time.Second, "10": 5 * time.Second, "3": 2500 * time.Millisecond, "0.55": leastBudget, "0.01": leastBudget,
+		"": 5 * time.Second, "10": 5 * time.Second, "3": 2500 * time.Millisecond, "0.55": minWait, "0.01": minWait,
 		"0": 5 * time.Second, "-1": 5 * time.Second, "NaN": 5 * time.Second, "+Inf": 5 * time.Second, "soon": 5 * time.Second,
 		"1e300": 5 * time.Second,
 	} {
-		if got := e.budget(header, 5*time.Second); got != want {
+		if got := e.maxWait(header, 5*time.Second); got != want {
 			t.Errorf("%q: got %s, want %s", header, got, want)
 		}
 	}

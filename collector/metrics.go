@@ -13,6 +13,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
 )
 
@@ -23,8 +24,8 @@ type metric struct {
 	kind       dto.MetricType
 	// read emits the metric's series; none where the value is unknown. A histogram is given by the other function, nil
 	// where there is none.
-	read      func(s *Snapshot, emit emit)
-	histogram func(s *Snapshot) prometheus.Histogram
+	read      func(s *monitor.Snapshot, emit emit)
+	histogram func(s *monitor.Snapshot) prometheus.Histogram
 }
 
 // emit adds a series with the values of the metric's labels.
@@ -73,24 +74,24 @@ func NewTable(compat bool) *Table {
 	if compat {
 		t.compat()
 	}
-	t.histogram(connectName, connectHelp, func(s *Snapshot) prometheus.Histogram { return s.connect })
-	t.histogram(queryName, queryHelp, func(s *Snapshot) prometheus.Histogram { return s.query })
-	t.histogram(commitName, commitHelp, func(s *Snapshot) prometheus.Histogram { return s.commits })
+	t.histogram(connectName, connectHelp, func(s *monitor.Snapshot) prometheus.Histogram { return s.Connect })
+	t.histogram(queryName, queryHelp, func(s *monitor.Snapshot) prometheus.Histogram { return s.Query })
+	t.histogram(commitName, commitHelp, func(s *monitor.Snapshot) prometheus.Histogram { return s.Commit })
 	slices.SortFunc(t.metrics, func(a, b metric) int { return strings.Compare(a.name, b.name) })
 	return t
 }
 
-func (t *Table) add(kind dto.MetricType, name, help string, labels []string, read func(*Snapshot, emit)) {
+func (t *Table) add(kind dto.MetricType, name, help string, labels []string, read func(*monitor.Snapshot, emit)) {
 	t.metrics = append(t.metrics, metric{name: name, help: help, labels: labels, kind: kind, read: read})
 }
 
-func (t *Table) histogram(name, help string, of func(*Snapshot) prometheus.Histogram) {
+func (t *Table) histogram(name, help string, of func(*monitor.Snapshot) prometheus.Histogram) {
 	t.metrics = append(t.metrics, metric{name: name, help: help, kind: dto.MetricType_HISTOGRAM, histogram: of})
 }
 
 // figure adds a gauge that is absent while no session could read the figures.
 func (t *Table) figure(name, help string, labels []string, read func(*probe.Figures, emit)) {
-	t.add(gauge, name, help, labels, func(s *Snapshot, emit emit) {
+	t.add(gauge, name, help, labels, func(s *monitor.Snapshot, emit emit) {
 		if s.Result.Figures != nil {
 			read(s.Result.Figures, emit)
 		}
@@ -100,7 +101,7 @@ func (t *Table) figure(name, help string, labels []string, read func(*probe.Figu
 // probes are the metrics of the probe itself, the same for every kind of server.
 func (t *Table) probes() {
 	up := func(name, help string, kind config.Kind) {
-		t.add(gauge, name, help, nil, func(s *Snapshot, emit emit) {
+		t.add(gauge, name, help, nil, func(s *monitor.Snapshot, emit emit) {
 			if s.Kind == kind {
 				emit.bool(s.Result.Up())
 			}
@@ -110,57 +111,57 @@ func (t *Table) probes() {
 	up("pgbouncer_up", "Whether this probe opened a new session with the console of a PgBouncer and SHOW VERSION answered in time.",
 		config.KindPgBouncer)
 	t.add(gauge, "pg_probe_state", "The verdict of this probe: exactly one state is 1.", []string{"state"},
-		func(s *Snapshot, emit emit) {
+		func(s *monitor.Snapshot, emit emit) {
 			for _, state := range probe.States() {
 				emit.bool(s.Result.State() == state, string(state))
 			}
 		})
 	t.add(counter, "pg_probes_total", "Probes.", nil,
-		func(s *Snapshot, emit emit) { emit(float64(s.probes)) })
+		func(s *monitor.Snapshot, emit emit) { emit(float64(s.Probes)) })
 	t.add(counter, "pg_probe_failures_total", "Probes that failed, by reason.", []string{"reason"},
-		func(s *Snapshot, emit emit) {
+		func(s *monitor.Snapshot, emit emit) {
 			for _, reason := range probe.Reasons() {
-				emit(float64(s.failures[reason]), string(reason))
+				emit(float64(s.Failures[reason]), string(reason))
 			}
 		})
 	t.add(gauge, "pg_probe_consecutive_failures", "Failed probes since the last one that succeeded.", nil,
-		func(s *Snapshot, emit emit) { emit(float64(s.streak.failures)) })
+		func(s *monitor.Snapshot, emit emit) { emit(float64(s.ConsecutiveFailures())) })
 	t.add(gauge, "pg_probe_last_success_timestamp_seconds", "When a probe last succeeded.", nil,
-		func(s *Snapshot, emit emit) { emit.time(s.lastSuccess) })
+		func(s *monitor.Snapshot, emit emit) { emit.time(s.LastSuccess) })
 	t.add(gauge, "pg_probe_phase_duration_seconds",
 		"Duration of this probe's new session, phase by phase; a phase that was not reached is absent.", []string{"phase"},
-		func(s *Snapshot, emit emit) {
+		func(s *monitor.Snapshot, emit emit) {
 			for _, phase := range probe.AllPhases() {
 				emit.number(s.Result.Phases[phase], phase.String())
 			}
 		})
 	t.add(gauge, "pg_probe_last_duration_seconds", "Duration of this probe, without the commit.", nil,
-		func(s *Snapshot, emit emit) { emit(s.Result.Duration.Seconds()) })
+		func(s *monitor.Snapshot, emit emit) { emit(s.Result.Duration.Seconds()) })
 	t.add(gauge, "pg_probe_deadline_seconds", "Time this probe was given.", nil,
-		func(s *Snapshot, emit emit) { emit(s.Result.Deadline.Seconds()) })
+		func(s *monitor.Snapshot, emit emit) { emit(s.Result.Deadline.Seconds()) })
 }
 
 // sessions are the metrics of the kept session.
 func (t *Table) sessions() {
 	t.add(gauge, "pg_kept_session_up", "Whether the session that is kept between probes answered SELECT 1.", nil,
-		func(s *Snapshot, emit emit) {
+		func(s *monitor.Snapshot, emit emit) {
 			if s.Result.Keeps {
 				emit.bool(s.Result.KeptUp)
 			}
 		})
 	t.add(counter, "pg_session_losses_total", "Kept sessions that were ended by the other side, by reason.", []string{"reason"},
-		func(s *Snapshot, emit emit) {
+		func(s *monitor.Snapshot, emit emit) {
 			if !s.Result.Keeps || s.Kind != config.KindPostgres { // which does not say why it ends a session
 				return
 			}
 			for _, reason := range probe.LossReasons() {
-				emit(float64(s.losses[reason]), string(reason))
+				emit(float64(s.Losses[reason]), string(reason))
 			}
 		})
 	t.add(gauge, "pg_session_last_loss_timestamp_seconds", "When a kept session was last ended by the other side.", nil,
-		func(s *Snapshot, emit emit) {
+		func(s *monitor.Snapshot, emit emit) {
 			if s.Kind == config.KindPostgres {
-				emit.time(s.lastLoss)
+				emit.time(s.LastLoss)
 			}
 		})
 }
@@ -168,7 +169,7 @@ func (t *Table) sessions() {
 // commits are the metrics of the commit probe.
 func (t *Table) commits() {
 	t.add(gauge, "pg_commit_up", "Whether a transaction of the commit probe was committed in time, on synchronous standbys too; never on a replica.", nil,
-		func(s *Snapshot, emit emit) { emit.number(s.commit.Up()) })
+		func(s *monitor.Snapshot, emit emit) { emit.number(s.CommitResult.Up()) })
 }
 
 // connections are the metrics of the connection slots.
@@ -218,7 +219,7 @@ func (t *Table) connections() {
 // churn are the metrics of how sessions come and go.
 func (t *Table) churn() {
 	add := func(name, help string, of func(probe.Churn) float64) {
-		t.add(counter, name, help, []string{"datname"}, func(s *Snapshot, emit emit) {
+		t.add(counter, name, help, []string{"datname"}, func(s *monitor.Snapshot, emit emit) {
 			if s.Result.Figures == nil {
 				return
 			}
@@ -242,13 +243,13 @@ func (t *Table) server() {
 		func(f *probe.Figures, emit emit) { emit.number(f.CheckpointerStart) })
 	t.add(gauge, "pg_tls_certificate_not_after_timestamp_seconds",
 		"When the server's certificate expires, as seen in this probe's handshake, also where it was not accepted.", nil,
-		func(s *Snapshot, emit emit) {
+		func(s *monitor.Snapshot, emit emit) {
 			if s.Result.TLS != nil {
 				emit.time(s.Result.TLS.NotAfter)
 			}
 		})
 	t.add(gauge, "pg_tls_info", "TLS version and cipher suite of this probe's new session.", []string{"cipher", "version"},
-		func(s *Snapshot, emit emit) {
+		func(s *monitor.Snapshot, emit emit) {
 			if shown := s.Result.TLS; shown != nil && shown.Version != "" {
 				emit(1, shown.Cipher, shown.Version)
 			}
@@ -275,9 +276,18 @@ const (
 	commitHelp  = "Duration of the transaction that the commit probe commits."
 
 	nativeFactor     = 1.1
-	nativeMostBucket = 100
-	nativeReset      = time.Hour
+	maxNativeBuckets = 100
+	minNativeReset   = time.Hour
 )
+
+// NewHistograms makes the histograms of a target. Commit is nil unless commits is set.
+func NewHistograms(commits bool) monitor.Histograms {
+	h := monitor.Histograms{Connect: newConnectHistogram(), Query: newQueryHistogram()}
+	if commits {
+		h.Commit = newCommitHistogram()
+	}
+	return h
+}
 
 func newConnectHistogram() prometheus.Histogram {
 	return newHistogram(connectName, connectHelp,
@@ -294,32 +304,31 @@ func newQueryHistogram() prometheus.Histogram {
 		.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
 }
 
-// newHistogram has classic buckets and native ones: who scrapes decides which he gets.
+// newHistogram makes a histogram with classic and native buckets. The scraper decides which of them it gets.
 func newHistogram(name, help string, buckets ...float64) prometheus.Histogram {
 	return prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: name, Help: help, Buckets: buckets,
 		NativeHistogramBucketFactor:     nativeFactor,
-		NativeHistogramMaxBucketNumber:  nativeMostBucket,
-		NativeHistogramMinResetDuration: nativeReset,
+		NativeHistogramMaxBucketNumber:  maxNativeBuckets,
+		NativeHistogramMinResetDuration: minNativeReset,
 	})
 }
 
 // View shows snapshots, one for each target. It is a prometheus.Gatherer that does no I/O.
-//
-// A prometheus.Collector would need a registry made for each scrape, which checks again and again what a test checks
-// once (that names, labels and series are sound), and costs twice as much as all the rest of showing a target.
 type View struct {
 	table     *Table
-	snapshots []Snapshot
+	snapshots []monitor.Snapshot
 	labelled  bool
 }
 
 // View returns what is shown of a snapshot, as /probe does: without a label for the target.
-func (t *Table) View(s Snapshot) *View { return &View{table: t, snapshots: []Snapshot{s}} }
+func (t *Table) View(s monitor.Snapshot) *View {
+	return &View{table: t, snapshots: []monitor.Snapshot{s}}
+}
 
 // LabelledView returns what is shown of several targets: the label target tells them apart. The one target without a
 // name has no such label.
-func (t *Table) LabelledView(snapshots []Snapshot) *View {
+func (t *Table) LabelledView(snapshots []monitor.Snapshot) *View {
 	return &View{table: t, snapshots: snapshots, labelled: true}
 }
 
@@ -347,7 +356,7 @@ func (v *View) Gather() ([]*dto.MetricFamily, error) {
 }
 
 // series are a metric's series of one target, in the order of their labels.
-func (v *View) series(m *metric, s *Snapshot) ([]*dto.Metric, error) {
+func (v *View) series(m *metric, s *monitor.Snapshot) ([]*dto.Metric, error) {
 	var target *dto.LabelPair
 	if v.labelled && s.Target != "" {
 		name := targetLabel

@@ -6,6 +6,7 @@ package collector
 import (
 	dto "github.com/prometheus/client_model/go"
 
+	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
 )
 
@@ -41,7 +42,7 @@ func (t *Table) pgbouncer() {
 
 // pooler adds a gauge that is absent while no session could read what a PgBouncer says.
 func (t *Table) pooler(name, help string, labels []string, read func(*probe.Pooler, emit)) {
-	t.add(gauge, name, help, labels, func(s *Snapshot, emit emit) {
+	t.add(gauge, name, help, labels, func(s *monitor.Snapshot, emit emit) {
 		if s.Result.Pooler != nil {
 			read(s.Result.Pooler, emit)
 		}
@@ -66,7 +67,7 @@ type column struct {
 // columns adds a metric for each column, with the labels of the rows.
 func (t *Table) columns(kind dto.MetricType, prefix string, labels []string, rows func(*probe.Pooler) []probe.PoolerRow, columns []column) {
 	for _, c := range columns {
-		t.add(kind, prefix+c.name, c.help, labels, func(s *Snapshot, emit emit) {
+		t.add(kind, prefix+c.name, c.help, labels, func(s *monitor.Snapshot, emit emit) {
 			if s.Result.Pooler == nil {
 				return
 			}
@@ -95,7 +96,7 @@ func (t *Table) pools() {
 		{"sv_login", "server_login_connections", "Server connections that are logging in.", 1},
 	})
 	t.add(gauge, "pgbouncer_pools_client_maxwait_seconds", "How long the oldest waiting client has waited for a server connection.",
-		probe.PoolLabels(), func(s *Snapshot, emit emit) {
+		probe.PoolLabels(), func(s *monitor.Snapshot, emit emit) {
 			if s.Result.Pooler == nil {
 				return
 			}
@@ -119,7 +120,7 @@ func (t *Table) databases() {
 		{"current_client_connections", "current_client_connections", "Clients of the database (PgBouncer 1.24 and later).", 1},
 	})
 	t.add(gauge, "pgbouncer_databases_reserve_pool", "Further server connections for each pool when clients wait too long.",
-		probe.DatabaseLabels(), func(s *Snapshot, emit emit) {
+		probe.DatabaseLabels(), func(s *monitor.Snapshot, emit emit) {
 			if s.Result.Pooler == nil {
 				return
 			}

@@ -89,7 +89,7 @@ func (h *Health) serveAll(w http.ResponseWriter, r *http.Request) {
 func (h *Health) serveOne(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	if t := h.find(name); t != nil {
-		h.serve(w, r, []component{h.look(r.Context(), t, h.exporter.Health()).component}, nil)
+		h.serve(w, r, []component{h.look(r.Context(), t, h.monitor.Health()).component}, nil)
 	} else if c := h.findCheck(name); c != nil {
 		h.serve(w, r, []component{lookAtCheck(r.Context(), c)}, nil)
 	} else {
@@ -98,13 +98,13 @@ func (h *Health) serveOne(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Health) unknown(w http.ResponseWriter, output string) {
-	h.write(w, http.StatusNotFound, &body{status: word(check.Fail, h.exporter.Health().Words), output: output})
+	h.write(w, http.StatusNotFound, &body{status: word(check.Fail, h.monitor.Health().Words), output: output})
 }
 
 // serve shows components: 200 when they pass, or nearly do, and 503 when one fails. A request may have another status for
 // those that nearly do (Consul reads 429 as a warning).
 func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []component, system func() map[string][]entry) {
-	settings := h.exporter.Health()
+	settings := h.monitor.Health()
 	for i := range components {
 		components[i] = components[i].shaped()
 	}
@@ -220,7 +220,7 @@ func (h *Health) system() map[string][]entry {
 		}}
 	}
 	add("uptime", "s", now.Sub(h.started).Seconds())
-	memory, cpu := h.exporter.Process()
+	memory, cpu := h.process.usage()
 	if memory.Known {
 		add("memory", "bytes", memory.Value)
 	}

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"pg_liveness_exporter/check"
-	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
 )
 
@@ -61,7 +61,7 @@ func word(s check.Status, words config.Words) string {
 }
 
 // nameOf is what a target is called here.
-func nameOf(t *collector.Target) string {
+func nameOf(t *monitor.Target) string {
 	if t.Name() == "" {
 		return Unnamed
 	}
@@ -69,8 +69,8 @@ func nameOf(t *collector.Target) string {
 }
 
 // find returns the target of a name.
-func (h *Health) find(name string) *collector.Target {
-	for _, t := range h.exporter.Targets() {
+func (h *Health) find(name string) *monitor.Target {
+	for _, t := range h.monitor.Targets() {
 		if nameOf(t) == name {
 			return t
 		}
@@ -79,8 +79,8 @@ func (h *Health) find(name string) *collector.Target {
 }
 
 // findCheck returns the check of a name.
-func (h *Health) findCheck(name string) *collector.Check {
-	for _, c := range h.exporter.Checks() {
+func (h *Health) findCheck(name string) *monitor.Check {
+	for _, c := range h.monitor.Checks() {
 		if c.Name() == name {
 			return c
 		}
@@ -90,15 +90,15 @@ func (h *Health) findCheck(name string) *collector.Check {
 
 // gather looks at all targets and then all checks, side by side, without those that the request excludes.
 func (h *Health) gather(r *http.Request) []component {
-	settings, ctx, names := h.exporter.Health(), r.Context(), r.URL.Query()["exclude"]
+	settings, ctx, names := h.monitor.Health(), r.Context(), r.URL.Query()["exclude"]
 	excluded := func(name string) bool { return slices.Contains(names, name) }
 	var looks []func() component
-	for _, t := range h.exporter.Targets() {
+	for _, t := range h.monitor.Targets() {
 		if !excluded(nameOf(t)) {
 			looks = append(looks, func() component { return h.look(ctx, t, settings).component })
 		}
 	}
-	for _, c := range h.exporter.Checks() {
+	for _, c := range h.monitor.Checks() {
 		if !excluded(c.Name()) {
 			looks = append(looks, func() component { return lookAtCheck(ctx, c) })
 		}
@@ -121,16 +121,16 @@ type server struct {
 }
 
 // look makes a component of a target's last result, which is a new one where that is too old.
-func (h *Health) look(ctx context.Context, t *collector.Target, settings config.Health) server {
-	until := time.Now().Add(patience)
-	s, err := t.Recent(ctx, settings.MaxAge, patience)
+func (h *Health) look(ctx context.Context, t *monitor.Target, settings config.Health) server {
+	until := time.Now().Add(maxWait)
+	s, err := t.Latest(ctx, settings.MaxAge, maxWait)
 	for err != nil { // a reload dropped it, or put another one in its place
 		name := nameOf(t)
 		if t = h.find(name); t == nil {
 			gone := component{name: name, category: datastore, status: check.Fail, output: unknownName, failing: true, at: time.Now()}
 			return server{component: gone, result: probe.Unanswered(time.Now(), 0, false)}
 		}
-		s, err = t.Recent(ctx, settings.MaxAge, time.Until(until))
+		s, err = t.Latest(ctx, settings.MaxAge, time.Until(until))
 	}
 	r, at := s.Result, s.At()
 	c := component{
@@ -189,7 +189,7 @@ func number(v float64) probe.Number { return probe.Number{Value: v, Known: true}
 const latest = time.Minute
 
 // lookAtCheck makes a component of a check's last result.
-func lookAtCheck(ctx context.Context, asked *collector.Check) component {
+func lookAtCheck(ctx context.Context, asked *monitor.Check) component {
 	c := component{name: asked.Name(), kind: string(asked.Kind()), category: other}
 	observed := "value"
 	switch asked.Kind() {
@@ -201,7 +201,7 @@ func lookAtCheck(ctx context.Context, asked *collector.Check) component {
 		observed = "workers"
 	case config.CheckHTTP, config.CheckTCP:
 	}
-	f, ok := asked.Recent(ctx, patience)
+	f, ok := asked.Latest(ctx, maxWait)
 	if !ok {
 		c.status, c.output, c.failing, c.at, c.expires = check.Fail, "no result yet", true, time.Now(), time.Now()
 		return c

@@ -13,27 +13,28 @@ import (
 	"time"
 
 	"pg_liveness_exporter/check"
-	"pg_liveness_exporter/collector"
+	"pg_liveness_exporter/monitor"
 )
 
-// patience is how long an answer waits for a probe: kubelet waits a second unless told otherwise.
-const patience = 500 * time.Millisecond
+// maxWait is how long a response waits for a probe. A kubelet waits one second by default.
+const maxWait = 500 * time.Millisecond
 
 // Unnamed is what the one target from the environment is called where it needs a name.
 const Unnamed = "postgres"
 
 // Health answers the health paths.
 type Health struct {
-	exporter *collector.Exporter
+	monitor  *monitor.Monitor
+	process  *process
 	ready    func() bool
 	hostname string
 	started  time.Time
 }
 
-// New returns what answers for the targets of exporter. ready says whether the process takes requests and is not about to
-// stop; hostname is shown by /health-check.
-func New(exporter *collector.Exporter, ready func() bool, hostname string) *Health {
-	return &Health{exporter: exporter, ready: ready, hostname: hostname, started: time.Now()}
+// New returns the health endpoints of the targets and checks of m. ready reports whether the process takes requests and is not
+// about to stop. /health-check shows hostname.
+func New(m *monitor.Monitor, ready func() bool, hostname string) *Health {
+	return &Health{monitor: m, process: newProcess(), ready: ready, hostname: hostname, started: time.Now()}
 }
 
 // Paths are the first segments of all paths that Register takes.

@@ -21,8 +21,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
 )
 
@@ -86,8 +86,8 @@ type house struct {
 	probers map[string]*prober
 	ready   atomic.Bool
 
-	exporter *collector.Exporter
-	file     *config.File
+	monitor *monitor.Monitor
+	file    *config.File
 }
 
 func newHouse(t *testing.T, settings config.Health, names ...string) *house {
@@ -99,24 +99,25 @@ func newHouse(t *testing.T, settings config.Health, names ...string) *house {
 		p.result.Store(up())
 		h.probers[name] = p
 	}
-	h.exporter = collector.NewExporter(collector.Options{
-		MaxInFlight: 10, Keeps: true, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler),
-		NewProber: func(target *config.Target, _ collector.Events) collector.Prober {
+	h.monitor = monitor.New(monitor.Options{
+		MaxInFlight: 10, Keep: true, Logger: slog.New(slog.DiscardHandler),
+		NewProber: func(target *config.Target, _ monitor.Events) monitor.Prober {
 			return h.probers[target.Name]
 		},
+		NewHistograms: func(bool) monitor.Histograms { return monitor.Histograms{} },
 	})
 	h.file = &config.File{Health: settings}
 	for _, name := range names {
 		h.file.Targets = append(h.file.Targets, &config.Target{Name: name, Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}})
 	}
-	h.exporter.Apply(h.file)
+	h.monitor.ApplyConfig(h.file)
 	t.Cleanup(func() {
-		if err := h.exporter.Close(context.Background()); err != nil {
+		if err := h.monitor.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
 	mux := http.NewServeMux()
-	New(h.exporter, h.ready.Load, "host").Register(mux)
+	New(h.monitor, h.ready.Load, "host").Register(mux)
 	h.handler = mux
 	return h
 }
@@ -130,7 +131,7 @@ func (h *house) check(name, target string) {
 		Timeout: 5 * time.Second, TTL: 27 * time.Second, TTLFailed: 9 * time.Second,
 	})
 	h.file = &file
-	h.exporter.Apply(h.file)
+	h.monitor.ApplyConfig(h.file)
 	synctest.Wait()
 }
 
@@ -278,7 +279,7 @@ func TestRoles(t *testing.T) {
 }
 
 // TestChecks: the result of a check is shown for as long as its ttl says, whoever asks; the first one is waited for as long
-// as patience lasts; and so many results in a row make it fail, and pass again, in /health alone. One that has never passed
+// as maxWait lasts; and so many results in a row make it fail, and pass again, in /health alone. One that has never passed
 // fails at once.
 func TestChecks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -287,7 +288,7 @@ func TestChecks(t *testing.T) {
 		h := newHouse(t, settings, "a")
 		h.check("backlog", "a") // whose first run hangs
 		start := time.Now()
-		if text := h.expect("/health/backlog", 503); !strings.Contains(text, "no result yet") || time.Since(start) != 3*patience {
+		if text := h.expect("/health/backlog", 503); !strings.Contains(text, "no result yet") || time.Since(start) != 3*maxWait {
 			t.Errorf("after %s: %s", time.Since(start), text)
 		}
 		h.expect("/health?exclude=backlog", 200)
@@ -352,14 +353,14 @@ func TestPatience(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		expect(200, 0) // as old as it may be
 		time.Sleep(time.Second)
-		expect(200, patience) // a probe is under way
+		expect(200, maxWait) // a probe is under way
 		time.Sleep(2 * time.Second)
-		expect(200, patience)
+		expect(200, maxWait)
 		time.Sleep(2 * time.Second) // now the probe has ended without an answer
 		expect(503, 0)
 		h.probers["a"].takes.Store(int64(2 * time.Second))
 		time.Sleep(6 * time.Second)
-		expect(503, patience) // it answers, but not at once
+		expect(503, maxWait) // it answers, but not at once
 		time.Sleep(2 * time.Second)
 		expect(200, 0)
 		h.expect("/primary", 200)

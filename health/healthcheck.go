@@ -30,7 +30,7 @@ type healthResult struct {
 
 // serveHealthCheck answers /health-check. What nearly passes has passed.
 func (h *Health) serveHealthCheck(w http.ResponseWriter, r *http.Request) {
-	settings := h.exporter.Health()
+	settings := h.monitor.Health()
 	components := h.gather(r)
 	answer := healthCheck{
 		Hostname: h.hostname, Status: "success", Timestamp: epoch(time.Now()), Results: make([]healthResult, 0, len(components)),

@@ -83,9 +83,9 @@ func roles() map[string]role {
 // serveRole answers /primary and its siblings: 200 when the target accepts sessions and has the role, by a result that is
 // not too old, else 503. Without a name there must be one target and no more. Hysteresis has no part in it.
 func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, asked role) {
-	settings := h.exporter.Health()
+	settings := h.monitor.Health()
 	t := h.find(name)
-	if targets := h.exporter.Targets(); name == "" && len(targets) == 1 {
+	if targets := h.monitor.Targets(); name == "" && len(targets) == 1 {
 		t = targets[0]
 	}
 	switch {

@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-package collector
+package monitor
 
 import (
 	"context"
@@ -39,8 +39,9 @@ func (p *slowProber) Probe(ctx context.Context) *probe.Result {
 func (p *slowProber) Close(context.Context) error { return nil }
 
 func newTestTarget(p Prober, logs *strings.Builder) *Target {
-	return NewTarget(TargetOptions{
-		Probing: config.Probing{Timeout: 5 * time.Second}, Keeps: true, Logger: slog.New(slog.NewTextHandler(logs, nil)), Shared: &atomic.Uint64{}, Limiter: NewLimiter(9),
+	return newTarget(targetOptions{
+		Probing: config.Probing{Timeout: 5 * time.Second}, keep: true, logger: slog.New(slog.NewTextHandler(logs, nil)),
+		shared: &atomic.Uint64{}, limiter: newLimiter(9), histograms: newHistograms(true),
 	}, func(Events) Prober { return p })
 }
 
@@ -55,8 +56,8 @@ type answer struct {
 	up, got bool
 }
 
-// TestFlight plays callers against one server. Time is synthetic, so that every moment is exact.
-func TestFlight(t *testing.T) {
+// TestSharedProbe plays callers against one server. Time is synthetic, so that every moment is exact.
+func TestSharedProbe(t *testing.T) {
 	const s = time.Second
 	for _, test := range []struct {
 		name     string
@@ -100,7 +101,7 @@ func TestFlight(t *testing.T) {
 						snapshot, err := target.Probe(ctx, time.Now().Add(c.waits))
 						ok := err == nil
 						answers[i] = answer{time.Since(start), ok && snapshot.Result.Up(), ok}
-						if ok && snapshot.Result.Up() && snapshot.probes == 0 {
+						if ok && snapshot.Result.Up() && snapshot.Probes == 0 {
 							t.Error("shown before it was counted")
 						}
 					}()
@@ -112,11 +113,11 @@ func TestFlight(t *testing.T) {
 						t.Errorf("caller %d: got %+v, want %+v", i, answers[i], want)
 					}
 				}
-				if got := target.seen; got.probes != test.counted || got.failures[probe.ReasonTimeout] != test.failures {
-					t.Errorf("counted %d probes and %d failures, want %d and %d", got.probes, got.failures[probe.ReasonTimeout], test.counted, test.failures)
+				if got := target.history; got.Probes != test.counted || got.Failures[probe.ReasonTimeout] != test.failures {
+					t.Errorf("counted %d probes and %d failures, want %d and %d", got.Probes, got.Failures[probe.ReasonTimeout], test.counted, test.failures)
 				}
-				if p.probes.Load() != test.asked || target.options.Shared.Load() != test.shared {
-					t.Errorf("asked %d times, shared %d, want %d and %d", p.probes.Load(), target.options.Shared.Load(), test.asked, test.shared)
+				if p.probes.Load() != test.asked || target.options.shared.Load() != test.shared {
+					t.Errorf("asked %d times, shared %d, want %d and %d", p.probes.Load(), target.options.shared.Load(), test.asked, test.shared)
 				}
 			})
 		})
@@ -135,7 +136,7 @@ func TestCallerAfterHangUp(t *testing.T) {
 			t.Error("a caller who hung up got an answer")
 		}
 		snapshot, err := target.Probe(t.Context(), time.Now().Add(3*time.Second))
-		if err != nil || snapshot.Result.Up() != true || snapshot.probes != 1 {
+		if err != nil || snapshot.Result.Up() != true || snapshot.Probes != 1 {
 			t.Errorf("got %+v", snapshot.Result)
 		}
 	})
@@ -208,8 +209,8 @@ func TestVerdictBeforeCommit(t *testing.T) {
 		start := time.Now()
 		expect := func(s Snapshot, probes uint64, up float64, at time.Duration) {
 			t.Helper()
-			if took := time.Since(start); !s.Result.Up() || s.probes != probes || s.commit.Up().Value != up || !s.commit.Up().Known || took != at {
-				t.Errorf("after %s: up %v, %d probes, commit %v", took, s.Result.Up(), s.probes, s.commit.Up())
+			if took := time.Since(start); !s.Result.Up() || s.Probes != probes || s.CommitResult.Up().Value != up || !s.CommitResult.Up().Known || took != at {
+				t.Errorf("after %s: up %v, %d probes, commit %v", took, s.Result.Up(), s.Probes, s.CommitResult.Up())
 			}
 		}
 		patient := make(chan Snapshot)

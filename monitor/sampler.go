@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-package collector
+package monitor
 
 import (
 	"hash/fnv"
@@ -10,21 +10,21 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// authPause is how long a server is left alone that refused our credentials, but for those who scrape: some lock a role out
+// authPause is how long a server that refused our credentials is left alone, except by scrapes: some servers lock a role out
 // after a number of failures.
 const authPause = time.Minute
 
-// locksOut says whether a failure is one that a server counts against us. A password that could not be read is none: the
-// next try may have it.
+// locksOut reports whether a server may count a failure towards locking us out. A password that could not be read does not
+// count: the server was not asked.
 func locksOut(f *probe.Failure) bool {
 	return f != nil && f.Reason == probe.ReasonAuth && f.SQLState != ""
 }
 
-// sample probes every interval until the target is closed. The first probe comes at a moment of the interval that
-// depends on the target's name, so that the probes of many targets are spread over it, and again the same after a restart.
+// sample probes every interval until the target is closed. The first probe comes at a moment of the interval that depends on
+// the target's name: the probes of many targets are spread over the interval, in the same way after a restart.
 func (t *Target) sample() {
 	interval := t.options.Interval
-	next := time.Now().Add(spread(t.options.Name, interval))
+	next := time.Now().Add(spread(t.options.name, interval))
 	timer := time.NewTimer(time.Until(next))
 	defer timer.Stop()
 	for {
@@ -41,14 +41,14 @@ func (t *Target) sample() {
 		if locksOut(s.Result.Failure) {
 			next = next.Add(authPause)
 		}
-		for !next.After(now) { // what was missed is not made up for
+		for !next.After(now) { // missed probes are skipped
 			next = next.Add(interval)
 		}
 		timer.Reset(next.Sub(now))
 	}
 }
 
-// spread returns a time from 0 to interval that is always the same for a name.
+// spread returns a duration from 0 to interval that depends on the name alone.
 func spread(name string, interval time.Duration) time.Duration {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(name)) // never fails

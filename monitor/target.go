@@ -1,9 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package collector keeps what outlives a probe (counters, histograms, the probe under way) and shows results to
-// Prometheus. Showing does no I/O: a handler probes first, under the request's deadline, and then renders values.
-package collector
+package monitor
 
 import (
 	"context"
@@ -20,22 +18,22 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// Prober asks one server. Probe must return soon after the end of ctx, and is called by one goroutine at a time.
+// Prober probes one server.
 type Prober interface {
+	// Probe returns soon after the end of ctx. One goroutine calls it at a time.
 	Probe(ctx context.Context) *probe.Result
-	// Query runs a statement of a check's; any goroutine may call it at any time.
-	Query(ctx context.Context, sql string, most time.Duration) (probe.Scalar, *probe.Failure)
+	// Query runs a statement of a check, for at most maxDuration. Any goroutine may call it at any time.
+	Query(ctx context.Context, sql string, maxDuration time.Duration) (probe.Scalar, *probe.Failure)
 	Close(ctx context.Context) error
 }
 
 // Target is a server with everything that is kept of it between two probes.
 type Target struct {
-	options TargetOptions
-	prober  Prober
-	logger  *slog.Logger
-	lines   *lines // what was logged of it last
-
-	connect, query, commits prometheus.Histogram // the last is nil where there are none
+	options    targetOptions
+	prober     Prober
+	logger     *slog.Logger
+	log        *logBuffer // the last lines that logger wrote
+	histograms Histograms
 
 	// statement holds something while a check runs a statement, one at a time; slowStatement also while one that was slow the
 	// last time waits for that.
@@ -43,108 +41,116 @@ type Target struct {
 
 	life     context.Context //nolint:containedctx // ends with Close, and ends sampling
 	end      context.CancelFunc
-	sampling sync.WaitGroup // the sampler, and the probe that Recent began
+	sampling sync.WaitGroup // the sampler, and the probe that Latest began
 
 	mu         sync.Mutex // protects what follows
 	closed     bool
-	flight     *flight
-	seen       history
-	refreshing chan struct{}  // closed when the probe ends that Recent began; nil while there is none
+	shared     *sharedProbe // the probe under way, nil while there is none
+	history    History
+	refreshing chan struct{}  // closed when the probe ends that Latest began; nil while there is none
 	refused    *probe.Failure // why the last statement got no session, where our credentials were refused
 	refusedAt  time.Time
 }
 
-// history is what has been counted up to now.
-type history struct {
-	last          *probe.Result // nil before the first probe ended
-	probes        uint64
-	counted       time.Time // when last was
-	failures      map[probe.Reason]uint64
-	streak        streak
-	lastSuccess   time.Time
-	losses        map[probe.LossReason]uint64
-	lastLoss      time.Time
-	changed       time.Time      // of the verdict
-	figures       *probe.Failure // of the last try to read them, nil when it succeeded
-	commitFailure *probe.Failure // of the last commit, likewise
+// Histograms take the durations of what succeeded, in seconds. Those that are nil are not fed.
+type Histograms struct {
+	// Connect takes the opening of new sessions, Query the answers to SELECT 1, and Commit the commits.
+	Connect, Query, Commit prometheus.Histogram
 }
 
-func (h history) clone() history {
-	h.failures, h.losses = maps.Clone(h.failures), maps.Clone(h.losses)
+// History is what has been counted of a target up to now.
+type History struct {
+	// Probes counts all probes, Failures those that failed, by reason.
+	Probes   uint64
+	Failures map[probe.Reason]uint64
+	// LastSuccess is when a probe last succeeded, zero before the first one.
+	LastSuccess time.Time
+	// Losses counts the kept sessions that the other side ended, by reason. LastLoss is when one last was.
+	Losses   map[probe.LossReason]uint64
+	LastLoss time.Time
+
+	last          *probe.Result // nil before the first probe ended
+	counted       time.Time     // when last was
+	hysteresis    hysteresis
+	changed       time.Time      // when the verdict last changed
+	figures       *probe.Failure // of the last try to read the figures, nil if it succeeded
+	commitFailure *probe.Failure // of the last commit, nil if it succeeded
+}
+
+func (h History) clone() History {
+	h.Failures, h.Losses = maps.Clone(h.Failures), maps.Clone(h.Losses)
 	return h
 }
 
-// Snapshot is a target at one moment: the result that the caller of Probe shows, and what was counted with it. It does
-// not change, but for the histograms, which are shared with later probes.
+// Snapshot is a target at one moment: the result that the caller of Probe shows, and what was counted with it. It does not
+// change, except for the histograms, which are shared with later probes.
 type Snapshot struct {
 	// Target is the target's name, empty for one that has none, and Kind the kind of server.
 	Target string
 	Kind   config.Kind
 	Result *probe.Result
-	history
-	connect, query, commits prometheus.Histogram
-	// commit is what became of the commit that began with the probe, in the time that the caller had.
-	commit *probe.Outcome
+	History
+	Histograms
+	// CommitResult is what became of the commit that began with the probe, within the caller's deadline; nil if there was none.
+	CommitResult *probe.Outcome
 }
 
-// TargetOptions say how a target is probed and shown.
-type TargetOptions struct {
-	Name string
-	Kind config.Kind
+// targetOptions are what a target is made of.
+type targetOptions struct {
+	name string
+	kind config.Kind
 	config.Probing
-	// Keeps says that the prober keeps a session.
-	Keeps bool
-	// Logger gets a line for each change of the verdict; its attributes should name the target.
-	Logger *slog.Logger
-	// Shared counts probes that had more than one caller.
-	Shared *atomic.Uint64
-	// Limiter bounds the probes that are under way at once, over all targets that share it.
-	Limiter *Limiter
+	// keep reports whether the prober keeps a session.
+	keep bool
+	// logger gets a line for each change of the verdict. Its attributes name the target.
+	logger *slog.Logger
+	// shared counts the probes that had more than one caller, over all targets that share it.
+	shared *atomic.Uint64
+	// limiter bounds the probes under way, over all targets that share it.
+	limiter *limiter
+	// histograms take the target's durations.
+	histograms Histograms
 }
 
-// Events are what a prober tells of by itself.
+// Events are what a prober reports between probes, from goroutines of its own.
 type Events struct {
-	// Lost is told when and why a kept session was ended by the other side, Committed what became of a commit.
-	Lost      func(probe.LossReason, time.Time)
-	Committed func(*probe.Outcome)
-	// Logger names the target.
+	// OnSessionLost is called when the other side has ended a kept session, with the reason and the time.
+	OnSessionLost func(probe.LossReason, time.Time)
+	// OnCommit is called when a commit has ended, or has taken longer than a probe may.
+	OnCommit func(*probe.Outcome)
+	// Logger has attributes that name the target.
 	Logger *slog.Logger
 }
 
-// NewTarget returns a target that asks through a prober made by newProber, which gets the functions to tell of events.
-// Close must be called when it is not needed any more.
-func NewTarget(options TargetOptions, newProber func(Events) Prober) *Target {
+// newTarget returns a target with the prober that newProber makes. Close must be called when it is not needed any more.
+func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 	t := &Target{
-		options: options, lines: &lines{next: options.Logger.Handler()},
-		connect: newConnectHistogram(), query: newQueryHistogram(),
-		seen: history{
-			failures: make(map[probe.Reason]uint64), losses: make(map[probe.LossReason]uint64), streak: newStreak(),
+		options: options, log: newLogBuffer(options.logger.Handler()), histograms: options.histograms,
+		history: History{
+			Failures: make(map[probe.Reason]uint64), Losses: make(map[probe.LossReason]uint64), hysteresis: newHysteresis(),
 		},
 		statement: make(chan struct{}, 1), slowStatement: make(chan struct{}, 1),
 	}
-	t.logger = slog.New(t.lines)
-	if options.Commit {
-		t.commits = newCommitHistogram()
-	}
+	t.logger = slog.New(t.log)
 	t.life, t.end = context.WithCancel(context.Background())
-	t.prober = newProber(Events{t.lost, t.committed, t.logger})
+	t.prober = newProber(Events{t.recordLoss, t.recordCommit, t.logger})
 	if options.Interval > 0 {
 		t.sampling.Go(t.sample)
 	}
 	return t
 }
 
-// Close waits for the probe under way, if there is one, and ends the target's sessions, until ctx ends. Nobody can board
-// a probe any more; those who are aboard get its result.
+// Close waits for the probe under way, if there is one, and ends the target's sessions, until ctx ends. Nobody can join a
+// probe any more; those who have joined get its result.
 func (t *Target) Close(ctx context.Context) error {
 	t.end()
 	t.mu.Lock()
 	t.closed = true
-	f := t.flight
+	shared := t.shared
 	t.mu.Unlock()
-	if f != nil {
+	if shared != nil {
 		select {
-		case <-f.done:
+		case <-shared.done:
 		case <-ctx.Done():
 		}
 	}
@@ -153,13 +159,13 @@ func (t *Target) Close(ctx context.Context) error {
 	return err
 }
 
-// execute runs a statement, which may take so long at most. A target that was closed gives ErrClosed. A server that refused our credentials a moment ago, be it
-// to a probe or to a statement, is not asked.
-func (t *Target) execute(ctx context.Context, sql string, most time.Duration) (check.Scalar, error) {
+// execute runs a statement for at most maxDuration. A target that was closed gives ErrClosed. A server that refused our credentials
+// less than authPause ago, to a probe or to a statement, is left alone.
+func (t *Target) execute(ctx context.Context, sql string, maxDuration time.Duration) (check.Scalar, error) {
 	var result probe.Scalar
 	failure := t.refusal()
 	if failure == nil {
-		result, failure = t.prober.Query(ctx, sql, most)
+		result, failure = t.prober.Query(ctx, sql, maxDuration)
 		t.refusedStatement(failure)
 	}
 	if failure != nil && t.life.Err() != nil {
@@ -200,11 +206,11 @@ func StatementError(f *probe.Failure) error {
 func (t *Target) refusal() *probe.Failure {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	last := t.seen.last
-	if last != nil && locksOut(last.Failure) && time.Since(t.seen.counted) < authPause {
+	last := t.history.last
+	if last != nil && locksOut(last.Failure) && time.Since(t.history.counted) < authPause {
 		return last.Failure
 	}
-	if t.refused != nil && time.Since(t.refusedAt) < authPause && (last == nil || !last.Up() || t.seen.counted.Before(t.refusedAt)) {
+	if t.refused != nil && time.Since(t.refusedAt) < authPause && (last == nil || !last.Up() || t.history.counted.Before(t.refusedAt)) {
 		return t.refused
 	}
 	return nil
@@ -220,24 +226,22 @@ func (t *Target) refusedStatement(f *probe.Failure) {
 	}
 }
 
-// lost counts the end of a kept session by the other side.
-func (t *Target) lost(reason probe.LossReason, at time.Time) {
+// recordLoss counts the end of a kept session by the other side.
+func (t *Target) recordLoss(reason probe.LossReason, at time.Time) {
 	t.mu.Lock()
-	t.seen.losses[reason]++
-	t.seen.lastLoss = at
+	t.history.Losses[reason]++
+	t.history.LastLoss = at
 	t.mu.Unlock()
 	t.logger.Warn("the kept session was lost", "reason", string(reason))
 }
 
-// committed counts what became of a commit, and logs a change.
-func (t *Target) committed(o *probe.Outcome) {
+// recordCommit counts what became of a commit, and logs a change.
+func (t *Target) recordCommit(o *probe.Outcome) {
 	t.mu.Lock()
-	before := t.seen.commitFailure
-	t.seen.commitFailure = o.Failure
+	before := t.history.commitFailure
+	t.history.commitFailure = o.Failure
 	t.mu.Unlock()
-	if o.Took.Known {
-		t.commits.Observe(o.Took.Value)
-	}
+	observeKnown(t.histograms.Commit, o.Took)
 	switch failed := o.Failure; {
 	case failed == nil && before != nil:
 		t.logger.Info("the commit probe succeeds again")
@@ -246,9 +250,9 @@ func (t *Target) committed(o *probe.Outcome) {
 	}
 }
 
-// record counts a probe, and adds its times to the histograms if they are fed by such probes. The caller holds t.mu.
-func (t *Target) record(r *probe.Result, feeds bool) {
-	h := &t.seen
+// recordLocked counts a probe, and observes its durations if observe is set.
+func (t *Target) recordLocked(r *probe.Result, observe bool) {
+	h := &t.history
 	if !sameVerdict(h.last, r) {
 		h.changed = r.Start
 	}
@@ -259,22 +263,24 @@ func (t *Target) record(r *probe.Result, feeds bool) {
 	if r.Figures != nil && r.Figures.Replica { // which commits nothing
 		h.commitFailure = nil
 	}
-	h.probes++
+	h.Probes++
 	h.counted = time.Now()
 	if r.Up() {
-		h.lastSuccess = r.Start.Add(r.Duration)
+		h.LastSuccess = r.Start.Add(r.Duration)
 	} else {
-		h.failures[r.Failure.Reason]++
+		h.Failures[r.Failure.Reason]++
 	}
-	h.streak.count(r.Up())
-	if !feeds {
+	h.hysteresis.count(r.Up())
+	if !observe {
 		return
 	}
-	if r.Connect.Known {
-		t.connect.Observe(r.Connect.Value)
-	}
-	if r.Query.Known {
-		t.query.Observe(r.Query.Value)
+	observeKnown(t.histograms.Connect, r.Connect)
+	observeKnown(t.histograms.Query, r.Query)
+}
+
+func observeKnown(h prometheus.Observer, n probe.Number) {
+	if h != nil && n.Known {
+		h.Observe(n.Value)
 	}
 }
 
@@ -294,7 +300,7 @@ func triedFigures(r *probe.Result) bool {
 
 // logChanges writes a line when the verdict or its reason changed, and one when figures begin or cease to be readable;
 // none for a probe that found what the last one did.
-func (t *Target) logChanges(before history, now *probe.Result) {
+func (t *Target) logChanges(before History, now *probe.Result) {
 	if !sameVerdict(before.last, now) || otherMistake(before.last, now) {
 		t.logVerdict(before, now)
 	}
@@ -306,7 +312,7 @@ func (t *Target) logChanges(before history, now *probe.Result) {
 	}
 }
 
-func (t *Target) logVerdict(before history, now *probe.Result) {
+func (t *Target) logVerdict(before History, now *probe.Result) {
 	if now.Up() {
 		var attributes []any
 		if before.last != nil {

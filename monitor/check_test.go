@@ -1,16 +1,12 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-package collector
+package monitor
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,8 +15,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
@@ -77,34 +71,34 @@ func statement(name, sql string) *config.Check {
 	}
 }
 
-// checkedExporter watches the target orders, with these checks.
-func checkedExporter(t *testing.T, checks ...*config.Check) (*Exporter, *queriedProber, *config.File) {
+// checkedMonitor watches the target orders, with these checks.
+func checkedMonitor(t *testing.T, checks ...*config.Check) (*Monitor, *queriedProber, *config.File) {
 	t.Helper()
-	p := &queriedProber{fixedProber: fixedProber{result: healthy()}, start: time.Now(), value: map[string]float64{"one": 1, "many": 11}}
-	e := NewExporter(Options{
-		MaxInFlight: 10, Keeps: true, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler),
+	p := &queriedProber{fixedProber: fixedProber{}, start: time.Now(), value: map[string]float64{"one": 1, "many": 11}}
+	m := New(Options{
+		MaxInFlight: 10, Keep: true, NewHistograms: newHistograms, Logger: slog.New(slog.DiscardHandler),
 		NewProber: func(*config.Target, Events) Prober { return p },
 	})
 	file := &config.File{
 		Targets: []*config.Target{{Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}}},
 		Checks:  checks, Health: config.DefaultHealth(),
 	}
-	e.Apply(file)
+	m.ApplyConfig(file)
 	t.Cleanup(func() {
-		if err := e.Close(context.Background()); err != nil {
+		if err := m.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
-	return e, p, file
+	return m, p, file
 }
 
 // TestCheckTimes: a check is asked again so long after it passed, and so long after it failed, whoever looks.
 func TestCheckTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, p, _ := checkedExporter(t, statement("a", "one"))
+		m, p, _ := checkedMonitor(t, statement("a", "one"))
 		for range 600 {
 			time.Sleep(100 * time.Millisecond)
-			if f, ok := e.Checks()[0].Recent(t.Context(), 0); !ok || f.Status != check.Pass || f.Value != 1 || !f.Measured {
+			if f, ok := m.Checks()[0].Latest(t.Context(), 0); !ok || f.Status != check.Pass || f.Value != 1 || !f.Measured {
 				t.Fatalf("%+v %v", f, ok)
 			}
 		}
@@ -123,16 +117,16 @@ func TestCheckTimes(t *testing.T) {
 // for others that hang fails for that no more than others do.
 func TestCheckHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, p, _ := checkedExporter(t, statement("a", "hangs"), statement("b", "hangs too"), statement("c", "one"))
+		m, p, _ := checkedMonitor(t, statement("a", "hangs"), statement("b", "hangs too"), statement("c", "one"))
 		start := time.Now()
-		if _, ok := e.Checks()[0].Recent(t.Context(), 700*time.Millisecond); ok {
+		if _, ok := m.Checks()[0].Latest(t.Context(), 700*time.Millisecond); ok {
 			t.Error("there is a result of what hangs")
 		}
-		f, ok := e.Checks()[2].Recent(t.Context(), time.Minute)
+		f, ok := m.Checks()[2].Latest(t.Context(), time.Minute)
 		if took := time.Since(start); !ok || f.Status != check.Pass || f.Took != 0 || took > 10*time.Second {
 			t.Errorf("after %s: %+v", took, f)
 		}
-		f, ok = e.Checks()[1].Recent(t.Context(), time.Minute)
+		f, ok = m.Checks()[1].Latest(t.Context(), time.Minute)
 		if took := time.Since(start); !ok || f.Status != check.Fail || f.Output != "the statement did not end in time" || took > 12*time.Second {
 			t.Errorf("after %s: %+v", took, f)
 		}
@@ -140,7 +134,7 @@ func TestCheckHangs(t *testing.T) {
 		if n := p.most.Load(); n != 1 {
 			t.Errorf("%d statements at once", n)
 		}
-		if f, ok := e.Checks()[2].Recent(t.Context(), 0); !ok || f.Status != check.Pass || time.Since(f.At) > time.Minute {
+		if f, ok := m.Checks()[2].Latest(t.Context(), 0); !ok || f.Status != check.Pass || time.Since(f.At) > time.Minute {
 			t.Errorf("%+v", f)
 		}
 	})
@@ -154,15 +148,15 @@ func TestCheckBesideSlowOnes(t *testing.T) {
 		for i := range 20 {
 			all = append(all, statement(fmt.Sprintf("b%02d", i), fmt.Sprintf("hangs %d", i)))
 		}
-		e, p, _ := checkedExporter(t, all...)
-		if f, ok := e.Checks()[0].Recent(t.Context(), time.Minute); !ok || f.Status != check.Pass || time.Since(p.start) > 20*time.Second {
+		m, p, _ := checkedMonitor(t, all...)
+		if f, ok := m.Checks()[0].Latest(t.Context(), time.Minute); !ok || f.Status != check.Pass || time.Since(p.start) > 20*time.Second {
 			t.Errorf("after %s, when none had a result: %+v", time.Since(p.start), f)
 		}
 		time.Sleep(3 * time.Minute)
 		p.asked()
 		for range 600 {
 			time.Sleep(time.Second)
-			f, ok := e.Checks()[0].Recent(t.Context(), 0)
+			f, ok := m.Checks()[0].Latest(t.Context(), 0)
 			if age := time.Since(f.At); !ok || f.Status != check.Pass || age > (27+5)*time.Second {
 				t.Fatalf("%s old: %+v", age, f)
 			}
@@ -180,7 +174,7 @@ func TestCheckBesideSlowOnes(t *testing.T) {
 		p.mu.Unlock()
 		for range 300 {
 			time.Sleep(time.Second)
-			f, ok := e.Checks()[0].Recent(t.Context(), 0)
+			f, ok := m.Checks()[0].Latest(t.Context(), 0)
 			if age := time.Since(f.At); !ok || f.Status != check.Pass || age > (27+5+20)*time.Second {
 				t.Fatalf("%s old: %+v", age, f)
 			}
@@ -194,19 +188,19 @@ func TestCheckBesideSlowOnes(t *testing.T) {
 // TestCheckReload: what has not changed keeps its result, what is new is asked at once, and what is gone is gone.
 func TestCheckReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e, p, file := checkedExporter(t, statement("a", "one"), statement("b", "many"))
+		m, p, file := checkedMonitor(t, statement("a", "one"), statement("b", "many"))
 		time.Sleep(3 * time.Second)
 		again := *file
 		again.Checks = []*config.Check{statement("a", "one"), statement("c", "one")}
 		p.asked()
-		e.Apply(&again)
+		m.ApplyConfig(&again)
 		synctest.Wait()
 		if got, want := p.asked(), []string{"one at 3"}; !slices.Equal(got, want) {
 			t.Errorf("asked %q, want %q", got, want)
 		}
 		var names []string
-		for _, c := range e.Checks() {
-			f, ok := c.Recent(t.Context(), 0)
+		for _, c := range m.Checks() {
+			f, ok := c.Latest(t.Context(), 0)
 			names = append(names, fmt.Sprintf("%s %v %.0f", c.Name(), ok, f.At.Sub(p.start).Seconds()))
 		}
 		if want := []string{"a true 0", "c true 3"}; !slices.Equal(names, want) {
@@ -217,8 +211,8 @@ func TestCheckReload(t *testing.T) {
 		changed, most := again, 100.0
 		changed.Checks = []*config.Check{statement("a", "one"), statement("c", "one")}
 		changed.Checks[1].Limits = config.Limits{FailAbove: &most}
-		e.Apply(&changed)
-		if f, ok := e.Checks()[1].Recent(t.Context(), 0); !ok || f.Status != check.Pass {
+		m.ApplyConfig(&changed)
+		if f, ok := m.Checks()[1].Latest(t.Context(), 0); !ok || f.Status != check.Pass {
 			t.Errorf("%v %+v", ok, f)
 		}
 		synctest.Wait()
@@ -228,7 +222,7 @@ func TestCheckReload(t *testing.T) {
 		// Another target is another question.
 		moved := changed
 		moved.Targets = []*config.Target{{Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 6 * time.Second}}}
-		e.Apply(&moved)
+		m.ApplyConfig(&moved)
 		synctest.Wait()
 		if got, want := p.asked(), []string{"one at 3", "one at 3"}; !slices.Equal(got, want) {
 			t.Errorf("asked %q, want %q", got, want)
@@ -237,58 +231,6 @@ func TestCheckReload(t *testing.T) {
 		time.Sleep(time.Hour)
 		if got := p.asked(); slices.ContainsFunc(got, func(line string) bool { return strings.HasPrefix(line, "many") }) {
 			t.Error("a check that is gone is asked")
-		}
-	})
-}
-
-// TestCheckMetrics holds the checks' metrics against a golden file: on /metrics each has a target, be it an empty one; on
-// /probe are those of the target; without targets on /metrics, those without one.
-func TestCheckMetrics(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		queue := &config.Check{Name: "queue", Kind: config.CheckRedis, Timeout: time.Second, TTLFailed: time.Second} // it has no address
-		e, _, configured := checkedExporter(t, statement("backlog", "one"), queue)
-		synctest.Wait()
-		later := *configured
-		later.Checks = []*config.Check{statement("backlog", "one"), statement("late", "hangs"), queue}
-		e.Apply(&later)
-		time.Sleep(time.Second)
-		get := func(path string) string {
-			response := httptest.NewRecorder()
-			request := httptest.NewRequestWithContext(t.Context(), "GET", path, nil)
-			if strings.HasPrefix(path, "/probe") {
-				e.ServeProbe(response, request)
-			} else {
-				e.ServeHTTP(response, request)
-			}
-			var text bytes.Buffer
-			for line := range strings.Lines(response.Body.String()) {
-				if strings.Contains(line, "pg_liveness_check") {
-					text.WriteString(line)
-				}
-			}
-			return text.String()
-		}
-		got := get("/metrics")
-		file := filepath.Join("testdata", "checks.prom")
-		if *update {
-			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(file)
-		if err != nil || got != string(want) {
-			t.Errorf("differs from %s (go test ./collector -update writes it anew): %v\n%s", file, err, got)
-		}
-		if problems, err := promlint.New(strings.NewReader(got)).Lint(); err != nil || len(problems) > 0 {
-			t.Errorf("promlint: %v %v", problems, err)
-		}
-		single := get("/probe?target=orders")
-		if !strings.Contains(single, `pg_liveness_check_up{check="backlog"} 1`) || strings.Contains(single, "queue") || strings.Contains(single, "late") {
-			t.Error(single)
-		}
-		e.options.HideTargets = true
-		if alone := get("/metrics"); !strings.Contains(alone, `check="queue",target=""`) || strings.Contains(alone, "backlog") {
-			t.Error(alone)
 		}
 	})
 }
@@ -315,14 +257,14 @@ func (p *refusingProber) Query(_ context.Context, _ string, _ time.Duration) (pr
 // lock a role out; a probe that succeeds ends that.
 func TestCheckRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &refusingProber{fixedProber: fixedProber{result: healthy()}}
+		p := &refusingProber{fixedProber: fixedProber{}}
 		p.unread.Store(true)
-		e := NewExporter(Options{
-			MaxInFlight: 10, Keeps: true, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler),
+		m := New(Options{
+			MaxInFlight: 10, Keep: true, NewHistograms: newHistograms, Logger: slog.New(slog.DiscardHandler),
 			NewProber: func(*config.Target, Events) Prober { return p },
 		})
-		defer func() { _ = e.Close(context.Background()) }()
-		e.Apply(&config.File{
+		defer func() { _ = m.Close(context.Background()) }()
+		m.ApplyConfig(&config.File{
 			Targets: []*config.Target{{Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}}},
 			Checks:  []*config.Check{statement("a", "one"), statement("b", "two"), statement("c", "three")}, Health: config.DefaultHealth(),
 		})
@@ -335,18 +277,18 @@ func TestCheckRefused(t *testing.T) {
 		if n := p.statements.Load(); n != 4 {
 			t.Errorf("%d logins in a minute", n-3)
 		}
-		for _, c := range e.Checks() {
-			if f, ok := c.Recent(t.Context(), 0); !ok || f.Output != "no session with its target: misconfigured: auth in phase startup, SQLSTATE 28P01" {
+		for _, c := range m.Checks() {
+			if f, ok := c.Latest(t.Context(), 0); !ok || f.Output != "no session with its target: misconfigured: auth in phase startup, SQLSTATE 28P01" {
 				t.Errorf("%+v", f)
 			}
 		}
 		p.accepts.Store(true)
-		if _, err := e.Targets()[0].Probe(t.Context(), time.Now().Add(time.Second)); err != nil {
+		if _, err := m.Targets()[0].Probe(t.Context(), time.Now().Add(time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(9 * time.Second)
-		for _, c := range e.Checks() {
-			if f, ok := c.Recent(t.Context(), 0); !ok || f.Status != check.Pass {
+		for _, c := range m.Checks() {
+			if f, ok := c.Latest(t.Context(), 0); !ok || f.Status != check.Pass {
 				t.Errorf("%+v", f)
 			}
 		}

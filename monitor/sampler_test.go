@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-package collector
+package monitor
 
 import (
 	"context"
@@ -26,7 +26,7 @@ type timedProber struct {
 }
 
 func (p *timedProber) Probe(ctx context.Context) *probe.Result {
-	r := &probe.Result{Start: time.Now(), Failure: p.failure, Connect: seconds(p.takes.Seconds())}
+	r := &probe.Result{Start: time.Now(), Failure: p.failure, Connect: probe.Number{Value: p.takes.Seconds(), Known: true}}
 	p.asked = append(p.asked, r.Start)
 	select {
 	case <-time.After(p.takes):
@@ -37,17 +37,17 @@ func (p *timedProber) Probe(ctx context.Context) *probe.Result {
 
 func (p *timedProber) Close(context.Context) error { return nil }
 
-func sampledTarget(p Prober, name string, interval time.Duration, limiter *Limiter) *Target {
-	return NewTarget(TargetOptions{
-		Name: name, Probing: config.Probing{Timeout: 2 * time.Second, Interval: interval},
-		Logger: slog.New(slog.DiscardHandler), Shared: &atomic.Uint64{}, Limiter: limiter,
+func sampledTarget(p Prober, name string, interval time.Duration, limiter *limiter) *Target {
+	return newTarget(targetOptions{
+		name: name, Probing: config.Probing{Timeout: 2 * time.Second, Interval: interval},
+		logger: slog.New(slog.DiscardHandler), shared: &atomic.Uint64{}, limiter: limiter, histograms: newHistograms(true),
 	}, func(Events) Prober { return p })
 }
 
 func observed(t *testing.T, target *Target) uint64 {
 	t.Helper()
 	var m dto.Metric
-	if err := target.connect.Write(&m); err != nil {
+	if err := target.histograms.Connect.Write(&m); err != nil {
 		t.Fatal(err)
 	}
 	return m.GetHistogram().GetSampleCount()
@@ -59,7 +59,7 @@ func TestSampling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		quick, slow := &timedProber{takes: time.Millisecond}, &timedProber{takes: 1500 * time.Millisecond}
-		a, b := sampledTarget(quick, "a", time.Second, NewLimiter(9)), sampledTarget(slow, "b", time.Second, NewLimiter(9))
+		a, b := sampledTarget(quick, "a", time.Second, newLimiter(9)), sampledTarget(slow, "b", time.Second, newLimiter(9))
 		for range 10 {
 			time.Sleep(time.Second)
 			if _, err := a.Probe(t.Context(), time.Now().Add(time.Second)); err != nil {
@@ -71,8 +71,8 @@ func TestSampling(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if n := observed(t, a); n != 10 || a.seen.probes != 20 {
-			t.Errorf("%d observed of %d probes, want 10 of 20", n, a.seen.probes)
+		if n := observed(t, a); n != 10 || a.history.Probes != 20 {
+			t.Errorf("%d observed of %d probes, want 10 of 20", n, a.history.Probes)
 		}
 		if offset := quick.asked[0].Sub(start); offset != spread("a", time.Second) || offset == spread("b", time.Second) {
 			t.Errorf("the first probe came after %s", offset)
@@ -92,7 +92,7 @@ func TestSampling(t *testing.T) {
 func TestSamplingShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &timedProber{takes: 900 * time.Millisecond}
-		target := sampledTarget(p, "a", time.Second, NewLimiter(9))
+		target := sampledTarget(p, "a", time.Second, newLimiter(9))
 		time.Sleep(spread("a", time.Second) - 100*time.Millisecond) // the scrape begins, the sampler boards
 		for range 3 {
 			if _, err := target.Probe(t.Context(), time.Now().Add(time.Second)); err != nil {
@@ -103,8 +103,8 @@ func TestSamplingShared(t *testing.T) {
 		if err := target.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if n := observed(t, target); n != target.seen.probes || n < 3 {
-			t.Errorf("%d observed of %d probes", n, target.seen.probes)
+		if n := observed(t, target); n != target.history.Probes || n < 3 {
+			t.Errorf("%d observed of %d probes", n, target.history.Probes)
 		}
 	})
 }
@@ -112,7 +112,7 @@ func TestSamplingShared(t *testing.T) {
 // TestLimiterDelays: probes that hang for the first time keep others waiting for a while, and make none fail.
 func TestLimiterDelays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter := NewLimiter(4000)
+		limiter := newLimiter(4000)
 		var failed atomic.Int64
 		for i := range 2000 {
 			p := &timedProber{takes: 5 * time.Millisecond}
@@ -137,7 +137,7 @@ func TestLimiterDelays(t *testing.T) {
 // TestLimiterLeavesPlaces: targets that hang, however many, leave places to those that answer.
 func TestLimiterLeavesPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter := NewLimiter(100)
+		limiter := newLimiter(100)
 		hangs := func(ctx context.Context) {
 			if leave, ok := limiter.enter(ctx, false); ok {
 				<-ctx.Done()
@@ -168,7 +168,7 @@ func TestLimiterLeavesPlaces(t *testing.T) {
 func TestSamplingPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &timedProber{failure: &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, SQLState: "28P01"}}
-		target := sampledTarget(p, "a", time.Second, NewLimiter(9))
+		target := sampledTarget(p, "a", time.Second, newLimiter(9))
 		time.Sleep(5 * time.Minute)
 		if err := target.Close(t.Context()); err != nil {
 			t.Error(err)
@@ -182,13 +182,13 @@ func TestSamplingPauses(t *testing.T) {
 // TestLimiter: probes wait for room, which is part of their time; one that gets none says so and not that the server is down.
 func TestLimiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limiter := NewLimiter(1)
+		limiter := newLimiter(1)
 		first := sampledTarget(&timedProber{takes: 1500 * time.Millisecond}, "a", 0, limiter)
 		second := sampledTarget(&timedProber{}, "b", 0, limiter)
 		go func() { _, _ = first.Probe(t.Context(), time.Now().Add(2*time.Second)) }()
 		synctest.Wait()
 		s, err := second.Probe(t.Context(), time.Now().Add(time.Second))
-		if err != nil || s.Result.State() != probe.StateMisconfigured || s.Result.Failure.Reason != probe.ReasonOther || s.failures[probe.ReasonOther] != 1 {
+		if err != nil || s.Result.State() != probe.StateMisconfigured || s.Result.Failure.Reason != probe.ReasonOther || s.Failures[probe.ReasonOther] != 1 {
 			t.Errorf("got %+v %v", s.Result, err)
 		}
 		s, err = second.Probe(t.Context(), time.Now().Add(time.Second))

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
 
+	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
 )
 
@@ -29,33 +30,33 @@ func (e *Exporter) ServeProbe(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	for {
-		target, err := e.targets.Find(name, module)
+		target, err := e.monitor.FindTarget(name, module)
 		if err != nil {
 			refuse(w, err)
 			return
 		}
-		deadline := time.Now().Add(e.budget(r.Header.Get(timeoutHeader), target.options.Timeout))
+		deadline := time.Now().Add(e.maxWait(r.Header.Get(timeoutHeader), target.Timeout()))
 		s, err := target.Probe(r.Context(), deadline)
 		switch {
-		case errors.Is(err, ErrClosed): // a reload came between
+		case errors.Is(err, monitor.ErrClosed): // a reload came between
 			continue
 		case err != nil:
 			panic(http.ErrAbortHandler)
 		case s.Result.Failure != nil && s.Result.Failure.Forbidden:
 			refuse(w, errors.New(s.Result.Failure.Detail))
 		case debug:
-			e.explain(w, &s, target.lines.read())
+			e.explain(w, &s, target.LogLines())
 		default:
-			e.show(w, r, e.view(s), nil)
+			e.render(w, r, e.view(s), nil)
 		}
 		return
 	}
 }
 
 // view shows a target and the checks that are about it.
-func (e *Exporter) view(s Snapshot) prometheus.Gatherer {
-	found := e.checks.findings(func(target string) bool { return s.Target != "" && target == s.Target })
-	return gatherers{e.table.View(s), checkView{found, false}}
+func (e *Exporter) view(s monitor.Snapshot) prometheus.Gatherer {
+	results := e.monitor.CheckResults(func(target string) bool { return s.Target != "" && target == s.Target })
+	return gatherers{e.table.View(s), checkView{results, false}}
 }
 
 // probeParameters reads the parameters; auth_module is another name for module, postgres_exporter's.
@@ -86,22 +87,22 @@ func probeParameters(raw string) (target, module string, debug bool, err error) 
 
 func refuse(w http.ResponseWriter, err error) {
 	status := http.StatusBadRequest
-	if errors.Is(err, errFull) {
+	if errors.Is(err, monitor.ErrTooManyTargets) {
 		status = http.StatusServiceUnavailable
 	}
 	http.Error(w, err.Error(), status)
 }
 
 // explain shows a probe step by step. Neither the target's address nor a secret is known here.
-func (e *Exporter) explain(w http.ResponseWriter, s *Snapshot, lines []string) {
+func (e *Exporter) explain(w http.ResponseWriter, s *monitor.Snapshot, lines []string) {
 	var text bytes.Buffer
 	describeSteps(&text, s.Result)
 	switch {
-	case s.commit == nil:
-	case s.commit.Failure == nil:
-		fmt.Fprintf(&text, "The commit that followed took %s\n", time.Duration(s.commit.Took.Value*float64(time.Second)))
+	case s.CommitResult == nil:
+	case s.CommitResult.Failure == nil:
+		fmt.Fprintf(&text, "The commit that followed took %s\n", time.Duration(s.CommitResult.Took.Value*float64(time.Second)))
 	default:
-		fmt.Fprintf(&text, "The commit that followed failed: %s %s\n", s.commit.Failure.Reason, s.commit.Failure.Detail)
+		fmt.Fprintf(&text, "The commit that followed failed: %s %s\n", s.CommitResult.Failure.Reason, s.CommitResult.Failure.Detail)
 	}
 	fmt.Fprintln(&text, "\nLog lines of this target, the latest last")
 	for _, line := range lines {

@@ -1,0 +1,33 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pg_liveness_exporter/probe"
+)
+
+// unqueried is the part of a prober that runs statements, for tests that have none.
+type unqueried struct{}
+
+func (unqueried) Query(context.Context, string, time.Duration) (probe.Scalar, *probe.Failure) {
+	panic("no statement is expected")
+}
+
+// fixedProber finds a server that answers.
+type fixedProber struct{ unqueried }
+
+func (fixedProber) Probe(context.Context) *probe.Result {
+	return &probe.Result{Start: time.Now(), Keeps: true, KeptUp: true}
+}
+func (fixedProber) Close(context.Context) error { return nil }
+
+func newHistograms(bool) Histograms {
+	one := func() prometheus.Histogram { return prometheus.NewHistogram(prometheus.HistogramOpts{Name: "x"}) }
+	return Histograms{Connect: one(), Query: one(), Commit: one()}
+}

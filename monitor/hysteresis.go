@@ -1,0 +1,28 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+// hysteresis turns results into a state that changes late: failAfter failures in a row make it fail, passAfter successes in a
+// row make it pass again. Before the first success it fails at once, and the first success makes it pass.
+type hysteresis struct {
+	failAfter, passAfter uint64
+	failures, successes  uint64 // in a row; one of them is 0
+	succeeded            bool   // at least once
+	failing              bool
+}
+
+func newHysteresis() hysteresis { return hysteresis{failAfter: 1, passAfter: 1} }
+
+func (h *hysteresis) count(ok bool) {
+	if ok {
+		h.failures = 0
+		h.successes++
+		h.failing = h.failing && h.succeeded && h.successes < h.passAfter
+		h.succeeded = true
+		return
+	}
+	h.successes = 0
+	h.failures++
+	h.failing = h.failing || !h.succeeded || h.failures >= h.failAfter
+}

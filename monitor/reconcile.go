@@ -1,0 +1,52 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"pg_liveness_exporter/internal/bounded"
+)
+
+// reconcile returns the new list for wanted settings: what running has under the same name and keep accepts stays, and the
+// rest is made. What stays in none of its places is returned as dropped. replaced is the running one of the same name, the
+// zero value if there is none.
+func reconcile[S any, R comparable](
+	wanted []S, running []R, wantedName func(S) string, runningName func(R) string, keep func(R, S) bool, create func(s S, replaced R) R,
+) (now, dropped []R) {
+	before := make(map[string]R, len(running))
+	for _, r := range running {
+		before[runningName(r)] = r
+	}
+	now = make([]R, 0, len(wanted))
+	for _, s := range wanted {
+		name := wantedName(s)
+		r, ok := before[name]
+		if ok && keep(r, s) {
+			delete(before, name)
+		} else {
+			r = create(s, r)
+		}
+		now = append(now, r)
+	}
+	for _, r := range running {
+		if before[runningName(r)] == r {
+			dropped = append(dropped, r)
+		}
+	}
+	return now, dropped
+}
+
+// closeAll closes everything side by side, waits for what is still retiring, and returns the first error. ctx bounds all.
+func closeAll[C interface{ Close(context.Context) error }](ctx context.Context, all []C, retiring *sync.WaitGroup) error {
+	var group errgroup.Group
+	for _, c := range all {
+		group.Go(func() error { return c.Close(ctx) })
+	}
+	group.Go(func() error { return bounded.Wait(ctx, retiring) })
+	return group.Wait()
+}

@@ -1,0 +1,238 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"pg_liveness_exporter/config"
+)
+
+const (
+	// maxAdHoc bounds the ad-hoc targets. Anybody who reaches /probe can make one.
+	maxAdHoc = 2048
+	// adHocIdleTime is how long an ad-hoc target stays after its last probe: longer than any sensible scrape interval, so
+	// that its counters go on.
+	adHocIdleTime = 15 * time.Minute
+	// minAdHocTime is how long it stays at least, however many others need its place.
+	minAdHocTime = time.Minute
+	// retireGrace is how long a dropped target may take to close, in addition to its timeout.
+	retireGrace = time.Second
+)
+
+// Errors of FindTarget. Their texts are plain sentences for the client.
+var (
+	errNoTarget    = errors.New("the parameter target is missing")
+	errUnknown     = errors.New("there is no target of this name; to probe host:port, name a module")
+	errOtherModule = errors.New("this target has another module, or none")
+
+	// ErrTooManyTargets is the one that is no fault of the request's.
+	ErrTooManyTargets = errors.New("too many ad-hoc targets are in use")
+)
+
+// targets are the targets that are watched now: those of the configuration, and ad-hoc ones that were probed lately.
+type targets struct {
+	// create makes a target, which is watched from then on.
+	create func(t *config.Target, adHoc bool) *Target
+
+	retiring sync.WaitGroup
+
+	mu         sync.Mutex // protects what follows
+	closed     bool
+	file       *config.File
+	configured []*watched // sorted by name
+	adHoc      map[adHocKey]*watched
+}
+
+// watched is a target with the settings that it was made from.
+type watched struct {
+	*Target
+	settings *config.Target
+	used     time.Time   // of an ad-hoc target: when it was last asked for
+	expiry   *time.Timer // of an ad-hoc target: drops it after adHocIdleTime
+}
+
+type adHocKey struct{ address, module string }
+
+func newTargets(create func(t *config.Target, adHoc bool) *Target) *targets {
+	return &targets{create: create, file: &config.File{}, adHoc: make(map[adHocKey]*watched)}
+}
+
+// apply replaces the configuration. Targets whose settings are the same stay as they are, with their sessions and all that was
+// counted. Others are made, and those that are not in the file any more are closed in the background: a probe under way ends
+// first.
+func (ts *targets) apply(file *config.File) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if ts.closed {
+		return
+	}
+	ts.file = file
+	var dropped []*watched
+	ts.configured, dropped = reconcile(file.Targets, ts.configured,
+		func(settings *config.Target) string { return settings.Name },
+		func(w *watched) string { return w.settings.Name },
+		func(w *watched, settings *config.Target) bool { return w.settings.Equal(settings) },
+		func(settings *config.Target, _ *watched) *watched {
+			return &watched{Target: ts.create(settings, false), settings: settings}
+		})
+	for _, w := range ts.configured {
+		w.setHysteresis(file.Health.FailAfter, file.Health.PassAfter)
+	}
+	for _, w := range dropped {
+		ts.retire(w)
+	}
+	for key, w := range ts.adHoc {
+		if settings, err := file.AdHoc(key.address, key.module); err != nil || !w.settings.Equal(settings) {
+			ts.dropLocked(key, w)
+		}
+	}
+}
+
+// retire closes a target in the background.
+func (ts *targets) retire(w *watched) {
+	ts.retiring.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), w.options.Timeout+retireGrace)
+		defer cancel()
+		_ = w.Close(ctx) // what has not ended by then ends by itself
+	})
+}
+
+// dropLocked removes an ad-hoc target.
+func (ts *targets) dropLocked(key adHocKey, w *watched) {
+	delete(ts.adHoc, key)
+	w.expiry.Stop()
+	ts.retire(w)
+}
+
+// list returns the configured targets, sorted by name.
+func (ts *targets) list() []*Target {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	all := make([]*Target, len(ts.configured))
+	for i, w := range ts.configured {
+		all[i] = w.Target
+	}
+	return all
+}
+
+// health returns the settings of the health endpoints.
+func (ts *targets) health() config.Health {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return ts.file.Health
+}
+
+// target returns the configured target of a name, nil if there is none.
+func (ts *targets) target(name string) *Target {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if w := ts.configuredLocked(name); w != nil {
+		return w.Target
+	}
+	return nil
+}
+
+// configuredLocked returns the configured target of a name with its settings, nil if there is none.
+func (ts *targets) configuredLocked(name string) *watched {
+	i, ok := slices.BinarySearchFunc(ts.configured, name, func(w *watched, name string) int {
+		return strings.Compare(w.settings.Name, name)
+	})
+	if !ok {
+		return nil
+	}
+	return ts.configured[i]
+}
+
+// find returns the configured target of a name, or the ad-hoc one at an address, host:port, which it makes if the module
+// allows that. The error is a plain sentence that repeats nothing of the request.
+func (ts *targets) find(name, module string) (*Target, error) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if name == "" {
+		return nil, errNoTarget
+	}
+	w := ts.configuredLocked(name)
+	switch {
+	case w != nil && module != "" && module != w.settings.Module:
+		return nil, errOtherModule
+	case w != nil:
+		return w.Target, nil
+	case module == "", ts.closed:
+		return nil, errUnknown
+	}
+	address, err := config.CanonicalAddress(name) // or one server would have a target for each spelling
+	if err != nil {
+		return nil, err
+	}
+	return ts.findAdHocLocked(adHocKey{address, module})
+}
+
+func (ts *targets) findAdHocLocked(key adHocKey) (*Target, error) {
+	w := ts.adHoc[key]
+	if w == nil {
+		settings, err := ts.file.AdHoc(key.address, key.module)
+		if err != nil {
+			return nil, err
+		}
+		if !ts.evictLocked() {
+			return nil, ErrTooManyTargets
+		}
+		w = &watched{Target: ts.create(settings, true), settings: settings}
+		w.expiry = time.AfterFunc(adHocIdleTime, func() { ts.expire(key, w) })
+		ts.adHoc[key] = w
+	}
+	w.used = time.Now()
+	w.expiry.Reset(adHocIdleTime)
+	return w.Target, nil
+}
+
+// expire drops an ad-hoc target, unless it was asked for meanwhile.
+func (ts *targets) expire(key adHocKey, w *watched) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if ts.adHoc[key] == w && time.Since(w.used) >= adHocIdleTime {
+		ts.dropLocked(key, w)
+	}
+}
+
+// evictLocked drops the ad-hoc target that was unused for longest, if there are too many. It reports false if all are in use.
+func (ts *targets) evictLocked() bool {
+	if len(ts.adHoc) < maxAdHoc {
+		return true
+	}
+	var (
+		oldest *watched
+		found  adHocKey
+	)
+	for key, w := range ts.adHoc {
+		if oldest == nil || w.used.Before(oldest.used) {
+			found, oldest = key, w
+		}
+	}
+	if time.Since(oldest.used) < minAdHocTime {
+		return false
+	}
+	ts.dropLocked(found, oldest)
+	return true
+}
+
+// close closes all targets, until ctx ends. There are none from then on.
+func (ts *targets) close(ctx context.Context) error {
+	ts.mu.Lock()
+	ts.closed = true
+	closing := ts.configured
+	for _, w := range ts.adHoc {
+		w.expiry.Stop()
+		closing = append(closing, w)
+	}
+	ts.configured, ts.adHoc = nil, nil
+	ts.mu.Unlock()
+	return closeAll(ctx, closing, &ts.retiring)
+}

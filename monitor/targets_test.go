@@ -1,0 +1,220 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/probe"
+)
+
+// countedProbers makes probers and knows which of them are open.
+type countedProbers struct {
+	mu     sync.Mutex
+	made   int
+	open   map[string]int
+	probes func(ctx context.Context) *probe.Result
+}
+
+type countedProber struct {
+	unqueried
+	all  *countedProbers
+	name string
+}
+
+func (c *countedProbers) prober(t *config.Target, _ Events) Prober {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.made++
+	c.open[t.Name]++
+	return &countedProber{all: c, name: t.Name}
+}
+
+func (p *countedProber) Probe(ctx context.Context) *probe.Result {
+	if p.all.probes != nil {
+		return p.all.probes(ctx)
+	}
+	return &probe.Result{Start: time.Now()}
+}
+
+func (p *countedProber) Close(context.Context) error {
+	p.all.mu.Lock()
+	defer p.all.mu.Unlock()
+	p.all.open[p.name]--
+	return nil
+}
+
+func (c *countedProbers) names() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var names []string
+	for name, n := range c.open {
+		for range n {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func countingMonitor() (*Monitor, *countedProbers) {
+	c := &countedProbers{open: make(map[string]int)}
+	return New(Options{MaxInFlight: 10, Logger: slog.New(slog.DiscardHandler), NewProber: c.prober, NewHistograms: newHistograms}), c
+}
+
+func parse(t *testing.T, text string) *config.File {
+	t.Helper()
+	f, err := config.Parse(strings.NewReader(text), "x.yml", config.Probing{Timeout: 2 * time.Second}, config.NewCommands(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+const twoTargets = `
+modules: {m: {user: u, allow: [h]}, n: {user: u, allow: [h]}}
+targets: {a: {host: h, module: m}, b: {host: h, user: u}}`
+
+// TestApply: unchanged targets stay with what was counted, others are made and dropped, also while they are probed.
+func TestApply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, probers := countingMonitor()
+		m.ApplyConfig(parse(t, twoTargets))
+		a := m.Targets()[0]
+		if _, err := a.Probe(t.Context(), time.Now().Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		m.ApplyConfig(parse(t, strings.Replace(twoTargets, "b: {host: h", "c: {host: h2", 1)))
+		synctest.Wait()
+		if got := m.Targets()[0]; got != a || got.history.Probes != 1 {
+			t.Error("an unchanged target was made anew")
+		}
+		if got := probers.names(); !slices.Equal(got, []string{"a", "c"}) || probers.made != 3 {
+			t.Errorf("open: %v of %d", got, probers.made)
+		}
+		// A target that is dropped while it is probed gives the answer before it goes.
+		probers.probes = func(context.Context) *probe.Result {
+			time.Sleep(time.Second)
+			return &probe.Result{Start: time.Now()}
+		}
+		answered := make(chan error)
+		go func() {
+			s, err := a.Probe(t.Context(), time.Now().Add(2*time.Second))
+			if err == nil && !s.Result.Up() {
+				err = fmt.Errorf("got %+v", s.Result.Failure)
+			}
+			answered <- err
+		}()
+		time.Sleep(500 * time.Millisecond)
+		m.ApplyConfig(parse(t, "modules: {}"))
+		synctest.Wait()
+		if got := probers.names(); !slices.Equal(got, []string{"a"}) {
+			t.Errorf("open while a is probed: %v", got)
+		}
+		if err := <-answered; err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if got := probers.names(); len(got) > 0 || len(m.Targets()) > 0 {
+			t.Errorf("open in the end: %v", got)
+		}
+	})
+}
+
+// TestApplyDuringProbeAll: a scrape that goes on across a reload shows the targets that were changed meanwhile.
+func TestApplyDuringProbeAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := countingMonitor()
+		file := func(more string) *config.File {
+			var text strings.Builder
+			text.WriteString("targets:\n")
+			for i := range 400 {
+				fmt.Fprintf(&text, "  t%03d: {host: h, user: u%s}\n", i, more)
+			}
+			return parse(t, text.String())
+		}
+		m.ApplyConfig(file(""))
+		go func() {
+			time.Sleep(200 * time.Millisecond)
+			m.ApplyConfig(file(", timeout: 1s"))
+		}()
+		snapshots, err := m.ProbeAll(t.Context(), time.Now().Add(2*time.Second))
+		if err != nil || len(snapshots) != 400 {
+			t.Errorf("%d of 400 targets, %v", len(snapshots), err)
+		}
+		if err := m.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestAdHoc: an ad-hoc target stays as long as it is asked for, is dropped with its module's permission, and gives way
+// only when it is idle.
+func TestAdHoc(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, probers := countingMonitor()
+		m.ApplyConfig(parse(t, twoTargets))
+		find := func(name, module string) *Target {
+			t.Helper()
+			target, err := m.FindTarget(name, module)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return target
+		}
+		first := find("h:1", "m")
+		for range 3 {
+			time.Sleep(adHocIdleTime - time.Second)
+			if find("h:1", "m") != first {
+				t.Error("dropped while it is asked for")
+			}
+		}
+		if find("h:1", "n") == first {
+			t.Error("two modules share a target")
+		}
+		time.Sleep(adHocIdleTime + time.Second)
+		synctest.Wait()
+		if got := probers.names(); !slices.Equal(got, []string{"a", "b"}) {
+			t.Errorf("open when idle: %v", got)
+		}
+		second := find("h:1", "m")
+		m.ApplyConfig(parse(t, twoTargets))
+		if find("h:1", "m") != second {
+			t.Error("a reload dropped an ad-hoc target")
+		}
+		m.ApplyConfig(parse(t, strings.ReplaceAll(twoTargets, "[h]", "[g]")))
+		if _, err := m.FindTarget("h:1", "m"); err == nil {
+			t.Error("a target that is not allowed any more is still there")
+		}
+		m.ApplyConfig(parse(t, twoTargets))
+		for i := range maxAdHoc {
+			find(fmt.Sprintf("h:%d", i+1), "m")
+		}
+		if _, err := m.FindTarget("h:60000", "m"); err != ErrTooManyTargets { //nolint:errorlint // it is not wrapped
+			t.Errorf("more than fit: %v", err)
+		}
+		time.Sleep(minAdHocTime)
+		find("h:2", "m")
+		find("h:60000", "m")
+		synctest.Wait()
+		if got := len(probers.names()); got != maxAdHoc+2 {
+			t.Errorf("%d open", got)
+		}
+		if err := m.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := probers.names(); len(got) > 0 {
+			t.Errorf("%d open in the end", len(got))
+		}
+	})
+}
