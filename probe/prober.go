@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/bounded"
 )
 
 // limits of logins that were given up.
@@ -141,17 +142,7 @@ func (p *Prober) Close(ctx context.Context) error {
 	p.closed = true
 	p.mu.Unlock()
 	p.cancel()
-	ended := make(chan struct{})
-	go func() {
-		p.work.Wait()
-		close(ended)
-	}()
-	select {
-	case <-ended:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return bounded.Wait(ctx, &p.work)
 }
 
 // Probe opens a session and asks on it whether the server is alive (SELECT 1; SHOW VERSION of a PgBouncer) and, at the same
