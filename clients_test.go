@@ -187,44 +187,6 @@ func crowd(t *testing.T, many int, client func(ctx context.Context, i int)) (lea
 	return leave
 }
 
-// TestClientsThatDoNotRead: more clients than there may be connections, each with an answer that it does not read, keep
-// no other from its answer.
-func TestClientsThatDoNotRead(t *testing.T) {
-	t.Parallel()
-	const most = 4
-	bound := newConnectionBound(most)
-	server := &http.Server{
-		Handler: bound.protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == "/large" {
-				_, _ = w.Write(make([]byte, 64<<20)) // more than any kernel keeps for a client
-			}
-		})),
-		ConnState: bound.track, ConnContext: bound.remember,
-	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	check(t, err)
-	go func() { _ = server.Serve(l) }()
-	defer func() { _ = server.Close() }()
-	for range 3 * most {
-		conn := dial(t.Context(), l.Addr().String())
-		if conn == nil {
-			t.Fatal("no connection")
-		}
-		defer func() { _ = conn.Close() }()
-		_, err := io.WriteString(conn, "GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
-		check(t, err)
-	}
-	e := &exporter{t: t, address: l.Addr().String()}
-	ctx, cancel := context.WithTimeout(t.Context(), hanging)
-	defer cancel()
-	response, _, err := e.get(ctx, "/", 0)
-	check(t, err)
-	if response.StatusCode != http.StatusOK {
-		t.Errorf("status %d", response.StatusCode)
-	}
-}
-
 // TestBodiesHTTP2: with HTTP/2, too, a request is answered whose body does not come, and so is another one that is
 // under way on its connection.
 func TestBodiesHTTP2(t *testing.T) {

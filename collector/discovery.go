@@ -17,7 +17,7 @@ type group struct {
 
 // Discovery answers /sd: a list of all configured targets for Prometheus's http_sd_configs, each scraped through /probe
 // of the address that was asked, with the target's name as instance. The target that has no name is scraped at metricsPath.
-func (e *Exporter) Discovery(metricsPath, probePath string) http.Handler {
+func (e *Exporter) Discovery(metricsPath string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Host == "" {
 			http.Error(w, "the request says no host, which the targets would be scraped at", http.StatusBadRequest)
@@ -31,7 +31,7 @@ func (e *Exporter) Discovery(metricsPath, probePath string) http.Handler {
 		for _, t := range e.monitor.Targets() {
 			labels := map[string]string{"__scheme__": scheme, "__metrics_path__": metricsPath}
 			if name := t.Name(); name != "" {
-				labels["__metrics_path__"] = probePath
+				labels["__metrics_path__"] = ProbePath
 				labels["__param_target"] = name
 				labels["instance"] = name
 				labels["target"] = name

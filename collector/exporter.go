@@ -28,6 +28,12 @@ import (
 // Name is the program's name, and the prefix of its own metrics.
 const Name = "pg_liveness_exporter"
 
+// Paths that are served.
+const (
+	ProbePath     = "/probe"
+	DiscoveryPath = "/sd"
+)
+
 const (
 	timeoutHeader = "X-Prometheus-Scrape-Timeout-Seconds"
 	// minWait is how long a caller waits at least, however little time its scrape timeout leaves.

@@ -71,7 +71,7 @@ func TestDiscovery(t *testing.T) {
 	e := newTestExporter(t, healthy(), "a", odd, "")
 	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://exporter:1/sd", nil)
 	response := httptest.NewRecorder()
-	e.Discovery("/metrics", "/probe").ServeHTTP(response, request)
+	e.Discovery("/metrics").ServeHTTP(response, request)
 	var got []group
 	if err := json.Unmarshal(response.Body.Bytes(), &got); err != nil {
 		t.Fatal(err)

@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package cli
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	checks "pg_liveness_exporter/check"
+	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/health"
 	"pg_liveness_exporter/monitor"
@@ -34,18 +34,20 @@ const (
 	formatText   = "text"
 	formatJSON   = "json"
 
-	// askEvery is the pause between two probes of a check that waits.
-	askEvery = time.Second
+	// retryInterval is the pause between two tries with --wait.
+	retryInterval = time.Second
+	// closeGrace is how long sessions may take to be closed.
+	closeGrace = time.Second
 )
 
-// question is what the command check was told.
-type question struct {
+// Check is the command check: it probes one target, or runs one check, and exits.
+type Check struct {
 	target, format, style string
 	wait                  time.Duration
 }
 
-// answer is what one probe found, as --format=json shows it. Times are seconds.
-type answer struct {
+// probeOutput is what one probe found, as --format=json shows it. Durations are seconds.
+type probeOutput struct {
 	Target   string             `json:"target,omitempty"`
 	Up       bool               `json:"up"`
 	State    string             `json:"state"`
@@ -57,28 +59,28 @@ type answer struct {
 	Phases   map[string]float64 `json:"phase_durations_seconds"`
 }
 
-// ask probes the one target, or runs the one check, again and again while it is not well and there is time to wait, and says what
-// it found. It returns the exit code.
-func (q *question) ask(ctx context.Context, load func() (*config.File, error), out, errs io.Writer) int {
+// Run probes the target, or runs the check, until it succeeds or there is no time left to wait. It writes what it found to out
+// and returns the exit code.
+func (c *Check) Run(ctx context.Context, load func() (*config.File, error), out, errs io.Writer) int {
 	file, err := load()
 	if err != nil {
-		return q.notTried(err, out, errs)
+		return c.notTried(err, out, errs)
 	}
-	for _, c := range file.Checks {
-		if c.Name == q.target {
-			return q.code(q.askCheck(ctx, file, c, out))
+	for _, settings := range file.Checks {
+		if settings.Name == c.target {
+			return c.exitCode(c.runCheck(ctx, file, settings, out))
 		}
 	}
-	target, err := q.choose(file)
+	target, err := c.choose(file)
 	if err != nil {
-		return q.notTried(err, out, errs)
+		return c.notTried(err, out, errs)
 	}
-	target.Commit = false // what is asked is whether the server accepts sessions
-	p, end := newAsker(ctx, target)
+	target.Commit = false // the question is whether the server accepts sessions
+	p, end := newProber(ctx, target)
 	defer end()
 	var r *probe.Result
-	until := time.Now().Add(q.wait)
-	q.repeat(ctx, until, func() bool {
+	until := time.Now().Add(c.wait)
+	c.repeat(ctx, until, func() bool {
 		timeout := target.Timeout
 		if r != nil {
 			timeout = min(timeout, max(time.Until(until), config.Shortest))
@@ -86,36 +88,36 @@ func (q *question) ask(ctx context.Context, load func() (*config.File, error), o
 		r = probeOnce(ctx, p, timeout)
 		return r.Up()
 	})
-	q.say(out, target.Name, r)
-	return q.code(exitCode(r))
+	c.write(out, target.Name, r)
+	return c.exitCode(codeOf(r))
 }
 
-// notTried says why nothing was asked.
-func (q *question) notTried(err error, out, errs io.Writer) int {
+// notTried writes why nothing was tried.
+func (c *Check) notTried(err error, out, errs io.Writer) int {
 	fmt.Fprintln(errs, err)
-	if q.format == formatJSON { // for a program that reads that alone
-		_ = json.NewEncoder(out).Encode(answer{Target: q.target, State: "not_tried", Detail: err.Error(), Phases: make(map[string]float64)})
+	if c.format == formatJSON { // for a program that reads that alone
+		_ = json.NewEncoder(out).Encode(probeOutput{Target: c.target, State: "not_tried", Detail: err.Error(), Phases: make(map[string]float64)})
 	}
-	return q.code(exitNotTried)
+	return c.exitCode(exitNotTried)
 }
 
-// repeat asks until all is well, or there is no time left to wait.
-func (q *question) repeat(ctx context.Context, until time.Time, ask func() (well bool)) {
-	for !ask() {
+// repeat calls try until it succeeds, or there is no time left to wait.
+func (c *Check) repeat(ctx context.Context, until time.Time, try func() (ok bool)) {
+	for !try() {
 		left := time.Until(until)
 		if left <= 0 {
 			return
 		}
 		select {
-		case <-time.After(min(askEvery, left)):
+		case <-time.After(min(retryInterval, left)):
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// newAsker returns what asks a target, and a function that ends it.
-func newAsker(ctx context.Context, target *config.Target) (*probe.Prober, func()) {
+// newProber returns a prober of a target, and a function that closes it.
+func newProber(ctx context.Context, target *config.Target) (*probe.Prober, func()) {
 	p := probe.New(target, probe.Options{Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {}})
 	return p, func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
@@ -124,8 +126,8 @@ func newAsker(ctx context.Context, target *config.Target) (*probe.Prober, func()
 	}
 }
 
-// finding is what one check found, as --format=json shows it.
-type finding struct {
+// checkOutput is what one check found, as --format=json shows it.
+type checkOutput struct {
 	Check    string   `json:"check"`
 	Status   string   `json:"status"`
 	Output   string   `json:"output,omitempty"`
@@ -133,36 +135,36 @@ type finding struct {
 	Duration float64  `json:"duration_seconds"`
 }
 
-// askCheck runs a check: 0 where it passes, or nearly, else 1.
-func (q *question) askCheck(ctx context.Context, file *config.File, settings *config.Check, out io.Writer) int {
-	var query checks.Query
+// runCheck runs a check and returns the exit code: 0 if it passes or warns, otherwise 1.
+func (c *Check) runCheck(ctx context.Context, file *config.File, settings *config.Check, out io.Writer) int {
+	var query check.Query
 	if i := slices.IndexFunc(file.Targets, func(t *config.Target) bool { return t.Name == settings.Target }); i >= 0 {
-		p, end := newAsker(ctx, file.Targets[i])
+		p, end := newProber(ctx, file.Targets[i])
 		defer end()
-		query = func(ctx context.Context, sql string) (checks.Scalar, error) {
+		query = func(ctx context.Context, sql string) (check.Scalar, error) {
 			result, failure := p.Query(ctx, sql, settings.Timeout)
-			return checks.Scalar(result), monitor.StatementError(failure)
+			return check.Scalar(result), monitor.StatementError(failure)
 		}
 	}
-	asked := checks.New(settings, query)
-	var o checks.Outcome
-	q.repeat(ctx, time.Now().Add(q.wait), func() bool {
-		o = asked.Run(ctx)
-		return o.Status != checks.Fail
+	checker := check.New(settings, query)
+	var o check.Outcome
+	c.repeat(ctx, time.Now().Add(c.wait), func() bool {
+		o = checker.Run(ctx)
+		return o.Status != check.Fail
 	})
-	f := finding{Check: settings.Name, Status: o.Status.String(), Output: o.Output, Duration: o.Took.Seconds()}
+	f := checkOutput{Check: settings.Name, Status: o.Status.String(), Output: o.Output, Duration: o.Took.Seconds()}
 	if o.Measured {
 		f.Value = &o.Value
 	}
 	switch {
-	case q.format == formatJSON:
+	case c.format == formatJSON:
 		_ = json.NewEncoder(out).Encode(f) // nobody is told if nobody reads
 	case f.Output != "":
 		fmt.Fprintf(out, "%s: %s (%.1f ms)\n", f.Status, f.Output, f.Duration*1e3)
 	default:
 		fmt.Fprintf(out, "%s (%.1f ms)\n", f.Status, f.Duration*1e3)
 	}
-	if o.Status == checks.Fail {
+	if o.Status == check.Fail {
 		return exitRejecting
 	}
 	return exitAccepting
@@ -174,20 +176,20 @@ func probeOnce(ctx context.Context, p *probe.Prober, timeout time.Duration) *pro
 	return p.Probe(ctx)
 }
 
-// choose finds the target that was named, or the only one.
-func (q *question) choose(file *config.File) (*config.Target, error) {
-	if q.target == "" && len(file.Targets) == 1 {
+// choose returns the target that was named, or the only one.
+func (c *Check) choose(file *config.File) (*config.Target, error) {
+	if c.target == "" && len(file.Targets) == 1 {
 		return file.Targets[0], nil
 	}
 	var names []string
 	for _, t := range file.Targets {
-		if t.Name == q.target && q.target != "" || t.Name == "" && q.target == health.Unnamed {
+		if t.Name == c.target && c.target != "" || t.Name == "" && c.target == health.Unnamed {
 			return t, nil
 		}
 		names = append(names, t.Name)
 	}
 	switch {
-	case q.target != "":
+	case c.target != "":
 		return nil, errors.New("there is no target and no check of this name")
 	case len(names) == 0:
 		return nil, errors.New("the file has no targets: name a check")
@@ -195,7 +197,7 @@ func (q *question) choose(file *config.File) (*config.Target, error) {
 	return nil, fmt.Errorf("name a target: one of %s", strings.Join(names, ", "))
 }
 
-func exitCode(r *probe.Result) int {
+func codeOf(r *probe.Result) int {
 	switch r.State() {
 	case probe.StateAccepting:
 		return exitAccepting
@@ -208,17 +210,17 @@ func exitCode(r *probe.Result) int {
 	return exitNotTried
 }
 
-// code is what the style makes of an exit code: Docker knows 0 and 1.
-func (q *question) code(code int) int {
-	if q.style == styleDocker {
+// exitCode returns what the style makes of an exit code: Docker knows 0 and 1.
+func (c *Check) exitCode(code int) int {
+	if c.style == styleDocker {
 		return min(code, 1)
 	}
 	return code
 }
 
-// say shows a result, in a line that a person can read or as JSON.
-func (q *question) say(out io.Writer, name string, r *probe.Result) {
-	a := answer{
+// write writes a result, in a line that a person can read or as JSON.
+func (c *Check) write(out io.Writer, name string, r *probe.Result) {
+	a := probeOutput{
 		Target: name, Up: r.Up(), State: string(r.State()), Duration: r.Duration.Seconds(), Phases: make(map[string]float64),
 	}
 	if f := r.Failure; f != nil {
@@ -234,7 +236,7 @@ func (q *question) say(out io.Writer, name string, r *probe.Result) {
 			steps = append(steps, fmt.Sprintf("%s %.1f ms", phase, took.Value*1e3))
 		}
 	}
-	if q.format == formatJSON {
+	if c.format == formatJSON {
 		_ = json.NewEncoder(out).Encode(a) // nobody is told if nobody reads
 		return
 	}

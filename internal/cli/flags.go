@@ -1,0 +1,158 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cli is the command line: its flags, and the command check.
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/common/promslog"
+	promslogflag "github.com/prometheus/common/promslog/flag"
+	"github.com/prometheus/common/version"
+	"github.com/prometheus/exporter-toolkit/web"
+	webflag "github.com/prometheus/exporter-toolkit/web/kingpinflag"
+
+	"pg_liveness_exporter/collector"
+	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/health"
+)
+
+const defaultAddress = ":10432"
+
+// Flags are the values of the command line.
+type Flags struct {
+	// Web are exporter-toolkit's flags, Log promslog's.
+	Web *web.FlagConfig
+	Log promslog.Config
+	// ConfigFile is empty for the one target from the environment. ConfigCheck asks to validate the file and exit.
+	ConfigFile  string
+	ConfigCheck bool
+	// TelemetryPath is where the metrics are served, Targets whether those of the targets are among them, and Compat whether
+	// postgres_exporter's names are too.
+	TelemetryPath   string
+	Targets, Compat bool
+	// Lifecycle switches POST /-/reload on.
+	Lifecycle bool
+	// HealthAddress is where the health paths are served as well, empty for nowhere.
+	HealthAddress string
+	// Probing are the defaults of all targets.
+	Probing config.Probing
+	// TimeoutOffset is taken off the scrape timeout that Prometheus announces.
+	TimeoutOffset time.Duration
+	// Keep reports whether a session is kept between probes.
+	Keep bool
+	// MaxInFlight bounds the probes under way.
+	MaxInFlight int
+	// IsCheck reports whether the command is check, and Check has its flags.
+	IsCheck bool
+	Check   Check
+}
+
+// Parse reads the command line. If ended is set, the program is to exit with code: help or the version was written to out, or what
+// is wrong to errs.
+func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
+	app := kingpin.New(collector.Name, "Tells Prometheus whether a PostgreSQL server is alive, how quickly it answers, "+
+		"and whether there are connections left. Without --config.file it watches one server, which is named by "+
+		"DATA_SOURCE_NAME or, without it, DATA_SOURCE_URI, DATABASE_URL, POSTGRES_HOST or libpq's own variables.")
+	app.UsageWriter(out).ErrorWriter(errs)
+	app.Terminate(func(status int) { code, ended = status, true })
+	app.HelpFlag.Short('h')
+	app.Version(version.Print(collector.Name))
+	f.Web = webflag.AddFlags(app, defaultAddress)
+	promslogflag.AddFlags(app, &f.Log)
+	app.Flag("web.telemetry-path", "Path under which to expose metrics.").Default("/metrics").StringVar(&f.TelemetryPath)
+	app.Flag("config.file", "YAML file with the servers to watch.").StringVar(&f.ConfigFile)
+	app.Flag("config.check", "Read --config.file, say what is wrong with it, and exit.").BoolVar(&f.ConfigCheck)
+	app.Flag("health.listen-address", "Also serve the health paths, and nothing else, on this address, without TLS and "+
+		"passwords: for kubelets and balancers when the other one asks for them.").StringVar(&f.HealthAddress)
+	app.Flag("web.enable-lifecycle", "Let POST /-/reload read --config.file again, as SIGHUP does.").BoolVar(&f.Lifecycle)
+	app.Flag("metrics.targets", "Show the configured targets on the telemetry path; without, it has the exporter's own "+
+		"metrics alone, for those who scrape the targets through /sd and /probe.").Default("true").BoolVar(&f.Targets)
+	app.Flag("metrics.compat", "Also show facts under the names that postgres_exporter gives them, for dashboards that ask "+
+		"for those.").BoolVar(&f.Compat)
+	app.Flag("probe.timeout", "The most one probe may take.").Default("5s").DurationVar(&f.Probing.Timeout)
+	app.Flag("probe.timeout-offset", "Time to take off the scrape timeout that Prometheus announces, for the way back.").
+		Default("0.5s").DurationVar(&f.TimeoutOffset)
+	app.Flag("probe.interval", "Also probe between scrapes, this often, so that an outage shorter than a scrape interval "+
+		"shows in counters and histograms; 0s does not.").Default("0s").DurationVar(&f.Probing.Interval)
+	app.Flag("probe.max-in-flight", "The most probes at once: of the configured targets, and of ad-hoc ones.").Default("1024").IntVar(&f.MaxInFlight)
+	app.Flag("probe.keep", "Keep a session open between probes, beside the new one of each probe: it reads the connection "+
+		"figures also while no login succeeds, and notices restarts between scrapes.").Default("true").BoolVar(&f.Keep)
+	app.Flag("probe.commit", "Also commit a transaction in each probe, which needs no table and no privilege: SELECT 1 "+
+		"succeeds while commits hang.").BoolVar(&f.Probing.Commit)
+	app.Flag("collect.applications", "Count connections by application name.").BoolVar(&f.Probing.Applications)
+	app.Command("serve", "Serve metrics; what happens without a command.").Default()
+	check := app.Command("check", "Probe once, say what was found, and exit: 0 accepting, 1 rejecting or no connections left, "+
+		"2 no response, 3 misconfigured or not tried. Of a check, 0 that it does not fail, 1 that it does.")
+	check.Arg("name", "A target or a check of --config.file; may be left out where there is one target.").StringVar(&f.Check.target)
+	check.Flag("format", "A line for people, or JSON.").Default(formatText).EnumVar(&f.Check.format, formatText, formatJSON)
+	check.Flag("style", "What the exit code is like; Docker's is 0 or 1.").Default(styleIsReady).EnumVar(&f.Check.style, styleIsReady, styleDocker)
+	check.Flag("wait", "Try again for so long while the server is not accepting.").Default("0s").DurationVar(&f.Check.wait)
+	command, err := app.Parse(args)
+	f.IsCheck = command == check.FullCommand()
+	if ended {
+		return f, code, true
+	}
+	switch {
+	case err == nil:
+		err = f.validate()
+	case strings.HasPrefix(err.Error(), "unexpected "): // kingpin would repeat what may be a connection string
+		err = errors.New("unexpected argument: servers are named in the environment or in a --config.file")
+	}
+	if err != nil {
+		fmt.Fprintf(errs, "%s: error: %s, try --help\n", collector.Name, err)
+		if slices.Contains(args, "check") { // which exits with 2 if there is no response
+			f.Check.style = styleIsReady
+			if strings.Contains(strings.Join(args, "=")+"=", "--style="+styleDocker+"=") {
+				f.Check.style = styleDocker
+			}
+			return f, f.Check.exitCode(exitNotTried), true
+		}
+		return f, 2, true
+	}
+	return f, 0, false
+}
+
+func (f *Flags) validate() error {
+	switch {
+	case f.Probing.Timeout < config.Shortest || f.Probing.Timeout > config.Longest:
+		return fmt.Errorf("--probe.timeout is %s, not from %s to %s", f.Probing.Timeout, config.Shortest, config.Longest)
+	case f.Probing.Interval != 0 && f.Probing.Interval < config.Shortest:
+		return fmt.Errorf("--probe.interval is %s, neither 0s nor at least %s", f.Probing.Interval, config.Shortest)
+	case f.MaxInFlight < 1:
+		return fmt.Errorf("--probe.max-in-flight is %d, less than 1", f.MaxInFlight)
+	case f.ConfigFile == "" && f.ConfigCheck:
+		return errors.New("--config.check needs --config.file")
+	case f.TimeoutOffset < 0:
+		return fmt.Errorf("--probe.timeout-offset is %s, less than 0s", f.TimeoutOffset)
+	case taken(f.TelemetryPath):
+		return fmt.Errorf("--web.telemetry-path %q is taken", f.TelemetryPath)
+	case !strings.HasPrefix(f.TelemetryPath, "/") || strings.ContainsAny(f.TelemetryPath, "{} "):
+		return fmt.Errorf("--web.telemetry-path %q is not a path", f.TelemetryPath)
+	}
+	return nil
+}
+
+// taken reports whether something else is served under a path.
+func taken(path string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return path == collector.ProbePath || path == collector.DiscoveryPath || first == "-" || slices.Contains(health.Paths(), first)
+}
+
+// CheckConfig validates the configuration file that load reads, writes what is wrong to errs, and returns the exit code.
+func (f *Flags) CheckConfig(load func() (*config.File, error), out, errs io.Writer) int {
+	file, err := load()
+	if err != nil {
+		fmt.Fprintln(errs, err)
+		return 1
+	}
+	fmt.Fprintf(out, "%s can be used; targets: %d, modules: %d, checks: %d\n", f.ConfigFile, len(file.Targets), file.Modules(), len(file.Checks))
+	return 0
+}

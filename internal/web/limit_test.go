@@ -1,0 +1,63 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package web
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+)
+
+// hanging is the longest that a response may take on a busy machine before it counts as hung.
+const hanging = 10 * time.Second
+
+// TestClientsThatDoNotRead: more clients than there may be connections, none of which reads its response, do not keep another
+// client from its response.
+func TestClientsThatDoNotRead(t *testing.T) {
+	t.Parallel()
+	const maxOpen = 4
+	limit := newConnectionLimit(maxOpen)
+	server := &http.Server{
+		Handler: limit.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/large" {
+				_, _ = w.Write(make([]byte, 64<<20)) // more than any kernel buffers for a client
+			}
+		})),
+		ConnState: limit.track, ConnContext: limit.remember,
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = server.Serve(l) }()
+	defer func() { _ = server.Close() }()
+	var dialer net.Dialer
+	for range 3 * maxOpen {
+		conn, err := dialer.DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		if _, err := io.WriteString(conn, "GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), hanging)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.Addr().String()+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _ = response.Body.Close(); response.StatusCode != http.StatusOK {
+		t.Errorf("status %d", response.StatusCode)
+	}
+}

@@ -1,0 +1,53 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package web
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/prometheus/common/version"
+	toolkit "github.com/prometheus/exporter-toolkit/web"
+
+	"pg_liveness_exporter/collector"
+)
+
+// NewMux returns a mux that serves /metrics or what stands for it, /probe, /sd, /-/reload and a landing page. reload is nil if
+// the lifecycle API is off.
+func NewMux(telemetryPath string, exporter *collector.Exporter, reload http.Handler) (*http.ServeMux, error) {
+	mux := http.NewServeMux()
+	mux.Handle(telemetryPath, exporter)
+	mux.HandleFunc("GET "+collector.ProbePath, exporter.ServeProbe)
+	mux.Handle("GET "+collector.DiscoveryPath, exporter.Discovery(telemetryPath))
+	mux.HandleFunc("/-/reload", func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method != http.MethodPost:
+			w.Header().Set("Allow", http.MethodPost)
+			http.Error(w, "POST required", http.StatusMethodNotAllowed)
+		case reload == nil:
+			http.Error(w, "the lifecycle API is off; --web.enable-lifecycle turns it on", http.StatusForbidden)
+		default:
+			reload.ServeHTTP(w, r)
+		}
+	})
+	if telemetryPath == "/" {
+		return mux, nil
+	}
+	landing, err := toolkit.NewLandingPage(toolkit.LandingConfig{
+		Name:        collector.Name,
+		Description: "Is this PostgreSQL alive, how quickly does it answer, and are there connections left?",
+		Version:     version.Info(),
+		Links: []toolkit.LandingLinks{
+			{Address: telemetryPath, Text: "Metrics"},
+			{Address: "/health", Text: "Health", Description: "The verdict on all targets, as JSON"},
+			{Address: collector.DiscoveryPath, Text: "Service discovery", Description: "All targets, for Prometheus's http_sd_configs"},
+		},
+		Profiling: "false",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("landing page: %w", err)
+	}
+	mux.Handle("/", landing)
+	return mux, nil
+}
