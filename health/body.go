@@ -19,7 +19,7 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-// body is the answer of /health: application/health+json as in draft-inadarei-api-health-check-06.
+// body is the body of /health: application/health+json as in draft-inadarei-api-health-check-06.
 type body struct {
 	status string
 	output string
@@ -38,7 +38,7 @@ type entry struct {
 	Output        string   `json:"output,omitempty"`
 }
 
-// MarshalJSON puts the status first, since people read it too.
+// MarshalJSON puts the status first: people read it too.
 func (b *body) MarshalJSON() ([]byte, error) {
 	var out bytes.Buffer
 	out.WriteByte('{')
@@ -80,40 +80,40 @@ const (
 	unknownName = "there is nothing of this name"
 )
 
-// serveAll answers /health: the verdict on all targets and checks.
+// serveAll serves /health: the verdict on all targets and checks.
 func (h *Health) serveAll(w http.ResponseWriter, r *http.Request) {
-	h.serve(w, r, h.gather(r), h.system)
+	h.serve(w, r, h.components(r), h.system)
 }
 
-// serveOne answers /health/{name}.
+// serveOne serves /health/{name}.
 func (h *Health) serveOne(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
-	if t := h.find(name); t != nil {
-		h.serve(w, r, []component{h.look(r.Context(), t, h.monitor.Health()).component}, nil)
+	if t := h.findTarget(name); t != nil {
+		h.serve(w, r, []component{h.server(r.Context(), t, h.monitor.Health()).component}, nil)
 	} else if c := h.findCheck(name); c != nil {
-		h.serve(w, r, []component{lookAtCheck(r.Context(), c)}, nil)
+		h.serve(w, r, []component{checkComponent(r.Context(), c)}, nil)
 	} else {
 		h.unknown(w, unknownName)
 	}
 }
 
 func (h *Health) unknown(w http.ResponseWriter, output string) {
-	h.write(w, http.StatusNotFound, &body{status: word(check.Fail, h.monitor.Health().Words), output: output})
+	h.write(w, http.StatusNotFound, &body{status: statusName(check.Fail, h.monitor.Health().Words), output: output})
 }
 
-// serve shows components: 200 when they pass, or nearly do, and 503 when one fails. A request may have another status for
-// those that nearly do (Consul reads 429 as a warning).
+// serve responds with components: 200 if they pass or warn, 503 if one fails. The parameter warn sets another status for warn:
+// Consul reads 429 as a warning.
 func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []component, system func() map[string][]entry) {
 	settings := h.monitor.Health()
 	for i := range components {
-		components[i] = components[i].shaped()
+		components[i] = components[i].withHysteresis()
 	}
 	all := worst(components)
 	code := http.StatusOK
 	switch all {
 	case check.Warn:
-		if asked, err := strconv.Atoi(r.URL.Query().Get("warn")); err == nil && asked >= 200 && asked <= 599 {
-			code = asked
+		if status, err := strconv.Atoi(r.URL.Query().Get("warn")); err == nil && status >= 200 && status <= 599 {
+			code = status
 		}
 	case check.Fail:
 		code = http.StatusServiceUnavailable
@@ -127,7 +127,7 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 		writeVerbose(w, "health", components, h.unmatched(r.URL.Query()["exclude"]))
 		return
 	}
-	b := &body{status: word(all, settings.Words), extra: settings.Extra, checks: make(map[string][]entry)}
+	b := &body{status: statusName(all, settings.Words), extra: settings.Extra, checks: make(map[string][]entry)}
 	if len(components) == 0 {
 		b.output = nothing
 	}
@@ -137,7 +137,7 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 	if system != nil {
 		for key, entries := range system() {
 			for _, e := range entries {
-				e.Status = word(check.Pass, settings.Words)
+				e.Status = statusName(check.Pass, settings.Words)
 				b.checks[key] = append(b.checks[key], e)
 			}
 		}
@@ -148,7 +148,7 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 // add adds what was observed of a component.
 func (c *component) add(checks map[string][]entry, words config.Words) {
 	shown := entry{
-		ComponentID: c.name, ComponentType: c.category, Status: word(c.status, words), Time: c.at.UTC().Format(time.RFC3339Nano), Output: c.output,
+		ComponentID: c.name, ComponentType: c.category, Status: statusName(c.status, words), Time: c.at.UTC().Format(time.RFC3339Nano), Output: c.output,
 	}
 	response := shown
 	if c.took.Known {
@@ -164,14 +164,14 @@ func (c *component) add(checks map[string][]entry, words config.Words) {
 	}
 }
 
-// write answers with a body of /health.
+// write responds with a body of /health.
 func (h *Health) write(w http.ResponseWriter, code int, b *body) {
 	writeJSON(w, code, "application/health+json", b)
 }
 
 func writeJSON(w http.ResponseWriter, code int, contentType string, value any) {
 	text, err := json.Marshal(value)
-	if err != nil { // nothing in it can be the reason
+	if err != nil { // cannot happen: all fields can be encoded
 		http.Error(w, "cannot be shown", http.StatusInternalServerError)
 		return
 	}
@@ -180,12 +180,12 @@ func writeJSON(w http.ResponseWriter, code int, contentType string, value any) {
 	_, _ = w.Write(append(text, '\n')) // the client may have gone
 }
 
-// unmatched are those of the names that nothing has.
+// unmatched returns the names that no target and no check has.
 func (h *Health) unmatched(names []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return h.find(name) != nil || h.findCheck(name) != nil })
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return h.findTarget(name) != nil || h.findCheck(name) != nil })
 }
 
-// writeVerbose writes components as Kubernetes' own endpoints do. unmatched were to be left out, and are none.
+// writeVerbose writes components as Kubernetes' own endpoints do. unmatched are names that the request excludes and nothing has.
 func writeVerbose(w io.Writer, name string, components []component, unmatched []string) {
 	for _, one := range unmatched {
 		fmt.Fprintf(w, "warn: nothing is called %q, so that it is not left out\n", one)
@@ -210,7 +210,7 @@ func writeVerbose(w io.Writer, name string, components []component, unmatched []
 	}
 }
 
-// system are this process's own figures.
+// system returns what this process uses.
 func (h *Health) system() map[string][]entry {
 	now := time.Now()
 	checks := make(map[string][]entry)

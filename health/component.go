@@ -21,29 +21,29 @@ import (
 type component struct {
 	name     string
 	kind     string       // of server or check
-	category string       // the draft's word for that
+	category string       // the draft's componentType
 	status   check.Status // of the last result
-	output   string       // why it does not pass, or not quite
-	failing  bool         // what fail_after and pass_after make of the last results
+	output   string       // why the status is warn or fail
+	failing  bool         // the state after fail_after and pass_after
 	at       time.Time    // when the result was there
-	expires  time.Time    // from when on there may be another one
-	took     probe.Number // seconds to the answer
+	expires  time.Time    // when the next result is due
+	took     probe.Number // seconds
 	observed observation
 }
 
-// observation is a number that was found beside the verdict. It has no unit where only the operator knows what it counts.
+// observation is a number that was found beside the verdict. It has no unit if only the operator knows what it counts.
 type observation struct {
 	probe.Number
 	name, unit string
 }
 
-// The draft's words for kinds of components.
+// The draft's component types.
 const (
 	datastore = "datastore"
 	other     = "component"
 )
 
-// worst is the status of all together. Nothing to look at is no reason to be content.
+// worst returns the worst status of all components. Without any it is fail.
 func worst(components []component) check.Status {
 	if len(components) == 0 {
 		return check.Fail
@@ -55,12 +55,12 @@ func worst(components []component) check.Status {
 	return all
 }
 
-// word is what a status is called.
-func word(s check.Status, words config.Words) string {
+// statusName returns what the configuration calls a status.
+func statusName(s check.Status, words config.Words) string {
 	return [...]string{words.Pass, words.Warn, words.Fail}[s]
 }
 
-// nameOf is what a target is called here.
+// nameOf returns a target's name in these bodies.
 func nameOf(t *monitor.Target) string {
 	if t.Name() == "" {
 		return Unnamed
@@ -68,8 +68,8 @@ func nameOf(t *monitor.Target) string {
 	return t.Name()
 }
 
-// find returns the target of a name.
-func (h *Health) find(name string) *monitor.Target {
+// findTarget returns the target of a name, nil if there is none.
+func (h *Health) findTarget(name string) *monitor.Target {
 	for _, t := range h.monitor.Targets() {
 		if nameOf(t) == name {
 			return t
@@ -78,7 +78,7 @@ func (h *Health) find(name string) *monitor.Target {
 	return nil
 }
 
-// findCheck returns the check of a name.
+// findCheck returns the check of a name, nil if there is none.
 func (h *Health) findCheck(name string) *monitor.Check {
 	for _, c := range h.monitor.Checks() {
 		if c.Name() == name {
@@ -88,45 +88,46 @@ func (h *Health) findCheck(name string) *monitor.Check {
 	return nil
 }
 
-// gather looks at all targets and then all checks, side by side, without those that the request excludes.
-func (h *Health) gather(r *http.Request) []component {
+// components returns all targets and then all checks, except those that the request excludes. It waits for all of them side by
+// side.
+func (h *Health) components(r *http.Request) []component {
 	settings, ctx, names := h.monitor.Health(), r.Context(), r.URL.Query()["exclude"]
 	excluded := func(name string) bool { return slices.Contains(names, name) }
-	var looks []func() component
+	var makers []func() component
 	for _, t := range h.monitor.Targets() {
 		if !excluded(nameOf(t)) {
-			looks = append(looks, func() component { return h.look(ctx, t, settings).component })
+			makers = append(makers, func() component { return h.server(ctx, t, settings).component })
 		}
 	}
 	for _, c := range h.monitor.Checks() {
 		if !excluded(c.Name()) {
-			looks = append(looks, func() component { return lookAtCheck(ctx, c) })
+			makers = append(makers, func() component { return checkComponent(ctx, c) })
 		}
 	}
-	found := make([]component, len(looks))
+	found := make([]component, len(makers))
 	var all sync.WaitGroup
-	for i, look := range looks {
-		all.Go(func() { found[i] = look() })
+	for i, makeOne := range makers {
+		all.Go(func() { found[i] = makeOne() })
 	}
 	all.Wait()
 	return found
 }
 
-// server is a target as it is shown, with what its role is told from.
+// server is the component of a target, with what its role depends on.
 type server struct {
 	component
 	result  *probe.Result
-	fresh   bool // the result is not older than max_age
+	fresh   bool // the result is at most max_age old
 	commits bool // the last commit did not fail, or none was tried
 }
 
-// look makes a component of a target's last result, which is a new one where that is too old.
-func (h *Health) look(ctx context.Context, t *monitor.Target, settings config.Health) server {
+// server makes a component of a target's last result. If that is older than max_age, it waits for a new one for at most maxWait.
+func (h *Health) server(ctx context.Context, t *monitor.Target, settings config.Health) server {
 	until := time.Now().Add(maxWait)
 	s, err := t.Latest(ctx, settings.MaxAge, maxWait)
-	for err != nil { // a reload dropped it, or put another one in its place
+	for err != nil { // a reload removed it, or replaced it
 		name := nameOf(t)
-		if t = h.find(name); t == nil {
+		if t = h.findTarget(name); t == nil {
 			gone := component{name: name, category: datastore, status: check.Fail, output: unknownName, failing: true, at: time.Now()}
 			return server{component: gone, result: probe.Unanswered(time.Now(), 0, false)}
 		}
@@ -158,9 +159,8 @@ func (h *Health) look(ctx context.Context, t *monitor.Target, settings config.He
 	return server{c, r, age <= settings.MaxAge, s.CommitFailure() == nil}
 }
 
-// shaped is what /health shows of c: what fails once is no failure yet, nor is what passes once well again, where the
-// configuration says so.
-func (c component) shaped() component {
+// withHysteresis returns c as /health shows it, after fail_after and pass_after.
+func (c component) withHysteresis() component {
 	switch {
 	case c.status == check.Fail && !c.failing:
 		c.status = check.Warn
@@ -170,29 +170,29 @@ func (c component) shaped() component {
 	return c
 }
 
-// connectionsOf are how many connections there are and may be; unknown where no session could read them.
+// connectionsOf returns how many connections there are and may be. They are unknown if no session could read them.
 func connectionsOf(r *probe.Result) (used, usable probe.Number) {
 	switch {
 	case r.Figures != nil:
 		return number(float64(r.Figures.Used)), number(float64(r.Figures.Usable))
 	case r.Pooler != nil:
 		u, isUsed := r.Pooler.Lists["used_clients"]
-		most, isUsable := r.Pooler.Config["max_client_conn"]
-		return probe.Number{Value: u, Known: isUsed}, probe.Number{Value: most, Known: isUsable}
+		maxClients, isUsable := r.Pooler.Config["max_client_conn"]
+		return probe.Number{Value: u, Known: isUsed}, probe.Number{Value: maxClients, Known: isUsable}
 	}
 	return used, usable
 }
 
 func number(v float64) probe.Number { return probe.Number{Value: v, Known: true} }
 
-// latest is how late a check may be: those of one target take turns.
-const latest = time.Minute
+// maxCheckDelay is how late a check may run: the checks of one target take turns.
+const maxCheckDelay = time.Minute
 
-// lookAtCheck makes a component of a check's last result.
-func lookAtCheck(ctx context.Context, asked *monitor.Check) component {
-	c := component{name: asked.Name(), kind: string(asked.Kind()), category: other}
+// checkComponent makes a component of a check's last result. Before the first one it waits for at most maxWait.
+func checkComponent(ctx context.Context, watched *monitor.Check) component {
+	c := component{name: watched.Name(), kind: string(watched.Kind()), category: other}
 	observed := "value"
-	switch asked.Kind() {
+	switch watched.Kind() {
 	case config.CheckSQL:
 		c.category = datastore
 	case config.CheckRedis:
@@ -201,7 +201,7 @@ func lookAtCheck(ctx context.Context, asked *monitor.Check) component {
 		observed = "workers"
 	case config.CheckHTTP, config.CheckTCP:
 	}
-	f, ok := asked.Latest(ctx, maxWait)
+	f, ok := watched.Latest(ctx, maxWait)
 	if !ok {
 		c.status, c.output, c.failing, c.at, c.expires = check.Fail, "no result yet", true, time.Now(), time.Now()
 		return c
@@ -209,7 +209,7 @@ func lookAtCheck(ctx context.Context, asked *monitor.Check) component {
 	c.status, c.output, c.failing, c.at, c.expires = f.Status, f.Output, f.Failing, f.At, f.Expires
 	c.took = number(f.Took.Seconds())
 	c.observed = observation{probe.Number{Value: f.Value, Known: f.Measured}, observed, ""}
-	if time.Since(f.Expires) > asked.Timeout()+latest {
+	if time.Since(f.Expires) > watched.Timeout()+maxCheckDelay {
 		c.status, c.failing = check.Fail, true
 		c.output = fmt.Sprintf("no result for %s: the other checks of its target take too long", time.Since(f.At).Round(time.Second))
 	}

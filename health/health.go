@@ -1,10 +1,10 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package health answers those who want a yes or no: Kubernetes, load balancers, uptime monitors. It shows the results
-// that the metrics show; asking for it costs a server no more than one probe for each max_age.
+// Package health is the yes-or-no view: JSON and HTTP statuses for Kubernetes, load balancers and uptime monitors. It shows the
+// results that the metrics show. Its requests cost a server at most one probe for each max_age.
 //
-// No body holds an address, a user or a text of a server's: names, phases, reasons and SQLSTATEs are all there is.
+// No body holds an address, a user or text from a server. It holds names, phases, reasons and SQLSTATEs.
 package health
 
 import (
@@ -19,10 +19,10 @@ import (
 // maxWait is how long a response waits for a probe. A kubelet waits one second by default.
 const maxWait = 500 * time.Millisecond
 
-// Unnamed is what the one target from the environment is called where it needs a name.
+// Unnamed is the name of the one target from the environment in these bodies.
 const Unnamed = "postgres"
 
-// Health answers the health paths.
+// Health serves the health paths.
 type Health struct {
 	monitor  *monitor.Monitor
 	process  *process
@@ -37,13 +37,13 @@ func New(m *monitor.Monitor, ready func() bool, hostname string) *Health {
 	return &Health{monitor: m, process: newProcess(), ready: ready, hostname: hostname, started: time.Now()}
 }
 
-// Paths are the first segments of all paths that Register takes.
+// Paths returns the first segments of all paths that Register adds.
 func Paths() []string {
 	return []string{"livez", "readyz", "health", "health-check", "primary", "replica", "read-write", "read-only"}
 }
 
-// Register adds the health paths to mux. GET, HEAD and OPTIONS have the same status on all of them: HAProxy's check sends
-// OPTIONS unless told otherwise.
+// Register adds the health paths to mux. GET, HEAD and OPTIONS get the same status on all of them: HAProxy's check sends OPTIONS
+// by default.
 func (h *Health) Register(mux *http.ServeMux) {
 	handle := func(pattern string, serve http.HandlerFunc) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -60,7 +60,7 @@ func (h *Health) Register(mux *http.ServeMux) {
 		})
 	}
 	for _, path := range []string{"/livez", "/-/healthy"} {
-		handle(path, h.live)
+		handle(path, h.serveLive)
 	}
 	for _, path := range []string{"/readyz", "/-/ready"} {
 		handle(path, h.serveReady)
@@ -76,8 +76,8 @@ func (h *Health) Register(mux *http.ServeMux) {
 	}
 }
 
-// live never touches a server: a database that is down is no reason to restart this process.
-func (h *Health) live(w http.ResponseWriter, r *http.Request) {
+// serveLive never touches a server: a database that is down is no reason to restart this process.
+func (h *Health) serveLive(w http.ResponseWriter, r *http.Request) {
 	h.servePlain(w, r, "livez", true)
 }
 

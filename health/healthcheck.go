@@ -10,8 +10,8 @@ import (
 	"pg_liveness_exporter/check"
 )
 
-// healthCheck is the answer of /health-check, in the format of py-healthcheck (Runscope's HealthCheck, __init__.py and
-// core.py there). Times are seconds since the epoch.
+// healthCheck is the body of /health-check, in the format of py-healthcheck (Runscope's HealthCheck, __init__.py and core.py
+// there). Times are seconds since the epoch.
 type healthCheck struct {
 	Hostname  string         `json:"hostname"`
 	Status    string         `json:"status"`
@@ -28,23 +28,23 @@ type healthResult struct {
 	ResponseTime float64 `json:"response_time"`
 }
 
-// serveHealthCheck answers /health-check. What nearly passes has passed.
+// serveHealthCheck serves /health-check. Warn counts as passed.
 func (h *Health) serveHealthCheck(w http.ResponseWriter, r *http.Request) {
 	settings := h.monitor.Health()
-	components := h.gather(r)
-	answer := healthCheck{
+	components := h.components(r)
+	body := healthCheck{
 		Hostname: h.hostname, Status: "success", Timestamp: epoch(time.Now()), Results: make([]healthResult, 0, len(components)),
 	}
 	code := http.StatusOK
 	if worst(components) == check.Fail {
-		answer.Status, code = "failure", settings.FailureStatus
+		body.Status, code = "failure", settings.FailureStatus
 	}
 	for _, c := range components {
 		output := c.output
 		if output == "" {
 			output = "ok"
 		}
-		answer.Results = append(answer.Results, healthResult{
+		body.Results = append(body.Results, healthResult{
 			Checker: c.name, Output: output, Passed: c.status != check.Fail, Timestamp: epoch(c.at), Expires: epoch(c.expires),
 			ResponseTime: c.took.Value,
 		})
@@ -52,7 +52,7 @@ func (h *Health) serveHealthCheck(w http.ResponseWriter, r *http.Request) {
 	if code == http.StatusServiceUnavailable {
 		retryAfter(w, settings.MaxAge)
 	}
-	writeJSON(w, code, "application/json", answer)
+	writeJSON(w, code, "application/json", body)
 }
 
 func epoch(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }

@@ -14,8 +14,8 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// role says why a server that accepts sessions does not have it, by what it says of itself; nothing where it does. It
-// returns an error for parameters that make no sense.
+// role returns why a server that accepts sessions does not have the role, empty if it has it. The error is for parameters that
+// cannot be parsed.
 type role func(s *server, query url.Values) (problem string, err error)
 
 const (
@@ -49,10 +49,10 @@ func roles() map[string]role {
 			return ""
 		}),
 		"replica": func(s *server, query url.Values) (string, error) {
-			var most time.Duration
+			var maxLag time.Duration
 			if query.Has("lag") {
 				var err error
-				if most, err = time.ParseDuration(query.Get("lag")); err != nil {
+				if maxLag, err = time.ParseDuration(query.Get("lag")); err != nil {
 					return "", err
 				}
 			}
@@ -60,10 +60,10 @@ func roles() map[string]role {
 				switch {
 				case !f.Replica:
 					return isPrimary
-				case !query.Has("lag") || f.ReplicationLag.Known && f.ReplicationLag.Value <= most.Seconds():
+				case !query.Has("lag") || f.ReplicationLag.Known && f.ReplicationLag.Value <= maxLag.Seconds():
 					return ""
 				case f.ReplicationLag.Known:
-					return fmt.Sprintf("it is %.1f s behind, more than %s", f.ReplicationLag.Value, most)
+					return fmt.Sprintf("it is %.1f s behind, more than %s", f.ReplicationLag.Value, maxLag)
 				case !f.Privileged:
 					return "its lag is not known: the exporter's role lacks pg_monitor"
 				}
@@ -80,11 +80,11 @@ func roles() map[string]role {
 	}
 }
 
-// serveRole answers /primary and its siblings: 200 when the target accepts sessions and has the role, by a result that is
-// not too old, else 503. Without a name there must be one target and no more. Hysteresis has no part in it.
-func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, asked role) {
+// serveRole serves /primary and the other role paths: 200 if the target accepts sessions and has the role, by a result that is at
+// most max_age old, otherwise 503. Without a name there must be exactly one target. Hysteresis does not apply.
+func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, wanted role) {
 	settings := h.monitor.Health()
-	t := h.find(name)
+	t := h.findTarget(name)
 	if targets := h.monitor.Targets(); name == "" && len(targets) == 1 {
 		t = targets[0]
 	}
@@ -96,8 +96,8 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 		h.unknown(w, unknownName)
 		return
 	}
-	s := h.look(r.Context(), t, settings)
-	problem, err := asked(&s, r.URL.Query())
+	s := h.server(r.Context(), t, settings)
+	problem, err := wanted(&s, r.URL.Query())
 	switch {
 	case !s.result.Up():
 		problem = s.output
@@ -108,11 +108,11 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 	}
 	switch {
 	case err != nil:
-		h.write(w, http.StatusBadRequest, &body{status: word(check.Fail, settings.Words), output: "lag is no duration such as 10s"})
+		h.write(w, http.StatusBadRequest, &body{status: statusName(check.Fail, settings.Words), output: "lag is no duration such as 10s"})
 	case problem == "" && s.result.Up() && s.fresh:
-		h.write(w, http.StatusOK, &body{status: word(check.Pass, settings.Words)})
+		h.write(w, http.StatusOK, &body{status: statusName(check.Pass, settings.Words)})
 	default:
 		retryAfter(w, settings.MaxAge)
-		h.write(w, http.StatusServiceUnavailable, &body{status: word(check.Fail, settings.Words), output: problem})
+		h.write(w, http.StatusServiceUnavailable, &body{status: statusName(check.Fail, settings.Words), output: problem})
 	}
 }
