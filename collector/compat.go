@@ -12,9 +12,9 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// compat are the names that postgres_exporter gives to what is here under other names, for the dashboards and rules that
-// ask for them. Names that are the same are in the other tables. Labels that would tell single sessions apart are left
-// out; sums by datname and state are the same without.
+// compat adds postgres_exporter's names of facts that have other names here, for dashboards and rules that use them. Names that
+// are the same in both are in the other tables. Labels of single sessions are left out: sums by datname and state are the same
+// without them.
 func (t *Table) compat() {
 	t.add(gauge, "pg_exporter_last_scrape_error", "Compatibility: whether the connection figures could not be read.", nil,
 		func(s *monitor.Snapshot, emit emit) {
@@ -52,7 +52,7 @@ func (t *Table) compat() {
 		func(f *probe.Figures, emit emit) { emit.number(f.ReplicationLag) })
 }
 
-// semver is a server_version_num as postgres_exporter writes it: 160014 is 16.14.0. One that is no number stays as it is.
+// semver returns a server_version_num as postgres_exporter writes it: 160014 is 16.14.0. Anything but a number stays as it is.
 func semver(versionNum string) string {
 	n, err := strconv.Atoi(versionNum)
 	if err != nil {

@@ -15,8 +15,8 @@ type group struct {
 	Labels  map[string]string `json:"labels"`
 }
 
-// Discovery answers /sd: a list of all configured targets for Prometheus's http_sd_configs, each scraped through /probe
-// of the address that was asked, with the target's name as instance. The target that has no name is scraped at metricsPath.
+// Discovery serves /sd: a list of all configured targets for Prometheus's http_sd_configs. Each is scraped through /probe at the
+// request's own address, with the target's name as instance. The target without a name is scraped at metricsPath.
 func (e *Exporter) Discovery(metricsPath string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Host == "" {

@@ -17,13 +17,13 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// metric is one row of the table of all metrics of a target: what it is called, and how it is read off a snapshot.
+// metric is one row of the table of all metrics of a target: its name, and how it is read off a snapshot.
 type metric struct {
 	name, help string
 	labels     []string // in alphabetical order
 	kind       dto.MetricType
-	// read emits the metric's series; none where the value is unknown. A histogram is given by the other function, nil
-	// where there is none.
+	// read emits the metric's series, none if the value is unknown. A histogram has the other function, which returns nil if
+	// there is none.
 	read      func(s *monitor.Snapshot, emit emit)
 	histogram func(s *monitor.Snapshot) prometheus.Histogram
 }
@@ -52,7 +52,7 @@ func (e emit) bool(b bool, labels ...string) {
 	}
 }
 
-// Table is what is shown of each target. It is made once and shared.
+// Table has all metrics of a target. It is made once and shared.
 type Table struct{ metrics []metric }
 
 const (
@@ -60,7 +60,7 @@ const (
 	counter = dto.MetricType_COUNTER
 )
 
-// NewTable returns the metrics of all kinds of servers, and with compat those that only repeat some of them under
+// NewTable returns the metrics of all kinds of servers. With compat it also has those that repeat some of them under
 // postgres_exporter's names.
 func NewTable(compat bool) *Table {
 	t := &Table{}
@@ -89,7 +89,7 @@ func (t *Table) histogram(name, help string, of func(*monitor.Snapshot) promethe
 	t.metrics = append(t.metrics, metric{name: name, help: help, kind: dto.MetricType_HISTOGRAM, histogram: of})
 }
 
-// figure adds a gauge that is absent while no session could read the figures.
+// figure adds a gauge that is absent while no session can read the figures.
 func (t *Table) figure(name, help string, labels []string, read func(*probe.Figures, emit)) {
 	t.add(gauge, name, help, labels, func(s *monitor.Snapshot, emit emit) {
 		if s.Result.Figures != nil {
@@ -321,21 +321,21 @@ type View struct {
 	labelled  bool
 }
 
-// View returns what is shown of a snapshot, as /probe does: without a label for the target.
+// View returns the view of /probe: one snapshot, without a label for the target.
 func (t *Table) View(s monitor.Snapshot) *View {
 	return &View{table: t, snapshots: []monitor.Snapshot{s}}
 }
 
-// LabelledView returns what is shown of several targets: the label target tells them apart. The one target without a
-// name has no such label.
+// LabelledView returns the view of /metrics: several snapshots, each with the label target. The one target without a name has no
+// such label.
 func (t *Table) LabelledView(snapshots []monitor.Snapshot) *View {
 	return &View{table: t, snapshots: snapshots, labelled: true}
 }
 
-// targetLabel is the name of the label that tells targets apart.
+// targetLabel is the label with the target's name.
 const targetLabel = "target"
 
-// Gather returns the series: families in the order of their names, and in each family one target after the other.
+// Gather returns the series: families in the order of their names, and targets in their order within each family.
 func (v *View) Gather() ([]*dto.MetricFamily, error) {
 	families := make([]*dto.MetricFamily, 0, len(v.table.metrics))
 	for i := range v.table.metrics {
@@ -355,7 +355,7 @@ func (v *View) Gather() ([]*dto.MetricFamily, error) {
 	return families, nil
 }
 
-// series are a metric's series of one target, in the order of their labels.
+// series returns a metric's series of one target, in the order of their labels.
 func (v *View) series(m *metric, s *monitor.Snapshot) ([]*dto.Metric, error) {
 	var target *dto.LabelPair
 	if v.labelled && s.Target != "" {
@@ -384,7 +384,7 @@ func (v *View) series(m *metric, s *monitor.Snapshot) ([]*dto.Metric, error) {
 	return series, nil
 }
 
-// sample makes a series of a gauge or a counter. target may be nil.
+// sample returns a series of a gauge or a counter. target may be nil.
 func (m *metric) sample(value float64, labels []string, target *dto.LabelPair) *dto.Metric {
 	s := &dto.Metric{Label: make([]*dto.LabelPair, 0, len(labels)+1)}
 	for i := range labels {

@@ -10,7 +10,7 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// pgbouncer are the metrics of a PgBouncer, under the names that pgbouncer_exporter gives them.
+// pgbouncer adds the metrics of a PgBouncer, under pgbouncer_exporter's names.
 func (t *Table) pgbouncer() {
 	t.pooler("pgbouncer_version_info", "PgBouncer's version.", []string{"version"},
 		func(p *probe.Pooler, emit emit) { emit(1, p.Version) })
@@ -40,7 +40,7 @@ func (t *Table) pgbouncer() {
 	}
 }
 
-// pooler adds a gauge that is absent while no session could read what a PgBouncer says.
+// pooler adds a gauge that is absent while no session can read a PgBouncer's statistics.
 func (t *Table) pooler(name, help string, labels []string, read func(*probe.Pooler, emit)) {
 	t.add(gauge, name, help, labels, func(s *monitor.Snapshot, emit emit) {
 		if s.Result.Pooler != nil {

@@ -20,9 +20,9 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// ServeProbe answers /probe: it probes the one target that the parameter target names, within the same deadline as
-// /metrics, and shows what was found, without a label for the target. Refusals are 400 with a plain sentence. With
-// debug=true the answer is a text for people.
+// ServeProbe serves /probe: it probes the target that the parameter target names, with the same deadline as /metrics, and renders
+// the result without a label for the target. Refusals are 400 with a plain sentence. With debug=true the response is a text for
+// people.
 func (e *Exporter) ServeProbe(w http.ResponseWriter, r *http.Request) {
 	name, module, debug, err := probeParameters(r.URL.RawQuery)
 	if err != nil {
@@ -45,7 +45,7 @@ func (e *Exporter) ServeProbe(w http.ResponseWriter, r *http.Request) {
 		case s.Result.Failure != nil && s.Result.Failure.Forbidden:
 			refuse(w, errors.New(s.Result.Failure.Detail))
 		case debug:
-			e.explain(w, &s, target.LogLines())
+			e.renderSteps(w, &s, target.LogLines())
 		default:
 			e.render(w, r, e.view(s), nil)
 		}
@@ -53,13 +53,13 @@ func (e *Exporter) ServeProbe(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// view shows a target and the checks that are about it.
+// view returns the metrics of a target and of the checks that are about it.
 func (e *Exporter) view(s monitor.Snapshot) prometheus.Gatherer {
 	results := e.monitor.CheckResults(func(target string) bool { return s.Target != "" && target == s.Target })
 	return gatherers{e.table.View(s), checkView{results, false}}
 }
 
-// probeParameters reads the parameters; auth_module is another name for module, postgres_exporter's.
+// probeParameters reads the parameters. auth_module is postgres_exporter's name for module.
 func probeParameters(raw string) (target, module string, debug bool, err error) {
 	query, err := url.ParseQuery(raw)
 	if err != nil {
@@ -93,8 +93,8 @@ func refuse(w http.ResponseWriter, err error) {
 	http.Error(w, err.Error(), status)
 }
 
-// explain shows a probe step by step. Neither the target's address nor a secret is known here.
-func (e *Exporter) explain(w http.ResponseWriter, s *monitor.Snapshot, lines []string) {
+// renderSteps responds with a probe step by step. Neither the target's address nor a secret is known here.
+func (e *Exporter) renderSteps(w http.ResponseWriter, s *monitor.Snapshot, lines []string) {
 	var text bytes.Buffer
 	describeSteps(&text, s.Result)
 	switch {

@@ -146,7 +146,7 @@ func (c *Check) record(o check.Outcome) {
 	}
 }
 
-// inherit takes over the last result of a check that asks the same.
+// inherit takes over the last result of a check that does the same.
 func (c *Check) inherit(old *Check) {
 	old.mu.Lock()
 	defer old.mu.Unlock()
@@ -232,7 +232,7 @@ type checks struct {
 }
 
 // apply replaces the configuration, after that of the targets. A check stays if neither it nor its target has changed. One that
-// asks the same at other times, or has other limits, begins with the last result.
+// does the same at other times, or has other limits, begins with the last result.
 func (cs *checks) apply(file *config.File) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 const authPause = time.Minute
 
 // locksOut reports whether a server may count a failure towards locking us out. A password that could not be read does not
-// count: the server was not asked.
+// count: nothing was sent to the server.
 func locksOut(f *probe.Failure) bool {
 	return f != nil && f.Reason == probe.ReasonAuth && f.SQLState != ""
 }

@@ -288,8 +288,8 @@ func sameVerdict(a, b *probe.Result) bool {
 	return a != nil && a.State() == b.State() && (a.Up() || a.Failure.Reason == b.Failure.Reason)
 }
 
-// otherMistake says whether what is wrong on our side is another thing than before.
-func otherMistake(a, b *probe.Result) bool {
+// otherMisconfiguration reports whether both results are misconfigured, for different causes.
+func otherMisconfiguration(a, b *probe.Result) bool {
 	return a.State() == probe.StateMisconfigured && b.State() == probe.StateMisconfigured &&
 		(a.Failure.SQLState != b.Failure.SQLState || a.Failure.Detail != b.Failure.Detail)
 }
@@ -301,7 +301,7 @@ func triedFigures(r *probe.Result) bool {
 // logChanges writes a line when the verdict or its reason changed, and one when figures begin or cease to be readable;
 // none for a probe that found what the last one did.
 func (t *Target) logChanges(before History, now *probe.Result) {
-	if !sameVerdict(before.last, now) || otherMistake(before.last, now) {
+	if !sameVerdict(before.last, now) || otherMisconfiguration(before.last, now) {
 		t.logVerdict(before, now)
 	}
 	switch failed := now.FiguresFailure; {

@@ -54,7 +54,7 @@ type targets struct {
 type watched struct {
 	*Target
 	settings *config.Target
-	used     time.Time   // of an ad-hoc target: when it was last asked for
+	used     time.Time   // of an ad-hoc target: when it was last found
 	expiry   *time.Timer // of an ad-hoc target: drops it after adHocIdleTime
 }
 
@@ -193,7 +193,7 @@ func (ts *targets) findAdHocLocked(key adHocKey) (*Target, error) {
 	return w.Target, nil
 }
 
-// expire drops an ad-hoc target, unless it was asked for meanwhile.
+// expire drops an ad-hoc target, unless it was found meanwhile.
 func (ts *targets) expire(key adHocKey, w *watched) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
