@@ -221,7 +221,13 @@ func loader(ctx context.Context, f flags, getenv func(string) string) func() (*c
 		debug.SetGCPercent(manyGCPercent)
 	}
 	commands := config.NewCommands(ctx)
-	return func() (*config.File, error) { return config.Load(f.configFile, f.probing, commands) }
+	return func() (*config.File, error) {
+		// A file alone says where its targets are. pgconn cannot be told to ignore this variable.
+		if err := os.Unsetenv("PGSERVICE"); err != nil {
+			return nil, err
+		}
+		return config.Load(f.configFile, f.probing, commands)
+	}
 }
 
 // checkConfiguration says whether the configuration file can be used, and returns the exit code.

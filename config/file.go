@@ -64,12 +64,9 @@ func Load(path string, base Probing, commands *Commands) (*File, error) {
 
 // Parse is Load for a reader. Relative paths in the file are taken from the folder of path.
 //
-// libpq's environment has no say in what a file describes; pgconn could not be kept from following PGSERVICE, which
-// Parse therefore removes from the environment.
+// libpq's environment does not change what a file describes, except for PGSERVICE, which pgconn always follows. The
+// program removes that variable before it loads a file.
 func Parse(r io.Reader, path string, base Probing, commands *Commands) (*File, error) {
-	if err := os.Unsetenv("PGSERVICE"); err != nil {
-		return nil, err
-	}
 	folder, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
 		return nil, err

@@ -90,13 +90,12 @@ func TestNoEnvironment(t *testing.T) {
 		}
 	}
 	write(".pgpass", "*:*:*:*:from-passfile\n")
-	write(".pg_service.conf", "[s]\nhost=evil\nuser=evil\n")
 	write(".postgresql/root.crt", "nonsense")
 	write(".postgresql/postgresql.crt", "nonsense")
 	write(".postgresql/postgresql.key", "nonsense")
 	for name, value := range map[string]string{
 		"PGHOST": "evil", "PGPORT": "99", "PGDATABASE": "evil", "PGUSER": "evil", "PGPASSWORD": "evil", "PGAPPNAME": "evil",
-		"PGSERVICE": "s", "PGSSLMODE": "disable", "PGOPTIONS": "evil", "PGTZ": "evil", "PGCONNECT_TIMEOUT": "7", "PGSSLCERTMODE": "",
+		"PGSSLMODE": "disable", "PGOPTIONS": "evil", "PGTZ": "evil", "PGCONNECT_TIMEOUT": "7", "PGSSLCERTMODE": "",
 		"PGTARGETSESSIONATTRS": "read-only", "PGCHANNELBINDING": "require", "PGREQUIREAUTH": "none", "PGSSLROOTCERT": "/evil",
 		"PGSSLCERT": "/evil", "PGSSLKEY": "/evil", "PGSSLNEGOTIATION": "direct", "PGSSLSNI": "0", "PGSSLPASSWORD": "evil",
 		"PGMINPROTOCOLVERSION": "3.2", "PGMAXPROTOCOLVERSION": "3.2", "PGPASSFILE": filepath.Join(dir, ".pgpass"),
