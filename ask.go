@@ -118,7 +118,7 @@ func (q *question) repeat(ctx context.Context, until time.Time, ask func() (well
 
 // newAsker returns what asks a target, and a function that ends it.
 func newAsker(ctx context.Context, target *config.Target) (*probe.Prober, func()) {
-	p := probe.New(target, probe.Options{Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {}})
+	p := probe.New(target, target, probe.Options{Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {}})
 	return p, func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 		defer cancel()

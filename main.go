@@ -249,7 +249,7 @@ func serve(
 	exporter := collector.NewExporter(collector.Options{
 		TimeoutOffset: f.offset, MaxInFlight: f.maxInFlight, HideTargets: !f.targets, Compat: f.compat, Keeps: f.keep, Sessions: &sessions, Logger: logger,
 		NewProber: func(target *config.Target, events collector.Events) collector.Prober {
-			return probe.New(target, probe.Options{
+			return probe.New(target, target, probe.Options{
 				Keep: f.keep, Sessions: &sessions, OnLoss: events.Lost, OnCommit: events.Committed, Logger: events.Logger,
 			})
 		},

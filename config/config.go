@@ -76,12 +76,12 @@ func (t *Target) ConnConfig(ctx context.Context) (*pgconn.Config, error) {
 	return t.load(ctx, refused)
 }
 
-// Awaits says whether ConnConfig may have to wait for something: a command that prints the password.
-func (t *Target) Awaits() bool { return t.source.password.command != nil }
+// HasPasswordCommand reports whether ConnConfig may wait for a command that prints the password.
+func (t *Target) HasPasswordCommand() bool { return t.source.password.command != nil }
 
-// Renew is told that the server refused a password that ConnConfig returned. It reports whether there may be another
-// one by now: the password was printed by a command some time ago, and next time the command is run again.
-func (t *Target) Renew(refused Secret) bool {
+// PasswordRefused records that the server refused a password that ConnConfig returned. It reports whether there may be
+// another one by now: a command printed the password some time ago, and the next ConnConfig runs it again.
+func (t *Target) PasswordRefused(refused Secret) bool {
 	t.mu.Lock()
 	t.refused = refused
 	t.mu.Unlock()

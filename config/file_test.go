@@ -420,7 +420,7 @@ targets:
 	if got := password("c"); got != "h21upostgres 2" {
 		t.Errorf("c: %q", got)
 	}
-	if targets["a"].Renew("h5432upostgres 1") {
+	if targets["a"].PasswordRefused("h5432upostgres 1") {
 		t.Error("a password from just now is fetched anew")
 	}
 	command := f.Targets[0].source.password.command
@@ -428,25 +428,25 @@ targets:
 	o := f.commands.outputs[command.key()]
 	o.fetched = o.fetched.Add(-time.Minute)
 	f.commands.mu.Unlock()
-	if !targets["a"].Renew("h5432upostgres 1") || !targets["b"].Renew("h5432upostgres 1") {
+	if !targets["a"].PasswordRefused("h5432upostgres 1") || !targets["b"].PasswordRefused("h5432upostgres 1") {
 		t.Error("a password from before is not fetched anew")
 	}
 	if got := password("b"); got != "h5432upostgres 3" {
 		t.Errorf("after it was refused: %q", got)
 	}
-	if !targets["a"].Renew("h5432upostgres 1") {
+	if !targets["a"].PasswordRefused("h5432upostgres 1") {
 		t.Error("another one that is there by now is not used")
 	}
 	f.commands.mu.Lock()
 	o.fetched = o.fetched.Add(-renewEvery / 2)
 	f.commands.mu.Unlock()
-	if targets["a"].Renew("h5432upostgres 3") {
+	if targets["a"].PasswordRefused("h5432upostgres 3") {
 		t.Error("fetched anew again at once")
 	}
 	f.commands.mu.Lock()
 	o.renewed = o.renewed.Add(-2 * renewEvery)
 	f.commands.mu.Unlock()
-	if !targets["a"].Renew("h5432upostgres 3") {
+	if !targets["a"].PasswordRefused("h5432upostgres 3") {
 		t.Error("not fetched anew although the server goes on refusing it")
 	}
 	for name, want := range map[string]string{
@@ -532,7 +532,7 @@ targets: {a: {host: h, module: m}, b: {host: h2, module: m}, c: {host: h, user: 
 	script("sleep 0.5; echo two")
 	age(61 * time.Minute)
 	expect(a, "one", "")
-	if !a.Renew("one") {
+	if !a.PasswordRefused("one") {
 		t.Error("no second try while the command runs")
 	}
 	expect(a, "two", "")
@@ -545,14 +545,14 @@ targets: {a: {host: h, module: m}, b: {host: h2, module: m}, c: {host: h, user: 
 	// One server refuses it, and the command fails: the other's password is still good.
 	script("sleep 0.5; exit 1")
 	age(2 * commandTimeout)
-	a.Renew("two")
+	a.PasswordRefused("two")
 	age(2 * time.Hour)
 	f.commands.mu.Lock()
 	for _, o := range f.commands.outputs {
 		o.fetched = time.Now().Add(-time.Minute)
 	}
 	f.commands.mu.Unlock()
-	if !a.Renew("two") {
+	if !a.PasswordRefused("two") {
 		t.Error("no second try for a password from before")
 	}
 	expect(a, "", "password_command: exit status 1")

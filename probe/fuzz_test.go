@@ -182,7 +182,7 @@ func newTestProberOf(t testing.TB, kind config.Kind, port int, timeout time.Dura
 	}
 	target.Kind = kind
 	options := Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}}
-	p := New(target, options)
+	p := New(target, target, options)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), hanging)
 		defer cancel()

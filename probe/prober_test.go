@@ -112,7 +112,7 @@ func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
 	if change != nil {
 		change(&options)
 	}
-	p := New(target, options)
+	p := New(target, target, options)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), hanging)
 		defer cancel()
@@ -687,7 +687,7 @@ modules:
 			t.Fatal(err)
 		}
 		where := &names{}
-		p := New(target, Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}, Resolver: where})
+		p := New(target, target, Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}, Resolver: where})
 		for _, c := range cases {
 			where.addresses = c.addresses
 			before := s.accepted.Load()
