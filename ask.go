@@ -19,6 +19,7 @@ import (
 	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/health"
+	"pg_liveness_exporter/internal/credentials"
 	"pg_liveness_exporter/probe"
 )
 
@@ -61,22 +62,25 @@ type answer struct {
 
 // ask probes the one target, or runs the one check, again and again while it is not well and there is time to wait, and says what
 // it found. It returns the exit code.
-func (q *question) ask(ctx context.Context, load func() (*config.File, error), out, errs io.Writer) int {
+func (q *question) ask(
+	ctx context.Context, load func() (*config.File, error), store *credentials.Store, out, errs io.Writer,
+) int {
 	file, err := load()
 	if err != nil {
 		return q.notTried(err, out, errs)
 	}
 	for _, c := range file.Checks {
 		if c.Name == q.target {
-			return q.code(q.askCheck(ctx, file, c, out))
+			return q.code(q.askCheck(ctx, file, c, store, out))
 		}
 	}
-	target, err := q.choose(file)
+	chosen, err := q.choose(file)
 	if err != nil {
 		return q.notTried(err, out, errs)
 	}
+	target := *chosen
 	target.Commit = false // what is asked is whether the server accepts sessions
-	p, end := newAsker(ctx, target)
+	p, end := newAsker(ctx, &target, store)
 	defer end()
 	var r *probe.Result
 	until := time.Now().Add(q.wait)
@@ -117,8 +121,8 @@ func (q *question) repeat(ctx context.Context, until time.Time, ask func() (well
 }
 
 // newAsker returns what asks a target, and a function that ends it.
-func newAsker(ctx context.Context, target *config.Target) (*probe.Prober, func()) {
-	p := probe.New(target, target, probe.Options{Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {}})
+func newAsker(ctx context.Context, target *config.Target, store *credentials.Store) (*probe.Prober, func()) {
+	p := probe.New(target, store.For(target), probe.Options{Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {}})
 	return p, func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 		defer cancel()
@@ -136,17 +140,19 @@ type finding struct {
 }
 
 // askCheck runs a check: 0 where it passes, or nearly, else 1.
-func (q *question) askCheck(ctx context.Context, file *config.File, settings *config.Check, out io.Writer) int {
+func (q *question) askCheck(
+	ctx context.Context, file *config.File, settings *config.Check, store *credentials.Store, out io.Writer,
+) int {
 	var query checks.Query
 	if i := slices.IndexFunc(file.Targets, func(t *config.Target) bool { return t.Name == settings.Target }); i >= 0 {
-		p, end := newAsker(ctx, file.Targets[i])
+		p, end := newAsker(ctx, file.Targets[i], store)
 		defer end()
 		query = func(ctx context.Context, sql string) (*pgconn.Result, error) {
 			result, failure := p.Query(ctx, sql, settings.Timeout)
 			return result, collector.StatementError(failure)
 		}
 	}
-	asked := checks.New(settings, query)
+	asked := checks.New(settings, credentials.ForCheck(settings), query)
 	var o checks.Outcome
 	q.repeat(ctx, time.Now().Add(q.wait), func() bool {
 		o = asked.Ask(ctx)

@@ -35,6 +35,7 @@ import (
 	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/health"
+	"pg_liveness_exporter/internal/credentials"
 	"pg_liveness_exporter/probe"
 )
 
@@ -183,10 +184,11 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	signal.Notify(hangup, syscall.SIGHUP) // from the first moment to the last, or one would end the program
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	store := credentials.NewStore(ctx)
+	load := loader(f, getenv)
 	if f.asks {
-		return f.question.ask(ctx, loader(ctx, f, getenv), out, errs)
+		return f.question.ask(ctx, load, store, out, errs)
 	}
-	load := loader(ctx, f, getenv)
 	if f.configCheck {
 		return checkConfiguration(f, load, out, errs)
 	}
@@ -199,7 +201,7 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	if file.TakenFrom != "" {
 		logger.Info("a target comes from the environment", "taken_from", file.TakenFrom)
 	}
-	if err := serve(ctx, f, file, hangup, load, logger); err != nil {
+	if err := serve(ctx, f, file, store, hangup, load, logger); err != nil {
 		logger.Error("cannot serve", "err", err)
 		return 1
 	}
@@ -207,26 +209,30 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 }
 
 // loader returns what reads the configuration: the file, again at each call, or the environment, which does not change.
-func loader(ctx context.Context, f flags, getenv func(string) string) func() (*config.File, error) {
+func loader(f flags, getenv func(string) string) func() (*config.File, error) {
 	if f.configFile == "" {
 		return func() (*config.File, error) {
-			target, source, err := config.FromEnvironment(getenv, f.probing)
+			target, err := config.FromEnvironment(getenv, f.probing)
+			if err == nil {
+				err = credentials.VerifyEnvironment(target.Login.Environment)
+			}
 			if err != nil {
 				return nil, err
 			}
-			return &config.File{Targets: []*config.Target{target}, Health: config.DefaultHealth(), TakenFrom: source}, nil
+			return &config.File{
+				Targets: []*config.Target{target}, Health: config.DefaultHealth(), TakenFrom: target.Login.Environment.Source,
+			}, nil
 		}
 	}
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(manyGCPercent)
 	}
-	commands := config.NewCommands(ctx)
 	return func() (*config.File, error) {
 		// A file alone says where its targets are. pgconn cannot be told to ignore this variable.
 		if err := os.Unsetenv("PGSERVICE"); err != nil {
 			return nil, err
 		}
-		return config.Load(f.configFile, f.probing, commands)
+		return config.Load(f.configFile, f.probing, credentials.VerifyEnvironment)
 	}
 }
 
@@ -243,13 +249,14 @@ func checkConfiguration(f flags, load func() (*config.File, error), out, errs io
 
 // serve answers HTTP requests until ctx ends, and then ends scrapes and sessions in less than five seconds.
 func serve(
-	ctx context.Context, f flags, file *config.File, hangup <-chan os.Signal, load func() (*config.File, error), logger *slog.Logger,
+	ctx context.Context, f flags, file *config.File, store *credentials.Store, hangup <-chan os.Signal, load func() (*config.File, error),
+	logger *slog.Logger,
 ) error {
 	var sessions probe.Sessions
 	exporter := collector.NewExporter(collector.Options{
 		TimeoutOffset: f.offset, MaxInFlight: f.maxInFlight, HideTargets: !f.targets, Compat: f.compat, Keeps: f.keep, Sessions: &sessions, Logger: logger,
 		NewProber: func(target *config.Target, events collector.Events) collector.Prober {
-			return probe.New(target, target, probe.Options{
+			return probe.New(target, store.For(target), probe.Options{
 				Keep: f.keep, Sessions: &sessions, OnLoss: events.Lost, OnCommit: events.Committed, Logger: events.Logger,
 			})
 		},

@@ -59,6 +59,15 @@ func (p Problem) Error() string { return string(p) }
 // statement that fails gives a Problem.
 type Query func(ctx context.Context, sql string) (*pgconn.Result, error)
 
+// Source reads where a dependency is and which certificates to trust. They may be in files, which it reads at each call.
+// The texts of its errors may be shown to everybody.
+type Source interface {
+	// Location returns a URL, or host:port for the kind tcp.
+	Location() (config.Secret, error)
+	// RootCertificates returns certificates in PEM, nil for the system's.
+	RootCertificates() ([]byte, error)
+}
+
 // asker is what differs between the kinds of dependencies. Each is a file of its own.
 type asker interface {
 	// ask returns a number to be held against the limits; Measured says whether there is one. An error is a failure. It
@@ -75,19 +84,20 @@ type number struct {
 func measured(value float64) number { return number{value, true} }
 
 // newAsker is the one place that knows all kinds.
-func newAsker(c *config.Check, query Query) asker {
+func newAsker(c *config.Check, source Source, query Query) asker {
+	d := dependency{c, source}
 	switch c.Kind {
 	case config.CheckSQL:
 		return &sql{c, query}
 	case config.CheckRedis:
-		return &redis{c}
+		return &redis{d}
 	case config.CheckCelery:
-		return newCelery(c)
+		return newCelery(d)
 	case config.CheckHTTP:
-		return &web{c}
+		return &web{d}
 	case config.CheckTCP:
 	}
-	return &tcp{c}
+	return &tcp{d}
 }
 
 // Check asks one dependency.
@@ -96,9 +106,9 @@ type Check struct {
 	asker    asker
 }
 
-// New returns what asks a dependency. query is needed for SQL alone.
-func New(settings *config.Check, query Query) *Check {
-	return &Check{settings, newAsker(settings, query)}
+// New returns what asks a dependency. source is needed for all kinds but SQL, and query for SQL alone.
+func New(settings *config.Check, source Source, query Query) *Check {
+	return &Check{settings, newAsker(settings, source, query)}
 }
 
 // Ask asks, in the time that the settings give or until ctx ends, and says what was found.
@@ -177,9 +187,15 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return d.DialContext(ctx, network, address)
 }
 
-// roots are the certificates to trust: the system's where no file is named.
-func roots(c *config.Check) (*x509.CertPool, error) {
-	content, err := c.Roots()
+// dependency is what a check is about, for all kinds but SQL.
+type dependency struct {
+	*config.Check
+	source Source
+}
+
+// roots returns the certificates to trust, nil for the system's.
+func (d dependency) roots() (*x509.CertPool, error) {
+	content, err := d.source.RootCertificates()
 	if err != nil {
 		return nil, Problem(err.Error())
 	}
@@ -193,13 +209,13 @@ func roots(c *config.Check) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// where is where a dependency is.
-func where(c *config.Check) (*url.URL, error) {
-	text, err := c.Where()
+// url returns where the dependency is. For the kind tcp it has a host and a port alone.
+func (d dependency) url() (*url.URL, error) {
+	text, err := d.source.Location()
 	if err != nil {
 		return nil, Problem(err.Error())
 	}
-	if c.Kind == config.CheckTCP {
+	if d.Kind == config.CheckTCP {
 		return &url.URL{Host: string(text)}, nil
 	}
 	u, err := url.Parse(string(text))

@@ -17,6 +17,7 @@ import (
 
 	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/credentials"
 )
 
 // Check is a dependency with what is kept of it. It is asked behind everybody's back, again whenever its last result has
@@ -55,7 +56,7 @@ func newCheck(settings *config.Check, target *Target, logger *slog.Logger) *Chec
 			return result, err
 		}
 	}
-	c.asked = check.New(settings, query)
+	c.asked = check.New(settings, credentials.ForCheck(settings), query)
 	c.life, c.end = context.WithCancel(context.Background())
 	return c
 }

@@ -45,8 +45,12 @@ type Check struct {
 	// KeyPrefix is what Celery puts before the names of its keys and channels (global_keyprefix).
 	KeyPrefix string
 
-	where location // of Redis, of Celery's broker or of HTTP and TCP
-	roots string   // a file with the certificates to trust, empty for the system's
+	// Location is where Redis, Celery's broker, HTTP or TCP is: a URL, or host:port for TCP. LocationFile is a file that holds
+	// it instead and is read at each run. Both are empty for SQL.
+	Location     Secret
+	LocationFile string
+	// RootsFile is a file with the certificates to trust, read at each run. It is empty for the system's.
+	RootsFile string
 }
 
 // CheckKind is a kind of dependency.
@@ -76,37 +80,6 @@ const (
 	checkTTLFailed = 9 * time.Second
 )
 
-// location is where a dependency is: a text with a secret in it, perhaps.
-type location struct {
-	text Secret
-	file string // that holds the text
-}
-
-// Where returns where the dependency is: a URL, or host:port for the kind tcp. A file that holds it is read by this call,
-// so that a rotation needs no restart. No error text holds any of it.
-func (c *Check) Where() (Secret, error) {
-	if c.where.file == "" {
-		return c.where.text, nil
-	}
-	text, err := readSecret(c.where.file)
-	if err != nil {
-		return "", wrap(string(c.Kind)+"_file", err)
-	}
-	return text, wrap(string(c.Kind)+"_file", c.Kind.valid(text))
-}
-
-// largestRoots bounds a file of certificates; the system's have about 200 KiB.
-const largestRoots = 4 << 20
-
-// Roots returns the certificates to trust, in PEM, read by this call; nil are the system's.
-func (c *Check) Roots() ([]byte, error) {
-	if c.roots == "" {
-		return nil, nil
-	}
-	content, err := readFile(c.roots, largestRoots)
-	return content, wrap("sslrootcert", err)
-}
-
 // Equal says whether two checks were made from the same settings.
 func (c *Check) Equal(other *Check) bool { return reflect.DeepEqual(c, other) }
 
@@ -117,8 +90,8 @@ func (c *Check) AsksTheSame(other *Check) bool {
 	return c.Equal(&changed)
 }
 
-// valid says what is wrong with a location.
-func (k CheckKind) valid(text Secret) error {
+// ValidateLocation reports why text cannot be where a dependency of this kind is. The error does not hold the text.
+func (k CheckKind) ValidateLocation(text Secret) error {
 	if k == CheckTCP {
 		if host, port, err := net.SplitHostPort(string(text)); err != nil || host == "" || !isPort(port) {
 			return errors.New("must be host:port")
@@ -188,10 +161,10 @@ func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yam
 	key("status", func(n *yaml.Node, where string) { c.Status = int(b.integer(n, where, 100, 599)) }) //nolint:gosec // it is in these bounds
 	key("match", func(n *yaml.Node, where string) { c.Match = b.pattern(n, where) })
 	key("key_prefix", text(&c.KeyPrefix))
-	key("sslrootcert", func(n *yaml.Node, where string) { c.roots = b.fromFolder(b.text(n, where)) })
+	key("sslrootcert", func(n *yaml.Node, where string) { c.RootsFile = b.fromFolder(b.text(n, where)) })
 	for _, kind := range []CheckKind{CheckRedis, CheckCelery, CheckHTTP, CheckTCP} {
 		key(string(kind), func(n *yaml.Node, where string) { b.locate(c, kind, Secret(b.text(n, where)), n, where) })
-		key(string(kind)+"_file", func(n *yaml.Node, where string) { c.where.file = b.fromFolder(b.text(n, where)) })
+		key(string(kind)+"_file", func(n *yaml.Node, where string) { c.LocationFile = b.fromFolder(b.text(n, where)) })
 		key(string(kind)+"_env", func(n *yaml.Node, where string) {
 			variable := b.text(n, where)
 			if value := os.Getenv(variable); value != "" {
@@ -216,10 +189,10 @@ func (b *builder) locate(c *Check, kind CheckKind, text Secret, n *yaml.Node, wh
 	if text == "" {
 		return // there is a problem with it already
 	}
-	if err := kind.valid(text); err != nil {
+	if err := kind.ValidateLocation(text); err != nil {
 		b.problem(n, where, "%s", err)
 	}
-	c.where.text = text
+	c.Location = text
 }
 
 // belongs are the keys that only some kinds know.

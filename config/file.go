@@ -4,6 +4,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -39,8 +40,7 @@ type File struct {
 	// TakenFrom is what the target from the environment was made of, empty where there is none.
 	TakenFrom string
 
-	modules  map[string]*module
-	commands *Commands
+	modules map[string]*module
 }
 
 // Modules is the number of modules.
@@ -49,24 +49,27 @@ func (f *File) Modules() int { return len(f.modules) }
 // module is what ad-hoc targets need of a module.
 type module struct {
 	level level
-	allow *allow
+	allow *AllowList
 }
 
-// Load reads a configuration file. base holds what nothing in the file says. The error holds every problem found, each
-// with the file's name, a line and a key, and no value.
-func Load(path string, base Probing, commands *Commands) (*File, error) {
-	content, err := readFile(path, largestFile)
+// Load reads a configuration file. base has the values that the file does not set. verify reports why the variables of a
+// target from the environment make no login; it may read the files that they name.
+//
+// The error holds every problem found, each with the file's name, a line and a key. It holds no value.
+func Load(path string, base Probing, verify func(*Environment) error) (*File, error) {
+	content, err := ReadFile(path, largestFile)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return Parse(strings.NewReader(string(content)), path, base, commands)
+	return Parse(strings.NewReader(string(content)), path, base, verify)
 }
 
-// Parse is Load for a reader. Relative paths in the file are taken from the folder of path.
+// Parse does what Load does, from a reader. Relative paths in the file begin at the folder of path. If verify is nil, the
+// variables of a target from the environment are not verified.
 //
 // libpq's environment does not change what a file describes, except for PGSERVICE, which pgconn always follows. The
 // program removes that variable before it loads a file.
-func Parse(r io.Reader, path string, base Probing, commands *Commands) (*File, error) {
+func Parse(r io.Reader, path string, base Probing, verify func(*Environment) error) (*File, error) {
 	folder, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
 		return nil, err
@@ -76,7 +79,7 @@ func Parse(r io.Reader, path string, base Probing, commands *Commands) (*File, e
 	if err != nil {
 		return nil, err
 	}
-	b := builder{decoder: d, folder: folder, file: &File{Health: DefaultHealth(), modules: make(map[string]*module), commands: commands}}
+	b := builder{decoder: d, folder: folder, verify: verify, file: &File{Health: DefaultHealth(), modules: make(map[string]*module)}}
 	b.build(root, base)
 	if len(d.problems) > 0 {
 		return nil, d.error()
@@ -98,22 +101,25 @@ func (f *File) AdHoc(address, moduleName string) (*Target, error) {
 	if m.allow == nil {
 		return nil, errors.New("the module has no list of allowed hosts")
 	}
-	if !m.allow.host(host) {
+	if !m.allow.permitsHost(host) {
 		return nil, errors.New("the module does not allow this host")
 	}
 	l := m.level
-	t := &Target{Module: moduleName, Kind: KindPostgres, Probing: l.probing()}
 	settings := l.settings()
 	settings["host"], settings["port"] = host, port
-	t.source = source{dsn: with("", settings), password: l.passwordFor(host, port, *l.user, t.Kind.defaultDatabase()), allow: m.allow, commands: f.commands}
-	t.load = t.source.load
-	return t, nil
+	return &Target{
+		Module: moduleName, Kind: KindPostgres, Probing: l.probing(), Allow: m.allow,
+		Login: Login{
+			ConnString: AddSettings("", settings), Password: l.passwordFor(host, port, *l.user, KindPostgres.DefaultDatabase()),
+		},
+	}, nil
 }
 
 // builder makes a File of a document.
 type builder struct {
 	*decoder
 	folder string // where relative paths begin
+	verify func(*Environment) error
 	file   *File
 }
 
@@ -161,10 +167,10 @@ func (b *builder) build(root *yaml.Node, base Probing) {
 
 func (b *builder) module(name string, n *yaml.Node, place string, bottom level) level {
 	l := &level{}
-	var allowed *allow
+	var allowed *AllowList
 	known := b.levelFields(l)
 	known["allow"] = func(n *yaml.Node, place string) {
-		allowed = &allow{}
+		allowed = &AllowList{}
 		for i, entry := range b.list(n, place) {
 			if err := allowed.add(entry); err != nil {
 				b.problem(n, fmt.Sprintf("%s[%d]", place, i), "%s", err)
@@ -256,9 +262,6 @@ func (b *builder) target(name string, n *yaml.Node, where string, levels map[str
 	if len(b.problems) > before {
 		return nil
 	}
-	if !p.environment {
-		t.load = t.source.load
-	}
 	return t
 }
 
@@ -281,14 +284,17 @@ func (b *builder) fromEnvironment(t *Target, given map[string]*yaml.Node, where 
 	if t.Kind != KindPostgres {
 		b.problem(given["kind"], join(where, "kind"), "does not go with environment")
 	}
-	from, used, err := FromEnvironment(os.Getenv, t.Probing)
+	from, err := FromEnvironment(os.Getenv, t.Probing)
+	if err == nil && b.verify != nil {
+		err = b.verify(from.Login.Environment)
+	}
 	switch {
 	case err != nil:
 		b.problem(n, join(where, "environment"), "%s", err)
-	case used == libpq && os.Getenv("PGHOST") == "":
+	case from.Login.Environment.Form == FormLibpq && os.Getenv("PGHOST") == "":
 		b.problem(n, join(where, "environment"), "no variable names a server: DATA_SOURCE_NAME, DATA_SOURCE_URI, DATABASE_URL, POSTGRES_HOST or PGHOST")
 	default:
-		t.load, b.file.TakenFrom = from.load, used
+		t.Login, b.file.TakenFrom = from.Login, from.Login.Environment.Source
 	}
 }
 
@@ -310,16 +316,13 @@ func (b *builder) fromFields(t *Target, n *yaml.Node, given map[string]*yaml.Nod
 		return
 	}
 	if p.dbname == "" {
-		p.dbname = p.kind.defaultDatabase()
+		p.dbname = p.kind.DefaultDatabase()
 	}
 	port := strconv.Itoa(int(p.port))
 	settings := merged.settings()
 	settings["host"], settings["port"], settings["database"] = p.host, port, p.dbname
-	t.source = source{
-		dsn: with("", settings), commands: b.file.commands,
-		password: merged.passwordFor(p.host, port, *merged.user, p.dbname),
-	}
-	b.try(given["host"], where, &t.source, merged.systemRoots() && merged.sslmode != nil)
+	t.Login = Login{ConnString: AddSettings("", settings), Password: merged.passwordFor(p.host, port, *merged.user, p.dbname)}
+	b.try(given["host"], where, t.Login.ConnString, merged.systemRoots() && merged.sslmode != nil)
 }
 
 func isHost(host string) bool {
@@ -355,7 +358,7 @@ func (b *builder) fromDSN(t *Target, given map[string]*yaml.Node, where string, 
 	}
 	for _, key := range keys {
 		switch {
-		case knownKey(key):
+		case isKnownKey(key):
 		case isKey(key):
 			b.problem(n, where, "holds %s, which is not known here", key)
 		default: // maybe a part of a value
@@ -372,10 +375,10 @@ func (b *builder) fromDSN(t *Target, given map[string]*yaml.Node, where string, 
 		return
 	}
 	settings := merged.settings()
-	settings["database"] = p.kind.defaultDatabase()
+	settings["database"] = p.kind.DefaultDatabase()
 	maps.DeleteFunc(settings, func(key, _ string) bool { return has(key) || key == "sslmode" && has("ssl") })
-	t.source = source{dsn: with(Secret(p.dsn), settings), parameters: keys, commands: b.file.commands}
-	cfg := b.try(n, where, &t.source, merged.systemRoots() && !has("sslrootcert") && (merged.sslmode != nil || has("sslmode") || has("ssl")))
+	t.Login = Login{ConnString: AddSettings(Secret(p.dsn), settings), Keys: keys}
+	cfg := b.try(n, where, t.Login.ConnString, merged.systemRoots() && !has("sslrootcert") && (merged.sslmode != nil || has("sslmode") || has("ssl")))
 	if cfg == nil {
 		return
 	}
@@ -383,14 +386,15 @@ func (b *builder) fromDSN(t *Target, given map[string]*yaml.Node, where string, 
 		b.problem(n, where, "has no host")
 	}
 	if !has("password") {
-		t.source.password = merged.passwordFor(cfg.Host, strconv.Itoa(int(cfg.Port)), cfg.User, cfg.Database)
+		database := cmp.Or(cfg.Database, KindPostgres.DefaultDatabase())
+		t.Login.Password = merged.passwordFor(cfg.Host, strconv.Itoa(int(cfg.Port)), cfg.User, database)
 	}
 }
 
-// try parses a target's connection string without the files it names, which may come and go, and tells what is wrong.
-// verified says that the system's certificates are to be used, which pgconn makes verify-full whatever the mode says.
-func (b *builder) try(n *yaml.Node, where string, s *source, verified bool) *pgconn.Config {
-	cfg, err := parseOne(with(s.dsn, map[string]string{"sslrootcert": "", "sslcert": "", "sslkey": ""}))
+// try parses a target's connection string and adds what is wrong with it to the problems. It returns nil if it cannot be
+// parsed. verified says that the system's certificates are to be used, which pgconn makes verify-full whatever the mode is.
+func (b *builder) try(n *yaml.Node, where string, dsn Secret, verified bool) *pgconn.Config {
+	cfg, err := parseWithoutFiles(dsn)
 	if err != nil {
 		b.problem(n, where, "%s", err)
 		return nil

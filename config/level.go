@@ -13,10 +13,14 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// defaultCommandTTL is how long the output of a command is used if the file does not set it: a cloud's token lives for
+// 15 minutes or longer.
+const defaultCommandTTL = 10 * time.Minute
+
 // level is what defaults, a module or a target can say; nil is unsaid.
 type level struct {
 	user, sslmode, sslrootcert, sslcert, sslkey, requireAuth *string
-	password                                                 *password
+	password                                                 *PasswordSource
 	ttl                                                      *time.Duration
 	timeout, interval                                        *time.Duration
 	applications, commit                                     *bool
@@ -73,7 +77,7 @@ func (l *level) said() []string {
 // settings returns all that a connection string needs: what the level says, and for the rest what keeps libpq's
 // environment out.
 func (l *level) settings() map[string]string {
-	all := neutral()
+	all := neutralSettings()
 	for key, value := range l.values() {
 		if value != nil {
 			all[key] = *value
@@ -82,24 +86,24 @@ func (l *level) settings() map[string]string {
 	return all
 }
 
-// passwordFor puts a target's own facts into the arguments of a command.
-func (l *level) passwordFor(host, port, user, dbname string) password {
+// passwordFor returns the source of a target's password. It replaces the placeholders in the arguments of a command.
+func (l *level) passwordFor(host, port, user, dbname string) PasswordSource {
 	if l.password == nil {
-		return password{}
+		return PasswordSource{}
 	}
 	p := *l.password
-	if p.command == nil {
+	if p.Command == nil {
 		return p
 	}
-	facts := strings.NewReplacer("{host}", host, "{port}", port, "{user}", user, "{dbname}", dbname)
-	filled := &command{like: p.command.key(), ttl: commandTTL}
-	for _, argument := range p.command.argv {
-		filled.argv = append(filled.argv, facts.Replace(argument))
+	placeholders := strings.NewReplacer("{host}", host, "{port}", port, "{user}", user, "{dbname}", dbname)
+	filled := &Command{Template: p.Command.Template, TTL: defaultCommandTTL}
+	for _, argument := range p.Command.Template {
+		filled.Argv = append(filled.Argv, placeholders.Replace(argument))
 	}
 	if l.ttl != nil {
-		filled.ttl = *l.ttl
+		filled.TTL = *l.ttl
 	}
-	p.command = filled
+	p.Command = filled
 	return p
 }
 
@@ -110,23 +114,23 @@ func (b *builder) levelFields(l *level) fields {
 			*to = &s
 		}
 	}
-	way := func(set func(p *password, n *yaml.Node, where string)) func(*yaml.Node, string) {
+	way := func(set func(p *PasswordSource, n *yaml.Node, where string)) func(*yaml.Node, string) {
 		return func(n *yaml.Node, where string) {
 			if l.password != nil {
 				b.problem(n, where, "the password is given in several ways: keep one of password, password_file, password_env and password_command")
 			}
-			l.password = &password{}
+			l.password = &PasswordSource{}
 			set(l.password, n, where)
 		}
 	}
 	return fields{
 		"user":     func(n *yaml.Node, where string) { say(&l.user, b.text(n, where)) },
-		"password": way(func(p *password, n *yaml.Node, where string) { p.text = Secret(b.text(n, where)) }),
-		"password_file": way(func(p *password, n *yaml.Node, where string) {
-			p.file = b.fromFolder(b.text(n, where))
+		"password": way(func(p *PasswordSource, n *yaml.Node, where string) { p.Text = Secret(b.text(n, where)) }),
+		"password_file": way(func(p *PasswordSource, n *yaml.Node, where string) {
+			p.File = b.fromFolder(b.text(n, where))
 		}),
-		"password_env":     way(func(p *password, n *yaml.Node, where string) { p.env = b.text(n, where) }),
-		"password_command": way(func(p *password, n *yaml.Node, where string) { p.command = b.command(n, where) }),
+		"password_env":     way(func(p *PasswordSource, n *yaml.Node, where string) { p.Variable = b.text(n, where) }),
+		"password_command": way(func(p *PasswordSource, n *yaml.Node, where string) { p.Command = b.command(n, where) }),
 		"password_command_ttl": func(n *yaml.Node, where string) {
 			l.ttl = b.duration(n, where, time.Second, 24*time.Hour)
 		},
@@ -157,7 +161,7 @@ func (b *builder) levelFields(l *level) fields {
 
 func (b *builder) requireAuth(n *yaml.Node, where string) string {
 	s := b.text(n, where)
-	if _, err := pgconn.ParseConfig(string(with("", map[string]string{"require_auth": s}))); err != nil && strings.Contains(err.Error(), "invalid require_auth") {
+	if _, err := pgconn.ParseConfig(string(AddSettings("", map[string]string{"require_auth": s}))); err != nil && strings.Contains(err.Error(), "invalid require_auth") {
 		b.problem(n, where, "must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each")
 		return ""
 	}
@@ -171,13 +175,13 @@ func (b *builder) checkLevel(n *yaml.Node, where string, l *level) {
 	}
 }
 
-// command reads a command. Its program is looked for in PATH, or from the file's folder.
-func (b *builder) command(n *yaml.Node, where string) *command {
+// command reads a command that has placeholders. Its program is one in PATH, or a path that begins at the file's folder.
+func (b *builder) command(n *yaml.Node, where string) *Command {
 	argv := b.list(n, where)
 	if len(argv) > 0 && strings.ContainsRune(argv[0], filepath.Separator) {
 		argv[0] = b.fromFolder(argv[0])
 	}
-	return &command{argv: argv}
+	return &Command{Template: argv}
 }
 
 // fromFolder takes a path from the file's folder.
