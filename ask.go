@@ -87,7 +87,7 @@ func (q *question) ask(
 	q.repeat(ctx, until, func() bool {
 		timeout := target.Timeout
 		if r != nil {
-			timeout = min(timeout, max(time.Until(until), config.Shortest))
+			timeout = min(timeout, max(time.Until(until), config.MinTimeout))
 		}
 		r = probeOnce(ctx, p, timeout)
 		return r.Up()
@@ -122,7 +122,9 @@ func (q *question) repeat(ctx context.Context, until time.Time, ask func() (well
 
 // newAsker returns what asks a target, and a function that ends it.
 func newAsker(ctx context.Context, target *config.Target, store *credentials.Store) (*probe.Prober, func()) {
-	p := probe.New(target, store.For(target), probe.Options{Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {}})
+	p := probe.New(target, store.For(target), probe.Options{
+		Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {},
+	})
 	return p, func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 		defer cancel()

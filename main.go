@@ -47,7 +47,7 @@ const (
 	// probe; the exporter shortens it once it has its answer.
 	readTimeout  = 5 * time.Second
 	idleTimeout  = 2 * time.Minute
-	writeTimeout = config.Longest + 10*time.Second
+	writeTimeout = config.MaxTimeout + 10*time.Second
 
 	// manyGCPercent is Go's GOGC with a file of targets, unless somebody sets it: most of the memory is sessions that wait,
 	// and as much again for garbage would be too much. It costs a hundredth of a core with 1,000 targets.
@@ -147,10 +147,10 @@ func parseFlags(args []string, out, errs io.Writer) (f flags, code int, ended bo
 
 func (f *flags) validate() error {
 	switch {
-	case f.probing.Timeout < config.Shortest || f.probing.Timeout > config.Longest:
-		return fmt.Errorf("--probe.timeout is %s, not from %s to %s", f.probing.Timeout, config.Shortest, config.Longest)
-	case f.probing.Interval != 0 && f.probing.Interval < config.Shortest:
-		return fmt.Errorf("--probe.interval is %s, neither 0s nor at least %s", f.probing.Interval, config.Shortest)
+	case f.probing.Timeout < config.MinTimeout || f.probing.Timeout > config.MaxTimeout:
+		return fmt.Errorf("--probe.timeout is %s, not from %s to %s", f.probing.Timeout, config.MinTimeout, config.MaxTimeout)
+	case f.probing.Interval != 0 && f.probing.Interval < config.MinTimeout:
+		return fmt.Errorf("--probe.interval is %s, neither 0s nor at least %s", f.probing.Interval, config.MinTimeout)
 	case f.maxInFlight < 1:
 		return fmt.Errorf("--probe.max-in-flight is %d, less than 1", f.maxInFlight)
 	case f.configFile == "" && f.configCheck:
@@ -249,8 +249,8 @@ func checkConfiguration(f flags, load func() (*config.File, error), out, errs io
 
 // serve answers HTTP requests until ctx ends, and then ends scrapes and sessions in less than five seconds.
 func serve(
-	ctx context.Context, f flags, file *config.File, store *credentials.Store, hangup <-chan os.Signal, load func() (*config.File, error),
-	logger *slog.Logger,
+	ctx context.Context, f flags, file *config.File, store *credentials.Store,
+	hangup <-chan os.Signal, load func() (*config.File, error), logger *slog.Logger,
 ) error {
 	var sessions probe.Sessions
 	exporter := collector.NewExporter(collector.Options{

@@ -259,7 +259,7 @@ func (cs *checks) apply(file *config.File) {
 		} else {
 			old := c
 			c = newCheck(settings, target, cs.logger)
-			if old != nil && old.target == target && old.settings.AsksTheSame(settings) {
+			if old != nil && old.target == target && old.settings.SameDependency(settings) {
 				c.inherit(old)
 			}
 			c.judge(file.Health.FailAfter, file.Health.PassAfter) // before its first result

@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// CanonicalAddress returns the address of an ad-hoc target, host:port, in a form that is the same for every spelling of it.
-// The error is a plain sentence that does not repeat the address.
+// CanonicalAddress returns the address of an ad-hoc target, host:port, in a form that is the same for every spelling of
+// it. The error is a plain sentence that does not repeat the address.
 func CanonicalAddress(target string) (string, error) {
 	host, port, err := splitAddress(target)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// AllowList is the list of hosts that may get a module's credentials besides the configured targets. It is not changed once
-// it was read.
+// AllowList is the list of hosts that may get a module's credentials besides the configured targets. It is not changed
+// once it was read.
 type AllowList struct {
 	names    []string       // patterns in lower case; "*" stands for anything but a dot
 	networks []netip.Prefix // those that an address must be in; empty if the list has only names
@@ -38,30 +38,31 @@ func (a *AllowList) add(entry string) error {
 	}
 	pattern := strings.ToLower(strings.TrimSuffix(entry, "."))
 	if !isName(strings.ReplaceAll(pattern, "*", "x")) {
-		return errors.New(`must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16`)
+		return errors.New("must be a name such as db.example.org or *.example.org, an address, " +
+			"or a network such as 10.20.0.0/16")
 	}
 	a.names = append(a.names, pattern)
 	return nil
 }
 
-// permitsHost reports whether a host may get the credentials at all: an address must be in a network, and a name must match
-// a pattern. permitsAddress decides about the addresses of the name.
+// permitsHost reports whether a host may get the credentials at all: an address must be in a network, and a name must
+// match a pattern. permitsAddress decides about the addresses of the name.
 func (a *AllowList) permitsHost(host string) bool {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return a.permitsAddress(addr) && len(a.networks) > 0
 	}
-	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	labels := strings.ReplaceAll(strings.ToLower(strings.TrimSuffix(host, ".")), ".", "/")
 	for _, pattern := range a.names {
 		// path.Match gets a "/" for each dot, so that "*" stays inside a label, as in a certificate.
-		if ok, err := path.Match(strings.ReplaceAll(pattern, ".", "/"), strings.ReplaceAll(name, ".", "/")); err == nil && ok {
+		if ok, err := path.Match(strings.ReplaceAll(pattern, ".", "/"), labels); err == nil && ok {
 			return true
 		}
 	}
 	return false
 }
 
-// Permits reports whether the server may be at address, an IP address in text form. Every address is permitted unless the
-// target is an ad-hoc one; its credentials go only where its module allows.
+// Permits reports whether the server may be at address, an IP address in text form. Every address is permitted unless
+// the target is an ad-hoc one; its credentials go only where its module allows.
 func (t *Target) Permits(address string) bool {
 	if t.Allow == nil {
 		return true
@@ -70,9 +71,9 @@ func (t *Target) Permits(address string) bool {
 	return err == nil && t.Allow.permitsAddress(addr)
 }
 
-// permitsAddress reports whether a connection may go to an address. The address must be in one of the networks. If the list
-// has none, every address is permitted except for the loopback, the link (a cloud's metadata service), multicast and the
-// unspecified address: a stranger chooses the name, and it must not lead there.
+// permitsAddress reports whether a connection may go to an address. The address must be in one of the networks. If the
+// list has none, every address is permitted except for the loopback, the link (a cloud's metadata service), multicast
+// and the unspecified address: a stranger chooses the name, and it must not lead there.
 func (a *AllowList) permitsAddress(addr netip.Addr) bool {
 	addr = addr.Unmap()
 	if addr.IsUnspecified() || addr.IsMulticast() || addr.Zone() != "" {

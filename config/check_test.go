@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// checkText is a file with these checks, and targets that they may be about.
+// checkText returns a file with these checks, and the targets that they may name.
 func checkText(lines ...string) string {
 	return "targets:\n  orders: {host: h, user: u}\n  pool: {host: h, user: u, kind: pgbouncer}\nchecks:\n  " + strings.Join(lines, "\n  ") + "\n"
 }
@@ -105,7 +105,8 @@ func TestCheckProblems(t *testing.T) {
 	}
 }
 
-// TestTargetFromEnvironment: a target may be the one that the environment names; nothing beside it says where it is.
+// TestTargetFromEnvironment: the environment may name a target of the file, which then has no key that says where it
+// is.
 func TestTargetFromEnvironment(t *testing.T) {
 	for _, name := range []string{"DATA_SOURCE_NAME", "DATA_SOURCE_URI", "DATABASE_URL", "POSTGRES_HOST", "POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "PGHOST"} {
 		t.Setenv(name, "")

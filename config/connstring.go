@@ -28,8 +28,8 @@ func (e *TLSError) Error() string { return "TLS settings: " + e.err.Error() }
 // Unwrap returns the cause.
 func (e *TLSError) Unwrap() error { return e.err }
 
-// CheckConnString finds connection strings that pgconn misreads: lists of several, which give ErrSeveralServers, and URLs
-// of another scheme. The error's text holds no part of dsn.
+// CheckConnString finds connection strings that pgconn misreads: lists of several, which give ErrSeveralServers, and
+// URLs of another scheme. The error's text holds no part of dsn.
 func CheckConnString(dsn Secret) error {
 	if listsSeveral(string(dsn)) {
 		return ErrSeveralServers
@@ -46,29 +46,34 @@ func parseWithoutFiles(dsn Secret) (*pgconn.Config, error) {
 	if err := CheckConnString(dsn); err != nil {
 		return nil, err
 	}
-	cfg, err := pgconn.ParseConfig(string(AddSettings(dsn, map[string]string{"sslrootcert": "", "sslcert": "", "sslkey": ""})))
+	noFiles := map[string]string{"sslrootcert": "", "sslcert": "", "sslkey": ""}
+	cfg, err := pgconn.ParseConfig(string(AddSettings(dsn, noFiles)))
 	if err != nil {
 		return nil, ConnStringError(err)
 	}
-	if slices.ContainsFunc(cfg.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != cfg.Host || f.Port != cfg.Port }) {
+	if slices.ContainsFunc(cfg.Fallbacks, func(f *pgconn.FallbackConfig) bool {
+		return f.Host != cfg.Host || f.Port != cfg.Port
+	}) {
 		return nil, ErrSeveralServers
 	}
 	return cfg, nil
 }
 
-// neutralSettings returns the settings that pgconn would otherwise take from libpq's environment or from files in the home
-// directory (pgconn/config.go and defaults.go). Only sslcertmode must not be empty.
+// neutralSettings returns the settings that pgconn would otherwise take from libpq's environment or from files in the
+// home directory (pgconn/config.go and defaults.go). Only sslcertmode must not be empty.
 func neutralSettings() map[string]string {
 	return map[string]string{
-		"port": "5432", "database": KindPostgres.DefaultDatabase(), "passfile": "", "sslmode": "", "sslrootcert": "", "sslcert": "",
-		"sslkey": "", "sslpassword": "", "sslcertmode": "allow", "sslsni": "", "sslnegotiation": "", "channel_binding": "",
-		"require_auth": "", "min_protocol_version": "", "max_protocol_version": "", "connect_timeout": "0",
-		"target_session_attrs": "any", "options": "", "timezone": "", "application_name": ApplicationName, "password": "",
+		"port": "5432", "database": KindPostgres.DefaultDatabase(), "password": "", "passfile": "",
+		"sslmode": "", "sslrootcert": "", "sslcert": "", "sslkey": "", "sslpassword": "", "sslcertmode": "allow", "sslsni": "",
+		"sslnegotiation": "", "channel_binding": "", "require_auth": "",
+		"min_protocol_version": "", "max_protocol_version": "", "connect_timeout": "0", "target_session_attrs": "any",
+		"options": "", "timezone": "", "application_name": ApplicationName,
 	}
 }
 
-// isKnownKey reports whether pgconn knows a key of a connection string, or whether it is a run-time parameter that libpq
-// takes there. pgconn sends every other key to the server, which ends the login: mistyped keys, and some of libpq's own.
+// isKnownKey reports whether pgconn knows a key of a connection string, or whether it is a run-time parameter that
+// libpq takes there. pgconn sends every other key to the server, which ends the login: mistyped keys, and some of
+// libpq's own.
 func isKnownKey(key string) bool {
 	_, known := neutralSettings()[key]
 	return known || slices.Contains([]string{"host", "user", "ssl", "client_encoding", "krbsrvname", "krbspn"}, key)
@@ -133,15 +138,15 @@ func isURL(dsn string) bool {
 	return strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://")
 }
 
-// looksLikeURL reports whether a connection string looks like a URL of another scheme, a mistyped one, or one in quotes.
-// Such a URL passes for keyword=value if it holds a "=".
+// looksLikeURL reports whether a connection string looks like a URL of another scheme, a mistyped one, or one in
+// quotes. Such a URL passes for keyword=value if it holds a "=".
 func looksLikeURL(dsn string) bool {
 	scheme, _, found := strings.Cut(strings.TrimLeft(dsn, `'"`), "/")
 	return found && strings.HasSuffix(scheme, ":") && !strings.ContainsAny(scheme, "= @'\\")
 }
 
-// listsSeveral reports whether a connection string is postgres_exporter's list of several, separated by commas: it holds a
-// second URL, or outside quotes a comma before a keyword that begins a connection string.
+// listsSeveral reports whether a connection string is postgres_exporter's list of several, separated by commas: it
+// holds a second URL, or outside quotes a comma before a keyword that begins a connection string.
 func listsSeveral(dsn string) bool {
 	quoted := false
 	for i := 0; i < len(dsn); i++ {
@@ -168,11 +173,11 @@ func listsSeveral(dsn string) bool {
 	return false
 }
 
-// ConnStringError turns an error of pgconn.ParseConfig into one whose text holds no part of the connection string. It is a
-// *TLSError if certificates, keys or TLS settings cannot be used.
+// ConnStringError turns an error of pgconn.ParseConfig into one whose text holds no part of the connection string. It
+// is a *TLSError if certificates, keys or TLS settings cannot be used.
 //
-// pgconn masks passwords in its own text only as a "best effort". The result repeats pgconn's fixed sentences, and a cause
-// that cannot hold a part of the connection string.
+// pgconn masks passwords in its own text only as a "best effort". The result repeats pgconn's fixed sentences, and a
+// cause that cannot hold a part of the connection string.
 func ConnStringError(err error) error {
 	var parseErr *pgconn.ParseConfigError
 	if !errors.As(err, &parseErr) {
@@ -194,7 +199,8 @@ func ConnStringError(err error) error {
 	}
 	for _, fixed := range []string{
 		"invalid port", "invalid connect_timeout", "invalid sslcertmode", "invalid require_auth", "could not match",
-		"unknown target_session_attrs", "unknown channel_binding", "invalid min_protocol_version", "invalid max_protocol_version",
+		"unknown target_session_attrs", "unknown channel_binding",
+		"invalid min_protocol_version", "invalid max_protocol_version",
 		"min_protocol_version cannot be greater than max_protocol_version",
 	} {
 		if strings.HasPrefix(message, fixed) {

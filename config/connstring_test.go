@@ -5,7 +5,7 @@ package config
 
 import "testing"
 
-// TestListsSeveral: postgres_exporter's comma-separated form is told from commas that belong to a value.
+// TestListsSeveral: a comma that belongs to a value does not make a list of connection strings.
 func TestListsSeveral(t *testing.T) {
 	t.Parallel()
 	for dsn, want := range map[string]bool{

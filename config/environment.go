@@ -26,8 +26,8 @@ const (
 	FormDataSourceURI
 	// FormDatabaseURL is DATABASE_URL.
 	FormDatabaseURL
-	// FormContainerImage is POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DB, POSTGRES_USER and POSTGRES_PASSWORD: the container
-	// image's names.
+	// FormContainerImage is POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DB, POSTGRES_USER and POSTGRES_PASSWORD: the
+	// container image's names.
 	FormContainerImage
 	// FormLibpq is libpq's own variables and defaults.
 	FormLibpq
@@ -42,12 +42,12 @@ type Variable struct {
 
 const fileSuffix = "_FILE"
 
-// FromEnvironment returns the one target that needs no configuration file. It is made of the first form of which a variable
-// is set. Each variable but libpq's may have the suffix _FILE; it then names a file with the value. libpq's variables give
-// what a connection string does not set.
+// FromEnvironment returns the one target that needs no configuration file. It is made of the first form of which a
+// variable is set. Each variable but libpq's may have the suffix _FILE; it then names a file with the value. libpq's
+// variables give what a connection string does not set.
 //
-// getenv is os.Getenv or a replacement for it; a login reads libpq's variables from the process itself. FromEnvironment does
-// not look at the values: internal/credentials verifies them. An error names the variable and not its value.
+// getenv is os.Getenv or a replacement for it; a login reads libpq's variables from the process itself. FromEnvironment
+// does not look at the values: internal/credentials verifies them. An error names the variable and not its value.
 func FromEnvironment(getenv func(string) string, probing Probing) (*Target, error) {
 	isSet := func(name string) bool { return getenv(name) != "" || getenv(name+fileSuffix) != "" }
 	e := &Environment{Variables: make(map[string]Variable)}

@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// TestFromEnvironment: the first form of which a variable is set names the server, and its variables are taken as they are.
+// TestFromEnvironment: the first form of which a variable is set names the server, and its variables are taken as they
+// are.
 func TestFromEnvironment(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -27,8 +27,8 @@ func mustParse(t *testing.T, text string) *File {
 	return f
 }
 
-// TestLevels: each level overrides the one above, one way to give a password replaces another, and a connection string
-// wins over a module.
+// TestLevels: modules override defaults, and targets override modules. A password replaces one from another source, and
+// a connection string overrides a module.
 func TestLevels(t *testing.T) {
 	t.Parallel()
 	f := mustParse(t, `
@@ -81,7 +81,7 @@ targets:
 	}
 }
 
-// TestProblems: all of them at once, each with its line and key, none with a value.
+// TestProblems: the error holds all problems at once, each with its line and key, and no value.
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	const (
@@ -197,7 +197,7 @@ dir/x.yml:16: targets.i: has no user, nor have its module and the defaults`},
 	}
 }
 
-// TestLoadOdd: what is no readable file is an error, not a wait.
+// TestLoadOdd: Load returns an error for what is no readable file, and does not wait.
 func TestLoadOdd(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -211,7 +211,7 @@ func TestLoadOdd(t *testing.T) {
 	}
 }
 
-// TestEqual: a target is the same as long as nothing about it has changed.
+// TestEqual: two targets are equal if all their settings are.
 func TestEqual(t *testing.T) {
 	t.Parallel()
 	text := `
@@ -237,7 +237,7 @@ targets: {a: {host: h, module: m}}`
 	}
 }
 
-// TestAllow: who may get a module's credentials.
+// TestAllow: a module's credentials go to the hosts and addresses of its list alone.
 func TestAllow(t *testing.T) {
 	t.Parallel()
 	f := mustParse(t, `
@@ -316,7 +316,7 @@ modules:
 	}
 }
 
-// TestManyProblems: aliases cannot make more of them than anybody reads.
+// TestManyProblems: an error has at most maxProblems, even if aliases make many more.
 func TestManyProblems(t *testing.T) {
 	t.Parallel()
 	var text strings.Builder
@@ -329,12 +329,12 @@ func TestManyProblems(t *testing.T) {
 		fmt.Fprintf(&text, "  b%d: *a\n", i)
 	}
 	_, err := parseText(t, text.String())
-	if err == nil || strings.Count(err.Error(), "\n") != mostProblems || !strings.HasSuffix(err.Error(), "and more") {
+	if err == nil || strings.Count(err.Error(), "\n") != maxProblems || !strings.HasSuffix(err.Error(), "and more") {
 		t.Errorf("got %d lines", strings.Count(err.Error(), "\n"))
 	}
 }
 
-// FuzzParse: whatever stands in a file is a configuration or an error that names the file.
+// FuzzParse: any file is a valid configuration, or gives an error that names the file.
 func FuzzParse(f *testing.F) {
 	for _, text := range []string{
 		"targets: {a: {host: h, user: u}}", "modules: {m: {user: u, allow: [x, 10.0.0.0/8]}}", "targets: {a: {dsn: 'host=h user=u'}}",
@@ -356,12 +356,12 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestHealthSection: what is said counts, and the rest is as it is without the section.
+// TestHealthSection: the section sets what it has, and the defaults apply to the rest.
 func TestHealthSection(t *testing.T) {
 	t.Parallel()
 	f := mustParse(t, "health: {max_age: 2s, fail_after: 3, words: {fail: unhealthy}, extra: {s: x, n: 3, b: true}}\ntargets: {a: {host: h, user: u}}\n")
 	want := DefaultHealth()
-	want.MaxAge, want.FailAfter, want.Words.Fail = 2*time.Second, 3, "unhealthy"
+	want.MaxAge, want.FailAfter, want.StatusNames.Fail = 2*time.Second, 3, "unhealthy"
 	want.Extra = map[string]any{"s": "x", "n": int64(3), "b": true}
 	if !reflect.DeepEqual(f.Health, want) {
 		t.Errorf("got %+v, want %+v", f.Health, want)

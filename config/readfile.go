@@ -11,8 +11,9 @@ import (
 	"os"
 )
 
-// ReadFile returns the content of a regular file of at most maxSize bytes. It refuses other kinds of files, whose reading may
-// never end. The error's text does not hold the path: an operator may have written the secret itself in its place.
+// ReadFile returns the content of a regular file of at most maxSize bytes. It refuses other kinds of files, whose
+// reading may never end. The error's text does not hold the path: an operator may have written the secret itself in its
+// place.
 func ReadFile(path string, maxSize int64) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -3,8 +3,8 @@
 
 package config
 
-// Secret is a text that is never printed: every formatting verb and slog show a placeholder. An unexported field of this
-// type is no protection, since package fmt prints it without calling methods.
+// Secret is a text that is never printed: every formatting verb and slog show a placeholder. An unexported field of
+// this type is no protection, since package fmt prints it without calling methods.
 type Secret string
 
 const redacted = "<secret>"

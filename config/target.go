@@ -10,8 +10,8 @@ import (
 
 // Target is one server to watch. It is a plain value that does not change once it was made.
 type Target struct {
-	// Name is the target's key in the configuration file. It is empty for the target from the environment and for ad-hoc
-	// targets.
+	// Name is the target's key in the configuration file. It is empty for the target from the environment and for
+	// ad-hoc targets.
 	Name string
 	// Module is the module whose settings the target has. It is empty if the target names none.
 	Module string
@@ -41,8 +41,8 @@ func (k Kind) DefaultDatabase() string { return string(k) }
 type Probing struct {
 	// Timeout bounds one probe. It is from MinTimeout to MaxTimeout.
 	Timeout time.Duration
-	// Interval is the time between two probes that no scrape asks for. If it is 0 there are none; otherwise it is at least
-	// MinTimeout.
+	// Interval is the time between two probes that no scrape asks for. If it is 0 there are none; otherwise it is at
+	// least MinTimeout.
 	Interval time.Duration
 	// Applications also counts connections by application name.
 	Applications bool
@@ -57,15 +57,15 @@ type Login struct {
 	// ConnString is a connection string with all settings of the login, except for a password that Password names. It
 	// overrides all of libpq's environment and files but the run-time parameters.
 	ConnString Secret
-	// Keys are the keys of the connection string that the operator wrote, sorted. A run-time parameter that is not among
-	// them comes from libpq's environment and does not belong to the login.
+	// Keys are the keys of the connection string that the operator wrote, sorted. A run-time parameter that is not
+	// among them comes from libpq's environment and does not belong to the login.
 	Keys []string
 	// Password is where the password comes from.
 	Password PasswordSource
 }
 
-// PasswordSource is where a password comes from. At most one field is set. If none is, the password is in the connection
-// string, or there is none.
+// PasswordSource is where a password comes from. At most one field is set. If none is, the password is in the
+// connection string, or there is none.
 type PasswordSource struct {
 	// Text is the password itself.
 	Text Secret
@@ -86,8 +86,8 @@ func (s *PasswordSource) IsSet() bool {
 type Command struct {
 	// Argv is the program and its arguments.
 	Argv []string
-	// Template is Argv as it stands in the file, with placeholders such as {host}. Commands with the same template share a
-	// limit of how many of them run at once.
+	// Template is Argv as it stands in the file, with placeholders such as {host}. Commands with the same template
+	// share a limit of how many of them run at once.
 	Template []string
 	// TTL is how long an output is used.
 	TTL time.Duration

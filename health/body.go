@@ -98,7 +98,7 @@ func (h *Health) serveOne(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Health) unknown(w http.ResponseWriter, output string) {
-	h.write(w, http.StatusNotFound, &body{status: word(check.Fail, h.exporter.Health().Words), output: output})
+	h.write(w, http.StatusNotFound, &body{status: word(check.Fail, h.exporter.Health().StatusNames), output: output})
 }
 
 // serve shows components: 200 when they pass, or nearly do, and 503 when one fails. A request may have another status for
@@ -127,17 +127,17 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 		writeVerbose(w, "health", components, h.unmatched(r.URL.Query()["exclude"]))
 		return
 	}
-	b := &body{status: word(all, settings.Words), extra: settings.Extra, checks: make(map[string][]entry)}
+	b := &body{status: word(all, settings.StatusNames), extra: settings.Extra, checks: make(map[string][]entry)}
 	if len(components) == 0 {
 		b.output = nothing
 	}
 	for _, c := range components {
-		c.add(b.checks, settings.Words)
+		c.add(b.checks, settings.StatusNames)
 	}
 	if system != nil {
 		for key, entries := range system() {
 			for _, e := range entries {
-				e.Status = word(check.Pass, settings.Words)
+				e.Status = word(check.Pass, settings.StatusNames)
 				b.checks[key] = append(b.checks[key], e)
 			}
 		}
@@ -146,7 +146,7 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 }
 
 // add adds what was observed of a component.
-func (c *component) add(checks map[string][]entry, words config.Words) {
+func (c *component) add(checks map[string][]entry, words config.StatusNames) {
 	shown := entry{
 		ComponentID: c.name, ComponentType: c.category, Status: word(c.status, words), Time: c.at.UTC().Format(time.RFC3339Nano), Output: c.output,
 	}

@@ -56,7 +56,7 @@ func worst(components []component) check.Status {
 }
 
 // word is what a status is called.
-func word(s check.Status, words config.Words) string {
+func word(s check.Status, words config.StatusNames) string {
 	return [...]string{words.Pass, words.Warn, words.Fail}[s]
 }
 

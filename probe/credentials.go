@@ -11,13 +11,14 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-// Credentials make the settings of each login to one server. A prober calls the methods from several goroutines at once.
+// Credentials make the settings of each login to one server. A prober calls the methods from several goroutines at
+// once.
 type Credentials interface {
-	// ConnConfig returns the settings of one login. The prober changes the result. ctx bounds all waiting: its deadline is
-	// that of the login and not that of the probe.
+	// ConnConfig returns the settings of one login. The prober changes the result. ctx bounds all waiting: its deadline
+	// is that of the login and not that of the probe.
 	//
-	// An error that wraps a *config.TLSError is about TLS settings; every other one is about credentials. The error's text
-	// may be shown to everybody.
+	// An error that wraps a *config.TLSError is about TLS settings; every other one is about credentials. The error's
+	// text may be shown to everybody.
 	ConnConfig(ctx context.Context) (*pgconn.Config, error)
 	// HasPasswordCommand reports whether ConnConfig may wait for a command that prints the password.
 	HasPasswordCommand() bool

@@ -120,8 +120,8 @@ type pendingLogin struct {
 	abandoned bool // nobody waits any more; protected by Prober.mu
 }
 
-// New returns a prober of target, which logs in with credentials. The caller must call Close when it does not need the prober
-// any more.
+// New returns a prober of target, which logs in with credentials. The caller must call Close when it does not need the
+// prober any more.
 func New(target *config.Target, credentials Credentials, options Options) *Prober {
 	if options.Resolver == nil {
 		options.Resolver = &net.Resolver{PreferGo: true}
@@ -396,7 +396,9 @@ func (p *Prober) admit(ctx context.Context, t *trace, aside bool) (*pendingLogin
 			return nil, obstacle{youngest, p.ended, p.limits.stay}
 		}
 	}
-	l := &pendingLogin{started: now, trace: t, waits: p.credentials.HasPasswordCommand(), aside: aside, done: make(chan struct{})}
+	l := &pendingLogin{
+		started: now, trace: t, waits: p.credentials.HasPasswordCommand(), aside: aside, done: make(chan struct{}),
+	}
 	p.pending = append(p.pending, l)
 	p.work.Go(func() { p.login(ctx, l) })
 	return l, obstacle{}

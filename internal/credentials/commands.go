@@ -20,15 +20,17 @@ import (
 const (
 	// commandTimeout bounds one run of a command.
 	commandTimeout = 10 * time.Second
-	// maxSameTemplate bounds how many commands with the same template run at once, maxCommands how many of all. A file may
-	// have one template for a thousand targets, and one that hangs must not keep those of another template from running.
+	// maxSameTemplate bounds how many commands with the same template run at once, maxCommands how many of all. A file
+	// may have one template for a thousand targets, and one that hangs must not keep those of another template from
+	// running.
 	maxSameTemplate = 8
 	maxCommands     = 64
 	// refusedInterval is the time between two runs of a command while a server keeps refusing what it prints.
 	refusedInterval = time.Minute
 )
 
-// commands runs the commands that print passwords, and keeps what they print for all targets that have the same command.
+// commands runs the commands that print passwords, and keeps what they print for all targets that have the same
+// command.
 type commands struct {
 	ctx   context.Context //nolint:containedctx // the program's life: its end ends the commands
 	slots chan struct{}   // one for each command that may run
@@ -59,11 +61,12 @@ func newCommands(ctx context.Context) *commands {
 // key identifies commands that have the same output, or the same template.
 func key(argv []string) string { return strings.Join(argv, "\x00") }
 
-// get returns what a command prints. It returns an output from before that is younger than the command's TTL. Otherwise it
-// runs the command, once for all callers, and waits for it until ctx ends; the command itself may go on until commandTimeout.
+// get returns what a command prints. It returns an output from before that is younger than the command's TTL. Otherwise
+// it runs the command, once for all callers, and waits for it until ctx ends; the command itself may go on until
+// commandTimeout.
 //
-// While the command runs, an output of up to one and a half TTL is still used, so that a probe does not wait. It is not used
-// for a target whose server has refused it.
+// While the command runs, an output of up to one and a half TTL is still used, so that a probe does not wait. It is not
+// used for a target whose server has refused it.
 func (c *commands) get(ctx context.Context, cmd *config.Command, refused config.Secret) (config.Secret, error) {
 	o, running := c.begin(cmd, refused)
 	if running != nil {
@@ -81,7 +84,8 @@ func (c *commands) get(ctx context.Context, cmd *config.Command, refused config.
 	return o.value, nil
 }
 
-// begin returns a command's output. If it is of no use yet, begin also returns a channel that is closed when the command ends.
+// begin returns a command's output. If it is of no use yet, begin also returns a channel that is closed when the
+// command ends.
 func (c *commands) begin(cmd *config.Command, refused config.Secret) (*output, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,8 +121,8 @@ func (o *output) isRenewable() bool {
 	return time.Since(o.fetched) > commandTimeout && time.Since(o.renewed) > refusedInterval
 }
 
-// mayChange reports whether get may return another value than a refused one: there is one, the command is running, or it
-// may run again.
+// mayChange reports whether get may return another value than a refused one: there is one, the command is running, or
+// it may run again.
 func (c *commands) mayChange(cmd *config.Command, refused config.Secret) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -135,8 +139,8 @@ func (c *commands) evictLocked() {
 	}
 }
 
-// run runs a command and stores its output. If the command fails, a value from before stays until it is one and a half TTL
-// old: the service that the command asks may be away for a moment.
+// run runs a command and stores its output. If the command fails, a value from before stays until it is one and a half
+// TTL old: the service behind the command may be away for a moment.
 func (c *commands) run(o *output, cmd *config.Command) {
 	value, err := c.execute(cmd)
 	c.mu.Lock()
@@ -149,8 +153,9 @@ func (c *commands) run(o *output, cmd *config.Command) {
 	o.running = nil
 }
 
-// execute runs a command and returns the line that it prints. It first waits for a slot, for as long as the program lives;
-// commandTimeout bounds the rest. It does not keep what the command writes to its standard error, which may be anything.
+// execute runs a command and returns the line that it prints. It first waits for a slot, for as long as the program
+// lives; commandTimeout bounds the rest. It does not keep what the command writes to its standard error, which may be
+// anything.
 func (c *commands) execute(cmd *config.Command) (config.Secret, error) {
 	for _, slots := range []chan struct{}{c.slotsOf(cmd), c.slots} {
 		select {
@@ -207,8 +212,8 @@ func (c *commands) slotsOf(cmd *config.Command) chan struct{} {
 	return slots
 }
 
-// limitedBuffer keeps at most maxSize bytes. At the first byte beyond them it calls full, and it fails from then on. It does
-// not embed a bytes.Buffer: io.Copy would call its ReadFrom instead of Write.
+// limitedBuffer keeps at most maxSize bytes. At the first byte beyond them it calls full, and it fails from then on. It
+// does not embed a bytes.Buffer: io.Copy would call its ReadFrom instead of Write.
 type limitedBuffer struct {
 	maxSize  int
 	full     func()

@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// killWithChildren makes the end of a command's context kill the command's children as well. It is called before the command
-// starts. The caller calls the result after the command has ended: it kills the children that are left.
+// killWithChildren makes the end of a command's context kill the command's children as well. It is called before the
+// command starts. The caller calls the result after the command has ended: it kills the children that are left.
 func killWithChildren(cmd *exec.Cmd) func() {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	kill := func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

@@ -11,8 +11,8 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-// parse makes the settings of a login of a connection string, as libpq does: with libpq's environment, its passfile, its
-// service file, and the files of the TLS settings. The connection string must name one server. Errors are those of
+// parse makes the settings of a login of a connection string, as libpq does: with libpq's environment, its passfile,
+// its service file, and the files of the TLS settings. The connection string must name one server. Errors are those of
 // config.CheckConnString and config.ConnStringError.
 func parse(dsn config.Secret) (*pgconn.Config, error) {
 	if err := config.CheckConnString(dsn); err != nil {
@@ -27,7 +27,9 @@ func parse(dsn config.Secret) (*pgconn.Config, error) {
 	if err != nil {
 		return nil, config.ConnStringError(err)
 	}
-	if slices.ContainsFunc(cfg.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != cfg.Host || f.Port != cfg.Port }) {
+	if slices.ContainsFunc(cfg.Fallbacks, func(f *pgconn.FallbackConfig) bool {
+		return f.Host != cfg.Host || f.Port != cfg.Port
+	}) {
 		return nil, config.ErrSeveralServers
 	}
 	if _, ok := cfg.RuntimeParams["application_name"]; !ok {

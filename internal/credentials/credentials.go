@@ -1,9 +1,9 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package credentials does what happens at login time: it reads secret files and variables, runs the commands that print
-// passwords, remembers which password a server refused, and makes the settings of each login. Package config says where all
-// of that is. Everything is read again for every login, so that a rotation needs no restart.
+// Package credentials does what happens at login time: it reads secret files and variables, runs the commands that
+// print passwords, remembers which password a server refused, and makes the settings of each login. Package config says
+// where all of that is. Everything is read again for every login, so that a rotation needs no restart.
 //
 // No error text holds a secret, a connection string or a path.
 package credentials
@@ -38,8 +38,8 @@ type Source struct {
 	refused config.Secret // the password that the server refused last, if it has accepted none since
 }
 
-// ConnConfig returns the settings of one login, which the caller owns. ctx bounds how long it waits for a command that prints
-// the password; it does not bound the reading of files.
+// ConnConfig returns the settings of one login, which the caller owns. ctx bounds how long it waits for a command that
+// prints the password; it does not bound the reading of files.
 //
 // The error is a *config.TLSError if a file of TLS material cannot be used. Every other error is about a password or a
 // connection string that cannot be read.
@@ -86,7 +86,8 @@ func (s *Source) password(ctx context.Context) (config.Secret, error) {
 func (s *Source) HasPasswordCommand() bool { return s.login.Password.Command != nil }
 
 // PasswordRefused records that the server refused a password that ConnConfig returned. It reports whether the next
-// ConnConfig may return another one: a command printed the password some time ago and will run again, or has run meanwhile.
+// ConnConfig may return another one: a command printed the password some time ago and will run again, or has run
+// meanwhile.
 func (s *Source) PasswordRefused(password config.Secret) (mayChange bool) {
 	s.mu.Lock()
 	s.refused = password

@@ -26,7 +26,7 @@ func parseFile(t *testing.T, text string) *config.File {
 	return f
 }
 
-// TestNoEnvironment: libpq's variables and files have no say in what a file describes.
+// TestNoEnvironment: libpq's variables and files do not change a target of a configuration file.
 func TestNoEnvironment(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("HOME", dir)
@@ -122,8 +122,8 @@ func TestPasswordVariable(t *testing.T) {
 	}
 }
 
-// TestPasswordCommand: targets with the same command share its output. It runs again once after its output was refused. The
-// error about a command that fails does not hold what it printed.
+// TestPasswordCommand: targets with the same command share its output. It runs again once after its output was refused.
+// The error about a command that fails does not hold what it printed.
 func TestPasswordCommand(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -15,8 +15,8 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-// VerifyEnvironment reports why no login can be made of environment variables. It reads the files that they name. An error
-// names the variable and never its value.
+// VerifyEnvironment reports why no login can be made of environment variables. It reads the files that they name. An
+// error names the variable and never its value.
 func VerifyEnvironment(e *config.Environment) error {
 	_, err := environment{e}.connConfig()
 	return err
@@ -89,8 +89,8 @@ func (e environment) dataSourceURI() (*pgconn.Config, error) {
 	return e.withPassword("postgresql://"+uri, "DATA_SOURCE_PASS")
 }
 
-// databaseURL also accepts SQLAlchemy's form "postgresql+driver://", and parameters for the application's libraries. A variable
-// of this name often has both.
+// databaseURL also accepts SQLAlchemy's form "postgresql+driver://", and parameters for the application's libraries. A
+// variable of this name often has both.
 func (e environment) databaseURL() (*pgconn.Config, error) {
 	dsn, err := e.read("DATABASE_URL")
 	if err != nil {
@@ -100,8 +100,8 @@ func (e environment) databaseURL() (*pgconn.Config, error) {
 	return e.parse(withoutLibraries(config.Secret(driver.ReplaceAllString(string(dsn), "$1://"))))
 }
 
-// withoutLibraries removes the parameters of a URL that are known to be for a library: Prisma, SQLAlchemy, asyncpg, Django or
-// Rails. It turns asyncpg's ssl into libpq's sslmode.
+// withoutLibraries removes the parameters of a URL that are known to be for a library: Prisma, SQLAlchemy, asyncpg,
+// Django or Rails. It turns asyncpg's ssl into libpq's sslmode.
 func withoutLibraries(dsn config.Secret) config.Secret {
 	u, err := url.Parse(string(dsn))
 	if err != nil {
@@ -115,7 +115,8 @@ func withoutLibraries(dsn config.Secret) config.Secret {
 	for parameter := range strings.SplitSeq(u.RawQuery, "&") {
 		switch key, value, _ := strings.Cut(parameter, "="); key {
 		case "schema", "connection_limit", "pool_timeout", "pgbouncer", "sslaccept", "socket_timeout", // Prisma
-			"pool_size", "max_overflow", "pool_recycle", "pool_pre_ping", "async_fallback", "prepared_statement_cache_size", // SQLAlchemy
+			"pool_size", "max_overflow", "pool_recycle", "pool_pre_ping", "async_fallback", // SQLAlchemy
+			"prepared_statement_cache_size",
 			"statement_cache_size", "command_timeout", "min_size", "max_size", // asyncpg
 			"conn_max_age", "conn_health_checks", // Django
 			"pool", "checkout_timeout", "reaping_frequency", "prepared_statements", "advisory_locks": // Rails
@@ -150,8 +151,8 @@ func (e environment) containerImage() (*pgconn.Config, error) {
 	return e.withPassword(config.Secret(dsn.String()), "POSTGRES_PASSWORD")
 }
 
-// withPassword makes a login of a connection string and the password that a variable has, which needs no quoting that way. If
-// the variable is not set, the password of the connection string or of libpq's passfile stays.
+// withPassword makes a login of a connection string and the password that a variable has, which needs no quoting that
+// way. If the variable is not set, the password of the connection string or of libpq's passfile stays.
 func (e environment) withPassword(dsn config.Secret, variable string) (*pgconn.Config, error) {
 	password, err := e.read(variable)
 	if err != nil {

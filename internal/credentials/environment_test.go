@@ -15,8 +15,8 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-// TestFromEnvironment: a login has what the variables say. pgconn reads libpq's variables from the process, so the test sets
-// those in it.
+// TestFromEnvironment: a login has what the variables say. pgconn reads libpq's variables from the process, so the test
+// sets those in it.
 func TestFromEnvironment(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, content string) string {
@@ -139,8 +139,8 @@ func TestFromEnvironment(t *testing.T) {
 	}
 }
 
-// TestEnvironmentFiles: every login reads the files that the variables name. A file that cannot be used is an error that names
-// the variable, and the path in no case.
+// TestEnvironmentFiles: every login reads the files that the variables name. A file that cannot be used is an error
+// that names the variable, and the path in no case.
 func TestEnvironmentFiles(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hunter2")

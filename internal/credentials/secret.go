@@ -12,8 +12,8 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-// maxSecretSize bounds, in bytes, what a file or a command may give as a password or a connection string. Tokens have a few
-// thousand bytes.
+// maxSecretSize bounds, in bytes, what a file or a command may give as a password or a connection string. Tokens have a
+// few thousand bytes.
 const maxSecretSize = 64 << 10
 
 // readSecret returns what a file holds, without the line end that editors leave behind.
@@ -37,7 +37,8 @@ func trimSecret(content []byte) (config.Secret, error) {
 	return config.Secret(value), nil
 }
 
-// readVariable returns the value of an environment variable, which must be set. An error names the key and not the variable.
+// readVariable returns the value of an environment variable, which must be set. An error names the key and not the
+// variable.
 func readVariable(key, name string) (config.Secret, error) {
 	value := os.Getenv(name)
 	if value == "" {
