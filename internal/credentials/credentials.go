@@ -3,7 +3,8 @@
 
 // Package credentials does what happens at login time: it reads secret files and variables, runs the commands that
 // print passwords, remembers which password a server refused, and makes the settings of each login. Package config says
-// where all of that is. Everything is read again for every login, so that a rotation needs no restart.
+// where all of that is. Files and variables are read again for every login, so that a rotation needs no restart; what a
+// command prints is kept for the command's TTL.
 //
 // No error text holds a secret, a connection string or a path.
 package credentials

@@ -63,6 +63,7 @@ func (e environment) read(variable string) (config.Secret, error) {
 	return value, withKey(variable+"_FILE", err)
 }
 
+// dataSourceName makes a login of DATA_SOURCE_NAME, a URL or keyword=value.
 func (e environment) dataSourceName() (*pgconn.Config, error) {
 	dsn, err := e.read("DATA_SOURCE_NAME")
 	if err != nil {
@@ -71,6 +72,7 @@ func (e environment) dataSourceName() (*pgconn.Config, error) {
 	return e.parse(dsn)
 }
 
+// dataSourceURI makes a login of DATA_SOURCE_URI, DATA_SOURCE_USER and DATA_SOURCE_PASS. The URI may have a scheme.
 func (e environment) dataSourceURI() (*pgconn.Config, error) {
 	uri, err := e.read("DATA_SOURCE_URI")
 	if err != nil {
@@ -89,8 +91,8 @@ func (e environment) dataSourceURI() (*pgconn.Config, error) {
 	return e.withPassword("postgresql://"+uri, "DATA_SOURCE_PASS")
 }
 
-// databaseURL also accepts SQLAlchemy's form "postgresql+driver://", and parameters for the application's libraries. A
-// variable of this name often has both.
+// databaseURL makes a login of DATABASE_URL. It also accepts SQLAlchemy's form "postgresql+driver://", and parameters
+// for the application's libraries. A variable of this name often has both.
 func (e environment) databaseURL() (*pgconn.Config, error) {
 	dsn, err := e.read("DATABASE_URL")
 	if err != nil {
@@ -132,6 +134,7 @@ func withoutLibraries(dsn config.Secret) config.Secret {
 	return config.Secret(before + strings.Join(kept, "&"))
 }
 
+// containerImage makes a login of the container image's variables, POSTGRES_*.
 func (e environment) containerImage() (*pgconn.Config, error) {
 	var dsn strings.Builder
 	for _, v := range []struct{ key, variable string }{
