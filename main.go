@@ -26,6 +26,7 @@ import (
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/health"
 	"pg_liveness_exporter/internal/cli"
+	"pg_liveness_exporter/internal/credentials"
 	"pg_liveness_exporter/internal/web"
 	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
@@ -56,10 +57,13 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	signal.Notify(hangup, syscall.SIGHUP) // from the first moment to the last, or it would end the program
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	load := loader(ctx, &f, getenv)
+	if f.ConfigFile != "" && getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	load, store := f.Loader(getenv), credentials.NewStore(ctx)
 	switch {
 	case f.IsCheck:
-		return f.Check.Run(ctx, load, out, errs)
+		return f.Check.Run(ctx, load, store, out, errs)
 	case f.ConfigCheck:
 		return f.CheckConfig(load, out, errs)
 	}
@@ -72,44 +76,22 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	if file.TakenFrom != "" {
 		logger.Info("a target comes from the environment", "taken_from", file.TakenFrom)
 	}
-	if err := serve(ctx, &f, file, hangup, load, logger); err != nil {
+	if err := serve(ctx, &f, file, store, hangup, load, logger); err != nil {
 		logger.Error("cannot serve", "err", err)
 		return 1
 	}
 	return 0
 }
 
-// loader returns a function that reads the configuration: the file, again at each call, or the environment, which does not
-// change.
-func loader(ctx context.Context, f *cli.Flags, getenv func(string) string) func() (*config.File, error) {
-	if f.ConfigFile == "" {
-		return func() (*config.File, error) {
-			target, source, err := config.FromEnvironment(getenv, f.Probing)
-			if err != nil {
-				return nil, err
-			}
-			return &config.File{Targets: []*config.Target{target}, Health: config.DefaultHealth(), TakenFrom: source}, nil
-		}
-	}
-	if getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
-	commands := config.NewCommands(ctx)
-	return func() (*config.File, error) { return config.Load(f.ConfigFile, f.Probing, commands) }
-}
-
 // serve serves HTTP until ctx ends, and then ends scrapes and sessions in less than five seconds.
 func serve(
-	ctx context.Context, f *cli.Flags, file *config.File, hangup <-chan os.Signal, load func() (*config.File, error), logger *slog.Logger,
+	ctx context.Context, f *cli.Flags, file *config.File, store *credentials.Store,
+	hangup <-chan os.Signal, load func() (*config.File, error), logger *slog.Logger,
 ) error {
 	var sessions probe.Sessions
 	m := monitor.New(monitor.Options{
 		MaxInFlight: f.MaxInFlight, Keep: f.Keep, NewHistograms: collector.NewHistograms, Logger: logger,
-		NewProber: func(target *config.Target, events monitor.Events) monitor.Prober {
-			return probe.New(target, probe.Options{
-				Keep: f.Keep, Sessions: &sessions, OnLoss: events.OnSessionLost, OnCommit: events.OnCommit, Logger: events.Logger,
-			})
-		},
+		NewProber: monitor.NewProbers(store, &sessions, f.Keep),
 	})
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)

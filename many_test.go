@@ -495,6 +495,17 @@ func TestConfigCheck(t *testing.T) {
 	}
 }
 
+// TestConfigFileIgnoresService: a configuration file alone says where its targets are, whatever PGSERVICE names.
+func TestConfigFileIgnoresService(t *testing.T) {
+	t.Setenv("PGSERVICE", "missing")
+	t.Setenv("PGSERVICEFILE", "/nonexistent")
+	path := writeFile(t, "targets: {a: {host: h, user: u}, b: {dsn: 'host=h user=u'}}\n")
+	var out, errs strings.Builder
+	if code := run([]string{"--config.file=" + path, "--config.check"}, func(string) string { return "" }, &out, &errs); code != 0 {
+		t.Errorf("exit code %d: %s", code, &errs)
+	}
+}
+
 // discovered is what /sd lists.
 func (e *exporter) discovered() []string {
 	e.t.Helper()

@@ -11,15 +11,13 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"pg_liveness_exporter/config"
 )
 
 // celery counts the workers that answer a ping. It is sent, and answered, as Celery's own "inspect ping" does it through
 // Redis (kombu/pidbox.py and kombu/transport/redis.py): published to a channel that every worker listens to, with a queue of
 // ours for the answers.
 type celery struct {
-	*config.Check
+	dependency
 	// identity names the queue for answers. It stays the same, so that an answer that came too late is found and dropped.
 	identity string
 }
@@ -36,7 +34,7 @@ const (
 	listenEvery = 20 * time.Millisecond
 )
 
-func newCelery(c *config.Check) *celery { return &celery{c, "pg_liveness_exporter." + rand.Text()} }
+func newCelery(d dependency) *celery { return &celery{d, "pg_liveness_exporter." + rand.Text()} }
 
 func (c *celery) queue() string    { return c.KeyPrefix + c.identity + "." + replyExchange }
 func (c *celery) bindings() string { return c.KeyPrefix + "_kombu.binding." + replyExchange }
@@ -49,12 +47,12 @@ func (c *celery) binding() string {
 // ask waits until as many workers have answered as got the ping. One that is stopped got it as well, so that waiting ends
 // with ctx then.
 func (c *celery) ask(ctx context.Context) (number, error) {
-	conn, err := dialRedis(ctx, c.Check)
+	conn, err := dialRedis(ctx, c.dependency)
 	if err != nil {
 		return number{}, err
 	}
 	defer conn.close()
-	u, err := where(c.Check)
+	u, err := c.url()
 	if err != nil {
 		return number{}, err
 	}
@@ -97,7 +95,7 @@ func (c *celery) clean(ctx context.Context, conn *redisConn) {
 	defer cancel()
 	if conn.broken {
 		var err error
-		if conn, err = dialRedis(ctx, c.Check); err != nil {
+		if conn, err = dialRedis(ctx, c.dependency); err != nil {
 			return // the next time does it
 		}
 		defer conn.close()

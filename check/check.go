@@ -69,6 +69,15 @@ type Scalar struct {
 	Bool, Number bool
 }
 
+// Source reads where a dependency is and which certificates to trust. They may be in files, which it reads at each call.
+// The texts of its errors may be shown to everybody.
+type Source interface {
+	// Location returns a URL, or host:port for the kind tcp.
+	Location() (config.Secret, error)
+	// RootCertificates returns certificates in PEM, nil for the system's.
+	RootCertificates() ([]byte, error)
+}
+
 // asker is what differs between the kinds of dependencies. Each is a file of its own.
 type asker interface {
 	// ask returns a number to be held against the limits; Measured says whether there is one. An error is a failure. It
@@ -85,19 +94,20 @@ type number struct {
 func measured(value float64) number { return number{value, true} }
 
 // newAsker is the one place that knows all kinds.
-func newAsker(c *config.Check, query Query) asker {
+func newAsker(c *config.Check, source Source, query Query) asker {
+	d := dependency{c, source}
 	switch c.Kind {
 	case config.CheckSQL:
 		return &sql{c, query}
 	case config.CheckRedis:
-		return &redis{c}
+		return &redis{d}
 	case config.CheckCelery:
-		return newCelery(c)
+		return newCelery(d)
 	case config.CheckHTTP:
-		return &web{c}
+		return &web{d}
 	case config.CheckTCP:
 	}
-	return &tcp{c}
+	return &tcp{d}
 }
 
 // Checker runs the check of one dependency.
@@ -106,9 +116,9 @@ type Checker struct {
 	asker    asker
 }
 
-// New returns a checker. query is needed for SQL alone.
-func New(settings *config.Check, query Query) *Checker {
-	return &Checker{settings, newAsker(settings, query)}
+// New returns a checker. source is needed for all kinds but SQL, and query for SQL alone.
+func New(settings *config.Check, source Source, query Query) *Checker {
+	return &Checker{settings, newAsker(settings, source, query)}
 }
 
 // Run runs the check once, within the timeout of its settings or until ctx ends, and returns what it found.
@@ -187,9 +197,15 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return d.DialContext(ctx, network, address)
 }
 
-// roots are the certificates to trust: the system's where no file is named.
-func roots(c *config.Check) (*x509.CertPool, error) {
-	content, err := c.Roots()
+// dependency is what a check is about, for all kinds but SQL.
+type dependency struct {
+	*config.Check
+	source Source
+}
+
+// roots returns the certificates to trust, nil for the system's.
+func (d dependency) roots() (*x509.CertPool, error) {
+	content, err := d.source.RootCertificates()
 	if err != nil {
 		return nil, Problem(err.Error())
 	}
@@ -203,13 +219,13 @@ func roots(c *config.Check) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// where is where a dependency is.
-func where(c *config.Check) (*url.URL, error) {
-	text, err := c.Where()
+// url returns where the dependency is. For the kind tcp it has a host and a port alone.
+func (d dependency) url() (*url.URL, error) {
+	text, err := d.source.Location()
 	if err != nil {
 		return nil, Problem(err.Error())
 	}
-	if c.Kind == config.CheckTCP {
+	if d.Kind == config.CheckTCP {
 		return &url.URL{Host: string(text)}, nil
 	}
 	u, err := url.Parse(string(text))

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/credentials"
 	"pg_liveness_exporter/internal/pgtest"
 )
 
@@ -35,11 +36,18 @@ const secret = "hunter2"
 func settings(t *testing.T, entry string) *config.Check {
 	t.Helper()
 	text := "targets: {orders: {host: h, user: u}}\nchecks: {c: " + entry + "}\n"
-	file, err := config.Parse(strings.NewReader(text), filepath.Join(t.TempDir(), "x.yml"), config.Probing{Timeout: time.Second}, config.NewCommands(t.Context()))
+	file, err := config.Parse(strings.NewReader(text), filepath.Join(t.TempDir(), "x.yml"), config.Probing{Timeout: time.Second}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return file.Checks[0]
+}
+
+// newCheck returns a check of the entry that a file has, for all kinds but SQL.
+func newCheck(t *testing.T, entry string) *Checker {
+	t.Helper()
+	c := settings(t, entry)
+	return New(c, credentials.ForCheck(c), nil)
 }
 
 // expect asks and compares status, output and value.
@@ -113,7 +121,7 @@ func TestSQL(t *testing.T) {
 		{", fail_above: 5", row(text, "1"), "fail: the statement returned no number to hold against the limits"},
 		{", fail_above: 5", row(boolean, "t"), "fail: the statement returned no number to hold against the limits"},
 	} {
-		c := New(settings(t, "{sql: SELECT, target: orders"+test.keys+"}"), func(context.Context, string) (Scalar, error) {
+		c := New(settings(t, "{sql: SELECT, target: orders"+test.keys+"}"), nil, func(context.Context, string) (Scalar, error) {
 			return test.result, nil
 		})
 		t.Run(test.want+test.keys, func(t *testing.T) { expect(t, c, test.want) })
@@ -123,10 +131,10 @@ func TestSQL(t *testing.T) {
 func TestTCP(t *testing.T) {
 	t.Parallel()
 	l := listen(t, func(net.Conn) {})
-	expect(t, New(settings(t, `{tcp: "`+l+`"}`), nil), "pass")
-	expect(t, New(settings(t, `{tcp: "127.0.0.1:1"}`), nil), "fail: refused")
-	expect(t, New(settings(t, `{tcp: "`+secret+`.invalid:1"}`), nil), "fail: its name has no address")
-	expect(t, New(settings(t, `{tcp_file: /`+secret+`}`), nil), "fail: tcp_file: no such file or directory")
+	expect(t, newCheck(t, `{tcp: "`+l+`"}`), "pass")
+	expect(t, newCheck(t, `{tcp: "127.0.0.1:1"}`), "fail: refused")
+	expect(t, newCheck(t, `{tcp: "`+secret+`.invalid:1"}`), "fail: its name has no address")
+	expect(t, newCheck(t, `{tcp_file: /`+secret+`}`), "fail: tcp_file: no such file or directory")
 }
 
 // listen has a function answer connections until the test ends.
@@ -217,7 +225,7 @@ func TestHTTP(t *testing.T) {
 		"closes": {"http://" + closes, "", "fail: the connection broke off"}, "ends": {"http://" + ends, "", "fail: the connection broke off"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			expect(t, New(settings(t, fmt.Sprintf(`{http: "%s"%s}`, test.url, test.keys)), nil), test.want)
+			expect(t, newCheck(t, fmt.Sprintf(`{http: "%s"%s}`, test.url, test.keys)), test.want)
 		})
 	}
 	for range 2 {
@@ -259,9 +267,9 @@ func TestRedis(t *testing.T) {
 	address := fmt.Sprintf("127.0.0.1:%d", r.Port)
 	length := func(key, want string) {
 		t.Helper()
-		expect(t, New(settings(t, `{redis: "redis://`+address+`/2", length_of: `+key+`, fail_above: 2}`), nil), want)
+		expect(t, newCheck(t, `{redis: "redis://`+address+`/2", length_of: `+key+`, fail_above: 2}`), want)
 	}
-	ping := New(settings(t, `{redis: "redis://`+address+`", timeout: 1s}`), nil)
+	ping := newCheck(t, `{redis: "redis://`+address+`", timeout: 1s}`)
 	expect(t, ping, "pass")
 	for _, command := range []string{"RPUSH list a b c", "SADD set a b", "ZADD zset 1 a", "XADD stream * a b", "SET text a", "HSET hash a b"} {
 		do(append([]string{"-n", "2"}, strings.Fields(command)...)...)
@@ -276,18 +284,18 @@ func TestRedis(t *testing.T) {
 
 	do("CONFIG", "SET", "requirepass", secret)
 	expect(t, ping, "fail: it wants another password: NOAUTH")
-	expect(t, New(settings(t, `{redis: "redis://:wrong@`+address+`"}`), nil), "fail: it wants another password: WRONGPASS")
-	expect(t, New(settings(t, `{redis: "redis://:`+secret+`@`+address+`/2"}`), nil), "pass")
-	expect(t, New(settings(t, `{redis: "redis://:`+secret+`@`+address+`/9999"}`), nil), "fail: it has no database of this number")
-	expect(t, New(settings(t, `{redis: "rediss://`+address+`", timeout: 1s}`), nil), "fail: no answer in time") // it waits for a line
+	expect(t, newCheck(t, `{redis: "redis://:wrong@`+address+`"}`), "fail: it wants another password: WRONGPASS")
+	expect(t, newCheck(t, `{redis: "redis://:`+secret+`@`+address+`/2"}`), "pass")
+	expect(t, newCheck(t, `{redis: "redis://:`+secret+`@`+address+`/9999"}`), "fail: it has no database of this number")
+	expect(t, newCheck(t, `{redis: "rediss://`+address+`", timeout: 1s}`), "fail: no answer in time") // it waits for a line
 
 	if err := r.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, ping, "fail: no answer in time")
-	expect(t, New(settings(t, `{redis: "redis://:`+secret+`@`+address+`/2", timeout: 1s}`), nil), "fail: no answer in time")
-	expect(t, New(settings(t, `{redis: "rediss://`+address+`", timeout: 1s}`), nil), "fail: no answer in time")
-	expect(t, New(settings(t, `{celery: "redis://`+address+`", timeout: 1s}`), nil), "fail: no answer in time")
+	expect(t, newCheck(t, `{redis: "redis://:`+secret+`@`+address+`/2", timeout: 1s}`), "fail: no answer in time")
+	expect(t, newCheck(t, `{redis: "rediss://`+address+`", timeout: 1s}`), "fail: no answer in time")
+	expect(t, newCheck(t, `{celery: "redis://`+address+`", timeout: 1s}`), "fail: no answer in time")
 	if err := r.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +324,7 @@ func TestOddRedis(t *testing.T) {
 			_, _ = conn.Read(make([]byte, 100))
 			_, _ = io.WriteString(conn, answer)
 		})
-		expect(t, New(settings(t, `{redis: "redis://`+address+`"}`), nil), want)
+		expect(t, newCheck(t, `{redis: "redis://`+address+`"}`), want)
 	}
 }
 
@@ -350,9 +358,9 @@ func TestRedisTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := "rediss://" + l.Addr().String()
-	expect(t, New(settings(t, `{redis: "`+address+`"}`), nil), "fail: its certificate is not trusted")
-	expect(t, New(settings(t, `{redis: "`+address+`", sslrootcert: `+root+`}`), nil), "pass")
-	expect(t, New(settings(t, `{redis: "`+address+`?ssl_cert_reqs=none"}`), nil), "pass")
+	expect(t, newCheck(t, `{redis: "`+address+`"}`), "fail: its certificate is not trusted")
+	expect(t, newCheck(t, `{redis: "`+address+`", sslrootcert: `+root+`}`), "pass")
+	expect(t, newCheck(t, `{redis: "`+address+`?ssl_cert_reqs=none"}`), "pass")
 }
 
 func TestCelery(t *testing.T) {
@@ -360,7 +368,7 @@ func TestCelery(t *testing.T) {
 	python := pgtest.CeleryPython(t)
 	r := newRedis(t, "--requirepass", secret)
 	broker := (&url.URL{Scheme: "redis", User: url.UserPassword("", secret), Host: fmt.Sprintf("127.0.0.1:%d", r.Port), Path: "/1"}).String()
-	one, two := New(settings(t, `{celery: "`+broker+`", timeout: 6s}`), nil), New(settings(t, `{celery: "`+broker+`", fail_below: 2, timeout: 6s}`), nil)
+	one, two := newCheck(t, `{celery: "`+broker+`", timeout: 6s}`), newCheck(t, `{celery: "`+broker+`", fail_below: 2, timeout: 6s}`)
 	expect(t, one, "fail: 0 is below 1 (0)")
 	worker := func(name, keys string, among float64, changed ...string) *pgtest.Celery {
 		w, err := pgtest.NewCelery(t.Context(), python, name, broker, changed...)
@@ -373,7 +381,7 @@ func TestCelery(t *testing.T) {
 			}
 		})
 		// It calls itself ready a moment before it listens.
-		ping := New(settings(t, `{celery: "`+broker+`", timeout: 1s`+keys+`}`), nil)
+		ping := newCheck(t, `{celery: "`+broker+`", timeout: 1s`+keys+`}`)
 		for end := time.Now().Add(2 * hanging); ping.Run(t.Context()).Value != among && time.Now().Before(end); {
 			time.Sleep(50 * time.Millisecond)
 		}
@@ -383,12 +391,12 @@ func TestCelery(t *testing.T) {
 	expect(t, one, "pass (1)")
 	expect(t, two, "fail: 1 is below 2 (1)")
 	worker("c", ", key_prefix: p_", 1, "task_serializer='pickle'", "accept_content=['json', 'pickle']", "broker_transport_options={'global_keyprefix': 'p_'}")
-	expect(t, New(settings(t, `{celery: "`+broker+`", key_prefix: p_, timeout: 20s}`), nil), "pass (1)")
-	if o := New(settings(t, `{celery: "`+broker+`", timeout: 150ms, ttl: 1s}`), nil).Run(t.Context()); o.Measured && o.Value == 0 && o.Took < 100*time.Millisecond {
+	expect(t, newCheck(t, `{celery: "`+broker+`", key_prefix: p_, timeout: 20s}`), "pass (1)")
+	if o := newCheck(t, `{celery: "`+broker+`", timeout: 150ms, ttl: 1s}`).Run(t.Context()); o.Measured && o.Value == 0 && o.Took < 100*time.Millisecond {
 		t.Errorf("it does not wait: %+v", o)
 	}
 	b := worker("b", "", 2)
-	expect(t, New(settings(t, `{celery: "`+broker+`", fail_below: 2, timeout: 30s}`), nil), "pass (2)") // and waits for no more
+	expect(t, newCheck(t, `{celery: "`+broker+`", fail_below: 2, timeout: 30s}`), "pass (2)") // and waits for no more
 	for range 2 {
 		if err := b.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
@@ -400,7 +408,7 @@ func TestCelery(t *testing.T) {
 		if err := b.Signal(syscall.SIGCONT); err != nil { // its answers come late, and are no workers
 			t.Fatal(err)
 		}
-		expect(t, New(settings(t, `{celery: "`+broker+`", fail_above: 2, fail_below: 2, timeout: 20s}`), nil), "pass (2)")
+		expect(t, newCheck(t, `{celery: "`+broker+`", fail_above: 2, fail_below: 2, timeout: 20s}`), "pass (2)")
 	}
 	time.Sleep(time.Second)
 	expect(t, two, "pass (2)")

@@ -11,8 +11,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-
-	"pg_liveness_exporter/config"
 )
 
 const (
@@ -24,14 +22,14 @@ const (
 )
 
 // web gets a URL. It follows redirects unless the status that is wanted is one.
-type web struct{ *config.Check }
+type web struct{ dependency }
 
 func (c *web) ask(ctx context.Context) (number, error) {
-	u, err := where(c.Check)
+	u, err := c.url()
 	if err != nil {
 		return number{}, err
 	}
-	trusted, err := roots(c.Check)
+	trusted, err := c.roots()
 	if err != nil {
 		return number{}, err
 	}

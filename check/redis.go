@@ -5,15 +5,13 @@ package check
 
 import (
 	"context"
-
-	"pg_liveness_exporter/config"
 )
 
 // redis asks for PING, or for the length of a key.
-type redis struct{ *config.Check }
+type redis struct{ dependency }
 
 func (c *redis) ask(ctx context.Context) (number, error) {
-	conn, err := dialRedis(ctx, c.Check)
+	conn, err := dialRedis(ctx, c.dependency)
 	if err != nil {
 		return number{}, err
 	}

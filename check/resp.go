@@ -14,8 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"pg_liveness_exporter/config"
 )
 
 // Redis is spoken here, and not by a library: those that there are allocate what the other side says that it will send, and a
@@ -38,8 +36,8 @@ var errNonsense = errors.New("unexpected answer")
 
 // dialRedis connects, and logs in where the URL has a password or names a database. ctx bounds all of it. What the URL says of
 // certificates is read as Celery does: ssl_cert_reqs=none trusts any.
-func dialRedis(ctx context.Context, c *config.Check) (*redisConn, error) {
-	u, err := where(c)
+func dialRedis(ctx context.Context, d dependency) (*redisConn, error) {
+	u, err := d.url()
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +51,7 @@ func dialRedis(ctx context.Context, c *config.Check) (*redisConn, error) {
 	}
 	r := &redisConn{conn: conn}
 	if u.Scheme == "rediss" {
-		trusted, err := roots(c)
+		trusted, err := d.roots()
 		if err != nil {
 			return nil, errors.Join(err, conn.Close())
 		}

@@ -5,15 +5,13 @@ package check
 
 import (
 	"context"
-
-	"pg_liveness_exporter/config"
 )
 
 // tcp connects, and says nothing.
-type tcp struct{ *config.Check }
+type tcp struct{ dependency }
 
 func (c *tcp) ask(ctx context.Context) (number, error) {
-	u, err := where(c.Check)
+	u, err := c.url()
 	if err != nil {
 		return number{}, err
 	}

@@ -21,7 +21,7 @@ func TestRefusals(t *testing.T) {
 	e := newTestExporter(t, healthy())
 	file, err := config.Parse(strings.NewReader(`
 modules: {m: {user: u, allow: [h]}, n: {user: u, allow: [h]}}
-targets: {a: {host: h, module: m}, b: {host: h, user: u}}`), "x.yml", config.Probing{Timeout: 2 * time.Second}, config.NewCommands(t.Context()))
+targets: {a: {host: h, module: m}, b: {host: h, user: u}}`), "x.yml", config.Probing{Timeout: 2 * time.Second}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

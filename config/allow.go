@@ -10,14 +10,15 @@ import (
 	"strings"
 )
 
-// allow is a module's list of who may get its credentials besides the configured targets.
-type allow struct {
-	names    []string       // patterns in lower case: "*" stands for anything but a dot
-	networks []netip.Prefix // what an address must be in; empty for a list of names alone
+// AllowList is the list of hosts that may get a module's credentials besides the configured targets. It is not changed
+// once it was read.
+type AllowList struct {
+	names    []string       // patterns in lower case; "*" stands for anything but a dot
+	networks []netip.Prefix // those that an address must be in; empty if the list has only names
 }
 
-// add reads one entry of the list: a network, an address, or a pattern for names.
-func (a *allow) add(entry string) error {
+// add adds one entry to the list: a network, an address, or a pattern for names.
+func (a *AllowList) add(entry string) error {
 	if prefix, err := netip.ParsePrefix(entry); err == nil {
 		if prefix.Addr().Is4In6() {
 			return errors.New("must be written as an IPv4 network")
@@ -37,31 +38,43 @@ func (a *allow) add(entry string) error {
 	}
 	pattern := strings.ToLower(strings.TrimSuffix(entry, "."))
 	if !isName(strings.ReplaceAll(pattern, "*", "x")) {
-		return errors.New(`must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16`)
+		return errors.New("must be a name such as db.example.org or *.example.org, an address, " +
+			"or a network such as 10.20.0.0/16")
 	}
 	a.names = append(a.names, pattern)
 	return nil
 }
 
-// host says whether the list lets a host be asked at all: an address must be in a network, a name match a pattern. Where
-// the name leads is for address to say.
-func (a *allow) host(host string) bool {
+// permitsHost reports whether a host may get the credentials at all: an address must be in a network, and a name must
+// match a pattern. permitsAddress decides about the addresses of the name.
+func (a *AllowList) permitsHost(host string) bool {
 	if addr, err := netip.ParseAddr(host); err == nil {
-		return a.address(addr) && len(a.networks) > 0
+		return a.permitsAddress(addr) && len(a.networks) > 0
 	}
-	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	labels := strings.ReplaceAll(strings.ToLower(strings.TrimSuffix(host, ".")), ".", "/")
 	for _, pattern := range a.names {
-		// A pattern's dot is a "/" to path.Match, so that "*" stays inside a label, as in a certificate.
-		if ok, err := path.Match(strings.ReplaceAll(pattern, ".", "/"), strings.ReplaceAll(name, ".", "/")); err == nil && ok {
+		// path.Match gets a "/" for each dot, so that "*" stays inside a label, as in a certificate.
+		if ok, err := path.Match(strings.ReplaceAll(pattern, ".", "/"), labels); err == nil && ok {
 			return true
 		}
 	}
 	return false
 }
 
-// address says whether a connection may go to an address: it must be in one of the networks. Where the list has none, it
-// may be anywhere but where a stranger's name must not lead: to the loopback, the link (a cloud's metadata) or nowhere.
-func (a *allow) address(addr netip.Addr) bool {
+// Permits reports whether the server may be at address, an IP address in text form. Every address is permitted unless
+// the target is an ad-hoc one; its credentials go only where its module allows.
+func (t *Target) Permits(address string) bool {
+	if t.Allow == nil {
+		return true
+	}
+	addr, err := netip.ParseAddr(address)
+	return err == nil && t.Allow.permitsAddress(addr)
+}
+
+// permitsAddress reports whether a connection may go to an address. The address must be in one of the networks. If the
+// list has none, every address is permitted except for the loopback, the link (a cloud's metadata service), multicast
+// and the unspecified address: a stranger chooses the name, and it must not lead there.
+func (a *AllowList) permitsAddress(addr netip.Addr) bool {
 	addr = addr.Unmap()
 	if addr.IsUnspecified() || addr.IsMulticast() || addr.Zone() != "" {
 		return false
@@ -79,7 +92,7 @@ func isAddress(host string) bool {
 	return err == nil
 }
 
-// isName says whether a host is a name as DNS has them, underscores included.
+// isName reports whether a host is a name as in DNS, which may hold underscores.
 func isName(host string) bool {
 	if host == "" || len(host) > 253 {
 		return false

@@ -21,32 +21,40 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Check is a dependency to ask beside the servers. It does not change once it was made.
+// Check has the settings of one check: a dependency to watch besides the servers. It is a plain value that does not
+// change once it was made.
 type Check struct {
-	// Name is what the configuration calls it; no target has the same one.
+	// Name is the check's key in the configuration file. No target has the same name.
 	Name string
-	// Kind is what is asked.
+	// Kind is the kind of the dependency.
 	Kind CheckKind
-	// Timeout is the most that asking may take.
+	// Timeout bounds one run. It is from MinTimeout to MaxTimeout.
 	Timeout time.Duration
-	// TTL is how long a result is kept that passed, TTLFailed one that failed.
+	// TTL is the time from a run that passed to the next one, TTLFailed that from a run that failed. Both are from a
+	// second to 24 hours.
 	TTL, TTLFailed time.Duration
-	// Limits are what a number is held against.
+	// Limits bound the number that a run finds.
 	Limits Limits
 
-	// Target is the server on which SQL is run. Equals is what the one value must be, nil where that is not asked.
+	// Target is the name of the target on which SQL runs. Equals is the value that SQL must return, nil if it may be
+	// any.
 	Target, SQL string
 	Equals      *string
-	// LengthOf is the key in Redis whose length is the number.
+	// LengthOf is the key in Redis whose length is the number. It is empty if there is none.
 	LengthOf string
-	// Status is what HTTP must answer with, 0 for any that begins with 2, and Match what the body must hold, nil for anything.
+	// Status is the HTTP status that the response must have, 0 for any from 200 to 299. Match must match the body; nil
+	// matches any.
 	Status int
 	Match  *regexp.Regexp
-	// KeyPrefix is what Celery puts before the names of its keys and channels (global_keyprefix).
+	// KeyPrefix is the prefix of the names of Celery's keys and channels (global_keyprefix).
 	KeyPrefix string
 
-	where location // of Redis, of Celery's broker or of HTTP and TCP
-	roots string   // a file with the certificates to trust, empty for the system's
+	// Location is where Redis, Celery's broker, HTTP or TCP is: a URL, or host:port for TCP. LocationFile is a file
+	// that holds it instead and is read at each run. Both are empty for SQL.
+	Location     Secret
+	LocationFile string
+	// RootsFile is a file with the certificates to trust, read at each run. It is empty for the system's.
+	RootsFile string
 }
 
 // CheckKind is a kind of dependency.
@@ -61,64 +69,34 @@ const (
 	CheckTCP    CheckKind = "tcp"
 )
 
-// Limits are bounds of a number; nil is none. What lies on a bound has not passed it.
+// Limits bound a number. A limit that is nil does not exist. A number that equals a limit is within it.
 type Limits struct{ WarnAbove, FailAbove, WarnBelow, FailBelow *float64 }
 
-// Any says whether there is a bound.
+// Any reports whether there is a limit.
 func (l *Limits) Any() bool {
 	return l.WarnAbove != nil || l.FailAbove != nil || l.WarnBelow != nil || l.FailBelow != nil
 }
 
 const (
 	checkTimeout = 5 * time.Second
-	// py-healthcheck's own times.
+	// py-healthcheck has the same ones.
 	checkTTL       = 27 * time.Second
 	checkTTLFailed = 9 * time.Second
 )
 
-// location is where a dependency is: a text with a secret in it, perhaps.
-type location struct {
-	text Secret
-	file string // that holds the text
-}
-
-// Where returns where the dependency is: a URL, or host:port for the kind tcp. A file that holds it is read by this call,
-// so that a rotation needs no restart. No error text holds any of it.
-func (c *Check) Where() (Secret, error) {
-	if c.where.file == "" {
-		return c.where.text, nil
-	}
-	text, err := readSecret(c.where.file)
-	if err != nil {
-		return "", wrap(string(c.Kind)+"_file", err)
-	}
-	return text, wrap(string(c.Kind)+"_file", c.Kind.valid(text))
-}
-
-// largestRoots bounds a file of certificates; the system's have about 200 KiB.
-const largestRoots = 4 << 20
-
-// Roots returns the certificates to trust, in PEM, read by this call; nil are the system's.
-func (c *Check) Roots() ([]byte, error) {
-	if c.roots == "" {
-		return nil, nil
-	}
-	content, err := readFile(c.roots, largestRoots)
-	return content, wrap("sslrootcert", err)
-}
-
-// Equal says whether two checks were made from the same settings.
+// Equal reports whether two checks have the same settings.
 func (c *Check) Equal(other *Check) bool { return reflect.DeepEqual(c, other) }
 
-// AsksTheSame says whether two checks ask the same, be it at other times or with other limits.
-func (c *Check) AsksTheSame(other *Check) bool {
+// SameDependency reports whether two checks have the same settings but for times and limits, so that a result of one is
+// a result of the other.
+func (c *Check) SameDependency(other *Check) bool {
 	changed := *other
 	changed.Timeout, changed.TTL, changed.TTLFailed, changed.Limits = c.Timeout, c.TTL, c.TTLFailed, c.Limits
 	return c.Equal(&changed)
 }
 
-// valid says what is wrong with a location.
-func (k CheckKind) valid(text Secret) error {
+// ValidateLocation reports why text cannot be where a dependency of this kind is. The error does not hold the text.
+func (k CheckKind) ValidateLocation(text Secret) error {
 	if k == CheckTCP {
 		if host, port, err := net.SplitHostPort(string(text)); err != nil || host == "" || !isPort(port) {
 			return errors.New("must be host:port")
@@ -135,7 +113,8 @@ func (k CheckKind) valid(text Secret) error {
 	}
 	u, err := url.Parse(string(text))
 	if err != nil || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port()) {
-		return errors.New("is no URL with a host, and a port from 1 to 65535 if any: percent-encode special characters in the password")
+		return errors.New("is no URL with a host, and a port from 1 to 65535 if any: " +
+			"percent-encode special characters in the password")
 	}
 	if k != CheckHTTP && !regexp.MustCompile(`^/?[0-9]{0,4}$`).MatchString(u.Path) {
 		return errors.New("must be a URL whose path is the number of a database")
@@ -143,12 +122,13 @@ func (k CheckKind) valid(text Secret) error {
 	return nil
 }
 
+// isPort reports whether a text is a number from 1 to 65535.
 func isPort(text string) bool {
 	n, err := strconv.ParseUint(text, 10, 16)
 	return err == nil && n > 0
 }
 
-// check reads an entry of the section checks. It returns what the entry says by key.
+// check reads one check. It returns the values of the entry, by their keys.
 func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yaml.Node {
 	before := len(b.problems)
 	c := &Check{Name: name, Timeout: checkTimeout, TTL: checkTTL, TTLFailed: checkTTLFailed}
@@ -163,18 +143,19 @@ func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yam
 	text := func(to *string) func(*yaml.Node, string) {
 		return func(n *yaml.Node, where string) { *to = b.text(n, where) }
 	}
-	duration := func(to *time.Duration, least, most time.Duration) func(*yaml.Node, string) {
+	duration := func(to *time.Duration, minValue, maxValue time.Duration) func(*yaml.Node, string) {
 		return func(n *yaml.Node, where string) {
-			if d := b.duration(n, where, least, most); d != nil {
+			if d := b.duration(n, where, minValue, maxValue); d != nil {
 				*to = *d
 			}
 		}
 	}
-	key("timeout", duration(&c.Timeout, Shortest, Longest))
+	key("timeout", duration(&c.Timeout, MinTimeout, MaxTimeout))
 	key("ttl", duration(&c.TTL, time.Second, 24*time.Hour))
 	key("ttl_failed", duration(&c.TTLFailed, time.Second, 24*time.Hour))
 	for name, to := range map[string]**float64{
-		"warn_above": &c.Limits.WarnAbove, "fail_above": &c.Limits.FailAbove, "warn_below": &c.Limits.WarnBelow, "fail_below": &c.Limits.FailBelow,
+		"warn_above": &c.Limits.WarnAbove, "fail_above": &c.Limits.FailAbove,
+		"warn_below": &c.Limits.WarnBelow, "fail_below": &c.Limits.FailBelow,
 	} {
 		key(name, func(n *yaml.Node, where string) { *to = b.number(n, where) })
 	}
@@ -185,13 +166,15 @@ func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yam
 		c.Equals = &value
 	})
 	key("length_of", text(&c.LengthOf))
-	key("status", func(n *yaml.Node, where string) { c.Status = int(b.integer(n, where, 100, 599)) }) //nolint:gosec // it is in these bounds
+	key("status", func(n *yaml.Node, where string) {
+		c.Status = int(b.integer(n, where, 100, 599)) //nolint:gosec // it is in these bounds
+	})
 	key("match", func(n *yaml.Node, where string) { c.Match = b.pattern(n, where) })
 	key("key_prefix", text(&c.KeyPrefix))
-	key("sslrootcert", func(n *yaml.Node, where string) { c.roots = b.fromFolder(b.text(n, where)) })
+	key("sslrootcert", func(n *yaml.Node, where string) { c.RootsFile = b.fromFolder(b.text(n, where)) })
 	for _, kind := range []CheckKind{CheckRedis, CheckCelery, CheckHTTP, CheckTCP} {
 		key(string(kind), func(n *yaml.Node, where string) { b.locate(c, kind, Secret(b.text(n, where)), n, where) })
-		key(string(kind)+"_file", func(n *yaml.Node, where string) { c.where.file = b.fromFolder(b.text(n, where)) })
+		key(string(kind)+"_file", func(n *yaml.Node, where string) { c.LocationFile = b.fromFolder(b.text(n, where)) })
 		key(string(kind)+"_env", func(n *yaml.Node, where string) {
 			variable := b.text(n, where)
 			if value := os.Getenv(variable); value != "" {
@@ -211,19 +194,19 @@ func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yam
 	return given
 }
 
-// locate says where a dependency is.
+// locate sets where a dependency is.
 func (b *builder) locate(c *Check, kind CheckKind, text Secret, n *yaml.Node, where string) {
 	if text == "" {
-		return // there is a problem with it already
+		return // it is among the problems
 	}
-	if err := kind.valid(text); err != nil {
+	if err := kind.ValidateLocation(text); err != nil {
 		b.problem(n, where, "%s", err)
 	}
-	c.where.text = text
+	c.Location = text
 }
 
-// belongs are the keys that only some kinds know.
-func belongs() map[string][]CheckKind {
+// kindsOfKeys returns the keys that only some kinds have, each with these kinds.
+func kindsOfKeys() map[string][]CheckKind {
 	numbers := []CheckKind{CheckSQL, CheckRedis, CheckCelery}
 	return map[string][]CheckKind{
 		"target": {CheckSQL}, "equals": {CheckSQL}, "length_of": {CheckRedis}, "status": {CheckHTTP}, "match": {CheckHTTP},
@@ -232,7 +215,7 @@ func belongs() map[string][]CheckKind {
 	}
 }
 
-// checkKind finds out the kind, and what does not go with it.
+// checkKind sets the kind of a check, and finds keys that do not belong to the kind. given has the values of the entry.
 func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[string]*yaml.Node) {
 	var ways []string
 	for _, kind := range []CheckKind{CheckSQL, CheckRedis, CheckCelery, CheckHTTP, CheckTCP} {
@@ -252,7 +235,7 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 		b.problem(n, where, "has both %s and %s, and can be only one", ways[0], ways[1])
 		return
 	}
-	for key, kinds := range belongs() {
+	for key, kinds := range kindsOfKeys() {
 		if given[key] != nil && !slices.Contains(kinds, c.Kind) {
 			b.problem(given[key], join(where, key), "does not go with %s", ways[0])
 		}
@@ -266,11 +249,12 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 	case c.Kind == CheckRedis && l.Any() && c.LengthOf == "":
 		b.problem(n, where, "has limits, and no length_of to hold against them")
 	case c.Kind == CheckRedis && !l.Any() && c.LengthOf != "":
-		b.problem(given["length_of"], join(where, "length_of"), "has no limits to be held against: fail_above, warn_above, …")
+		b.problem(given["length_of"], join(where, "length_of"),
+			"has no limits to be held against: fail_above, warn_above, …")
 	case c.Kind == CheckCelery && l.FailBelow == nil:
 		one := 1.0
 		l.FailBelow = &one
-		given["fail_below"] = n // for what follows
+		given["fail_below"] = n // for problems with it, below
 	}
 	for _, pair := range []struct {
 		low, high       *float64
@@ -289,8 +273,8 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 	}
 }
 
-// checkTargets finds checks that have a target's name, or whose target cannot run SQL. names are those of all targets, also of
-// those that cannot be used.
+// checkTargets finds checks that have the name of a target, or whose target cannot run SQL. given has the values of
+// each check's entry; names has all targets, including those with problems.
 func (b *builder) checkTargets(given map[string]map[string]*yaml.Node, names map[string]*yaml.Node) {
 	kinds := make(map[string]Kind)
 	for _, t := range b.file.Targets {
@@ -310,7 +294,7 @@ func (b *builder) checkTargets(given map[string]map[string]*yaml.Node, names map
 	slices.SortFunc(b.file.Checks, func(x, y *Check) int { return cmp.Compare(x.Name, y.Name) })
 }
 
-// number reads a number that has an end.
+// number reads a number that is not infinite.
 func (d *decoder) number(n *yaml.Node, where string) *float64 {
 	text := d.text(n, where)
 	if text == "" {
@@ -324,7 +308,7 @@ func (d *decoder) number(n *yaml.Node, where string) *float64 {
 	return &v
 }
 
-// pattern reads a regular expression.
+// pattern reads a regular expression in Go's syntax.
 func (d *decoder) pattern(n *yaml.Node, where string) *regexp.Regexp {
 	text := d.text(n, where)
 	if text == "" {

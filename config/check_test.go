@@ -4,15 +4,13 @@
 package config
 
 import (
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
-// checkText is a file with these checks, and targets that they may be about.
+// checkText returns a file with these checks, and the targets that they may name.
 func checkText(lines ...string) string {
 	return "targets:\n  orders: {host: h, user: u}\n  pool: {host: h, user: u, kind: pgbouncer}\nchecks:\n  " + strings.Join(lines, "\n  ") + "\n"
 }
@@ -45,36 +43,11 @@ func TestChecks(t *testing.T) {
 	if *migrations.Equals != "5" || migrations.TTL != time.Minute || migrations.TTLFailed != 2*time.Second {
 		t.Errorf("%+v", migrations)
 	}
-	if where, err := queue.Where(); err != nil || where != "redis://:hunter2@queue:6380/3" || *queue.Limits.FailAbove != 0 {
-		t.Errorf("%s %v %+v", string(where), err, queue)
+	if queue.Location != "redis://:hunter2@queue:6380/3" || *queue.Limits.FailAbove != 0 {
+		t.Errorf("%s %+v", string(queue.Location), queue)
 	}
 	if *workers.Limits.FailBelow != 1 || up.Status != 204 || !up.Match.MatchString("ok") {
 		t.Errorf("%+v %+v", workers, up)
-	}
-}
-
-// TestCheckFile: a location in a file is read at each call, and nothing of it is in an error.
-func TestCheckFile(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "url")
-	file, err := parseText(t, checkText("cache: {redis_file: "+path+"}"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for content, want := range map[string]string{
-		"redis://a/1\n": "", "rediss://:hunter2@b\n": "", "mysql://hunter2": "redis_file: must be a URL that begins with redis:// or rediss://",
-		"": "redis_file: is empty",
-	} {
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		where, err := file.Checks[0].Where()
-		switch {
-		case want == "" && (err != nil || string(where) != strings.TrimSpace(content)):
-			t.Errorf("%q: %q, %v", content, string(where), err)
-		case want != "" && (err == nil || err.Error() != want):
-			t.Errorf("%q: %v, want %s", content, err, want)
-		}
 	}
 }
 
@@ -132,7 +105,8 @@ func TestCheckProblems(t *testing.T) {
 	}
 }
 
-// TestTargetFromEnvironment: a target may be the one that the environment names; nothing beside it says where it is.
+// TestTargetFromEnvironment: the environment may name a target of the file, which then has no key that says where it
+// is.
 func TestTargetFromEnvironment(t *testing.T) {
 	for _, name := range []string{"DATA_SOURCE_NAME", "DATA_SOURCE_URI", "DATABASE_URL", "POSTGRES_HOST", "POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "PGHOST"} {
 		t.Setenv(name, "")
@@ -147,9 +121,8 @@ func TestTargetFromEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	target := file.Targets[0]
-	cfg, err := target.ConnConfig(t.Context())
-	if err != nil || cfg.Host != "db" || cfg.Port != 5433 || cfg.Database != "orders" || cfg.User != "u" || cfg.Password != "hunter2" {
-		t.Errorf("%v %v", cfg, err)
+	if e := target.Login.Environment; e == nil || e.Form != FormDatabaseURL || file.TakenFrom != "DATABASE_URL" {
+		t.Errorf("%+v, taken from %s", e, file.TakenFrom)
 	}
 	if target.Name != "orders" || target.Timeout != 3*time.Second || target.Interval != 2*time.Second {
 		t.Errorf("%+v", target.Probing)

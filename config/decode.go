@@ -20,11 +20,14 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// mostProblems bounds what one error tells.
-const mostProblems = 50
+// maxProblems bounds how many problems one error holds.
+const maxProblems = 50
 
-// decoder reads YAML strictly and collects what is wrong with it. No text of a problem repeats a value: it may be a
-// secret that stands in the wrong place.
+// decoder reads YAML strictly and collects the problems with it. The text of a problem never repeats a value, which may
+// be a secret in the wrong place.
+//
+// Its methods that read a node take the node, and the key of the node for problems. They return a zero value or nil if
+// there is a problem, unless their comment says otherwise.
 type decoder struct {
 	path     string
 	problems []problem
@@ -35,6 +38,7 @@ type problem struct {
 	text string
 }
 
+// problem adds a problem with a node. where is the node's key; it is empty for the document.
 func (d *decoder) problem(n *yaml.Node, where, format string, args ...any) {
 	if d.full() {
 		return
@@ -46,15 +50,15 @@ func (d *decoder) problem(n *yaml.Node, where, format string, args ...any) {
 	d.problems = append(d.problems, problem{n.Line, text})
 }
 
-// full says that nobody will read more problems: aliases can make very many of a small file.
-func (d *decoder) full() bool { return len(d.problems) > mostProblems }
+// full reports whether there are more problems than an error holds: with aliases, a small file may have very many.
+func (d *decoder) full() bool { return len(d.problems) > maxProblems }
 
-// error joins the problems, a line each, in the order of the file.
+// error returns the problems as one error, a line each, in the order of the file.
 func (d *decoder) error() error {
 	slices.SortStableFunc(d.problems, func(a, b problem) int { return cmp.Compare(a.line, b.line) })
 	var lines []string
 	for i, p := range d.problems {
-		if i == mostProblems {
+		if i == maxProblems {
 			lines = append(lines, d.path+": and more")
 			break
 		}
@@ -63,14 +67,14 @@ func (d *decoder) error() error {
 	return errors.New(strings.Join(lines, "\n"))
 }
 
-// document parses the one document of a file and returns its mapping.
+// document parses a file, which must have exactly one document, and returns the document's root.
 func (d *decoder) document(r io.Reader) (*yaml.Node, error) {
-	content, err := io.ReadAll(io.LimitReader(r, largestFile+1))
+	content, err := io.ReadAll(io.LimitReader(r, maxFileSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", d.path, err)
 	}
-	if len(content) > largestFile {
-		return nil, fmt.Errorf("%s: is larger than %d KiB", d.path, largestFile>>10)
+	if len(content) > maxFileSize {
+		return nil, fmt.Errorf("%s: is larger than %d KiB", d.path, maxFileSize>>10)
 	}
 	if bad := invalid(content); bad >= 0 {
 		return nil, fmt.Errorf("%s:%d: is not UTF-8", d.path, 1+strings.Count(string(content[:bad]), "\n"))
@@ -93,7 +97,7 @@ func (d *decoder) document(r io.Reader) (*yaml.Node, error) {
 	return document.Content[0], nil
 }
 
-// invalid returns where text ceases to be UTF-8, -1 if it does not.
+// invalid returns the position of the first byte that is not UTF-8, or -1.
 func invalid(content []byte) int {
 	for i := 0; i < len(content); {
 		r, size := utf8.DecodeRune(content[i:])
@@ -105,15 +109,15 @@ func invalid(content []byte) int {
 	return -1
 }
 
-// syntax turns the parser's error, "yaml: line 3: text", into one of ours. Its texts are fixed but for the name of an
-// unknown anchor, which may be a password that begins with "*".
+// syntax adds the file's name to the parser's error, "yaml: line 3: text". The parser's texts hold no part of the file,
+// except for the name of an unknown anchor: it may be a password that begins with "*", and is left out.
 func (d *decoder) syntax(err error) error {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	if strings.Contains(text, "unknown anchor") {
 		return fmt.Errorf("%s: an alias (*name) has no anchor (&name); a text that begins with * needs quotes", d.path)
 	}
 	if found := regexp.MustCompile(`^line (\d+): (.*)`).FindStringSubmatch(text); found != nil {
-		if strings.HasPrefix(found[2], "did not find expected") { // the line is that of the list or mapping
+		if strings.HasPrefix(found[2], "did not find expected") { // the line is that where the list or mapping begins
 			found[2] += " somewhere in what begins here"
 		}
 		return fmt.Errorf("%s:%s: %s", d.path, found[1], found[2])
@@ -121,26 +125,26 @@ func (d *decoder) syntax(err error) error {
 	return fmt.Errorf("%s: %s", d.path, text)
 }
 
-// fields are the known keys of a mapping and what reads each.
+// fields has the known keys of a mapping, each with the function that reads its value.
 type fields map[string]func(n *yaml.Node, where string)
 
-// mapping reads a mapping whose keys are known.
+// mapping reads a mapping that may have only the known keys.
 func (d *decoder) mapping(n *yaml.Node, where string, known fields) {
 	d.pairs(n, where, func(key *yaml.Node, value *yaml.Node) {
 		read := known[key.Value]
 		if read == nil {
-			place := where
-			if resolve(value).Tag != "!!null" && isKey(key.Value) { // else it may be a part of a value, such as "pass:word"
-				place = join(where, key.Value)
+			at := where
+			if resolve(value).Tag != "!!null" && isKey(key.Value) { // otherwise it may be a part of a value, such as "pass:word"
+				at = join(where, key.Value)
 			}
-			d.problem(key, place, "unknown key; known here are %s", strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+			d.problem(key, at, "unknown key; known here are %s", strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 			return
 		}
 		read(value, join(where, key.Value))
 	})
 }
 
-// entries reads a mapping whose keys are names.
+// entries reads a mapping whose keys are names that the operator chose.
 func (d *decoder) entries(n *yaml.Node, where string, read func(name string, n *yaml.Node, where string)) {
 	d.pairs(n, where, func(key *yaml.Node, value *yaml.Node) {
 		if key.Value == "" || len(key.Value) > 200 || strings.ContainsFunc(key.Value, unicode.IsControl) {
@@ -155,8 +159,8 @@ func (d *decoder) entries(n *yaml.Node, where string, read func(name string, n *
 	})
 }
 
-// pairs walks a mapping, an empty one included, and finds keys that stand twice. Aliases are followed; merge keys ("<<")
-// are keys like others, and unknown.
+// pairs calls read for each key of a mapping, which may be empty, and finds keys that occur twice. It follows aliases.
+// A merge key ("<<") is a key like any other, and unknown.
 func (d *decoder) pairs(n *yaml.Node, where string, read func(key, value *yaml.Node)) {
 	n = resolve(n)
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
@@ -182,11 +186,12 @@ func (d *decoder) pairs(n *yaml.Node, where string, read func(key, value *yaml.N
 	}
 }
 
-// isKey says whether a text looks like a key of ours, and not like a secret in the wrong place.
+// isKey reports whether a text looks like a key of the file, and not like a secret in the wrong place.
 func isKey(text string) bool {
 	return len(text) <= 30 && !strings.ContainsFunc(text, func(r rune) bool { return (r < 'a' || r > 'z') && r != '_' })
 }
 
+// resolve follows aliases.
 func resolve(n *yaml.Node) *yaml.Node {
 	for n.Kind == yaml.AliasNode {
 		n = n.Alias
@@ -194,7 +199,7 @@ func resolve(n *yaml.Node) *yaml.Node {
 	return n
 }
 
-// join names a key inside another one. A key is shown quoted where it is not a plain word.
+// join returns the path of a key inside another one. It quotes a key that is not a plain word.
 func join(where, key string) string {
 	odd := func(r rune) bool {
 		return !unicode.IsLetter(r) && !unicode.IsNumber(r) && !strings.ContainsRune("_./-", r)
@@ -208,18 +213,21 @@ func join(where, key string) string {
 	return where + "." + key
 }
 
-func cut(s string, most int) string {
-	if len(s) <= most {
+// cut shortens a text to at most maxSize bytes and an ellipsis.
+func cut(s string, maxSize int) string {
+	if len(s) <= maxSize {
 		return s
 	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
+	return strings.ToValidUTF8(s[:maxSize], "") + "…"
 }
 
-// text reads a text that is not empty; it returns an empty one where there is a problem. Numbers and the like are taken as they are written: a password may look like one.
+// text reads a text, which must not be empty. It takes a number, a boolean or a date as it is written: a password may
+// look like one.
 func (d *decoder) text(n *yaml.Node, where string) string {
 	n = resolve(n)
+	tags := []string{"!!str", "!!int", "!!float", "!!bool", "!!timestamp", "!!null"}
 	switch {
-	case n.Kind != yaml.ScalarNode, !slices.Contains([]string{"!!str", "!!int", "!!float", "!!bool", "!!timestamp", "!!null"}, n.Tag):
+	case n.Kind != yaml.ScalarNode, !slices.Contains(tags, n.Tag):
 		d.problem(n, where, "must be a text")
 	case n.Tag == "!!null", n.Value == "":
 		d.problem(n, where, "is empty")
@@ -231,7 +239,7 @@ func (d *decoder) text(n *yaml.Node, where string) string {
 	return ""
 }
 
-// list reads a list of texts that is not empty.
+// list reads a list of texts, which must not be empty.
 func (d *decoder) list(n *yaml.Node, where string) []string {
 	n = resolve(n)
 	if n.Kind != yaml.SequenceNode || len(n.Content) == 0 {
@@ -245,6 +253,7 @@ func (d *decoder) list(n *yaml.Node, where string) []string {
 	return texts
 }
 
+// oneOf reads a text that must be one of the values.
 func (d *decoder) oneOf(n *yaml.Node, where string, values ...string) string {
 	s := d.text(n, where)
 	if s != "" && !slices.Contains(values, s) {
@@ -254,7 +263,8 @@ func (d *decoder) oneOf(n *yaml.Node, where string, values ...string) string {
 	return s
 }
 
-func (d *decoder) duration(n *yaml.Node, where string, least, most time.Duration) *time.Duration {
+// duration reads a duration from minValue to maxValue.
+func (d *decoder) duration(n *yaml.Node, where string, minValue, maxValue time.Duration) *time.Duration {
 	s := d.text(n, where)
 	if s == "" {
 		return nil
@@ -264,13 +274,14 @@ func (d *decoder) duration(n *yaml.Node, where string, least, most time.Duration
 	case err != nil:
 		d.problem(n, where, "must be a duration such as 5s or 500ms")
 		return nil
-	case v < least || v > most:
-		d.problem(n, where, "must be a duration from %s to %s", least, most)
+	case v < minValue || v > maxValue:
+		d.problem(n, where, "must be a duration from %s to %s", minValue, maxValue)
 		return nil
 	}
 	return &v
 }
 
+// boolean reads true or false.
 func (d *decoder) boolean(n *yaml.Node, where string) *bool {
 	n = resolve(n)
 	if n.Kind != yaml.ScalarNode || n.Tag != "!!bool" {

@@ -5,10 +5,7 @@ package config
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -18,7 +15,7 @@ import (
 
 func parseText(t *testing.T, text string) (*File, error) {
 	t.Helper()
-	return Parse(strings.NewReader(text), "dir/x.yml", Probing{Timeout: 5 * time.Second}, NewCommands(t.Context()))
+	return Parse(strings.NewReader(text), "dir/x.yml", Probing{Timeout: 5 * time.Second}, nil)
 }
 
 func mustParse(t *testing.T, text string) *File {
@@ -30,10 +27,10 @@ func mustParse(t *testing.T, text string) *File {
 	return f
 }
 
-// TestLevels: each level overrides the one above, one way to give a password replaces another, and a connection string
-// wins over a module.
+// TestLevels: modules override defaults, and targets override modules. A password replaces one from another source, and
+// a connection string overrides a module.
 func TestLevels(t *testing.T) {
-	t.Setenv("SECRET", "from env")
+	t.Parallel()
 	f := mustParse(t, `
 defaults: {timeout: 2s, sslmode: disable, user: all, password: "0123", commit: true}
 modules:
@@ -51,26 +48,31 @@ targets:
 `)
 	got := map[string]string{}
 	for _, target := range f.Targets {
-		cfg, err := target.ConnConfig(t.Context())
+		cfg, err := parseWithoutFiles(target.Login.ConnString)
 		if err != nil {
 			t.Fatalf("%s: %v", target.Name, err)
 		}
-		got[target.Name] = fmt.Sprint(cfg.Host, " ", cfg.Port, " ", cfg.Database, " ", cfg.User, " ", cfg.Password, " ", cfg.TLSConfig == nil,
-			" ", target.Timeout, " ", target.Interval, " ", target.Applications, " ", cfg.RuntimeParams)
+		source := target.Login.Password
+		password := cfg.Password + string(source.Text)
+		if source.Variable != "" {
+			password += "$" + source.Variable
+		}
+		got[target.Name] = fmt.Sprint(cfg.Host, " ", cfg.Port, " ", cfg.Database, " ", cfg.User, " ", password, " ", cfg.TLSConfig == nil,
+			" ", target.Timeout, " ", target.Interval, " ", target.Applications, " ", cfg.RuntimeParams["application_name"], " ", target.Login.Keys)
 		if pooler := strings.HasPrefix(target.Name, "pool"); (target.Kind == KindPgBouncer) != pooler || target.Commit == pooler {
 			t.Errorf("%s: kind %s, commit %v", target.Name, target.Kind, target.Commit)
 		}
 	}
-	params := " map[application_name:pg_liveness_exporter]"
+	params := " pg_liveness_exporter []"
 	for name, want := range map[string]string{
 		"plain":               "h 5432 postgres all 0123 true 2s 0s false" + params,
-		"module":              "h2 1 d'\\ x mod from env true 2s 1s true" + params,
+		"module":              "h2 1 d'\\ x mod $SECRET true 2s 1s true" + params,
 		"own":                 "::1 5432 postgres me p'w\\  true 300ms 1s false" + params,
-		"url":                 "h3 7 d u p w true 2s 1s true map[application_name:x]",
-		"words":               "h4 5432 d mod from env true 2s 1s true map[application_name:pg_liveness_exporter options:-c work_mem=1MB]",
+		"url":                 "h3 7 d u p w true 2s 1s true x [application_name database host password port user]",
+		"words":               "h4 5432 d mod $SECRET true 2s 1s true pg_liveness_exporter [database host options]",
 		"socket":              "/run/pg 5432 postgres all 0123 true 2s 0s false" + params,
-		"pool":                "h5 6432 pgbouncer mod from env true 2s 1s false" + params,
-		"pool-dsn":            "h6 5432 pgbouncer all 0123 true 2s 0s false" + params,
+		"pool":                "h5 6432 pgbouncer mod $SECRET true 2s 1s false" + params,
+		"pool-dsn":            "h6 5432 pgbouncer all 0123 true 2s 0s false pg_liveness_exporter [host]",
 		`odd "name" {}, ü/&?`: "h 5432 postgres all 0123 true 2s 0s false" + params,
 	} {
 		if got[name] != want {
@@ -79,54 +81,7 @@ targets:
 	}
 }
 
-// TestNoEnvironment: libpq's variables and files have no say in what a file describes.
-func TestNoEnvironment(t *testing.T) {
-	dir := t.TempDir()
-	t.Setenv("HOME", dir)
-	write := func(name, content string) {
-		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(".pgpass", "*:*:*:*:from-passfile\n")
-	write(".pg_service.conf", "[s]\nhost=evil\nuser=evil\n")
-	write(".postgresql/root.crt", "nonsense")
-	write(".postgresql/postgresql.crt", "nonsense")
-	write(".postgresql/postgresql.key", "nonsense")
-	for name, value := range map[string]string{
-		"PGHOST": "evil", "PGPORT": "99", "PGDATABASE": "evil", "PGUSER": "evil", "PGPASSWORD": "evil", "PGAPPNAME": "evil",
-		"PGSERVICE": "s", "PGSSLMODE": "disable", "PGOPTIONS": "evil", "PGTZ": "evil", "PGCONNECT_TIMEOUT": "7", "PGSSLCERTMODE": "",
-		"PGTARGETSESSIONATTRS": "read-only", "PGCHANNELBINDING": "require", "PGREQUIREAUTH": "none", "PGSSLROOTCERT": "/evil",
-		"PGSSLCERT": "/evil", "PGSSLKEY": "/evil", "PGSSLNEGOTIATION": "direct", "PGSSLSNI": "0", "PGSSLPASSWORD": "evil",
-		"PGMINPROTOCOLVERSION": "3.2", "PGMAXPROTOCOLVERSION": "3.2", "PGPASSFILE": filepath.Join(dir, ".pgpass"),
-	} {
-		t.Setenv(name, value)
-	}
-	f := mustParse(t, `
-modules: {m: {user: u, allow: ["10.0.0.0/8"]}}
-targets: {fields: {host: h, user: u}, words: {dsn: "host=h user=u"}, url: {dsn: "postgres://u@h"}}`)
-	adHoc, err := f.AdHoc("10.1.2.3:6000", "m")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, target := range append(f.Targets, adHoc) {
-		cfg, err := target.ConnConfig(t.Context())
-		if err != nil {
-			t.Fatalf("%s: %v", target.Name, err)
-		}
-		got := fmt.Sprintf("%s %s %q %s %q %d %v %q %q %s %s %v", cfg.User, cfg.Database, cfg.Password, cfg.RuntimeParams, cfg.RequireAuth, len(cfg.Fallbacks),
-			cfg.TLSConfig.RootCAs == nil && cfg.TLSConfig.Certificates == nil, cfg.ChannelBinding, cfg.SSLNegotiation, cfg.MinProtocolVersion, cfg.MaxProtocolVersion, cfg.ValidateConnect == nil)
-		if want := `u postgres "" map[application_name:pg_liveness_exporter] "" 1 true "prefer" "" 3.0 3.0 true`; got != want {
-			t.Errorf("%s:\n got %s\nwant %s", target.Name, got, want)
-		}
-		if cfg.Host == "evil" || cfg.Port == 99 {
-			t.Errorf("%s: %s:%d", target.Name, cfg.Host, cfg.Port)
-		}
-	}
-}
-
-// TestProblems: all of them at once, each with its line and key, none with a value.
+// TestProblems: the error holds all problems at once, each with its line and key, and no value.
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	const (
@@ -242,21 +197,21 @@ dir/x.yml:16: targets.i: has no user, nor have its module and the defaults`},
 	}
 }
 
-// TestLoadOdd: what is no readable file is an error, not a wait.
+// TestLoadOdd: Load returns an error for what is no readable file, and does not wait.
 func TestLoadOdd(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for path, want := range map[string]string{
 		dir: "is a directory", "/dev/zero": "is not a regular file", filepath.Join(dir, "none"): "no such file or directory",
 	} {
-		_, err := Load(path, Probing{}, NewCommands(t.Context()))
+		_, err := Load(path, Probing{}, nil)
 		if err == nil || err.Error() != path+": "+want {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
 }
 
-// TestEqual: a target is the same as long as nothing about it has changed.
+// TestEqual: two targets are equal if all their settings are.
 func TestEqual(t *testing.T) {
 	t.Parallel()
 	text := `
@@ -282,7 +237,7 @@ targets: {a: {host: h, module: m}}`
 	}
 }
 
-// TestAllow: who may get a module's credentials.
+// TestAllow: a module's credentials go to the hosts and addresses of its list alone.
 func TestAllow(t *testing.T) {
 	t.Parallel()
 	f := mustParse(t, `
@@ -361,114 +316,7 @@ modules:
 	}
 }
 
-// TestPasswordFile: it is read for each login, and an unusable one is an error without its path.
-func TestPasswordFile(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "hunter2")
-	f := mustParse(t, "targets: {a: {host: h, user: u, password_file: "+path+"}}")
-	for content, want := range map[string]string{"one\n": "one", "two w \r\n": "two w ", "": "", "a\x00b": "", strings.Repeat("x", 100000): ""} {
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		cfg, err := f.Targets[0].ConnConfig(t.Context())
-		switch {
-		case want == "" && (err == nil || !strings.HasPrefix(err.Error(), "password_file: ") || strings.Contains(err.Error(), "hunter2")):
-			t.Errorf("%.10q: %v", content, err)
-		case want != "" && (err != nil || cfg.Password != want):
-			t.Errorf("%.10q: %v", content, err)
-		}
-	}
-}
-
-// TestPasswordCommand: its output is kept and shared, fetched anew once after it was refused, and a command that does
-// not work says so without what it printed.
-func TestPasswordCommand(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	runs := filepath.Join(dir, "runs")
-	f := mustParse(t, fmt.Sprintf(`
-modules: {m: {user: u, password_command: [sh, -c, 'echo x >> %[1]s; echo "{host}{port}{user}{dbname} $(wc -l < %[1]s)"']}}
-targets:
-  a: {host: h, module: m}
-  b: {dsn: "host=h", module: m}
-  c: {host: h2, module: m, port: 1}
-  silent: {host: h, user: u, password_command: ["true"]}
-  lines: {host: h, user: u, password_command: [printf, 'hunter2\n\n2']}
-  failing: {host: h, user: u, password_command: [sh, -c, "echo hunter2; exit 1"]}
-  missing: {host: h, user: u, password_command: [/nonexistent/hunter2]}
-  endless: {host: h, user: u, password_command: ["yes"]}
-  long: {host: h, user: u, password_command: [sh, -c, "head -c 65537 /dev/zero | tr '\\0' x"]}
-  longest: {host: h, user: u, password_command: [sh, -c, "head -c 65536 /dev/zero | tr '\\0' x"]}
-  hanging: {host: h, user: u, password_command: [sh, -c, "sleep 1000 & sleep 1000"]}
-`, runs))
-	targets := map[string]*Target{}
-	for _, target := range f.Targets {
-		targets[target.Name] = target
-	}
-	password := func(name string) string {
-		t.Helper()
-		cfg, err := targets[name].ConnConfig(t.Context())
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		return cfg.Password
-	}
-	for _, name := range []string{"a", "a", "b"} { // the same command: one run
-		if got := password(name); got != "h5432upostgres 1" {
-			t.Errorf("%s: %q", name, got)
-		}
-	}
-	if got := password("c"); got != "h21upostgres 2" {
-		t.Errorf("c: %q", got)
-	}
-	if targets["a"].Renew("h5432upostgres 1") {
-		t.Error("a password from just now is fetched anew")
-	}
-	command := f.Targets[0].source.password.command
-	f.commands.mu.Lock()
-	o := f.commands.outputs[command.key()]
-	o.fetched = o.fetched.Add(-time.Minute)
-	f.commands.mu.Unlock()
-	if !targets["a"].Renew("h5432upostgres 1") || !targets["b"].Renew("h5432upostgres 1") {
-		t.Error("a password from before is not fetched anew")
-	}
-	if got := password("b"); got != "h5432upostgres 3" {
-		t.Errorf("after it was refused: %q", got)
-	}
-	if !targets["a"].Renew("h5432upostgres 1") {
-		t.Error("another one that is there by now is not used")
-	}
-	f.commands.mu.Lock()
-	o.fetched = o.fetched.Add(-renewEvery / 2)
-	f.commands.mu.Unlock()
-	if targets["a"].Renew("h5432upostgres 3") {
-		t.Error("fetched anew again at once")
-	}
-	f.commands.mu.Lock()
-	o.renewed = o.renewed.Add(-2 * renewEvery)
-	f.commands.mu.Unlock()
-	if !targets["a"].Renew("h5432upostgres 3") {
-		t.Error("not fetched anew although the server goes on refusing it")
-	}
-	for name, want := range map[string]string{
-		"silent": "its output is empty", "lines": "its output has several lines", "failing": "exit status 1",
-		"missing": "no such file or directory", "endless": "printed more than 64 KiB", "long": "printed more than 64 KiB",
-	} {
-		if _, err := targets[name].ConnConfig(t.Context()); err == nil || err.Error() != "password_command: "+want {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	if got := password("longest"); got != strings.Repeat("x", longestSecret) {
-		t.Errorf("longest: %d bytes", len(got))
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	if _, err := targets["hanging"].ConnConfig(ctx); err == nil || err.Error() != "password_command: has not ended yet" {
-		t.Errorf("hanging: %v", err)
-	}
-}
-
-// TestManyProblems: aliases cannot make more of them than anybody reads.
+// TestManyProblems: an error has at most maxProblems, even if aliases make many more.
 func TestManyProblems(t *testing.T) {
 	t.Parallel()
 	var text strings.Builder
@@ -481,87 +329,12 @@ func TestManyProblems(t *testing.T) {
 		fmt.Fprintf(&text, "  b%d: *a\n", i)
 	}
 	_, err := parseText(t, text.String())
-	if err == nil || strings.Count(err.Error(), "\n") != mostProblems || !strings.HasSuffix(err.Error(), "and more") {
+	if err == nil || strings.Count(err.Error(), "\n") != maxProblems || !strings.HasSuffix(err.Error(), "and more") {
 		t.Errorf("got %d lines", strings.Count(err.Error(), "\n"))
 	}
 }
 
-// TestPasswordCommandRefused: a target whose password was refused waits for another one, also when the command runs
-// already; others go on with what they have, also when the command fails.
-func TestPasswordCommandRefused(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	f := mustParse(t, `
-modules: {m: {user: u, password_command: [./password], password_command_ttl: 1h}}
-targets: {a: {host: h, module: m}, b: {host: h2, module: m}, c: {host: h, user: u, password_command: [sh, -c, "sleep 1000 & echo left a child"]}}
-`)
-	a, b, c := f.Targets[0], f.Targets[1], f.Targets[2]
-	script := func(text string) {
-		path := filepath.Join(dir, "password")
-		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		f.commands.mu.Lock()
-		defer f.commands.mu.Unlock()
-		a.source.password.command.argv[0] = path // "dir", from which Parse took it, does not exist
-		b.source.password.command.argv[0] = path
-	}
-	if got := a.source.password.command.argv[0]; !filepath.IsAbs(got) || !strings.HasSuffix(got, filepath.Join("config", "dir", "password")) {
-		t.Errorf("the command is looked for at %s", got)
-	}
-	age := func(d time.Duration) {
-		f.commands.mu.Lock()
-		defer f.commands.mu.Unlock()
-		for _, o := range f.commands.outputs {
-			o.fetched, o.renewed = o.fetched.Add(-d), o.renewed.Add(-d)
-		}
-	}
-	expect := func(target *Target, want, wantErr string) {
-		t.Helper()
-		cfg, err := target.ConnConfig(t.Context())
-		switch {
-		case wantErr == "" && (err != nil || cfg.Password != want):
-			t.Errorf("%s: %v, want %s", target.Name, err, want)
-		case wantErr != "" && (err == nil || err.Error() != wantErr):
-			t.Errorf("%s: %v, want %s", target.Name, err, wantErr)
-		}
-	}
-	script("echo one")
-	expect(a, "one", "")
-	expect(b, "one", "")
-	// It has become old, is still used while the command runs, and is refused meanwhile.
-	script("sleep 0.5; echo two")
-	age(61 * time.Minute)
-	expect(a, "one", "")
-	if !a.Renew("one") {
-		t.Error("no second try while the command runs")
-	}
-	expect(a, "two", "")
-	expect(b, "two", "")
-	// A login that succeeds ends that: the command is not run for it any more, and its failures do not matter.
-	a.Accepted()
-	script("exit 1")
-	age(30 * time.Minute)
-	expect(a, "two", "")
-	// One server refuses it, and the command fails: the other's password is still good.
-	script("sleep 0.5; exit 1")
-	age(2 * commandTimeout)
-	a.Renew("two")
-	age(2 * time.Hour)
-	f.commands.mu.Lock()
-	for _, o := range f.commands.outputs {
-		o.fetched = time.Now().Add(-time.Minute)
-	}
-	f.commands.mu.Unlock()
-	if !a.Renew("two") {
-		t.Error("no second try for a password from before")
-	}
-	expect(a, "", "password_command: exit status 1")
-	expect(b, "two", "")
-	expect(c, "left a child", "")
-}
-
-// FuzzParse: whatever stands in a file is a configuration or an error that names the file.
+// FuzzParse: any file is a valid configuration, or gives an error that names the file.
 func FuzzParse(f *testing.F) {
 	for _, text := range []string{
 		"targets: {a: {host: h, user: u}}", "modules: {m: {user: u, allow: [x, 10.0.0.0/8]}}", "targets: {a: {dsn: 'host=h user=u'}}",
@@ -571,35 +344,24 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, content []byte) {
-		file, err := Parse(bytes.NewReader(content), "x.yml", Probing{Timeout: time.Second}, nil)
-		if err != nil {
-			for line := range strings.Lines(err.Error()) {
-				if !strings.HasPrefix(line, "x.yml:") {
-					t.Errorf("%q does not name the file", line)
-				}
-			}
+		_, err := Parse(bytes.NewReader(content), "x.yml", Probing{Timeout: time.Second}, nil)
+		if err == nil {
 			return
 		}
-		for _, target := range file.Targets {
-			if target.source.password.command != nil || target.source.password.file != "" {
-				continue
-			}
-			if _, err := target.ConnConfig(t.Context()); err != nil && target.source.password.env == "" {
-				var tlsErr *TLSError
-				if !errors.As(err, &tlsErr) {
-					t.Errorf("valid, and yet: %v", err)
-				}
+		for line := range strings.Lines(err.Error()) {
+			if !strings.HasPrefix(line, "x.yml:") {
+				t.Errorf("%q does not name the file", line)
 			}
 		}
 	})
 }
 
-// TestHealthSection: what is said counts, and the rest is as it is without the section.
+// TestHealthSection: the section sets what it has, and the defaults apply to the rest.
 func TestHealthSection(t *testing.T) {
 	t.Parallel()
 	f := mustParse(t, "health: {max_age: 2s, fail_after: 3, words: {fail: unhealthy}, extra: {s: x, n: 3, b: true}}\ntargets: {a: {host: h, user: u}}\n")
 	want := DefaultHealth()
-	want.MaxAge, want.FailAfter, want.Words.Fail = 2*time.Second, 3, "unhealthy"
+	want.MaxAge, want.FailAfter, want.StatusNames.Fail = 2*time.Second, 3, "unhealthy"
 	want.Extra = map[string]any{"s": "x", "n": int64(3), "b": true}
 	if !reflect.DeepEqual(f.Health, want) {
 		t.Errorf("got %+v, want %+v", f.Health, want)

@@ -11,32 +11,33 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Health is how the health endpoints answer.
+// Health has the settings of the health endpoints.
 type Health struct {
-	// MaxAge is how old a result may be to be shown without asking again.
+	// MaxAge is the age up to which a result is shown without a new probe. It is from MinTimeout to an hour.
 	MaxAge time.Duration
-	// FailAfter results in a row that fail make a target or a check fail, PassAfter that succeed make it pass again.
+	// A target or a check fails after FailAfter failed results in a row, and passes again after PassAfter successful
+	// ones. Both are from 1 to 1000.
 	FailAfter, PassAfter uint64
-	// FailureStatus is the HTTP status of /health-check when something fails.
+	// FailureStatus is the HTTP status of /health-check if something fails, from 200 to 599.
 	FailureStatus int
-	// Words are what stands for pass, warn and fail.
-	Words Words
-	// Extra are fixed fields of the body of /health: texts, whole numbers and booleans.
+	// StatusNames are the names of the statuses in responses.
+	StatusNames StatusNames
+	// Extra has additional fields of the body of /health: each is a string, an int64 or a bool.
 	Extra map[string]any
 }
 
-// Words are what a status is called.
-type Words struct{ Pass, Warn, Fail string }
+// StatusNames are the names of the statuses. That of Fail differs from the other two.
+type StatusNames struct{ Pass, Warn, Fail string }
 
-// DefaultHealth is what holds when nothing is said.
+// DefaultHealth returns the settings of a file without the section health.
 func DefaultHealth() Health {
 	return Health{
 		MaxAge: 5 * time.Second, FailAfter: 1, PassAfter: 1, FailureStatus: 500,
-		Words: Words{Pass: "pass", Warn: "warn", Fail: "fail"},
+		StatusNames: StatusNames{Pass: "pass", Warn: "warn", Fail: "fail"},
 	}
 }
 
-// health reads the section of this name.
+// health reads the section health.
 func (b *builder) health(n *yaml.Node, where string) {
 	h := &b.file.Health
 	set := func(to *string) func(*yaml.Node, string) {
@@ -47,7 +48,7 @@ func (b *builder) health(n *yaml.Node, where string) {
 	}
 	b.mapping(n, where, fields{
 		"max_age": func(n *yaml.Node, where string) {
-			if age := b.duration(n, where, Shortest, time.Hour); age != nil {
+			if age := b.duration(n, where, MinTimeout, time.Hour); age != nil {
 				h.MaxAge = *age
 			}
 		},
@@ -57,8 +58,9 @@ func (b *builder) health(n *yaml.Node, where string) {
 			h.FailureStatus = int(b.integer(n, where, 200, 599)) //nolint:gosec // it is in these bounds
 		},
 		"words": func(n *yaml.Node, where string) {
-			b.mapping(n, where, fields{"pass": set(&h.Words.Pass), "warn": set(&h.Words.Warn), "fail": set(&h.Words.Fail)})
-			if w := h.Words; w.Pass == w.Fail || w.Warn == w.Fail {
+			names := &h.StatusNames
+			b.mapping(n, where, fields{"pass": set(&names.Pass), "warn": set(&names.Warn), "fail": set(&names.Fail)})
+			if names.Pass == names.Fail || names.Warn == names.Fail {
 				b.problem(n, where, "has the same word for fail and for something better")
 			}
 		},
@@ -74,7 +76,7 @@ func (b *builder) health(n *yaml.Node, where string) {
 	})
 }
 
-// scalar reads a text, a whole number or a boolean as what it is.
+// scalar reads a text, a whole number or a boolean, and returns a string, an int64 or a bool.
 func (d *decoder) scalar(n *yaml.Node, where string) any {
 	switch n = resolve(n); n.Tag {
 	case "!!bool":
@@ -87,15 +89,16 @@ func (d *decoder) scalar(n *yaml.Node, where string) any {
 	return d.text(n, where)
 }
 
-func (d *decoder) integer(n *yaml.Node, where string, least, most uint64) uint64 {
+// integer reads a whole number from minValue to maxValue. It returns minValue if there is a problem.
+func (d *decoder) integer(n *yaml.Node, where string, minValue, maxValue uint64) uint64 {
 	text := d.text(n, where)
 	if text == "" {
-		return least
+		return minValue
 	}
 	v, err := strconv.ParseUint(text, 10, 32)
-	if err != nil || v < least || v > most {
-		d.problem(n, where, "must be a number from %d to %d", least, most)
-		return least
+	if err != nil || v < minValue || v > maxValue {
+		d.problem(n, where, "must be a number from %d to %d", minValue, maxValue)
+		return minValue
 	}
 	return v
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/credentials"
 	"pg_liveness_exporter/internal/pgtest"
 )
 
@@ -78,7 +79,7 @@ func TestHealthConfigs(t *testing.T) {
 
 func parse(t *testing.T, name, content string) (*config.File, error) {
 	t.Helper()
-	return config.Parse(strings.NewReader(content), name, config.Probing{Timeout: time.Second}, config.NewCommands(t.Context()))
+	return config.Parse(strings.NewReader(content), name, config.Probing{Timeout: time.Second}, credentials.VerifyEnvironment)
 }
 
 // TestReadme: every YAML block of a README says what it is, and can be used as that.

@@ -98,7 +98,7 @@ func (h *Health) serveOne(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Health) unknown(w http.ResponseWriter, output string) {
-	h.write(w, http.StatusNotFound, &body{status: statusName(check.Fail, h.monitor.Health().Words), output: output})
+	h.write(w, http.StatusNotFound, &body{status: statusName(check.Fail, h.monitor.Health().StatusNames), output: output})
 }
 
 // serve responds with components: 200 if they pass or warn, 503 if one fails. The parameter warn sets another status for warn:
@@ -127,17 +127,17 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 		writeVerbose(w, "health", components, h.unmatched(r.URL.Query()["exclude"]))
 		return
 	}
-	b := &body{status: statusName(all, settings.Words), extra: settings.Extra, checks: make(map[string][]entry)}
+	b := &body{status: statusName(all, settings.StatusNames), extra: settings.Extra, checks: make(map[string][]entry)}
 	if len(components) == 0 {
 		b.output = nothing
 	}
 	for _, c := range components {
-		c.add(b.checks, settings.Words)
+		c.add(b.checks, settings.StatusNames)
 	}
 	if system != nil {
 		for key, entries := range system() {
 			for _, e := range entries {
-				e.Status = statusName(check.Pass, settings.Words)
+				e.Status = statusName(check.Pass, settings.StatusNames)
 				b.checks[key] = append(b.checks[key], e)
 			}
 		}
@@ -146,9 +146,9 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 }
 
 // add adds what was observed of a component.
-func (c *component) add(checks map[string][]entry, words config.Words) {
+func (c *component) add(checks map[string][]entry, names config.StatusNames) {
 	shown := entry{
-		ComponentID: c.name, ComponentType: c.category, Status: statusName(c.status, words), Time: c.at.UTC().Format(time.RFC3339Nano), Output: c.output,
+		ComponentID: c.name, ComponentType: c.category, Status: statusName(c.status, names), Time: c.at.UTC().Format(time.RFC3339Nano), Output: c.output,
 	}
 	response := shown
 	if c.took.Known {

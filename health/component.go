@@ -56,8 +56,8 @@ func worst(components []component) check.Status {
 }
 
 // statusName returns what the configuration calls a status.
-func statusName(s check.Status, words config.Words) string {
-	return [...]string{words.Pass, words.Warn, words.Fail}[s]
+func statusName(s check.Status, names config.StatusNames) string {
+	return [...]string{names.Pass, names.Warn, names.Fail}[s]
 }
 
 // nameOf returns a target's name in these bodies.

@@ -171,7 +171,7 @@ func (h *house) expect(path string, status int) string {
 func TestBodies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		settings := config.DefaultHealth()
-		settings.Words = config.Words{Pass: "healthy", Warn: "degraded", Fail: "unhealthy"}
+		settings.StatusNames = config.StatusNames{Pass: "healthy", Warn: "degraded", Fail: "unhealthy"}
 		settings.Extra = map[string]any{"service": "orders", "instances": int64(3), "canary": true}
 		h := newHouse(t, settings, "billing", "orders")
 		h.probers["orders"].result.Store(down())

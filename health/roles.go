@@ -108,11 +108,11 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 	}
 	switch {
 	case err != nil:
-		h.write(w, http.StatusBadRequest, &body{status: statusName(check.Fail, settings.Words), output: "lag is no duration such as 10s"})
+		h.write(w, http.StatusBadRequest, &body{status: statusName(check.Fail, settings.StatusNames), output: "lag is no duration such as 10s"})
 	case problem == "" && s.result.Up() && s.fresh:
-		h.write(w, http.StatusOK, &body{status: statusName(check.Pass, settings.Words)})
+		h.write(w, http.StatusOK, &body{status: statusName(check.Pass, settings.StatusNames)})
 	default:
 		retryAfter(w, settings.MaxAge)
-		h.write(w, http.StatusServiceUnavailable, &body{status: statusName(check.Fail, settings.Words), output: problem})
+		h.write(w, http.StatusServiceUnavailable, &body{status: statusName(check.Fail, settings.StatusNames), output: problem})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/bounded"
+	"pg_liveness_exporter/internal/credentials"
 )
 
 // Check is a dependency with what is kept of it. It runs in the background, again whenever its last result has expired. Callers
@@ -52,7 +53,7 @@ func newCheck(settings *config.Check, target *Target, logger *slog.Logger) *Chec
 			return result, err
 		}
 	}
-	c.checker = check.New(settings, query)
+	c.checker = check.New(settings, credentials.ForCheck(settings), query)
 	c.life, c.end = context.WithCancel(context.Background())
 	return c
 }
@@ -248,7 +249,7 @@ func (cs *checks) apply(file *config.File) {
 		},
 		func(settings *config.Check, replaced *Check) *Check {
 			c := newCheck(settings, cs.target(settings.Target), cs.logger)
-			if replaced != nil && replaced.target == c.target && replaced.settings.AsksTheSame(settings) {
+			if replaced != nil && replaced.target == c.target && replaced.settings.SameDependency(settings) {
 				c.inherit(replaced)
 			}
 			c.setHysteresis(file.Health.FailAfter, file.Health.PassAfter) // before its first result

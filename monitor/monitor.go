@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/credentials"
+	"pg_liveness_exporter/probe"
 )
 
 // probeInterval is the time between the starts of two probes of one ProbeAll: otherwise they would begin by waiting for each
@@ -56,6 +58,16 @@ func New(options Options) *Monitor {
 	m.targets = newTargets(m.newTarget)
 	m.checks = &checks{target: m.targets.target, logger: options.Logger}
 	return m
+}
+
+// NewProbers returns a function for Options.NewProber: its probers log in with the credentials of store, and count their
+// connections in sessions.
+func NewProbers(store *credentials.Store, sessions *probe.Sessions, keep bool) func(*config.Target, Events) Prober {
+	return func(target *config.Target, events Events) Prober {
+		return probe.New(target, store.For(target), probe.Options{
+			Keep: keep, Sessions: sessions, OnLoss: events.OnSessionLost, OnCommit: events.OnCommit, Logger: events.Logger,
+		})
+	}
 }
 
 // newTarget starts to watch a target. Log lines do not name ad-hoc targets: their names are addresses.

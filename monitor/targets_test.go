@@ -74,7 +74,7 @@ func countingMonitor() (*Monitor, *countedProbers) {
 
 func parse(t *testing.T, text string) *config.File {
 	t.Helper()
-	f, err := config.Parse(strings.NewReader(text), "x.yml", config.Probing{Timeout: 2 * time.Second}, config.NewCommands(t.Context()))
+	f, err := config.Parse(strings.NewReader(text), "x.yml", config.Probing{Timeout: 2 * time.Second}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/credentials"
 	"pg_liveness_exporter/internal/pgtest"
 )
 
@@ -171,7 +172,7 @@ func record(t *testing.T, kind config.Kind) {
 // newTestProberOf returns a prober of a kind of server, which stands for PostgreSQL's superuser.
 func newTestProberOf(t testing.TB, kind config.Kind, port int, timeout time.Duration) *Prober {
 	t.Helper()
-	target, _, err := config.FromEnvironment(func(name string) string {
+	target, err := config.FromEnvironment(func(name string) string {
 		if name == "DATA_SOURCE_NAME" {
 			return fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable", port, pgtest.Superuser, kind)
 		}
@@ -182,7 +183,7 @@ func newTestProberOf(t testing.TB, kind config.Kind, port int, timeout time.Dura
 	}
 	target.Kind = kind
 	options := Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}}
-	p := New(target, options)
+	p := New(target, credentials.NewStore(t.Context()).For(target), options)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), hanging)
 		defer cancel()

@@ -85,11 +85,12 @@ type reading struct {
 // It holds at most two open sessions, the kept one and that of the probe under way, one more while a commit is stuck, one
 // for each Query under way, and at most four logins that the server has not finished.
 type Prober struct {
-	target  *config.Target
-	options Options
-	limits  limits
-	kind    kind
-	commits commits
+	target      *config.Target
+	credentials Credentials
+	options     Options
+	limits      limits
+	kind        kind
+	commits     commits
 
 	ctx    context.Context //nolint:containedctx // the prober's life
 	cancel context.CancelFunc
@@ -112,7 +113,7 @@ type Prober struct {
 type pendingLogin struct {
 	started   time.Time
 	trace     *trace
-	awaits    bool // the password may take its time
+	waits     bool // a command may print the password, which takes time
 	aside     bool // a Query's: no probe waits for it, unless it was abandoned
 	done      chan struct{}
 	session   *session
@@ -120,8 +121,9 @@ type pendingLogin struct {
 	abandoned bool // nobody waits any more; protected by Prober.mu
 }
 
-// New returns a prober of target. Close must be called when it is not needed any more.
-func New(target *config.Target, options Options) *Prober {
+// New returns a prober of target, which logs in with credentials. The caller must call Close when it does not need the
+// prober any more.
+func New(target *config.Target, credentials Credentials, options Options) *Prober {
 	if options.Resolver == nil {
 		options.Resolver = &net.Resolver{PreferGo: true}
 	}
@@ -129,7 +131,7 @@ func New(target *config.Target, options Options) *Prober {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := &Prober{
-		target: target, options: options, kind: newKind(target),
+		target: target, credentials: credentials, options: options, kind: newKind(target),
 		limits: limits{stay: time.Minute, age: 15 * time.Second, most: 4}, ended: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
@@ -299,7 +301,7 @@ func (p *Prober) askNew(ctx context.Context, r *Result, k *kept) *session {
 // again says whether a failure is worth a second try. loginErr may be nil.
 func (p *Prober) again(f *Failure, loginErr *loginError) bool {
 	return f.Reason == ReasonTerminated ||
-		f.Reason == ReasonAuth && f.SQLState != "" && loginErr != nil && p.target.Renew(loginErr.password)
+		f.Reason == ReasonAuth && f.SQLState != "" && loginErr != nil && p.credentials.PasswordRefused(loginErr.password)
 }
 
 // alive asks the question on a new session.
@@ -364,7 +366,7 @@ type obstacle struct {
 
 // overrun is the error of a probe that ended before a login did.
 func (l *pendingLogin) overrun(ctx context.Context) error {
-	if _, phase := l.trace.read(); phase == PhaseCredentials && l.awaits {
+	if _, phase := l.trace.read(); phase == PhaseCredentials && l.waits {
 		return &loginError{err: &configError{errNoCredentials}, phase: phase} // nothing was asked of the server
 	}
 	return context.Cause(ctx)
@@ -385,7 +387,9 @@ func (p *Prober) admit(ctx context.Context, t *trace, aside bool) (*pendingLogin
 			return nil, obstacle{youngest, p.ended, p.limits.stay}
 		}
 	}
-	l := &pendingLogin{started: now, trace: t, awaits: p.target.Awaits(), aside: aside, done: make(chan struct{})}
+	l := &pendingLogin{
+		started: now, trace: t, waits: p.credentials.HasPasswordCommand(), aside: aside, done: make(chan struct{}),
+	}
 	p.pending = append(p.pending, l)
 	p.work.Go(func() { p.login(ctx, l) })
 	return l, obstacle{}
@@ -395,7 +399,7 @@ func (p *Prober) admit(ctx context.Context, t *trace, aside bool) (*pendingLogin
 func (p *Prober) login(bounded context.Context, l *pendingLogin) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.limits.stay)
 	defer cancel()
-	l.session, l.err = login(ctx, bounded, p.target, &p.options, l.trace)
+	l.session, l.err = login(ctx, bounded, p.target, p.credentials, &p.options, l.trace)
 	p.mu.Lock()
 	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
 	abandoned := l.abandoned

@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/credentials"
 	"pg_liveness_exporter/internal/pgtest"
 )
 
@@ -99,7 +100,7 @@ func newTestProber(t *testing.T, port int, more string) *Prober {
 
 func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
 	t.Helper()
-	target, _, err := config.FromEnvironment(func(name string) string {
+	target, err := config.FromEnvironment(func(name string) string {
 		if name == "DATA_SOURCE_NAME" {
 			return dsn
 		}
@@ -112,7 +113,7 @@ func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
 	if change != nil {
 		change(&options)
 	}
-	p := New(target, options)
+	p := New(target, credentials.NewStore(t.Context()).For(target), options)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), hanging)
 		defer cancel()
@@ -687,7 +688,7 @@ modules:
 			t.Fatal(err)
 		}
 		where := &names{}
-		p := New(target, Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}, Resolver: where})
+		p := New(target, credentials.NewStore(t.Context()).For(target), Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}, Resolver: where})
 		for _, c := range cases {
 			where.addresses = c.addresses
 			before := s.accepted.Load()

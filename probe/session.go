@@ -59,10 +59,12 @@ func (e *loginError) Unwrap() error { return e.err }
 
 // login opens a session. ctx bounds the login as a whole, bounded the part before the server holds a slot for it.
 // An error is a *loginError.
-func login(ctx, bounded context.Context, target *config.Target, options *Options, t *trace) (*session, error) {
+func login(
+	ctx, bounded context.Context, target *config.Target, credentials Credentials, options *Options, t *trace,
+) (*session, error) {
 	defer t.done()
 	t.enter(PhaseCredentials)
-	cfg, err := target.ConnConfig(ctx)
+	cfg, err := credentials.ConnConfig(ctx)
 	if err != nil {
 		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
 	}
@@ -100,7 +102,7 @@ func login(ctx, bounded context.Context, target *config.Target, options *Options
 		}
 		return nil, &loginError{err, phase, config.Secret(cfg.Password), cutOff}
 	}
-	target.Accepted()
+	credentials.Accepted()
 	return s, nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/health"
+	"pg_liveness_exporter/internal/credentials"
 	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
 )
@@ -61,29 +62,32 @@ type probeOutput struct {
 
 // Run probes the target, or runs the check, until it succeeds or there is no time left to wait. It writes what it found to out
 // and returns the exit code.
-func (c *Check) Run(ctx context.Context, load func() (*config.File, error), out, errs io.Writer) int {
+func (c *Check) Run(
+	ctx context.Context, load func() (*config.File, error), store *credentials.Store, out, errs io.Writer,
+) int {
 	file, err := load()
 	if err != nil {
 		return c.notTried(err, out, errs)
 	}
 	for _, settings := range file.Checks {
 		if settings.Name == c.target {
-			return c.exitCode(c.runCheck(ctx, file, settings, out))
+			return c.exitCode(c.runCheck(ctx, file, settings, store, out))
 		}
 	}
-	target, err := c.choose(file)
+	chosen, err := c.choose(file)
 	if err != nil {
 		return c.notTried(err, out, errs)
 	}
+	target := *chosen
 	target.Commit = false // the question is whether the server accepts sessions
-	p, end := newProber(ctx, target)
+	p, end := newProber(ctx, &target, store)
 	defer end()
 	var r *probe.Result
 	until := time.Now().Add(c.wait)
 	c.repeat(ctx, until, func() bool {
 		timeout := target.Timeout
 		if r != nil {
-			timeout = min(timeout, max(time.Until(until), config.Shortest))
+			timeout = min(timeout, max(time.Until(until), config.MinTimeout))
 		}
 		r = probeOnce(ctx, p, timeout)
 		return r.Up()
@@ -117,8 +121,10 @@ func (c *Check) repeat(ctx context.Context, until time.Time, try func() (ok bool
 }
 
 // newProber returns a prober of a target, and a function that closes it.
-func newProber(ctx context.Context, target *config.Target) (*probe.Prober, func()) {
-	p := probe.New(target, probe.Options{Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {}})
+func newProber(ctx context.Context, target *config.Target, store *credentials.Store) (*probe.Prober, func()) {
+	p := probe.New(target, store.For(target), probe.Options{
+		Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {},
+	})
 	return p, func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 		defer cancel()
@@ -136,17 +142,19 @@ type checkOutput struct {
 }
 
 // runCheck runs a check and returns the exit code: 0 if it passes or warns, otherwise 1.
-func (c *Check) runCheck(ctx context.Context, file *config.File, settings *config.Check, out io.Writer) int {
+func (c *Check) runCheck(
+	ctx context.Context, file *config.File, settings *config.Check, store *credentials.Store, out io.Writer,
+) int {
 	var query check.Query
 	if i := slices.IndexFunc(file.Targets, func(t *config.Target) bool { return t.Name == settings.Target }); i >= 0 {
-		p, end := newProber(ctx, file.Targets[i])
+		p, end := newProber(ctx, file.Targets[i], store)
 		defer end()
 		query = func(ctx context.Context, sql string) (check.Scalar, error) {
 			result, failure := p.Query(ctx, sql, settings.Timeout)
 			return check.Scalar(result), monitor.StatementError(failure)
 		}
 	}
-	checker := check.New(settings, query)
+	checker := check.New(settings, credentials.ForCheck(settings), query)
 	var o check.Outcome
 	c.repeat(ctx, time.Now().Add(c.wait), func() bool {
 		o = checker.Run(ctx)

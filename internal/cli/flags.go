@@ -122,10 +122,10 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 
 func (f *Flags) validate() error {
 	switch {
-	case f.Probing.Timeout < config.Shortest || f.Probing.Timeout > config.Longest:
-		return fmt.Errorf("--probe.timeout is %s, not from %s to %s", f.Probing.Timeout, config.Shortest, config.Longest)
-	case f.Probing.Interval != 0 && f.Probing.Interval < config.Shortest:
-		return fmt.Errorf("--probe.interval is %s, neither 0s nor at least %s", f.Probing.Interval, config.Shortest)
+	case f.Probing.Timeout < config.MinTimeout || f.Probing.Timeout > config.MaxTimeout:
+		return fmt.Errorf("--probe.timeout is %s, not from %s to %s", f.Probing.Timeout, config.MinTimeout, config.MaxTimeout)
+	case f.Probing.Interval != 0 && f.Probing.Interval < config.MinTimeout:
+		return fmt.Errorf("--probe.interval is %s, neither 0s nor at least %s", f.Probing.Interval, config.MinTimeout)
 	case f.MaxInFlight < 1:
 		return fmt.Errorf("--probe.max-in-flight is %d, less than 1", f.MaxInFlight)
 	case f.ConfigFile == "" && f.ConfigCheck:

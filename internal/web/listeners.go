@@ -25,7 +25,7 @@ const (
 	idleTimeout = 2 * time.Minute
 	// writeTimeout begins with the request, so it leaves time for the longest probe. The collector shortens it once it has
 	// something to write.
-	writeTimeout = config.Longest + 10*time.Second
+	writeTimeout = config.MaxTimeout + 10*time.Second
 	// finishGrace is how long requests under way may take after the end of Serve's context.
 	finishGrace = 3 * time.Second
 )

@@ -3,9 +3,9 @@
 
 //go:build !unix
 
-package config
+package credentials
 
 import "os/exec"
 
-// killWithChildren leaves it at the command itself, which os/exec kills.
+// killWithChildren does nothing: the end of a command's context kills the command alone.
 func killWithChildren(*exec.Cmd) func() { return func() {} }

@@ -3,22 +3,22 @@
 
 //go:build unix
 
-package config
+package credentials
 
 import (
 	"os/exec"
 	"syscall"
 )
 
-// killWithChildren makes the end of the command's context end what the command has started as well. What it returns does
-// that for what the command left behind when it ended.
+// killWithChildren makes the end of a command's context kill the command's children as well. It is called before the
+// command starts. The caller calls the result after the command has ended: it kills the children that are left.
 func killWithChildren(cmd *exec.Cmd) func() {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	kill := func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.Cancel = kill
 	return func() {
 		if cmd.Process != nil {
-			_ = kill() // mostly nobody is left
+			_ = kill() // mostly no child is left
 		}
 	}
 }

@@ -1,0 +1,211 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// ApplicationName is the application_name of a login unless the connection string sets another one.
+const ApplicationName = "pg_liveness_exporter"
+
+// ErrSeveralServers reports that a connection string names more than one server.
+var ErrSeveralServers = errors.New("names several servers, and each is a target of its own")
+
+// TLSError reports that certificates, keys or TLS settings of a target cannot be used.
+type TLSError struct{ err error }
+
+func (e *TLSError) Error() string { return "TLS settings: " + e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *TLSError) Unwrap() error { return e.err }
+
+// CheckConnString finds connection strings that pgconn misreads: lists of several, which give ErrSeveralServers, and
+// URLs of another scheme. The error's text holds no part of dsn.
+func CheckConnString(dsn Secret) error {
+	if listsSeveral(string(dsn)) {
+		return ErrSeveralServers
+	}
+	if !isURL(string(dsn)) && looksLikeURL(string(dsn)) {
+		return errors.New("is a URL that does not begin with postgres:// or postgresql://")
+	}
+	return nil
+}
+
+// parseWithoutFiles parses a connection string without reading the files of its TLS settings, which may come and go.
+// Errors are those of CheckConnString and ConnStringError.
+func parseWithoutFiles(dsn Secret) (*pgconn.Config, error) {
+	if err := CheckConnString(dsn); err != nil {
+		return nil, err
+	}
+	noFiles := map[string]string{"sslrootcert": "", "sslcert": "", "sslkey": ""}
+	cfg, err := pgconn.ParseConfig(string(AddSettings(dsn, noFiles)))
+	if err != nil {
+		return nil, ConnStringError(err)
+	}
+	if slices.ContainsFunc(cfg.Fallbacks, func(f *pgconn.FallbackConfig) bool {
+		return f.Host != cfg.Host || f.Port != cfg.Port
+	}) {
+		return nil, ErrSeveralServers
+	}
+	return cfg, nil
+}
+
+// neutralSettings returns the settings that pgconn would otherwise take from libpq's environment or from files in the
+// home directory (pgconn/config.go and defaults.go). Only sslcertmode must not be empty.
+func neutralSettings() map[string]string {
+	return map[string]string{
+		"port": "5432", "database": KindPostgres.DefaultDatabase(), "password": "", "passfile": "",
+		"sslmode": "", "sslrootcert": "", "sslcert": "", "sslkey": "", "sslpassword": "", "sslcertmode": "allow", "sslsni": "",
+		"sslnegotiation": "", "channel_binding": "", "require_auth": "",
+		"min_protocol_version": "", "max_protocol_version": "", "connect_timeout": "0", "target_session_attrs": "any",
+		"options": "", "timezone": "", "application_name": ApplicationName,
+	}
+}
+
+// isKnownKey reports whether pgconn knows a key of a connection string, or whether it is a run-time parameter that
+// libpq takes there. pgconn sends every other key to the server, which ends the login: mistyped keys, and some of
+// libpq's own.
+func isKnownKey(key string) bool {
+	_, known := neutralSettings()[key]
+	return known || slices.Contains([]string{"host", "user", "ssl", "client_encoding", "krbsrvname", "krbspn"}, key)
+}
+
+// dsnKeys returns the keys that a connection string sets, sorted. It asks pgconn, which names the first key that is not
+// allowed.
+func dsnKeys(dsn Secret) ([]string, error) {
+	allowed := []string{}
+	for {
+		_, err := pgconn.ParseConfigWithOptions(string(dsn), pgconn.ParseConfigOptions{ConnStringAllowedKeys: allowed})
+		if err == nil {
+			slices.Sort(allowed)
+			return allowed, nil
+		}
+		_, after, _ := strings.Cut(err.Error(), `connection string key "`)
+		key, found := strings.CutSuffix(after, `" is not in ConnStringAllowedKeys`)
+		if strings.Contains(err.Error(), ": failed to parse as ") {
+			return nil, ConnStringError(err)
+		}
+		if !found {
+			slices.Sort(allowed)
+			return allowed, nil // parsing the whole shows what else is wrong
+		}
+		if slices.Contains(allowed, key) || len(allowed) > 100 {
+			return nil, errors.New("cannot be parsed")
+		}
+		allowed = append(allowed, key)
+	}
+}
+
+// AddSettings returns dsn with settings added. They win over those in dsn, which may be a URL or keyword=value.
+func AddSettings(dsn Secret, settings map[string]string) Secret {
+	var b strings.Builder
+	b.WriteString(string(dsn))
+	separator := "?"
+	if hasQuery(string(dsn)) {
+		separator = "&"
+	}
+	for _, key := range slices.Sorted(maps.Keys(settings)) {
+		value := settings[key]
+		if isURL(string(dsn)) {
+			b.WriteString(separator + key + "=" + strings.ReplaceAll(url.QueryEscape(value), "+", "%20"))
+			separator = "&"
+		} else {
+			b.WriteString(" " + key + "='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'")
+		}
+	}
+	return Secret(b.String())
+}
+
+// hasQuery reports whether a URL has parameters. A "?" before the "@" belongs to the password.
+func hasQuery(dsn string) bool {
+	_, rest, _ := strings.Cut(dsn, "://")
+	if i := strings.IndexAny(rest, "@/"); i >= 0 && rest[i] == '@' {
+		rest = rest[i:]
+	}
+	return strings.Contains(rest, "?")
+}
+
+func isURL(dsn string) bool {
+	return strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://")
+}
+
+// looksLikeURL reports whether a connection string looks like a URL of another scheme, a mistyped one, or one in
+// quotes. Such a URL passes for keyword=value if it holds a "=".
+func looksLikeURL(dsn string) bool {
+	scheme, _, found := strings.Cut(strings.TrimLeft(dsn, `'"`), "/")
+	return found && strings.HasSuffix(scheme, ":") && !strings.ContainsAny(scheme, "= @'\\")
+}
+
+// listsSeveral reports whether a connection string is postgres_exporter's list of several, separated by commas: it
+// holds a second URL, or outside quotes a comma before a keyword that begins a connection string.
+func listsSeveral(dsn string) bool {
+	quoted := false
+	for i := 0; i < len(dsn); i++ {
+		switch dsn[i] {
+		case '\\':
+			i++
+		case '\'':
+			quoted = !quoted
+		case ',':
+			rest := strings.TrimLeft(dsn[i+1:], " \t\r\n")
+			if isURL(rest) {
+				return true
+			}
+			if quoted || strings.Contains(dsn, "://") {
+				continue
+			}
+			for _, key := range []string{"host", "hostaddr", "user", "dbname", "service"} {
+				if strings.HasPrefix(rest, key+"=") {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// ConnStringError turns an error of pgconn.ParseConfig into one whose text holds no part of the connection string. It
+// is a *TLSError if certificates, keys or TLS settings cannot be used.
+//
+// pgconn masks passwords in its own text only as a "best effort". The result repeats pgconn's fixed sentences, and a
+// cause that cannot hold a part of the connection string.
+func ConnStringError(err error) error {
+	var parseErr *pgconn.ParseConfigError
+	if !errors.As(err, &parseErr) {
+		return errors.New("cannot be parsed")
+	}
+	// The text is "cannot parse `…`: message (cause)"; the masked string itself may hold backticks.
+	text := parseErr.Error()
+	message := text[strings.LastIndex(text, "`: ")+len("`: "):]
+	switch cause := errors.Unwrap(parseErr); {
+	case strings.HasPrefix(message, "failed to configure TLS") && cause != nil:
+		return &TLSError{cause}
+	case strings.HasPrefix(message, "failed to read service") && cause != nil:
+		return fmt.Errorf("cannot use the service: %w", cause)
+	case strings.HasPrefix(message, "failed to parse as URL"):
+		return errors.New("is not a valid URL: percent-encode special characters in the user name and the password")
+	case strings.HasPrefix(message, "failed to parse as keyword/value"):
+		return errors.New(`is not a list of keyword=value: put values with spaces into single quotes, ` +
+			`and a backslash before ' and \`)
+	}
+	for _, fixed := range []string{
+		"invalid port", "invalid connect_timeout", "invalid sslcertmode", "invalid require_auth", "could not match",
+		"unknown target_session_attrs", "unknown channel_binding",
+		"invalid min_protocol_version", "invalid max_protocol_version",
+		"min_protocol_version cannot be greater than max_protocol_version",
+	} {
+		if strings.HasPrefix(message, fixed) {
+			return errors.New("cannot be parsed: " + fixed)
+		}
+	}
+	return errors.New("cannot be parsed")
+}

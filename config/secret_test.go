@@ -1,0 +1,29 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestSecret: no format shows a secret, also inside a target.
+func TestSecret(t *testing.T) {
+	t.Parallel()
+	s := struct{ Password Secret }{"hunter2"}
+	encoded, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := Target{Login: Login{ConnString: "hunter2", Password: PasswordSource{Text: "hunter2"}}}
+	for _, text := range []string{
+		fmt.Sprintf("%s %v %+v %#v %q", s.Password, s, s, s, s.Password), string(encoded), fmt.Sprintf("%v %+v %#v", target, &target, target),
+	} {
+		if strings.Contains(text, "hunter2") {
+			t.Errorf("shown: %s", text)
+		}
+	}
+}

@@ -1,0 +1,202 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.yaml.in/yaml/v3"
+)
+
+// defaultCommandTTL is how long the output of a command is used if the file does not set it: a cloud's token lives for
+// 15 minutes or longer.
+const defaultCommandTTL = 10 * time.Minute
+
+// settings are those that the defaults, a module or a target can have. A setting that is not in the file is nil.
+type settings struct {
+	user, sslmode, sslrootcert, sslcert, sslkey, requireAuth *string
+	password                                                 *PasswordSource
+	ttl                                                      *time.Duration
+	timeout, interval                                        *time.Duration
+	applications, commit                                     *bool
+}
+
+// overlay returns s, with the settings of base for those that s does not have. A password of s replaces the one of
+// base, whatever the sources of the two are.
+func (s *settings) overlay(base settings) settings {
+	return settings{
+		user: either(s.user, base.user), sslmode: either(s.sslmode, base.sslmode),
+		sslrootcert: either(s.sslrootcert, base.sslrootcert), sslcert: either(s.sslcert, base.sslcert),
+		sslkey: either(s.sslkey, base.sslkey), requireAuth: either(s.requireAuth, base.requireAuth),
+		password: either(s.password, base.password), ttl: either(s.ttl, base.ttl),
+		timeout: either(s.timeout, base.timeout), interval: either(s.interval, base.interval),
+		applications: either(s.applications, base.applications), commit: either(s.commit, base.commit),
+	}
+}
+
+// either returns upper, or lower if upper is nil.
+func either[T any](upper, lower *T) *T {
+	if upper != nil {
+		return upper
+	}
+	return lower
+}
+
+// systemRoots reports whether the system's certificates are to be trusted.
+func (s *settings) systemRoots() bool { return s.sslrootcert != nil && *s.sslrootcert == "system" }
+
+// probing returns the settings of a probe, which must all be set.
+func (s *settings) probing() Probing {
+	return Probing{Timeout: *s.timeout, Interval: *s.interval, Applications: *s.applications, Commit: *s.commit}
+}
+
+// values returns the settings by their keys in a connection string. A setting that is not in the file is nil.
+func (s *settings) values() map[string]*string {
+	return map[string]*string{
+		"user": s.user, "sslmode": s.sslmode, "sslrootcert": s.sslrootcert, "sslcert": s.sslcert, "sslkey": s.sslkey,
+		"require_auth": s.requireAuth,
+	}
+}
+
+// keysSet returns the keys of a connection string that have a setting, sorted.
+func (s *settings) keysSet() []string {
+	var keys []string
+	for key, value := range s.values() {
+		if value != nil {
+			keys = append(keys, key)
+		}
+	}
+	if s.password != nil {
+		keys = append(keys, "password")
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// connSettings returns the settings for a connection string, by their keys. They override libpq's environment where the
+// file has no setting.
+func (s *settings) connSettings() map[string]string {
+	all := neutralSettings()
+	for key, value := range s.values() {
+		if value != nil {
+			all[key] = *value
+		}
+	}
+	return all
+}
+
+// passwordFor returns the source of a target's password. It replaces the placeholders in the arguments of a command.
+func (s *settings) passwordFor(host, port, user, dbname string) PasswordSource {
+	if s.password == nil {
+		return PasswordSource{}
+	}
+	p := *s.password
+	if p.Command == nil {
+		return p
+	}
+	placeholders := strings.NewReplacer("{host}", host, "{port}", port, "{user}", user, "{dbname}", dbname)
+	filled := &Command{Template: p.Command.Template, TTL: defaultCommandTTL}
+	for _, argument := range p.Command.Template {
+		filled.Argv = append(filled.Argv, placeholders.Replace(argument))
+	}
+	if s.ttl != nil {
+		filled.TTL = *s.ttl
+	}
+	p.Command = filled
+	return p
+}
+
+// settingsFields returns the keys of s, which defaults, modules and targets have.
+func (b *builder) settingsFields(s *settings) fields {
+	assign := func(to **string, text string) {
+		if text != "" { // an empty one is among the problems
+			*to = &text
+		}
+	}
+	password := func(set func(p *PasswordSource, n *yaml.Node, where string)) func(*yaml.Node, string) {
+		return func(n *yaml.Node, where string) {
+			if s.password != nil {
+				b.problem(n, where, "the password is given in several ways: "+
+					"keep one of password, password_file, password_env and password_command")
+			}
+			s.password = &PasswordSource{}
+			set(s.password, n, where)
+		}
+	}
+	return fields{
+		"user":     func(n *yaml.Node, where string) { assign(&s.user, b.text(n, where)) },
+		"password": password(func(p *PasswordSource, n *yaml.Node, where string) { p.Text = Secret(b.text(n, where)) }),
+		"password_file": password(func(p *PasswordSource, n *yaml.Node, where string) {
+			p.File = b.fromFolder(b.text(n, where))
+		}),
+		"password_env":     password(func(p *PasswordSource, n *yaml.Node, where string) { p.Variable = b.text(n, where) }),
+		"password_command": password(func(p *PasswordSource, n *yaml.Node, where string) { p.Command = b.command(n, where) }),
+		"password_command_ttl": func(n *yaml.Node, where string) {
+			s.ttl = b.duration(n, where, time.Second, 24*time.Hour)
+		},
+		"sslmode": func(n *yaml.Node, where string) {
+			assign(&s.sslmode, b.oneOf(n, where, "disable", "allow", "prefer", "require", "verify-ca", "verify-full"))
+		},
+		"sslrootcert": func(n *yaml.Node, where string) {
+			path := b.text(n, where)
+			if path != "system" {
+				path = b.fromFolder(path)
+			}
+			assign(&s.sslrootcert, path)
+		},
+		"sslcert":      func(n *yaml.Node, where string) { assign(&s.sslcert, b.fromFolder(b.text(n, where))) },
+		"sslkey":       func(n *yaml.Node, where string) { assign(&s.sslkey, b.fromFolder(b.text(n, where))) },
+		"require_auth": func(n *yaml.Node, where string) { assign(&s.requireAuth, b.requireAuth(n, where)) },
+		"timeout":      func(n *yaml.Node, where string) { s.timeout = b.duration(n, where, MinTimeout, MaxTimeout) },
+		"interval": func(n *yaml.Node, where string) {
+			s.interval = b.duration(n, where, 0, time.Hour)
+			if s.interval != nil && *s.interval != 0 && *s.interval < MinTimeout {
+				b.problem(n, where, "must be 0s or at least %s", MinTimeout)
+			}
+		},
+		"applications": func(n *yaml.Node, where string) { s.applications = b.boolean(n, where) },
+		"commit":       func(n *yaml.Node, where string) { s.commit = b.boolean(n, where) },
+	}
+}
+
+// requireAuth reads the list of authentication methods that a server may use.
+func (b *builder) requireAuth(n *yaml.Node, where string) string {
+	methods := b.text(n, where)
+	_, err := pgconn.ParseConfig(string(AddSettings("", map[string]string{"require_auth": methods})))
+	if err != nil && strings.Contains(err.Error(), "invalid require_auth") {
+		b.problem(n, where, "must be a list of password, md5, scram-sha-256, gss, sspi and none, "+
+			"or of these with a ! before each")
+		return ""
+	}
+	return methods
+}
+
+// checkSettings finds settings that contradict each other.
+func (b *builder) checkSettings(n *yaml.Node, where string, s *settings) {
+	if (s.sslcert == nil) != (s.sslkey == nil) {
+		b.problem(n, where, "has only one of sslcert and sslkey")
+	}
+}
+
+// command reads a command that has placeholders. Its program is one in PATH, or a path that begins at the file's
+// folder.
+func (b *builder) command(n *yaml.Node, where string) *Command {
+	argv := b.list(n, where)
+	if len(argv) > 0 && strings.ContainsRune(argv[0], filepath.Separator) {
+		argv[0] = b.fromFolder(argv[0])
+	}
+	return &Command{Template: argv}
+}
+
+// fromFolder returns a path that begins at the file's folder unless it is absolute or empty.
+func (b *builder) fromFolder(path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(b.folder, path)
+}

@@ -1,0 +1,97 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"reflect"
+	"time"
+)
+
+// Target is one server to watch. It is a plain value that does not change once it was made.
+type Target struct {
+	// Name is the target's key in the configuration file. It is empty for the target from the environment and for
+	// ad-hoc targets.
+	Name string
+	// Module is the module whose settings the target has. It is empty if the target names none.
+	Module string
+	// Kind is the kind of the server.
+	Kind Kind
+	Probing
+	// Login is what a login to the server needs.
+	Login Login
+	// Allow bounds where the server of an ad-hoc target may be. It is nil for every other target: nothing bounds it.
+	Allow *AllowList
+}
+
+// Kind is a kind of server.
+type Kind string
+
+// The kinds of servers. A PgBouncer is probed through its console.
+const (
+	KindPostgres  Kind = "postgres"
+	KindPgBouncer Kind = "pgbouncer"
+)
+
+// DefaultDatabase returns the database of a login that names none. Every PostgreSQL server has the database postgres
+// (initdb makes it), while libpq's default, the user's name, often does not exist. PgBouncer's is its console.
+func (k Kind) DefaultDatabase() string { return string(k) }
+
+// Probing is how a target is probed.
+type Probing struct {
+	// Timeout bounds one probe. It is from MinTimeout to MaxTimeout.
+	Timeout time.Duration
+	// Interval is the time between two probes that no scrape asks for. If it is 0 there are none; otherwise it is at
+	// least MinTimeout.
+	Interval time.Duration
+	// Applications also counts connections by application name.
+	Applications bool
+	// Commit also commits a transaction in each probe.
+	Commit bool
+}
+
+// Login is what a login needs. Files, variables and commands are only named here: whoever logs in reads them.
+type Login struct {
+	// Environment is set if environment variables name the server. All other fields are empty then.
+	Environment *Environment
+	// ConnString is a connection string with all settings of the login, except for a password that Password names. It
+	// overrides all of libpq's environment and files but the run-time parameters.
+	ConnString Secret
+	// Keys are the keys of the connection string that the operator wrote, sorted. A run-time parameter that is not
+	// among them comes from libpq's environment and does not belong to the login.
+	Keys []string
+	// Password is where the password comes from.
+	Password PasswordSource
+}
+
+// PasswordSource is where a password comes from. At most one field is set. If none is, the password is in the
+// connection string, or there is none.
+type PasswordSource struct {
+	// Text is the password itself.
+	Text Secret
+	// File is the path of a file that holds the password.
+	File string
+	// Variable is the name of an environment variable that holds the password.
+	Variable string
+	// Command prints the password.
+	Command *Command
+}
+
+// IsSet reports whether the password has a source of its own.
+func (s *PasswordSource) IsSet() bool {
+	return s.Text != "" || s.File != "" || s.Variable != "" || s.Command != nil
+}
+
+// Command is a program that prints a password.
+type Command struct {
+	// Argv is the program and its arguments.
+	Argv []string
+	// Template is Argv as it stands in the file, with placeholders such as {host}. Commands with the same template
+	// share a limit of how many of them run at once.
+	Template []string
+	// TTL is how long an output is used.
+	TTL time.Duration
+}
+
+// Equal reports whether two targets have the same settings.
+func (t *Target) Equal(other *Target) bool { return reflect.DeepEqual(t, other) }

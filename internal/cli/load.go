@@ -1,0 +1,39 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"os"
+
+	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/credentials"
+)
+
+// Loader returns a function that reads the configuration: the file, again at each call, or the environment, which does not
+// change.
+func (f *Flags) Loader(getenv func(string) string) func() (*config.File, error) {
+	if f.ConfigFile == "" {
+		return func() (*config.File, error) { return f.loadEnvironment(getenv) }
+	}
+	return func() (*config.File, error) {
+		// Only the file says where its targets are. pgconn cannot be told to ignore this variable.
+		if err := os.Unsetenv("PGSERVICE"); err != nil {
+			return nil, err
+		}
+		return config.Load(f.ConfigFile, f.Probing, credentials.VerifyEnvironment)
+	}
+}
+
+func (f *Flags) loadEnvironment(getenv func(string) string) (*config.File, error) {
+	target, err := config.FromEnvironment(getenv, f.Probing)
+	if err == nil {
+		err = credentials.VerifyEnvironment(target.Login.Environment)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &config.File{
+		Targets: []*config.Target{target}, Health: config.DefaultHealth(), TakenFrom: target.Login.Environment.Source,
+	}, nil
+}

@@ -1,0 +1,104 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package credentials does what happens at login time: it reads secret files and variables, runs the commands that
+// print passwords, remembers which password a server refused, and makes the settings of each login. Package config says
+// where all of that is. Files and variables are read again for every login, so that a rotation needs no restart; what a
+// command prints is kept for the command's TTL.
+//
+// No error text holds a secret, a connection string or a path.
+package credentials
+
+import (
+	"context"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pg_liveness_exporter/config"
+)
+
+// Store makes the credentials of all targets. It keeps what commands print for as long as the program lives, so that a
+// reload of the configuration does not run them again. Its methods may be called by several goroutines at once.
+type Store struct{ commands *commands }
+
+// NewStore returns an empty store. The end of ctx ends every command.
+func NewStore(ctx context.Context) *Store { return &Store{newCommands(ctx)} }
+
+// For returns the source of a target's credentials. Each prober needs its own, which remembers a refused password.
+func (s *Store) For(target *config.Target) *Source {
+	return &Source{login: &target.Login, commands: s.commands}
+}
+
+// Source makes the settings of each login to one target. Its methods may be called by several goroutines at once.
+type Source struct {
+	login    *config.Login
+	commands *commands
+
+	mu      sync.Mutex    // protects refused
+	refused config.Secret // the password that the server refused last, if it has accepted none since
+}
+
+// ConnConfig returns the settings of one login, which the caller owns. ctx bounds how long it waits for a command that
+// prints the password; it does not bound the reading of files.
+//
+// The error is a *config.TLSError if a file of TLS material cannot be used. Every other error is about a password or a
+// connection string that cannot be read.
+func (s *Source) ConnConfig(ctx context.Context) (*pgconn.Config, error) {
+	if s.login.Environment != nil {
+		return environment{s.login.Environment}.connConfig()
+	}
+	cfg, err := parse(s.login.ConnString)
+	if err != nil {
+		return nil, err
+	}
+	dropForeignParams(cfg, s.login.Keys)
+	if !s.login.Password.IsSet() {
+		return cfg, nil
+	}
+	password, err := s.password(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Password = string(password)
+	return cfg, nil
+}
+
+// password reads the password from where it comes.
+func (s *Source) password(ctx context.Context) (config.Secret, error) {
+	switch from := &s.login.Password; {
+	case from.File != "":
+		password, err := readSecret(from.File)
+		return password, withKey("password_file", err)
+	case from.Variable != "":
+		return readVariable("password_env", from.Variable)
+	case from.Command != nil:
+		s.mu.Lock()
+		refused := s.refused
+		s.mu.Unlock()
+		password, err := s.commands.get(ctx, from.Command, refused)
+		return password, withKey("password_command", err)
+	default:
+		return from.Text, nil
+	}
+}
+
+// HasPasswordCommand reports whether ConnConfig may wait for a command that prints the password.
+func (s *Source) HasPasswordCommand() bool { return s.login.Password.Command != nil }
+
+// PasswordRefused records that the server refused a password that ConnConfig returned. It reports whether the next
+// ConnConfig may return another one: a command printed the password some time ago and will run again, or has run
+// meanwhile.
+func (s *Source) PasswordRefused(password config.Secret) (mayChange bool) {
+	s.mu.Lock()
+	s.refused = password
+	s.mu.Unlock()
+	return s.HasPasswordCommand() && s.commands.mayChange(s.login.Password.Command, password)
+}
+
+// Accepted records that a login succeeded. The target forgets the password that the server refused.
+func (s *Source) Accepted() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused = ""
+}

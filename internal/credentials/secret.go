@@ -1,0 +1,56 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package credentials
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"pg_liveness_exporter/config"
+)
+
+// maxSecretSize bounds, in bytes, what a file or a command may give as a password or a connection string. Tokens have a
+// few thousand bytes.
+const maxSecretSize = 64 << 10
+
+// readSecret returns what a file holds, without the line end that editors leave behind.
+func readSecret(path string) (config.Secret, error) {
+	content, err := config.ReadFile(path, maxSecretSize)
+	if err != nil {
+		return "", err
+	}
+	return trimSecret(content)
+}
+
+// trimSecret returns a secret without the line ends behind it. It must not be empty.
+func trimSecret(content []byte) (config.Secret, error) {
+	value := strings.TrimRight(string(content), "\r\n")
+	switch {
+	case value == "":
+		return "", errors.New("is empty")
+	case strings.Contains(value, "\x00"):
+		return "", errors.New("holds a NUL byte")
+	}
+	return config.Secret(value), nil
+}
+
+// readVariable returns the value of an environment variable, which must be set. An error names the key and not the
+// variable.
+func readVariable(key, name string) (config.Secret, error) {
+	value := os.Getenv(name)
+	if value == "" {
+		return "", fmt.Errorf("%s: the variable is not set", key)
+	}
+	return config.Secret(value), nil
+}
+
+// withKey adds the configuration's key to an error, if there is one.
+func withKey(key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", key, err)
+}

@@ -1,0 +1,30 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pg_liveness_exporter/config"
+)
+
+// Credentials make the settings of each login to one server. A prober calls the methods from several goroutines at
+// once.
+type Credentials interface {
+	// ConnConfig returns the settings of one login. The prober changes the result. ctx bounds all waiting: its deadline
+	// is that of the login and not that of the probe.
+	//
+	// An error that wraps a *config.TLSError is about TLS settings; every other one is about credentials. The error's
+	// text may be shown to everybody.
+	ConnConfig(ctx context.Context) (*pgconn.Config, error)
+	// HasPasswordCommand reports whether ConnConfig may wait for a command that prints the password.
+	HasPasswordCommand() bool
+	// PasswordRefused records that the server refused a password that ConnConfig returned. It reports whether the next
+	// ConnConfig may return another one, so that a second login makes sense.
+	PasswordRefused(password config.Secret) (mayChange bool)
+	// Accepted records that a login succeeded.
+	Accepted()
+}
