@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // clean requires that a body holds nothing that it must not.
@@ -193,7 +194,7 @@ func TestExampleAPI(t *testing.T) {
 // newRedis starts a Redis that is removed when the test ends.
 func newRedis(t *testing.T) *pgtest.Redis {
 	t.Helper()
-	r, err := pgtest.NewRedis(t.Context(), pgtest.Tool(t, "REDIS_SERVER", "redis-server"))
+	r, err := pgtest.NewRedis(t.Context(), testenv.Tool(t, "REDIS_SERVER", "redis-server"))
 	check(t, err)
 	t.Cleanup(func() { check(t, r.Remove()) })
 	return r
@@ -209,7 +210,7 @@ func databaseURL(s *pgtest.Server) string {
 // reads; each failure shows under the name of what failed.
 func TestExampleOpenEvent(t *testing.T) {
 	t.Parallel()
-	python := pgtest.CeleryPython(t)
+	python := testenv.CeleryPython(t)
 	s, r := newServer(t, pgtest.Config{}), newRedis(t)
 	broker := fmt.Sprintf("redis://127.0.0.1:%d/0", r.Port)
 	worker, err := pgtest.NewCelery(t.Context(), python, "worker", broker)

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // TestChurn: sessions are counted by how they ended, also while the catalogue is locked.
@@ -19,7 +20,7 @@ func TestChurn(t *testing.T) {
 	s := newServer(t, pgtest.Config{HBA: trusting})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
-	if pgtest.Major(t) < 14 {
+	if testenv.Major(t) < 14 {
 		if hasSeries(e.scrape(), "pg_sessions_") {
 			t.Error("PostgreSQL 13 counts sessions")
 		}

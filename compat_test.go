@@ -18,13 +18,14 @@ import (
 	"github.com/prometheus/common/model"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // TestCompat: beside a real postgres_exporter, --metrics.compat shows the same facts under the same names, and so do the
 // names that are the same anyway.
 func TestCompat(t *testing.T) {
 	t.Parallel()
-	program := pgtest.Tool(t, "POSTGRES_EXPORTER", "postgres_exporter")
+	program := testenv.Tool(t, "POSTGRES_EXPORTER", "postgres_exporter")
 	s := newServer(t, pgtest.Config{})
 	execute(t, s, "ALTER DATABASE app CONNECTION LIMIT 50")
 	e := startExporter(t, environment(s.Port, "postgres"), "--metrics.compat")

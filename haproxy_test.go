@@ -15,13 +15,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // TestHAProxy: a real HAProxy routes writes to the primary and reads to the replica by what /primary and /replica say, and
 // follows a promotion.
 func TestHAProxy(t *testing.T) {
 	t.Parallel()
-	program := pgtest.Tool(t, "HAPROXY", "haproxy")
+	program := testenv.Tool(t, "HAPROXY", "haproxy")
 	one := newServer(t, pgtest.Config{HBA: trusting})
 	other, err := one.Standby(t.Context())
 	check(t, err)

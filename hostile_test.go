@@ -111,16 +111,24 @@ func TestMemoryOfHostileServers(t *testing.T) {
 		}
 		return false
 	}
-	row := func(size int) []byte { return wire(&pgproto3.DataRow{Values: [][]byte{bytes.Repeat([]byte("x"), size)}}) }
+	row := func(size int) []byte {
+		return wire(&pgproto3.DataRow{Values: [][]byte{bytes.Repeat([]byte("x"), size)}})
+	}
 	parameter := func(i int) []byte {
 		return wire(&pgproto3.ParameterStatus{Name: "p" + strconv.Itoa(i) + strings.Repeat("x", 1000), Value: strings.Repeat("y", 1000)})
 	}
 	complete := wire(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
 	for name, flood := range map[string]func(conn net.Conn){
-		"endless rows":              func(conn net.Conn) { _, _ = conn.Write(wire(oneColumn)); repeat(conn, row(10), 0) },
-		"endless large rows":        func(conn net.Conn) { _, _ = conn.Write(wire(oneColumn)); repeat(conn, row(1<<20-100), 0) },
-		"endless empty rows":        func(conn net.Conn) { _, _ = conn.Write(wire(&pgproto3.RowDescription{})); repeat(conn, wire(&pgproto3.DataRow{}), 0) },
-		"endless rows of nulls":     func(conn net.Conn) { _, _ = conn.Write(wire(oneColumn)); repeat(conn, wire(&pgproto3.DataRow{Values: nulls}), 0) },
+		"endless rows":       func(conn net.Conn) { _, _ = conn.Write(wire(oneColumn)); repeat(conn, row(10), 0) },
+		"endless large rows": func(conn net.Conn) { _, _ = conn.Write(wire(oneColumn)); repeat(conn, row(1<<20-100), 0) },
+		"endless empty rows": func(conn net.Conn) {
+			_, _ = conn.Write(wire(&pgproto3.RowDescription{}))
+			repeat(conn, wire(&pgproto3.DataRow{}), 0)
+		},
+		"endless rows of nulls": func(conn net.Conn) {
+			_, _ = conn.Write(wire(oneColumn))
+			repeat(conn, wire(&pgproto3.DataRow{Values: nulls}), 0)
+		},
 		"endless command completes": func(conn net.Conn) { repeat(conn, complete, 0) },
 		"endless row descriptions": func(conn net.Conn) {
 			repeat(conn, append(wire(oneColumn), complete...), 0)

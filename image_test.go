@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // starting is the most one command of podman or buildah may take.
@@ -30,10 +31,10 @@ type containers struct {
 
 func newContainers(t *testing.T) *containers {
 	t.Helper()
-	pgtest.Need(t, os.Geteuid() == 0, "root, for containers", "make test, as root")
+	testenv.Need(t, os.Geteuid() == 0, "root, for containers", "make test, as root")
 	for _, tool := range []string{"podman", "buildah", "runc"} {
 		_, err := exec.LookPath(tool)
-		pgtest.Need(t, err == nil, tool, "make test, as root")
+		testenv.Need(t, err == nil, tool, "make test, as root")
 	}
 	folder := t.TempDir()
 	storage := filepath.Join(folder, "storage.conf")
@@ -90,7 +91,7 @@ func inspect[T any](c *containers, kind, name string) T {
 
 // image: the image that the Dockerfile makes runs without a single privilege, and asks a server with verified TLS.
 func image(t *testing.T, commit string) {
-	pgtest.GoTool(t, "promu")
+	testenv.GoTool(t, "promu")
 	c := newContainers(t)
 	clone := t.TempDir()
 	cloneAt(t, commit, clone, "main")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // keptPID is the backend of the kept session, the only session of ours that stays.
@@ -70,7 +71,7 @@ func TestLosses(t *testing.T) {
 			test.end(t, s)
 			time.Sleep(time.Second) // within which it must have been counted
 			m := e.expect(up)
-			expectLosses(t, m, asTold(pgtest.Major(t), map[string]float64{test.want: 1}))
+			expectLosses(t, m, asTold(testenv.Major(t), map[string]float64{test.want: 1}))
 			if last := m["pg_session_last_loss_timestamp_seconds"]; last < before || last > before+60 {
 				t.Errorf("last loss at %v, the test began at %v", last, before)
 			}
@@ -87,7 +88,7 @@ func TestLosses(t *testing.T) {
 func TestIdleSessionTimeout(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
-	if pgtest.Major(t) < 14 {
+	if testenv.Major(t) < 14 {
 		t.Skip("PostgreSQL 13 has no idle_session_timeout")
 	}
 	execute(t, s, "ALTER ROLE "+role+" SET idle_session_timeout = '100ms'")

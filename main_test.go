@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // asExporter makes the test binary run the program, so that tests meet it as a user does: a process of its own. A number
@@ -51,7 +52,7 @@ const (
 // newServer starts a server with the role that the README recommends.
 func newServer(t *testing.T, c pgtest.Config) *pgtest.Server {
 	t.Helper()
-	c.Bin = pgtest.Bin(t)
+	c.Bin = testenv.Bin(t)
 	s, err := pgtest.New(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // inNamespace tells the test that it runs in a network of its own.
@@ -136,15 +137,15 @@ func TestNetwork(t *testing.T) {
 func runInNamespace(t *testing.T) {
 	t.Helper()
 	unshare, err := exec.LookPath("unshare")
-	pgtest.Need(t, err == nil, "unshare", "apt-get install util-linux")
+	testenv.Need(t, err == nil, "unshare", "apt-get install util-linux")
 	_, err = exec.LookPath("ip")
-	pgtest.Need(t, err == nil, "ip", "apt-get install iproute2")
+	testenv.Need(t, err == nil, "ip", "apt-get install iproute2")
 	args := []string{"--net", "--mount"}
 	if os.Geteuid() != 0 {
 		args = append(args, "--user", "--map-current-user", "--keep-caps")
 	}
 	err = exec.CommandContext(t.Context(), unshare, append(args, "true")...).Run()
-	pgtest.Need(t, err == nil, "user namespaces", "sudo sysctl kernel.unprivileged_userns_clone=1")
+	testenv.Need(t, err == nil, "user namespaces", "sudo sysctl kernel.unprivileged_userns_clone=1")
 	cmd := exec.CommandContext(t.Context(), unshare, append(args, os.Args[0], "-test.run=^TestNetwork$", "-test.v")...)
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	if out, err := cmd.CombinedOutput(); err != nil {

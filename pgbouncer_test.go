@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // pooled is a PostgreSQL server behind a PgBouncer in transaction mode.
@@ -32,7 +33,7 @@ func eachPgBouncer(t *testing.T, test func(t *testing.T, p *pooled, newer bool))
 	} {
 		t.Run(version.name, func(t *testing.T) {
 			t.Parallel()
-			bin := pgtest.Tool(t, version.variable, version.program)
+			bin := testenv.Tool(t, version.variable, version.program)
 			said, err := exec.CommandContext(t.Context(), bin, "--version").Output()
 			check(t, err)
 			t.Logf("%.30s", said)

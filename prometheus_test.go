@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // TestPrometheus lets a real Prometheus scrape over protobuf, with native histograms, and over text without: both show
@@ -66,7 +67,7 @@ scrape_configs:
 // startPrometheus starts a real Prometheus. The result asks it for the value of an expression that has one series.
 func startPrometheus(t *testing.T, configuration string) func(expression string) string {
 	t.Helper()
-	prometheus := pgtest.Tool(t, "PROMETHEUS", "prometheus")
+	prometheus := testenv.Tool(t, "PROMETHEUS", "prometheus")
 	port, dir := freePort(t), t.TempDir()
 	check(t, os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(configuration), 0o600))
 	var log pgtest.Output
@@ -188,7 +189,7 @@ func freePort(t *testing.T) string {
 // TestPromtool: promtool finds nothing in what a real server gives, up and down.
 func TestPromtool(t *testing.T) {
 	t.Parallel()
-	promtool := pgtest.Tool(t, "PROMTOOL", "promtool")
+	promtool := testenv.Tool(t, "PROMTOOL", "promtool")
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"), "--collect.applications")
 	for _, change := range []func(){func() {}, func() { check(t, s.Stop(pgtest.Fast)) }} {
@@ -214,7 +215,7 @@ func TestGoldenNames(t *testing.T) {
 	time.Sleep(time.Second)
 	_, body, err := e.get(t.Context(), "/metrics", scrapeTimeout)
 	check(t, err)
-	major := pgtest.Major(t)
+	major := testenv.Major(t)
 	likeGolden(t, "up", body, func(help string) bool {
 		return major < 16 && strings.Contains(help, "pg_settings_reserved_connections") || major < 14 && strings.Contains(help, "pg_sessions_")
 	})

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 var (
@@ -209,7 +210,7 @@ func faults() []fault {
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	for _, f := range faults() {
-		if f.since > pgtest.Major(t) {
+		if f.since > testenv.Major(t) {
 			continue
 		}
 		t.Run(f.name, func(t *testing.T) {
@@ -235,7 +236,7 @@ func TestFaults(t *testing.T) {
 			e.leavesNothing(s)
 			e.expectChanges(s, "up", f.want.reason, "up")
 			if f.lost != nil {
-				expectLosses(t, m, asTold(pgtest.Major(t), f.lost))
+				expectLosses(t, m, asTold(testenv.Major(t), f.lost))
 			}
 		})
 	}

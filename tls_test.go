@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // newCertificate makes a certificate for 127.0.0.1 that signs itself, and its key, in PEM.
@@ -113,7 +114,7 @@ func TestNegotiation(t *testing.T) {
 	asks := newServer(t, pgtest.Config{Certificate: certificate, Key: key, Settings: []string{"ssl_ca_file = 'server.crt'"}})
 	plain := newServer(t, pgtest.Config{Certificate: certificate, Key: key})
 	direct, refused := up, verdict{"misconfigured", "tls"}
-	if pgtest.Major(t) < 17 {
+	if testenv.Major(t) < 17 {
 		direct = refused
 	}
 	own := fmt.Sprintf("sslcert=%[1]s/client.crt&sslkey=%[1]s/client.key&sslcertmode=require", folder)

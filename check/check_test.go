@@ -26,6 +26,7 @@ import (
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // hanging is the longest that a test waits for what must not hang.
@@ -233,7 +234,7 @@ func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 // newRedis starts a Redis that is removed when the test ends.
 func newRedis(t *testing.T, args ...string) *pgtest.Redis {
 	t.Helper()
-	r, err := pgtest.NewRedis(t.Context(), pgtest.Tool(t, "REDIS_SERVER", "redis-server"), args...)
+	r, err := pgtest.NewRedis(t.Context(), testenv.Tool(t, "REDIS_SERVER", "redis-server"), args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -355,7 +356,7 @@ func TestRedisTLS(t *testing.T) {
 
 func TestCelery(t *testing.T) {
 	t.Parallel()
-	python := pgtest.CeleryPython(t)
+	python := testenv.CeleryPython(t)
 	r := newRedis(t, "--requirepass", secret)
 	broker := (&url.URL{Scheme: "redis", User: url.UserPassword("", secret), Host: fmt.Sprintf("127.0.0.1:%d", r.Port), Path: "/1"}).String()
 	one, two := New(settings(t, `{celery: "`+broker+`", timeout: 6s}`), nil), New(settings(t, `{celery: "`+broker+`", fail_below: 2, timeout: 6s}`), nil)

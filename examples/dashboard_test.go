@@ -21,6 +21,7 @@ import (
 
 	"pg_liveness_exporter/internal/pgtest"
 	"pg_liveness_exporter/internal/stack"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // dashboard is what is looked at of Grafana's model.
@@ -181,8 +182,8 @@ func buildExporter(t *testing.T) string {
 func newStack(t *testing.T, interval time.Duration) *stack.Stack {
 	t.Helper()
 	s, err := stack.New(t.Context(), stack.Config{
-		Postgres: pgtest.Bin(t), PgBouncer: pgtest.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: buildExporter(t),
-		Prometheus: pgtest.Tool(t, "PROMETHEUS", "prometheus"), Examples: ".",
+		Postgres: testenv.Bin(t), PgBouncer: testenv.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: buildExporter(t),
+		Prometheus: testenv.Tool(t, "PROMETHEUS", "prometheus"), Examples: ".",
 		Change: func(configuration string) string {
 			configuration = strings.ReplaceAll(configuration, ": 15s", ": "+interval.String())
 			configuration = strings.ReplaceAll(configuration, "scrape_timeout: 10s", "scrape_timeout: "+interval.String())

@@ -20,6 +20,7 @@ import (
 
 	"pg_liveness_exporter/internal/pgtest"
 	"pg_liveness_exporter/internal/stack"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // faster is how many times as fast as shipped the outage is played.
@@ -36,8 +37,8 @@ func TestOutage(t *testing.T) {
 		notified []string
 	)
 	s, err := stack.New(t.Context(), stack.Config{
-		Postgres: pgtest.Bin(t), PgBouncer: pgtest.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: buildExporter(t),
-		Prometheus: pgtest.Tool(t, "PROMETHEUS", "prometheus"), Alertmanager: pgtest.Tool(t, "ALERTMANAGER", "alertmanager"), Examples: fasterExamples(t),
+		Postgres: testenv.Bin(t), PgBouncer: testenv.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: buildExporter(t),
+		Prometheus: testenv.Tool(t, "PROMETHEUS", "prometheus"), Alertmanager: testenv.Tool(t, "ALERTMANAGER", "alertmanager"), Examples: fasterExamples(t),
 		Change: func(configuration string) string {
 			commented := regexp.MustCompile(`(?m)^    # (metric_relabel_configs:)\n    # (.*regex: ").*?(".* replacement: orders})$`)
 			if !commented.MatchString(configuration) {

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // readRunbooks returns the runbooks' texts by name.
@@ -72,7 +73,7 @@ func TestRunbooks(t *testing.T) {
 // TestRunbookSQL runs every statement of the runbooks, so that none rots: those of the server on a throwaway primary, those
 // of PgBouncer's console on a throwaway PgBouncer.
 func TestRunbookSQL(t *testing.T) {
-	server, err := pgtest.New(t.Context(), pgtest.Config{Bin: pgtest.Bin(t)})
+	server, err := pgtest.New(t.Context(), pgtest.Config{Bin: testenv.Bin(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func TestRunbookSQL(t *testing.T) {
 		t.Fatal(err)
 	}
 	program, err := exec.LookPath("pgbouncer")
-	pgtest.Need(t, err == nil, "PgBouncer", "make test, as root")
+	testenv.Need(t, err == nil, "PgBouncer", "make test, as root")
 	pool, err := pgtest.NewPgBouncer(t.Context(), pgtest.PgBouncerConfig{Bin: program})
 	if err != nil {
 		t.Fatal(err)

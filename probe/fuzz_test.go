@@ -20,6 +20,7 @@ import (
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 var update = flag.Bool("update", false, "record the sessions of testdata/sessions anew, on real servers")
@@ -92,7 +93,7 @@ func record(t *testing.T, kind config.Kind) {
 	switch kind {
 	case config.KindPgBouncer:
 		b, err := pgtest.NewPgBouncer(t.Context(), pgtest.PgBouncerConfig{
-			Bin: pgtest.Tool(t, "PGBOUNCER_NEWER", "pgbouncer"), Databases: []string{"app = host=127.0.0.1"}, Settings: []string{"auth_type = trust"},
+			Bin: testenv.Tool(t, "PGBOUNCER_NEWER", "pgbouncer"), Databases: []string{"app = host=127.0.0.1"}, Settings: []string{"auth_type = trust"},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -100,7 +101,7 @@ func record(t *testing.T, kind config.Kind) {
 		defer func() { _ = b.Remove() }()
 		port = b.Port
 	default:
-		s, err := pgtest.New(t.Context(), pgtest.Config{Bin: pgtest.Bin(t), HBA: "host all all 127.0.0.1/32 trust"})
+		s, err := pgtest.New(t.Context(), pgtest.Config{Bin: testenv.Bin(t), HBA: "host all all 127.0.0.1/32 trust"})
 		if err != nil {
 			t.Fatal(err)
 		}

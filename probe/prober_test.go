@@ -26,6 +26,7 @@ import (
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // hanging is the most anything may take on a busy machine before it counts as hung.
@@ -636,7 +637,7 @@ func TestFarAndHurried(t *testing.T) {
 func TestNameMoves(t *testing.T) {
 	t.Parallel()
 	s, err := pgtest.New(t.Context(), pgtest.Config{
-		Bin: pgtest.Bin(t), Settings: []string{"listen_addresses = '127.0.0.1, 127.0.0.2'"}, HBA: "host all all all trust",
+		Bin: testenv.Bin(t), Settings: []string{"listen_addresses = '127.0.0.1, 127.0.0.2'"}, HBA: "host all all all trust",
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // buildTimeout is for the first build on a machine without caches.
@@ -33,9 +34,9 @@ var answers = regexp.MustCompile(`(http://\S+) says\n +pg_up 1\nof a throwaway s
 
 func TestMakeRunLeavesNothing(t *testing.T) {
 	bin, err := pgtest.Find("../pgtest")
-	pgtest.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
+	testenv.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
 	_, err = exec.LookPath("make")
-	pgtest.Need(t, err == nil, "make", "apt-get install make")
+	testenv.Need(t, err == nil, "make", "apt-get install make")
 	// Where these are ignored, as in a shell's background, make would inherit that; while we have handlers it does not.
 	handled := make(chan os.Signal, 1)
 	signal.Notify(handled, syscall.SIGINT, syscall.SIGHUP)
@@ -93,9 +94,9 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 // middle of it leaves nothing.
 func TestMakeDemo(t *testing.T) {
 	bin, err := pgtest.Find("../pgtest")
-	pgtest.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
-	pgtest.Tool(t, "PGBOUNCER", "pgbouncer")
-	pgtest.Tool(t, "PROMETHEUS", "prometheus")
+	testenv.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
+	testenv.Tool(t, "PGBOUNCER", "pgbouncer")
+	testenv.Tool(t, "PROMETHEUS", "prometheus")
 	handled := make(chan os.Signal, 1) // as above
 	signal.Notify(handled, syscall.SIGINT)
 	defer signal.Stop(handled)

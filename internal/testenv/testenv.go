@@ -1,7 +1,8 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pgtest
+// Package testenv finds on this machine what a test needs, and skips the test where it is missing.
+package testenv
 
 import (
 	"os"
@@ -12,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"pg_liveness_exporter/internal/pgtest"
 )
 
 // Need skips a test that lacks something of the machine and names the command that would bring it. Under
@@ -53,7 +56,7 @@ func GoTool(t testing.TB, name string) string {
 func Bin(t testing.TB) string {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
-	bin, err := Find(filepath.Dir(here))
+	bin, err := pgtest.Find(filepath.Join(filepath.Dir(here), "..", "pgtest"))
 	Need(t, err == nil, "a PostgreSQL server", "apt-get install postgresql")
 	return bin
 }
