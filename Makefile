@@ -44,7 +44,7 @@ image: ## build the container image of what `make tarballs` built; ARGS=arm64 fo
 	@scripts/image $(ARGS)
 
 clean: ## remove what was built or brought into this folder
-	rm -rf .build .tarballs pg_liveness_exporter internal/pgtest/node_modules internal/pgtest/majors/node_modules
+	rm -rf .build .tarballs pg_liveness_exporter internal/testservers/node_modules internal/testservers/majors/node_modules
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12

@@ -10,14 +10,14 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"pg_liveness_exporter/internal/pgtest"
 	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // TestChurn: sessions are counted by how they ended, also while the catalogue is locked.
 func TestChurn(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{HBA: trusting})
+	s := newServer(t, testservers.Config{HBA: trusting})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
 	if testenv.Major(t) < 14 {

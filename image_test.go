@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
 	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // starting is the most one command of podman or buildah may take.
@@ -106,7 +106,7 @@ func image(t *testing.T, commit string) {
 	}
 
 	certificate, key := newCertificate(t)
-	s := newServer(t, pgtest.Config{Certificate: certificate, Key: key, HBA: "hostssl all all all scram-sha-256"})
+	s := newServer(t, testservers.Config{Certificate: certificate, Key: key, HBA: "hostssl all all all scram-sha-256"})
 	secrets := t.TempDir()
 	check(t, os.Chmod(secrets, 0o755))
 	check(t, os.WriteFile(filepath.Join(secrets, "root.crt"), certificate, 0o644))
@@ -147,7 +147,7 @@ func image(t *testing.T, commit string) {
 	if said, err := c.run("exec", "exporter", "/bin/sh", "-c", "true"); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("there is a shell: %v %s", err, said)
 	}
-	check(t, s.Stop(pgtest.Fast))
+	check(t, s.Stop(testservers.Fast))
 	if said, err := c.run("healthcheck", "run", "exporter"); err == nil {
 		t.Errorf("it is healthy without a server: %s", said)
 	}

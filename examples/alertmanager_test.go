@@ -22,8 +22,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"pg_liveness_exporter/internal/pgtest"
 	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 func TestAmtool(t *testing.T) {
@@ -247,7 +247,7 @@ func startAlertmanager(t *testing.T) *alertmanager {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	var log pgtest.Output
+	var log testservers.Output
 	cmd := exec.CommandContext(context.Background(), program, "--config.file="+file, "--storage.path="+dir, "--web.listen-address="+address, "--cluster.listen-address=")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {

@@ -19,9 +19,9 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"pg_liveness_exporter/internal/pgtest"
 	"pg_liveness_exporter/internal/stack"
 	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // dashboard is what is looked at of Grafana's model.
@@ -236,7 +236,7 @@ func misbehave(t *testing.T, s *stack.Stack, interval time.Duration) {
 			wait(3)
 		}
 	}
-	check(s.Primary.Stop(pgtest.Fast))
+	check(s.Primary.Stop(testservers.Fast))
 	wait(2)
 	check(s.Primary.Start(t.Context()))
 	wait(4) // so that it is no crash that belongs to the start

@@ -18,9 +18,9 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
 	"pg_liveness_exporter/internal/stack"
 	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // faster is how many times as fast as shipped the outage is played.
@@ -93,7 +93,7 @@ func TestOutage(t *testing.T) {
 	if critical := got(); len(critical) > 0 {
 		t.Errorf("all is well, and notified is %q", critical)
 	}
-	if err := s.Primary.Stop(pgtest.Fast); err != nil {
+	if err := s.Primary.Stop(testservers.Fast); err != nil {
 		t.Fatal(err)
 	}
 	down := becomes("pg_up 0", func() bool { return slices.Equal(instant(t, s, "pg_up"+own), []float64{0}) })

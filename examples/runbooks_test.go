@@ -14,8 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"pg_liveness_exporter/internal/pgtest"
 	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // readRunbooks returns the runbooks' texts by name.
@@ -73,7 +73,7 @@ func TestRunbooks(t *testing.T) {
 // TestRunbookSQL runs every statement of the runbooks, so that none rots: those of the server on a throwaway primary, those
 // of PgBouncer's console on a throwaway PgBouncer.
 func TestRunbookSQL(t *testing.T) {
-	server, err := pgtest.New(t.Context(), pgtest.Config{Bin: testenv.Bin(t)})
+	server, err := testservers.New(t.Context(), testservers.Config{Bin: testenv.Bin(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestRunbookSQL(t *testing.T) {
 	}
 	program, err := exec.LookPath("pgbouncer")
 	testenv.Need(t, err == nil, "PgBouncer", "make test, as root")
-	pool, err := pgtest.NewPgBouncer(t.Context(), pgtest.PgBouncerConfig{Bin: program})
+	pool, err := testservers.NewPgBouncer(t.Context(), testservers.PgBouncerConfig{Bin: program})
 	if err != nil {
 		t.Fatal(err)
 	}

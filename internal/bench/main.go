@@ -25,7 +25,7 @@ import (
 	"runtime"
 	"syscall"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 func main() {
@@ -125,17 +125,17 @@ const (
 	password = "bench"
 )
 
-func startServer(ctx context.Context) (*pgtest.Server, error) {
-	return startServerWith(ctx, pgtest.Config{}, 10)
+func startServer(ctx context.Context) (*testservers.Server, error) {
+	return startServerWith(ctx, testservers.Config{}, 10)
 }
 
-func startServerWith(ctx context.Context, c pgtest.Config, limit int) (*pgtest.Server, error) {
-	bin, err := pgtest.Find(filepath.Join("internal", "pgtest"))
+func startServerWith(ctx context.Context, c testservers.Config, limit int) (*testservers.Server, error) {
+	bin, err := testservers.Find(filepath.Join("internal", "testservers"))
 	if err != nil {
 		return nil, err
 	}
 	c.Bin = bin
-	server, err := pgtest.New(ctx, c)
+	server, err := testservers.New(ctx, c)
 	if err != nil {
 		return nil, err
 	}

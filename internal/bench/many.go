@@ -22,7 +22,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 const (
@@ -49,7 +49,7 @@ func (b *bench) many(ctx context.Context, out io.Writer) error {
 }
 
 func (b *bench) manyOf(ctx context.Context, t *table, encrypted bool) (err error) {
-	config := pgtest.Config{Settings: []string{"max_connections = 400", "shared_buffers = 16MB"}}
+	config := testservers.Config{Settings: []string{"max_connections = 400", "shared_buffers = 16MB"}}
 	mode, how := "disable", "without TLS"
 	memoryAim, cpuAim := 60, 15
 	if encrypted {

@@ -15,8 +15,8 @@ import (
 	"strings"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
 	"pg_liveness_exporter/internal/stack"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // demo runs the whole stack, from the folder of the repository, and breaks things on demand.
@@ -106,7 +106,7 @@ func (d demo) welcome(s *stack.Stack) {
 	}
 	fmt.Fprintf(d.out, "  %-14spsql -h %s -p %d -U postgres orders\n", "primary", s.Primary.Dir, s.Primary.Port)
 	fmt.Fprintf(d.out, "  %-14spsql -h %s -p %d -U postgres orders\n", "standby", s.Standby.Dir, s.Standby.Port)
-	fmt.Fprintf(d.out, "  %-14sPGPASSWORD=%s psql -h 127.0.0.1 -p %d -U %[2]s pgbouncer\n", "PgBouncer", pgtest.Superuser, s.PgBouncer.Port)
+	fmt.Fprintf(d.out, "  %-14sPGPASSWORD=%s psql -h 127.0.0.1 -p %d -U %[2]s pgbouncer\n", "PgBouncer", testservers.Superuser, s.PgBouncer.Port)
 	fmt.Fprintln(d.out, "Debian's Prometheus and Alertmanager have no pages; /api/v1/alerts and amtool alert say what fires.")
 	fmt.Fprintln(d.out, "Scrapes and rules are as shipped, 15 s apart: graphs begin after a minute.")
 }

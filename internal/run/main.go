@@ -22,7 +22,7 @@ import (
 	"syscall"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 const (
@@ -115,7 +115,7 @@ func (r *runner) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, server.Remove()) }()
 	return r.serve(ctx, append(withoutServers(r.environ), "DATA_SOURCE_NAME="+dsn),
-		fmt.Sprintf("a throwaway server (psql -h %s -p %d -U %s)", server.Dir, server.Port, pgtest.Superuser), "pg_up 1")
+		fmt.Sprintf("a throwaway server (psql -h %s -p %d -U %s)", server.Dir, server.Port, testservers.Superuser), "pg_up 1")
 }
 
 // reserveAddress refuses an address that cannot be had before anything is started.
@@ -136,12 +136,12 @@ func (r *runner) reserveAddress(ctx context.Context) error {
 }
 
 // throwaway starts a server with a role for the exporter, and returns it with the role's connection string.
-func (r *runner) throwaway(ctx context.Context) (*pgtest.Server, string, error) {
+func (r *runner) throwaway(ctx context.Context) (*testservers.Server, string, error) {
 	bin, err := findServer(ctx, r.errs)
 	if err != nil {
 		return nil, "", err
 	}
-	server, err := pgtest.New(ctx, pgtest.Config{Bin: bin})
+	server, err := testservers.New(ctx, testservers.Config{Bin: bin})
 	if err != nil {
 		return nil, "", err
 	}
@@ -156,13 +156,13 @@ func (r *runner) throwaway(ctx context.Context) (*pgtest.Server, string, error) 
 
 // findServer returns the folder with a server's binaries, which it brings where there are none.
 func findServer(ctx context.Context, errs io.Writer) (string, error) {
-	const folder = "internal/pgtest"
-	bin, err := pgtest.Find(folder)
-	if errors.Is(err, pgtest.ErrNotFound) {
+	const folder = "internal/testservers"
+	bin, err := testservers.Find(folder)
+	if errors.Is(err, testservers.ErrNotFound) {
 		if err := bring(ctx, errs); err != nil {
 			return "", err
 		}
-		bin, err = pgtest.Find(folder)
+		bin, err = testservers.Find(folder)
 	}
 	return bin, err
 }

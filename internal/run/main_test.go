@@ -22,8 +22,8 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
 	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // buildTimeout is for the first build on a machine without caches.
@@ -33,7 +33,7 @@ const buildTimeout = 5 * time.Minute
 var answers = regexp.MustCompile(`(http://\S+) says\n +pg_up 1\nof a throwaway server \(psql -h (\S+) `)
 
 func TestMakeRunLeavesNothing(t *testing.T) {
-	bin, err := pgtest.Find("../pgtest")
+	bin, err := testservers.Find("../testservers")
 	testenv.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
 	_, err = exec.LookPath("make")
 	testenv.Need(t, err == nil, "make", "apt-get install make")
@@ -53,7 +53,7 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 		{"make is killed", syscall.SIGKILL, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var out pgtest.Output
+			var out testservers.Output
 			ctx, cancel := context.WithTimeout(t.Context(), buildTimeout+time.Minute)
 			defer cancel()
 			run := exec.CommandContext(ctx, "make", "run")
@@ -93,14 +93,14 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 // TestMakeDemo: it starts, a key breaks something, another line is no key, connections that break end nothing, and Ctrl-C in the
 // middle of it leaves nothing.
 func TestMakeDemo(t *testing.T) {
-	bin, err := pgtest.Find("../pgtest")
+	bin, err := testservers.Find("../testservers")
 	testenv.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
 	testenv.Tool(t, "PGBOUNCER", "pgbouncer")
 	testenv.Tool(t, "PROMETHEUS", "prometheus")
 	handled := make(chan os.Signal, 1) // as above
 	signal.Notify(handled, syscall.SIGINT)
 	defer signal.Stop(handled)
-	var out pgtest.Output
+	var out testservers.Output
 	ctx, cancel := context.WithTimeout(t.Context(), buildTimeout+time.Minute)
 	defer cancel()
 	run := exec.CommandContext(ctx, "make", "demo")
@@ -202,7 +202,7 @@ func TestServerInTheEnvironmentIsUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PG_BIN", t.TempDir()) // no throwaway server can be started
-	var out pgtest.Output
+	var out testservers.Output
 	r := runner{
 		exporter: exporter, listen: "127.0.0.1:0", out: &out, errs: &out,
 		environ: []string{"PGHOST=db.example", "PGPASSWORD=secret"},
@@ -232,7 +232,7 @@ func TestAnnounce(t *testing.T) {
 	defer func() { _ = server.Close() }()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 
-	var out pgtest.Output
+	var out testservers.Output
 	r := runner{listen: l.Addr().String(), out: &out}
 	if err := r.announce(t.Context(), "a server", "pg_up "); err != nil {
 		t.Fatal(err)
@@ -274,7 +274,7 @@ func TestWithoutServers(t *testing.T) {
 }
 
 // await waits for a match, and returns it with its groups.
-func await(t *testing.T, o *pgtest.Output, pattern *regexp.Regexp) []string {
+func await(t *testing.T, o *testservers.Output, pattern *regexp.Regexp) []string {
 	t.Helper()
 	for end := time.Now().Add(buildTimeout); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if found := pattern.FindStringSubmatch(o.String()); found != nil {

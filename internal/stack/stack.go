@@ -20,7 +20,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 const (
@@ -52,8 +52,8 @@ type Config struct {
 // Stack is all that runs. Addresses are host:port on this machine, empty where the program is missing.
 type Stack struct {
 	Exporter, Prometheus, Alertmanager, Grafana string
-	Primary, Standby                            *pgtest.Server
-	PgBouncer                                   *pgtest.PgBouncer
+	Primary, Standby                            *testservers.Server
+	PgBouncer                                   *testservers.PgBouncer
 
 	password string
 	eater    slotEater
@@ -91,11 +91,11 @@ func (s *Stack) Failed() <-chan error { return s.failed }
 
 // startServers starts a primary with two databases, its standby, and a PgBouncer before it.
 func (s *Stack) startServers(ctx context.Context, c Config) error {
-	certificate, key, err := pgtest.NewCertificate(func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(0, 3, 0) })
+	certificate, key, err := testservers.NewCertificate(func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(0, 3, 0) })
 	if err != nil {
 		return err
 	}
-	s.Primary, err = pgtest.New(ctx, pgtest.Config{
+	s.Primary, err = testservers.New(ctx, testservers.Config{
 		Bin: c.Postgres, Certificate: certificate, Key: key, Settings: []string{"max_connections = 40"},
 	})
 	if err != nil {
@@ -117,7 +117,7 @@ func (s *Stack) startServers(ctx context.Context, c Config) error {
 	}
 	s.ends = append(s.ends, s.Standby.Remove)
 	at := fmt.Sprintf("host=127.0.0.1 port=%d", s.Primary.Port)
-	s.PgBouncer, err = pgtest.NewPgBouncer(ctx, pgtest.PgBouncerConfig{
+	s.PgBouncer, err = testservers.NewPgBouncer(ctx, testservers.PgBouncerConfig{
 		Bin: c.PgBouncer, Databases: []string{"orders = " + at + " pool_size=4", "billing = " + at + " pool_size=2"},
 		Settings: []string{"pool_mode = transaction", "stats_users = " + role, "auth_query =", "server_login_retry = 1"},
 		Users:    map[string]string{role: s.password, customer: s.password},
@@ -306,7 +306,7 @@ type program struct {
 
 // run starts a program and waits until it is ready. From then on its end is a failure.
 func (s *Stack) run(ctx context.Context, c program) error {
-	p, err := pgtest.NewProgram(c.files)
+	p, err := testservers.NewProgram(c.files)
 	if err != nil {
 		return err
 	}
@@ -359,7 +359,7 @@ func (s *Stack) listenOn(ctx context.Context, known bool, port int) (string, err
 			return l.Addr().String(), l.Close()
 		}
 	}
-	free, err := pgtest.ReservePort()
+	free, err := testservers.ReservePort()
 	if err != nil {
 		return "", err
 	}

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // Need skips a test that lacks something of the machine and names the command that would bring it. Under
@@ -56,7 +56,7 @@ func GoTool(t testing.TB, name string) string {
 func Bin(t testing.TB) string {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
-	bin, err := pgtest.Find(filepath.Join(filepath.Dir(here), "..", "pgtest"))
+	bin, err := testservers.Find(filepath.Join(filepath.Dir(here), "..", "testservers"))
 	Need(t, err == nil, "a PostgreSQL server", "apt-get install postgresql")
 	return bin
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pgtest
+package testservers
 
 import (
 	"context"
@@ -53,7 +53,7 @@ func (b *PgBouncer) create(c PgBouncerConfig) error {
 	if b.Port, err = b.reserve(); err != nil {
 		return err
 	}
-	if b.Dir, err = os.MkdirTemp("", "pgtest-"); err != nil {
+	if b.Dir, err = os.MkdirTemp("", "testservers-"); err != nil {
 		return err
 	}
 	settings := append([]string{

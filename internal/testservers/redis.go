@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pgtest
+package testservers
 
 import (
 	"context"
@@ -32,7 +32,7 @@ func NewRedis(ctx context.Context, bin string, args ...string) (*Redis, error) {
 	if r.Port, err = r.reserve(); err != nil {
 		return nil, err
 	}
-	if r.Dir, err = os.MkdirTemp("", "pgtest-"); err != nil {
+	if r.Dir, err = os.MkdirTemp("", "testservers-"); err != nil {
 		return nil, errors.Join(err, r.Remove())
 	}
 	if err := r.Start(ctx); err != nil {

@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pgtest
+package testservers
 
 import (
 	"context"
@@ -19,7 +19,7 @@ type Program struct{ process }
 // NewProgram makes a new temporary folder with these files in it, by name; Start starts the program. On an error nothing
 // is left.
 func NewProgram(files map[string]string) (*Program, error) {
-	dir, err := os.MkdirTemp("", "pgtest-")
+	dir, err := os.MkdirTemp("", "testservers-")
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,7 @@
 
 //go:build !linux
 
-package pgtest
+package testservers
 
 import "syscall"
 

@@ -1,9 +1,9 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pgtest runs throwaway servers, for the tests and for `make run`: PostgreSQL, PgBouncer, Redis and Celery workers. It
+// Package testservers runs throwaway servers, for the tests and for `make run`: PostgreSQL, PgBouncer, Redis and Celery workers. It
 // knows nothing of the exporter.
-package pgtest
+package testservers
 
 import (
 	"context"
@@ -88,7 +88,7 @@ func (s *Server) createStandby(ctx context.Context, primary *Server) error {
 	if err := primary.Stop(Fast); err != nil {
 		return err
 	}
-	if s.Dir, err = os.MkdirTemp(filepath.Dir(primary.Dir), "pgtest-"); err != nil {
+	if s.Dir, err = os.MkdirTemp(filepath.Dir(primary.Dir), "testservers-"); err != nil {
 		return err
 	}
 	err = errors.Join(
@@ -140,7 +140,7 @@ func (s *Server) create(ctx context.Context, c Config) error {
 	if os.Geteuid() == 0 && !reachable(parent) {
 		parent = "/tmp"
 	}
-	if s.Dir, err = os.MkdirTemp(parent, "pgtest-"); err != nil {
+	if s.Dir, err = os.MkdirTemp(parent, "testservers-"); err != nil {
 		return err
 	}
 	if s.Port == 0 {
@@ -300,7 +300,7 @@ func (s *Server) Remove() error { return s.remove(Immediate) }
 
 // Connect opens a session of the superuser's through the unix socket. The caller closes it.
 func (s *Server) Connect(ctx context.Context) (*pgconn.PgConn, error) {
-	return pgconn.Connect(ctx, fmt.Sprintf("host='%s' port=%d user=%s dbname=postgres sslmode=disable application_name=pgtest",
+	return pgconn.Connect(ctx, fmt.Sprintf("host='%s' port=%d user=%s dbname=postgres sslmode=disable application_name=testservers",
 		s.Dir, s.Port, Superuser))
 }
 

@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-package pgtest
+package testservers
 
 import (
 	"context"
@@ -22,7 +22,7 @@ type Celery struct{ process }
 func NewCelery(ctx context.Context, python, name, broker string, settings ...string) (*Celery, error) {
 	c := &Celery{}
 	var err error
-	if c.Dir, err = os.MkdirTemp("", "pgtest-"); err != nil {
+	if c.Dir, err = os.MkdirTemp("", "testservers-"); err != nil {
 		return nil, err
 	}
 	app := fmt.Sprintf("from celery import Celery\napp = Celery('app', broker=%q)\napp.conf.update(%s)\n", broker, strings.Join(settings, ", "))
