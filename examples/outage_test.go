@@ -18,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/stack"
 	"pg_liveness_exporter/internal/testenv"
 	"pg_liveness_exporter/internal/testservers"
 )
@@ -36,7 +35,7 @@ func TestOutage(t *testing.T) {
 		mu       sync.Mutex // protects what follows
 		notified []string
 	)
-	s, err := stack.New(t.Context(), stack.Config{
+	s, err := testservers.NewStack(t.Context(), testservers.StackConfig{
 		Postgres: testenv.Bin(t), PgBouncer: testenv.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: buildExporter(t),
 		Prometheus: testenv.Tool(t, "PROMETHEUS", "prometheus"), Alertmanager: testenv.Tool(t, "ALERTMANAGER", "alertmanager"), Examples: fasterExamples(t),
 		Change: func(configuration string) string {
@@ -46,7 +45,7 @@ func TestOutage(t *testing.T) {
 			}
 			return commented.ReplaceAllString(configuration, "    $1\n    ${2}primary|pool$3")
 		},
-		Notified: func(n stack.Notification) {
+		Notified: func(n testservers.Notification) {
 			mu.Lock()
 			defer mu.Unlock()
 			for _, a := range n.Alerts {
@@ -153,7 +152,7 @@ func fasterExamples(t *testing.T) string {
 }
 
 // instant returns the values that an expression has now.
-func instant(t *testing.T, s *stack.Stack, expression string) []float64 {
+func instant(t *testing.T, s *testservers.Stack, expression string) []float64 {
 	t.Helper()
 	var body struct {
 		Error string
@@ -178,7 +177,7 @@ func instant(t *testing.T, s *stack.Stack, expression string) []float64 {
 }
 
 // inhibitedNames are the alerts that Alertmanager holds back because of others.
-func inhibitedNames(t *testing.T, s *stack.Stack) []string {
+func inhibitedNames(t *testing.T, s *testservers.Stack) []string {
 	t.Helper()
 	var alerts []struct {
 		Labels map[string]string

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"pg_liveness_exporter/internal/stack"
 	"pg_liveness_exporter/internal/testservers"
 )
 
@@ -33,7 +32,7 @@ func (d demo) run(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Fprintln(d.out, "Starting; this takes some seconds.")
-	s, err := stack.New(ctx, c)
+	s, err := testservers.NewStack(ctx, c)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -47,7 +46,7 @@ func (d demo) run(ctx context.Context) (err error) {
 	faults := s.Faults()
 	d.welcome(s)
 	d.help(faults)
-	var broken *stack.Fault
+	var broken *testservers.Fault
 	for lines := d.lines(ctx); ; {
 		select {
 		case <-ctx.Done():
@@ -61,8 +60,8 @@ func (d demo) run(ctx context.Context) (err error) {
 }
 
 // find finds the programs. Without Alertmanager or Grafana it goes on.
-func (d demo) find(ctx context.Context) (stack.Config, error) {
-	c := stack.Config{Exporter: d.exporter, Examples: "examples", KnownPorts: true, Notified: d.notified}
+func (d demo) find(ctx context.Context) (testservers.StackConfig, error) {
+	c := testservers.StackConfig{Exporter: d.exporter, Examples: "examples", KnownPorts: true, Notified: d.notified}
 	var err error
 	if c.Exporter, err = filepath.Abs(d.exporter); err != nil {
 		return c, err
@@ -90,7 +89,7 @@ func (d demo) find(ctx context.Context) (stack.Config, error) {
 	return c, err
 }
 
-func (d demo) welcome(s *stack.Stack) {
+func (d demo) welcome(s *testservers.Stack) {
 	fmt.Fprintln(d.out, "\nRunning, on this machine alone:")
 	for _, program := range []struct{ name, address, page, missing string }{
 		{"exporter", s.Exporter, "/metrics", ""},
@@ -111,7 +110,7 @@ func (d demo) welcome(s *stack.Stack) {
 	fmt.Fprintln(d.out, "Scrapes and rules are as shipped, 15 s apart: graphs begin after a minute.")
 }
 
-func (d demo) help(faults []stack.Fault) {
+func (d demo) help(faults []testservers.Fault) {
 	fmt.Fprintln(d.out, "\nA letter and Enter break something, the same again mends it; another one mends it first. Ctrl-C stops it all.")
 	for _, f := range faults {
 		fmt.Fprintf(d.out, "  %s  %s\n", f.Key, f.Name)
@@ -136,8 +135,8 @@ func (d demo) lines(ctx context.Context) <-chan string {
 
 // obey does what a line says. It returns what is broken from then on: one thing at a time, so that what is seen is its
 // doing.
-func (d demo) obey(ctx context.Context, line string, faults []stack.Fault, broken *stack.Fault) *stack.Fault {
-	var wanted *stack.Fault
+func (d demo) obey(ctx context.Context, line string, faults []testservers.Fault, broken *testservers.Fault) *testservers.Fault {
+	var wanted *testservers.Fault
 	for i := range faults {
 		if faults[i].Key == line {
 			wanted = &faults[i]
@@ -169,7 +168,7 @@ func (d demo) obey(ctx context.Context, line string, faults []stack.Fault, broke
 }
 
 // notified shows what Alertmanager would have sent.
-func (d demo) notified(n stack.Notification) {
+func (d demo) notified(n testservers.Notification) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Alertmanager to %s:", n.Receiver)
 	for _, a := range n.Alerts {

@@ -1,8 +1,9 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package testservers runs throwaway servers, for the tests and for `make run`: PostgreSQL, PgBouncer, Redis and Celery workers. It
-// knows nothing of the exporter.
+// Package testservers launches throwaway servers on this machine, for the tests and for `make run`, `make demo` and
+// `make bench`: PostgreSQL, PgBouncer, Redis and Celery workers. A Stack is all of them with the exporter and Prometheus.
+// No package of the exporter is linked in: a Stack starts its binary.
 package testservers
 
 import (

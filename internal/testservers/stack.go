@@ -1,9 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package stack runs everything that examples/ speaks of: throwaway servers with some load, the exporter, Prometheus with
-// the rules, Alertmanager and Grafana. `make demo` shows it to people, tests ask it.
-package stack
+package testservers
 
 import (
 	"context"
@@ -19,8 +17,6 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
-
-	"pg_liveness_exporter/internal/testservers"
 )
 
 const (
@@ -30,11 +26,11 @@ const (
 	askTimeout = 5 * time.Second
 )
 
-// The addresses of examples/prometheus.yml, which New replaces by the ones it got.
+// The addresses of examples/prometheus.yml, which NewStack replaces by the ones it got.
 const exporterAddress, alertmanagerAddress = "localhost:10432", "localhost:9093"
 
-// Config says what to run.
-type Config struct {
+// StackConfig says what to run.
+type StackConfig struct {
 	// Postgres is the folder with a server's binaries; PgBouncer, Exporter and Prometheus are the programs.
 	Postgres, PgBouncer, Exporter, Prometheus string
 	// Alertmanager is the program, and Grafana its folder (with bin and public). Without them it goes on without.
@@ -49,11 +45,12 @@ type Config struct {
 	Notified func(Notification)
 }
 
-// Stack is all that runs. Addresses are host:port on this machine, empty where the program is missing.
+// Stack is everything that examples/ speaks of: throwaway servers with some load, the exporter, Prometheus with the rules,
+// Alertmanager and Grafana. Addresses are host:port on this machine, empty where the program is missing.
 type Stack struct {
 	Exporter, Prometheus, Alertmanager, Grafana string
-	Primary, Standby                            *testservers.Server
-	PgBouncer                                   *testservers.PgBouncer
+	Primary, Standby                            *Server
+	PgBouncer                                   *PgBouncer
 
 	password string
 	eater    slotEater
@@ -61,11 +58,11 @@ type Stack struct {
 	ends     []func() error // what Close does, from the last to the first
 }
 
-// New starts a stack and waits until every program answers. When ctx ends, this stops; the stack runs until Close. On an
+// NewStack starts a stack and waits until every program answers. When ctx ends, this stops; the stack runs until Close. On an
 // error nothing is left.
-func New(ctx context.Context, c Config) (*Stack, error) {
+func NewStack(ctx context.Context, c StackConfig) (*Stack, error) {
 	s := &Stack{password: rand.Text(), failed: make(chan error, 8)}
-	for _, start := range []func(context.Context, Config) error{
+	for _, start := range []func(context.Context, StackConfig) error{
 		s.startServers, s.startExporter, s.startAlertmanager, s.startPrometheus, s.startGrafana, s.startLoad,
 	} {
 		if err := start(ctx, c); err != nil {
@@ -90,12 +87,12 @@ func (s *Stack) Close() error {
 func (s *Stack) Failed() <-chan error { return s.failed }
 
 // startServers starts a primary with two databases, its standby, and a PgBouncer before it.
-func (s *Stack) startServers(ctx context.Context, c Config) error {
-	certificate, key, err := testservers.NewCertificate(func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(0, 3, 0) })
+func (s *Stack) startServers(ctx context.Context, c StackConfig) error {
+	certificate, key, err := NewCertificate(func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(0, 3, 0) })
 	if err != nil {
 		return err
 	}
-	s.Primary, err = testservers.New(ctx, testservers.Config{
+	s.Primary, err = New(ctx, Config{
 		Bin: c.Postgres, Certificate: certificate, Key: key, Settings: []string{"max_connections = 40"},
 	})
 	if err != nil {
@@ -117,7 +114,7 @@ func (s *Stack) startServers(ctx context.Context, c Config) error {
 	}
 	s.ends = append(s.ends, s.Standby.Remove)
 	at := fmt.Sprintf("host=127.0.0.1 port=%d", s.Primary.Port)
-	s.PgBouncer, err = testservers.NewPgBouncer(ctx, testservers.PgBouncerConfig{
+	s.PgBouncer, err = NewPgBouncer(ctx, PgBouncerConfig{
 		Bin: c.PgBouncer, Databases: []string{"orders = " + at + " pool_size=4", "billing = " + at + " pool_size=2"},
 		Settings: []string{"pool_mode = transaction", "stats_users = " + role, "auth_query =", "server_login_retry = 1"},
 		Users:    map[string]string{role: s.password, customer: s.password},
@@ -129,7 +126,7 @@ func (s *Stack) startServers(ctx context.Context, c Config) error {
 	return nil
 }
 
-func (s *Stack) startExporter(ctx context.Context, c Config) error {
+func (s *Stack) startExporter(ctx context.Context, c StackConfig) error {
 	address, err := s.listenOn(ctx, c.KnownPorts, 10432)
 	if err != nil {
 		return err
@@ -145,13 +142,13 @@ checks:
   lock-waits: {target: primary, sql: "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'", warn_above: 3}
   pool-port: {tcp: "127.0.0.1:%[4]d"}
 `, role, s.Primary.Port, s.Standby.Port, s.PgBouncer.Port)
-	return s.run(ctx, program{
+	return s.run(ctx, stackProgram{
 		name: "exporter", bin: c.Exporter, files: map[string]string{"config.yml": targets, "password": s.password},
 		args: []string{"--config.file=config.yml", "--web.listen-address=" + address}, ready: address + "/readyz",
 	})
 }
 
-func (s *Stack) startAlertmanager(ctx context.Context, c Config) error {
+func (s *Stack) startAlertmanager(ctx context.Context, c StackConfig) error {
 	if c.Alertmanager == "" {
 		return nil
 	}
@@ -170,7 +167,7 @@ func (s *Stack) startAlertmanager(ctx context.Context, c Config) error {
 	if s.Alertmanager, err = s.listenOn(ctx, c.KnownPorts, 9093); err != nil {
 		return err
 	}
-	return s.run(ctx, program{
+	return s.run(ctx, stackProgram{
 		name: "Alertmanager", bin: c.Alertmanager, files: map[string]string{"alertmanager.yml": configuration},
 		args: []string{
 			"--config.file=alertmanager.yml", "--storage.path=data", "--cluster.listen-address=",
@@ -202,7 +199,7 @@ func withReceiver(shipped []byte, hook string) (string, error) {
 	return string(changed), err
 }
 
-func (s *Stack) startPrometheus(ctx context.Context, c Config) error {
+func (s *Stack) startPrometheus(ctx context.Context, c StackConfig) error {
 	files := map[string]string{}
 	for _, name := range []string{"prometheus.yml", "alerts.yml"} {
 		content, err := os.ReadFile(filepath.Join(c.Examples, name))
@@ -233,7 +230,7 @@ func (s *Stack) startPrometheus(ctx context.Context, c Config) error {
 		return err
 	}
 	s.Prometheus = address
-	return s.run(ctx, program{
+	return s.run(ctx, stackProgram{
 		name: "Prometheus", bin: c.Prometheus, files: files,
 		args: []string{
 			"--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address=" + address,
@@ -255,7 +252,7 @@ func without(document, key string) (string, error) {
 }
 
 // startGrafana starts it with the data source and the dashboard of the examples, and nobody has to log in.
-func (s *Stack) startGrafana(ctx context.Context, c Config) error {
+func (s *Stack) startGrafana(ctx context.Context, c StackConfig) error {
 	if c.Grafana == "" {
 		return nil
 	}
@@ -277,7 +274,7 @@ func (s *Stack) startGrafana(ctx context.Context, c Config) error {
 		return err
 	}
 	s.Grafana = address
-	return s.run(ctx, program{
+	return s.run(ctx, stackProgram{
 		name: "Grafana", bin: filepath.Join(c.Grafana, "bin", "grafana"), args: []string{"server", "--homepath", c.Grafana},
 		files: map[string]string{"dashboard.json": string(dashboard)},
 		env: func(dir string) []string {
@@ -296,8 +293,8 @@ func (s *Stack) startGrafana(ctx context.Context, c Config) error {
 	})
 }
 
-// program is one that answers at the page ready with 200 once it is.
-type program struct {
+// stackProgram is one that answers at the page ready with 200 once it is.
+type stackProgram struct {
 	name, bin, ready string
 	files            map[string]string
 	env              func(dir string) []string
@@ -305,8 +302,8 @@ type program struct {
 }
 
 // run starts a program and waits until it is ready. From then on its end is a failure.
-func (s *Stack) run(ctx context.Context, c program) error {
-	p, err := testservers.NewProgram(c.files)
+func (s *Stack) run(ctx context.Context, c stackProgram) error {
+	p, err := NewProgram(c.files)
 	if err != nil {
 		return err
 	}
@@ -359,7 +356,7 @@ func (s *Stack) listenOn(ctx context.Context, known bool, port int) (string, err
 			return l.Addr().String(), l.Close()
 		}
 	}
-	free, err := testservers.ReservePort()
+	free, err := ReservePort()
 	if err != nil {
 		return "", err
 	}

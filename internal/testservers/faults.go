@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-package stack
+package testservers
 
 import (
 	"context"
@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"pg_liveness_exporter/internal/testservers"
 )
 
 // Fault is something that can be broken and mended.
@@ -30,7 +28,7 @@ func (s *Stack) Faults() []Fault {
 		{
 			"s", "stop the primary",
 			"at the next scrape its state is no response; PostgresDown fires after the third failed probe, about a minute from now, and Alertmanager sends it half a minute later; then PgBouncerBackEndUnreachable, since no label cluster tells whose server it is",
-			func(context.Context) error { return s.Primary.Stop(testservers.Fast) }, s.Primary.Start,
+			func(context.Context) error { return s.Primary.Stop(Fast) }, s.Primary.Start,
 		},
 		{
 			"h", "hang the primary: sessions that are open go on, new ones get no answer",

@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-package stack
+package testservers
 
 import (
 	"context"
@@ -17,7 +17,7 @@ const connectTimeout = 5 * time.Second
 
 // startLoad starts what applications would do: short transactions through PgBouncer, sessions that come and go, some
 // that forget to end a transaction, some that wait for each other. It is gentle: the machine has other things to do.
-func (s *Stack) startLoad(ctx context.Context, _ Config) error {
+func (s *Stack) startLoad(ctx context.Context, _ StackConfig) error {
 	for _, database := range []string{"orders", "billing"} {
 		conn, err := pgx.Connect(ctx, s.direct(database, "setup"))
 		if err != nil {
