@@ -39,7 +39,7 @@ func runCheck(t *testing.T, env []string, args ...string) (code int, out, errs s
 // TestCheck: exit codes and output of the command check, against real servers and none.
 func TestCheck(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, testservers.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	silent := silentServer(t)
 	path := writeFile(t, fmt.Sprintf(`
 defaults: {timeout: 1s, commit: true, %[1]s}

@@ -56,7 +56,7 @@ func (e *exporter) outputs() map[string]string {
 }
 
 // count is the number that a statement returns.
-func count(t *testing.T, s *testservers.Server, sql string) int {
+func count(t *testing.T, s *testservers.Postgres, sql string) int {
 	t.Helper()
 	values, err := s.Query(context.Background(), sql)
 	check(t, err)
@@ -66,7 +66,7 @@ func count(t *testing.T, s *testservers.Server, sql string) int {
 }
 
 // inApp runs statements in the database app.
-func inApp(t *testing.T, s *testservers.Server, sql string) {
+func inApp(t *testing.T, s *testservers.Postgres, sql string) {
 	t.Helper()
 	conn, err := pgconn.Connect(t.Context(), fmt.Sprintf("host=%s port=%d user=%s dbname=app", s.Dir, s.Port, testservers.Superuser))
 	check(t, err)
@@ -79,7 +79,7 @@ func inApp(t *testing.T, s *testservers.Server, sql string) {
 // session is left, and there are never many.
 func TestSQLChecks(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, testservers.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	execute(t, s, "CREATE TABLE written (n int)", "CREATE SEQUENCE numbers", "GRANT ALL ON written, numbers TO "+role)
 	statements := map[string]struct{ keys, sql, want string }{
 		"true": {"", "SELECT true", "pass"}, "shown": {", equals: \"on\"", "SHOW transaction_read_only", "pass"},
@@ -156,7 +156,7 @@ func TestSQLChecks(t *testing.T) {
 // TestExampleAPI: an API's health from the variables it has, and readiness that waits for a schema and a row.
 func TestExampleAPI(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, testservers.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, []string{
 		"POSTGRES_HOST=127.0.0.1", "POSTGRES_PORT=" + strconv.Itoa(s.Port), "POSTGRES_DB=app", "POSTGRES_USER=" + role, "POSTGRES_PASSWORD=" + password,
 	}, "--config.file=examples/health/api.yml")
@@ -201,7 +201,7 @@ func newRedis(t *testing.T) *testservers.Redis {
 }
 
 // databaseURL is what SQLAlchemy takes.
-func databaseURL(s *testservers.Server) string {
+func databaseURL(s *testservers.Postgres) string {
 	u := url.URL{Scheme: "postgresql+psycopg2", User: url.UserPassword(role, password), Host: fmt.Sprintf("127.0.0.1:%d", s.Port), Path: "/app"}
 	return "DATABASE_URL=" + u.String()
 }
@@ -211,7 +211,7 @@ func databaseURL(s *testservers.Server) string {
 func TestExampleOpenEvent(t *testing.T) {
 	t.Parallel()
 	python := testenv.CeleryPython(t)
-	s, r := newServer(t, testservers.Config{}), newRedis(t)
+	s, r := newServer(t, testservers.PostgresConfig{}), newRedis(t)
 	broker := fmt.Sprintf("redis://127.0.0.1:%d/0", r.Port)
 	worker, err := testservers.NewCelery(t.Context(), python, "worker", broker)
 	check(t, err)
@@ -298,7 +298,7 @@ func shorter(t *testing.T, file string) string {
 // TestExamplePython: a queue that is too long fails, and a service that hangs blocks nobody.
 func TestExamplePython(t *testing.T) {
 	t.Parallel()
-	s, r := newServer(t, testservers.Config{}), newRedis(t)
+	s, r := newServer(t, testservers.PostgresConfig{}), newRedis(t)
 	release := make(chan struct{})
 	payments := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		select {

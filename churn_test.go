@@ -17,7 +17,7 @@ import (
 // TestChurn: sessions are counted by how they ended, also while the catalogue is locked.
 func TestChurn(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, testservers.Config{HBA: trusting})
+	s := newServer(t, testservers.PostgresConfig{HBA: trusting})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
 	if testenv.Major(t) < 14 {

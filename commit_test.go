@@ -17,7 +17,7 @@ import (
 // TestCommit: the commits of a real primary, whose synchronous standby goes away and comes back.
 func TestCommit(t *testing.T) {
 	t.Parallel()
-	primary := newServer(t, testservers.Config{})
+	primary := newServer(t, testservers.PostgresConfig{})
 	standby, err := primary.Standby(t.Context())
 	check(t, err)
 	t.Cleanup(func() { check(t, standby.Remove()) })

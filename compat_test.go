@@ -26,7 +26,7 @@ import (
 func TestCompat(t *testing.T) {
 	t.Parallel()
 	program := testenv.Tool(t, "POSTGRES_EXPORTER", "postgres_exporter")
-	s := newServer(t, testservers.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	execute(t, s, "ALTER DATABASE app CONNECTION LIMIT 50")
 	e := startExporter(t, environment(s.Port, "postgres"), "--metrics.compat")
 	e.settle()

@@ -23,7 +23,7 @@ import (
 func TestHAProxy(t *testing.T) {
 	t.Parallel()
 	program := testenv.Tool(t, "HAPROXY", "haproxy")
-	one := newServer(t, testservers.Config{HBA: trusting})
+	one := newServer(t, testservers.PostgresConfig{HBA: trusting})
 	other, err := one.Standby(t.Context())
 	check(t, err)
 	t.Cleanup(func() { check(t, other.Remove()) })

@@ -41,7 +41,7 @@ func (e *exporter) health(method, address, path string) (*http.Response, string)
 // bodies hold nothing that they must not.
 func TestHealth(t *testing.T) {
 	t.Parallel()
-	primary := newServer(t, testservers.Config{Settings: []string{"log_connections = on"}})
+	primary := newServer(t, testservers.PostgresConfig{Settings: []string{"log_connections = on"}})
 	standby, err := primary.Standby(t.Context())
 	check(t, err)
 	t.Cleanup(func() { check(t, standby.Remove()) })
@@ -156,6 +156,6 @@ targets:
 }
 
 // logins is how many sessions of the exporter's role a server has let in.
-func logins(s *testservers.Server) int {
+func logins(s *testservers.Postgres) int {
 	return strings.Count(s.Log(), "connection authorized: user="+role)
 }

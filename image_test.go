@@ -106,7 +106,7 @@ func image(t *testing.T, commit string) {
 	}
 
 	certificate, key := newCertificate(t)
-	s := newServer(t, testservers.Config{Certificate: certificate, Key: key, HBA: "hostssl all all all scram-sha-256"})
+	s := newServer(t, testservers.PostgresConfig{Certificate: certificate, Key: key, HBA: "hostssl all all all scram-sha-256"})
 	secrets := t.TempDir()
 	check(t, os.Chmod(secrets, 0o755))
 	check(t, os.WriteFile(filepath.Join(secrets, "root.crt"), certificate, 0o644))

@@ -55,7 +55,7 @@ func TestNetwork(t *testing.T) {
 	bind(t, "/etc/resolv.conf", "nameserver 127.0.0.1\n")
 	known := &atomic.Bool{}
 	nameServer(t, known)
-	s := newServer(t, testservers.Config{
+	s := newServer(t, testservers.PostgresConfig{
 		Settings: []string{"listen_addresses = '*'"}, HBA: "host all all all scram-sha-256",
 	})
 	to := func(host string) []string {
@@ -299,7 +299,7 @@ func pass(to, from net.Conn, delay time.Duration) {
 // TestRoundTrip: a server 300 ms away is up, and the phases say where the time goes.
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, testservers.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	far := newProxy(t, s.Port, 150*time.Millisecond)
 	env := environment(far.port, "postgres")
 	env[0] = fmt.Sprintf("DATA_SOURCE_URI=127.0.0.1:%d/postgres", far.port) // sslmode=prefer: one more round trip
@@ -320,7 +320,7 @@ func TestRoundTrip(t *testing.T) {
 // TestConnectionCut: what lies between cuts the kept session, the server is well.
 func TestConnectionCut(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, testservers.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	between := newProxy(t, s.Port, 0)
 	e := startExporter(t, environment(between.port, "postgres"))
 	e.settle()
@@ -361,7 +361,7 @@ func TestOddServers(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t, testservers.Config{})
+			s := newServer(t, testservers.PostgresConfig{})
 			between := newProxy(t, s.Port, 0)
 			e := startExporter(t, environment(between.port, "postgres"))
 			e.settle()

@@ -20,7 +20,7 @@ import (
 
 // pooled is a PostgreSQL server behind a PgBouncer in transaction mode.
 type pooled struct {
-	server *testservers.Server
+	server *testservers.Postgres
 	*testservers.PgBouncer
 }
 
@@ -37,7 +37,7 @@ func eachPgBouncer(t *testing.T, test func(t *testing.T, p *pooled, newer bool))
 			said, err := exec.CommandContext(t.Context(), bin, "--version").Output()
 			check(t, err)
 			t.Logf("%.30s", said)
-			s := newServer(t, testservers.Config{})
+			s := newServer(t, testservers.PostgresConfig{})
 			execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
 			at := fmt.Sprintf("host=127.0.0.1 port=%d", s.Port)
 			b, err := testservers.NewPgBouncer(t.Context(), testservers.PgBouncerConfig{

@@ -27,7 +27,7 @@ import (
 // latency quantiles.
 func TestPrometheus(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, testservers.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, environment(s.Port, "postgres"), "--probe.timeout-offset=0.1s")
 	query := startPrometheus(t, fmt.Sprintf(`
 global: {scrape_interval: 1s, scrape_timeout: 1s}
@@ -89,9 +89,9 @@ func startPrometheus(t *testing.T, configuration string) func(expression string)
 // and see an outage of two seconds between two of their scrapes.
 func TestDiscovery(t *testing.T) {
 	t.Parallel()
-	steady := newServer(t, testservers.Config{Settings: []string{"max_connections = 200"}})
+	steady := newServer(t, testservers.PostgresConfig{Settings: []string{"max_connections = 200"}})
 	execute(t, steady, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
-	blip := newServer(t, testservers.Config{})
+	blip := newServer(t, testservers.PostgresConfig{})
 	file := func(targets int) string {
 		var b strings.Builder
 		fmt.Fprintf(&b, "defaults: {%s, interval: 500ms}\ntargets:\n", login())
@@ -190,7 +190,7 @@ func freePort(t *testing.T) string {
 func TestPromtool(t *testing.T) {
 	t.Parallel()
 	promtool := testenv.Tool(t, "PROMTOOL", "promtool")
-	s := newServer(t, testservers.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, environment(s.Port, "postgres"), "--collect.applications")
 	for _, change := range []func(){func() {}, func() { check(t, s.Stop(testservers.Fast)) }} {
 		change()
@@ -207,7 +207,7 @@ func TestPromtool(t *testing.T) {
 // TestGoldenNames: a real server gives the metrics of the golden file, and no others.
 func TestGoldenNames(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, testservers.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	execute(t, s, "ALTER DATABASE app CONNECTION LIMIT 50")
 	e := startExporter(t, environment(s.Port, "app"), "--collect.applications", "--probe.commit")
 	e.settle()
@@ -254,7 +254,7 @@ func helps(exposition, prefix string) map[string]bool {
 // TestWebConfiguration: exporter-toolkit's own features work: a password, several addresses, a socket from systemd.
 func TestWebConfiguration(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, testservers.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	file := filepath.Join(t.TempDir(), "web.yml")
 	// bcrypt of "test", at the least cost
 	check(t, os.WriteFile(file, []byte("basic_auth_users: {alice: $2a$04$2qvCXm1EJBs9g/IECrSJTuaN.P4WidOdOzLG7fLcZSs3ckJ0xyHIW}\n"), 0o644))

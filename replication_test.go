@@ -16,7 +16,7 @@ import (
 // TestReplication: role and lag of a real primary and its standby: streaming, idle, replay paused, disconnected, promoted.
 func TestReplication(t *testing.T) {
 	t.Parallel()
-	primary := newServer(t, testservers.Config{})
+	primary := newServer(t, testservers.PostgresConfig{})
 	execute(t, primary, "CREATE TABLE busy (n int)", "CREATE ROLE plain LOGIN PASSWORD 'plain'")
 	standby, err := primary.Standby(t.Context())
 	check(t, err)

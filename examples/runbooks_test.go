@@ -73,7 +73,7 @@ func TestRunbooks(t *testing.T) {
 // TestRunbookSQL runs every statement of the runbooks, so that none rots: those of the server on a throwaway primary, those
 // of PgBouncer's console on a throwaway PgBouncer.
 func TestRunbookSQL(t *testing.T) {
-	server, err := testservers.New(t.Context(), testservers.Config{Bin: testenv.Bin(t)})
+	server, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{Bin: testenv.Bin(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,7 +101,7 @@ func record(t *testing.T, kind config.Kind) {
 		defer func() { _ = b.Remove() }()
 		port = b.Port
 	default:
-		s, err := testservers.New(t.Context(), testservers.Config{Bin: testenv.Bin(t), HBA: "host all all 127.0.0.1/32 trust"})
+		s, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{Bin: testenv.Bin(t), HBA: "host all all 127.0.0.1/32 trust"})
 		if err != nil {
 			t.Fatal(err)
 		}

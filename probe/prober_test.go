@@ -636,7 +636,7 @@ func TestFarAndHurried(t *testing.T) {
 // TestNameMoves: when a name leads to another address, the session that is kept moves there too.
 func TestNameMoves(t *testing.T) {
 	t.Parallel()
-	s, err := testservers.New(t.Context(), testservers.Config{
+	s, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{
 		Bin: testenv.Bin(t), Settings: []string{"listen_addresses = '127.0.0.1, 127.0.0.2'"}, HBA: "host all all all trust",
 	})
 	if err != nil {

@@ -125,17 +125,17 @@ const (
 	password = "bench"
 )
 
-func startServer(ctx context.Context) (*testservers.Server, error) {
-	return startServerWith(ctx, testservers.Config{}, 10)
+func startServer(ctx context.Context) (*testservers.Postgres, error) {
+	return startServerWith(ctx, testservers.PostgresConfig{}, 10)
 }
 
-func startServerWith(ctx context.Context, c testservers.Config, limit int) (*testservers.Server, error) {
-	bin, err := testservers.Find(filepath.Join("internal", "testservers"))
+func startServerWith(ctx context.Context, c testservers.PostgresConfig, limit int) (*testservers.Postgres, error) {
+	bin, err := testservers.FindPostgres(filepath.Join("internal", "testservers"))
 	if err != nil {
 		return nil, err
 	}
 	c.Bin = bin
-	server, err := testservers.New(ctx, c)
+	server, err := testservers.NewPostgres(ctx, c)
 	if err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@ func (b *bench) many(ctx context.Context, out io.Writer) error {
 }
 
 func (b *bench) manyOf(ctx context.Context, t *table, encrypted bool) (err error) {
-	config := testservers.Config{Settings: []string{"max_connections = 400", "shared_buffers = 16MB"}}
+	config := testservers.PostgresConfig{Settings: []string{"max_connections = 400", "shared_buffers = 16MB"}}
 	mode, how := "disable", "without TLS"
 	memoryAim, cpuAim := 60, 15
 	if encrypted {

@@ -136,12 +136,12 @@ func (r *runner) reserveAddress(ctx context.Context) error {
 }
 
 // throwaway starts a server with a role for the exporter, and returns it with the role's connection string.
-func (r *runner) throwaway(ctx context.Context) (*testservers.Server, string, error) {
+func (r *runner) throwaway(ctx context.Context) (*testservers.Postgres, string, error) {
 	bin, err := findServer(ctx, r.errs)
 	if err != nil {
 		return nil, "", err
 	}
-	server, err := testservers.New(ctx, testservers.Config{Bin: bin})
+	server, err := testservers.NewPostgres(ctx, testservers.PostgresConfig{Bin: bin})
 	if err != nil {
 		return nil, "", err
 	}
@@ -157,12 +157,12 @@ func (r *runner) throwaway(ctx context.Context) (*testservers.Server, string, er
 // findServer returns the folder with a server's binaries, which it brings where there are none.
 func findServer(ctx context.Context, errs io.Writer) (string, error) {
 	const folder = "internal/testservers"
-	bin, err := testservers.Find(folder)
-	if errors.Is(err, testservers.ErrNotFound) {
+	bin, err := testservers.FindPostgres(folder)
+	if errors.Is(err, testservers.ErrPostgresNotFound) {
 		if err := bring(ctx, errs); err != nil {
 			return "", err
 		}
-		bin, err = testservers.Find(folder)
+		bin, err = testservers.FindPostgres(folder)
 	}
 	return bin, err
 }

@@ -56,12 +56,12 @@ func GoTool(t testing.TB, name string) string {
 func Bin(t testing.TB) string {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
-	bin, err := testservers.Find(filepath.Join(filepath.Dir(here), "..", "testservers"))
+	bin, err := testservers.FindPostgres(filepath.Join(filepath.Dir(here), "..", "testservers"))
 	Need(t, err == nil, "a PostgreSQL server", "apt-get install postgresql")
 	return bin
 }
 
-// Major returns the major version of the servers that New starts.
+// Major returns the major version of the servers that NewPostgres starts.
 func Major(t testing.TB) int {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), filepath.Join(Bin(t), "postgres"), "--version").Output()

@@ -49,7 +49,7 @@ type StackConfig struct {
 // Alertmanager and Grafana. Addresses are host:port on this machine, empty where the program is missing.
 type Stack struct {
 	Exporter, Prometheus, Alertmanager, Grafana string
-	Primary, Standby                            *Server
+	Primary, Standby                            *Postgres
 	PgBouncer                                   *PgBouncer
 
 	password string
@@ -92,7 +92,7 @@ func (s *Stack) startServers(ctx context.Context, c StackConfig) error {
 	if err != nil {
 		return err
 	}
-	s.Primary, err = New(ctx, Config{
+	s.Primary, err = NewPostgres(ctx, PostgresConfig{
 		Bin: c.Postgres, Certificate: certificate, Key: key, Settings: []string{"max_connections = 40"},
 	})
 	if err != nil {

@@ -34,9 +34,9 @@ const (
 // Superuser is a new server's first role. It logs in without a password through the unix socket.
 const Superuser = "postgres"
 
-// Config says what a new server is like.
-type Config struct {
-	// Bin is the folder with initdb and postgres; Find finds it.
+// PostgresConfig says what a new server is like.
+type PostgresConfig struct {
+	// Bin is the folder with initdb and postgres; FindPostgres finds it.
 	Bin string
 	// Port 0 means a free one.
 	Port int
@@ -48,8 +48,8 @@ type Config struct {
 	Certificate, Key []byte
 }
 
-// Server is a server in a folder of its own.
-type Server struct {
+// Postgres is a throwaway PostgreSQL server in a folder of its own.
+type Postgres struct {
 	// Port is where it listens, on 127.0.0.1. Dir also holds its data and its socket.
 	Port int
 	process
@@ -58,10 +58,10 @@ type Server struct {
 	own *syscall.Credential // nil when we are not root
 }
 
-// New makes a data directory in a new temporary folder and starts a server in it. When ctx ends, this stops; the server
+// NewPostgres makes a data directory in a new temporary folder and starts a server in it. When ctx ends, this stops; the server
 // runs until Remove. On an error nothing is left.
-func New(ctx context.Context, c Config) (*Server, error) {
-	s := &Server{Port: c.Port, bin: c.Bin}
+func NewPostgres(ctx context.Context, c PostgresConfig) (*Postgres, error) {
+	s := &Postgres{Port: c.Port, bin: c.Bin}
 	if err := s.create(ctx, c); err != nil {
 		return nil, errors.Join(err, s.Remove())
 	}
@@ -73,15 +73,15 @@ func New(ctx context.Context, c Config) (*Server, error) {
 
 // Standby makes a streaming replica of a server, which is stopped for a moment, and starts it. When it is not needed any
 // more, Remove removes it.
-func (s *Server) Standby(ctx context.Context) (*Server, error) {
-	standby := &Server{bin: s.bin, own: s.own}
+func (s *Postgres) Standby(ctx context.Context) (*Postgres, error) {
+	standby := &Postgres{bin: s.bin, own: s.own}
 	if err := standby.createStandby(ctx, s); err != nil {
 		return nil, errors.Join(err, standby.Remove())
 	}
 	return standby, nil
 }
 
-func (s *Server) createStandby(ctx context.Context, primary *Server) error {
+func (s *Postgres) createStandby(ctx context.Context, primary *Postgres) error {
 	var err error
 	if s.Port, err = s.reserve(); err != nil {
 		return err
@@ -109,7 +109,7 @@ func (s *Server) createStandby(ctx context.Context, primary *Server) error {
 }
 
 // hideKey takes from the others the right to read the key, if there is one, which a copy gives them.
-func (s *Server) hideKey() error {
+func (s *Postgres) hideKey() error {
 	err := os.Chmod(filepath.Join(s.data(), "server.key"), 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -118,7 +118,7 @@ func (s *Server) hideKey() error {
 }
 
 // ownAll gives the server's folder to the user that it runs as.
-func (s *Server) ownAll() error {
+func (s *Postgres) ownAll() error {
 	if s.own == nil {
 		return nil
 	}
@@ -135,7 +135,7 @@ func (s *Server) ownAll() error {
 	})
 }
 
-func (s *Server) create(ctx context.Context, c Config) error {
+func (s *Postgres) create(ctx context.Context, c PostgresConfig) error {
 	var err error
 	parent := os.TempDir()
 	if os.Geteuid() == 0 && !reachable(parent) {
@@ -180,7 +180,7 @@ func (s *Server) create(ctx context.Context, c Config) error {
 
 // becomeUnprivileged gives the folder to a user who may run a server, and copies the binaries into it where that user
 // could not reach them (a clone below root's home).
-func (s *Server) becomeUnprivileged() error {
+func (s *Postgres) becomeUnprivileged() error {
 	nobody, err := user.Lookup(unprivileged)
 	if err != nil {
 		return err
@@ -223,7 +223,7 @@ func reachable(dir string) bool {
 	}
 }
 
-func (s *Server) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+func (s *Postgres) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, name), args...)
 	cmd.Dir = s.Dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
@@ -231,9 +231,9 @@ func (s *Server) command(ctx context.Context, name string, args ...string) *exec
 	return cmd
 }
 
-func (s *Server) data() string { return filepath.Join(s.Dir, "data") }
+func (s *Postgres) data() string { return filepath.Join(s.Dir, "data") }
 
-func (s *Server) write(name string, content []byte) error {
+func (s *Postgres) write(name string, content []byte) error {
 	path := filepath.Join(s.data(), name)
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		return err
@@ -245,7 +245,7 @@ func (s *Server) write(name string, content []byte) error {
 }
 
 // Append adds lines to a file of the data directory.
-func (s *Server) Append(name, lines string) error {
+func (s *Postgres) Append(name, lines string) error {
 	f, err := os.OpenFile(filepath.Join(s.data(), name), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -255,7 +255,7 @@ func (s *Server) Append(name, lines string) error {
 }
 
 // Start starts a stopped server and waits until it accepts connections.
-func (s *Server) Start(ctx context.Context) error {
+func (s *Postgres) Start(ctx context.Context) error {
 	if err := s.Launch(); err != nil {
 		return err
 	}
@@ -277,7 +277,7 @@ func (s *Server) Start(ctx context.Context) error {
 }
 
 // Launch starts a stopped server and does not wait.
-func (s *Server) Launch() error {
+func (s *Postgres) Launch() error {
 	return s.launch(s.command(context.Background(), "postgres", "-D", s.data()))
 }
 
@@ -289,7 +289,7 @@ const (
 )
 
 // Stop asks a running server to stop and waits until it did.
-func (s *Server) Stop(mode syscall.Signal) error {
+func (s *Postgres) Stop(mode syscall.Signal) error {
 	if err := s.Signal(mode); err != nil {
 		return err
 	}
@@ -297,22 +297,22 @@ func (s *Server) Stop(mode syscall.Signal) error {
 }
 
 // Remove ends the server, whatever state it is in, and removes its folder.
-func (s *Server) Remove() error { return s.remove(Immediate) }
+func (s *Postgres) Remove() error { return s.remove(Immediate) }
 
 // Connect opens a session of the superuser's through the unix socket. The caller closes it.
-func (s *Server) Connect(ctx context.Context) (*pgconn.PgConn, error) {
+func (s *Postgres) Connect(ctx context.Context) (*pgconn.PgConn, error) {
 	return pgconn.Connect(ctx, fmt.Sprintf("host='%s' port=%d user=%s dbname=postgres sslmode=disable application_name=testservers",
 		s.Dir, s.Port, Superuser))
 }
 
 // Exec runs SQL as the superuser.
-func (s *Server) Exec(ctx context.Context, sql string) error {
+func (s *Postgres) Exec(ctx context.Context, sql string) error {
 	_, err := s.Query(ctx, sql)
 	return err
 }
 
 // Query runs SQL as the superuser and returns the last result's rows as text, columns joined by "|".
-func (s *Server) Query(ctx context.Context, sql string) ([]string, error) {
+func (s *Postgres) Query(ctx context.Context, sql string) ([]string, error) {
 	conn, err := s.Connect(ctx)
 	if err != nil {
 		return nil, err

@@ -13,12 +13,12 @@ import (
 	"strconv"
 )
 
-// ErrNotFound says that there is no server on this machine.
-var ErrNotFound = errors.New("no PostgreSQL server found in PG_BIN, /usr/lib/postgresql/*/bin, PATH or node_modules")
+// ErrPostgresNotFound says that there is no server on this machine.
+var ErrPostgresNotFound = errors.New("no PostgreSQL server found in PG_BIN, /usr/lib/postgresql/*/bin, PATH or node_modules")
 
-// Find returns the folder with a server's binaries: PG_BIN, the newest of Debian's, the one on PATH, or the one that
+// FindPostgres returns the folder with a server's binaries: PG_BIN, the newest of Debian's, the one on PATH, or the one that
 // `npm ci` in folder brings.
-func Find(folder string) (string, error) {
+func FindPostgres(folder string) (string, error) {
 	if bin := os.Getenv("PG_BIN"); bin != "" {
 		if !isServer(bin) {
 			return "", errors.New("PG_BIN holds no initdb and postgres")
@@ -43,7 +43,7 @@ func Find(folder string) (string, error) {
 			return filepath.Abs(bin)
 		}
 	}
-	return "", ErrNotFound
+	return "", ErrPostgresNotFound
 }
 
 // platform is this machine in the words of the npm packages.
