@@ -130,7 +130,7 @@ func startServer(ctx context.Context) (*testservers.Postgres, error) {
 }
 
 func startServerWith(ctx context.Context, c testservers.PostgresConfig, limit int) (*testservers.Postgres, error) {
-	bin, err := testservers.FindPostgres(filepath.Join("internal", "testservers"))
+	bin, err := testservers.FindPostgres()
 	if err != nil {
 		return nil, err
 	}

@@ -156,13 +156,12 @@ func (r *runner) throwaway(ctx context.Context) (*testservers.Postgres, string, 
 
 // findServer returns the folder with a server's binaries, which it brings where there are none.
 func findServer(ctx context.Context, errs io.Writer) (string, error) {
-	const folder = "internal/testservers"
-	bin, err := testservers.FindPostgres(folder)
+	bin, err := testservers.FindPostgres()
 	if errors.Is(err, testservers.ErrPostgresNotFound) {
 		if err := bring(ctx, errs); err != nil {
 			return "", err
 		}
-		bin, err = testservers.FindPostgres(folder)
+		bin, err = testservers.FindPostgres()
 	}
 	return bin, err
 }

@@ -33,7 +33,7 @@ const buildTimeout = 5 * time.Minute
 var answers = regexp.MustCompile(`(http://\S+) says\n +pg_up 1\nof a throwaway server \(psql -h (\S+) `)
 
 func TestMakeRunLeavesNothing(t *testing.T) {
-	bin, err := testservers.FindPostgres("../testservers")
+	bin, err := testservers.FindPostgres()
 	testenv.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
 	_, err = exec.LookPath("make")
 	testenv.Need(t, err == nil, "make", "apt-get install make")
@@ -93,7 +93,7 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 // TestMakeDemo: it starts, a key breaks something, another line is no key, connections that break end nothing, and Ctrl-C in the
 // middle of it leaves nothing.
 func TestMakeDemo(t *testing.T) {
-	bin, err := testservers.FindPostgres("../testservers")
+	bin, err := testservers.FindPostgres()
 	testenv.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
 	testenv.Tool(t, "PGBOUNCER", "pgbouncer")
 	testenv.Tool(t, "PROMETHEUS", "prometheus")

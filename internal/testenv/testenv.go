@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -45,8 +44,11 @@ func Tool(t testing.TB, variable, name string) string {
 // GoTool returns a program of tools/ship, which Go builds the first time, or skips the test.
 func GoTool(t testing.TB, name string) string {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
-	tools := filepath.Join(filepath.Dir(here), "..", "..", "tools", "ship", "go.mod")
+	root, err := testservers.ModuleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tools := filepath.Join(root, "tools", "ship", "go.mod")
 	path, err := exec.CommandContext(t.Context(), "go", "tool", "-modfile="+tools, "-n", name).Output()
 	Need(t, err == nil, name, "go tool -modfile=tools/ship/go.mod "+name)
 	return strings.TrimSpace(string(path))
@@ -55,8 +57,7 @@ func GoTool(t testing.TB, name string) string {
 // Bin returns the folder with a server's binaries, or skips the test.
 func Bin(t testing.TB) string {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
-	bin, err := testservers.FindPostgres(filepath.Join(filepath.Dir(here), "..", "testservers"))
+	bin, err := testservers.FindPostgres()
 	Need(t, err == nil, "a PostgreSQL server", "apt-get install postgresql")
 	return bin
 }

