@@ -10,11 +10,11 @@ build: ## build ./pg_liveness_exporter
 	@scripts/build
 
 run: build ## run it against a throwaway PostgreSQL, or the one in the environment; LISTEN=host:port
-	@$(program) -o .build/run ./internal/run
-	@exec .build/run run ./pg_liveness_exporter
+	@$(program) -o .build/demo ./internal/cmd/demo
+	@exec .build/demo run ./pg_liveness_exporter
 
 demo: build ## run all that it is used with, on throwaway servers with some load; keys break things
-	@$(program) -o .build/run ./internal/run
+	@$(program) -o .build/demo ./internal/cmd/demo
 	@exec scripts/demo
 
 test: ## run all tests; ARGS='-run Name ./probe' for some; REQUIRE_ALL=1 makes a skip a failure

@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Run is what `make run` starts: the exporter against the server that the environment names, or against a throwaway
+// Demo is what `make run` starts: the exporter against the server that the environment names, or against a throwaway
 // one; and what `make demo` starts: the exporter among all that it is used with. Whatever it started has ended when it
 // ends.
 package main
@@ -44,7 +44,7 @@ func main() {
 // run is the program. It returns the exit code, 0 when a signal ended it.
 func run(args []string) int {
 	if len(args) != 2 || args[0] != "run" && args[0] != "demo" {
-		fmt.Fprintln(os.Stderr, "usage: run run|demo EXPORTER")
+		fmt.Fprintln(os.Stderr, "usage: demo run|demo EXPORTER")
 		return 2
 	}
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}

@@ -57,7 +57,7 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), buildTimeout+time.Minute)
 			defer cancel()
 			run := exec.CommandContext(ctx, "make", "run")
-			run.Dir = "../.."
+			run.Dir = "../../.."
 			run.Env = append(withoutServers(os.Environ()), "LISTEN=127.0.0.1:0", "PG_BIN="+bin, "PGPASSWORD=not this one")
 			run.Stdout, run.Stderr = &out, &out // a pipe: Wait waits for everything that make started
 			run.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -104,7 +104,7 @@ func TestMakeDemo(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), buildTimeout+time.Minute)
 	defer cancel()
 	run := exec.CommandContext(ctx, "make", "demo")
-	run.Dir = "../.."
+	run.Dir = "../../.."
 	run.Env = append(os.Environ(), "PG_BIN="+bin)
 	keys, err := run.StdinPipe()
 	if err != nil {
