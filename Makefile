@@ -35,7 +35,7 @@ fmt: ## format the code
 	$(lint) fmt ./...
 
 bench: ## measure a scrape against the floor; ARGS=-many for very many targets
-	@$(program) -o .build/bench ./internal/bench && exec .build/bench $(ARGS)
+	@$(program) -o .build/bench ./internal/cmd/bench && exec .build/bench $(ARGS)
 
 tarballs: ## build what is committed for all platforms, into .tarballs; ARGS=linux/arm64 for some
 	@scripts/tarballs $(ARGS)

@@ -5,9 +5,9 @@
 // exporter can leave out (see floor.go). Both run as children of this one, against a throwaway PostgreSQL server, and
 // are scraped in turns, so that whatever else the machine does meets both alike: look at the ratios of one run.
 //
-//	go run ./internal/bench        # less than two minutes
-//	go run ./internal/bench -long  # also memory after 20,000 scrapes
-//	go run ./internal/bench -many  # 10, 100 and 1,000 targets in one exporter
+//	go run ./internal/cmd/bench        # less than two minutes
+//	go run ./internal/cmd/bench -long  # also memory after 20,000 scrapes
+//	go run ./internal/cmd/bench -many  # 10, 100 and 1,000 targets in one exporter
 //
 // It is a measurement and no test: it ends with 0 whatever it finds, and with 1 only when it could not measure.
 package main
@@ -111,7 +111,7 @@ type bench struct {
 // build builds the exporter the way it is released, and this program in the same way, so that the children compare.
 func build(ctx context.Context, folder string) (*bench, error) {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w",
-		"-o", folder, ".", "./internal/bench")
+		"-o", folder, ".", "./internal/cmd/bench")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build in the repository's folder: %w\n%s", err, out)
