@@ -1,8 +1,8 @@
 # `make run` needs Go 1.26 or newer, git and make. What else a target needs, its script brings or names.
 
 # The same flags as in scripts/build, so that no package is compiled twice.
-program := . scripts/need-go && CGO_ENABLED=0 go build -trimpath -buildvcs=false
-lint := . scripts/need-go && go tool -modfile=tools/go.mod golangci-lint
+program := . scripts/require-go && CGO_ENABLED=0 go build -trimpath -buildvcs=false
+lint := . scripts/require-go && go tool -modfile=tools/go.mod golangci-lint
 
 .PHONY: build run demo test fuzz lint vulncheck fmt bench tarballs image clean help
 

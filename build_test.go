@@ -239,7 +239,7 @@ func TestNeedGo(t *testing.T) {
 	version,*) echo "go version $GOTOOLCHAIN linux/amd64" ;;
 	esac
 }
-. scripts/need-go
+. scripts/require-go
 echo "$GOTOOLCHAIN $found"`, c.here, auto)
 		cmd := exec.CommandContext(t.Context(), "sh", "-euc", script)
 		cmd.Env = append(os.Environ(), "GOTOOLCHAIN="+c.set)
