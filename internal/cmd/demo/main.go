@@ -169,7 +169,7 @@ func findServer(ctx context.Context, errs io.Writer) (string, error) {
 // bring brings a server to a machine that has none. The error says what would.
 func bring(ctx context.Context, errs io.Writer) error {
 	var said strings.Builder
-	script := exec.CommandContext(ctx, "scripts/postgres")
+	script := exec.CommandContext(ctx, "scripts/install-postgres")
 	// No writer of ours is a file, so waiting for the script is waiting for all that it started.
 	script.Stdout, script.Stderr = &said, struct{ io.Writer }{errs}
 	endGently(script)

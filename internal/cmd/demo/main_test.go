@@ -34,7 +34,7 @@ var answers = regexp.MustCompile(`(http://\S+) says\n +pg_up 1\nof a throwaway s
 
 func TestMakeRunLeavesNothing(t *testing.T) {
 	bin, err := testservers.FindPostgres()
-	testenv.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
+	testenv.Need(t, err == nil, "a PostgreSQL server", "scripts/install-postgres")
 	_, err = exec.LookPath("make")
 	testenv.Need(t, err == nil, "make", "apt-get install make")
 	// Where these are ignored, as in a shell's background, make would inherit that; while we have handlers it does not.
@@ -94,7 +94,7 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 // middle of it leaves nothing.
 func TestMakeDemo(t *testing.T) {
 	bin, err := testservers.FindPostgres()
-	testenv.Need(t, err == nil, "a PostgreSQL server", "scripts/postgres")
+	testenv.Need(t, err == nil, "a PostgreSQL server", "scripts/install-postgres")
 	testenv.Tool(t, "PGBOUNCER", "pgbouncer")
 	testenv.Tool(t, "PROMETHEUS", "prometheus")
 	handled := make(chan os.Signal, 1) // as above
