@@ -256,8 +256,8 @@ echo "$GOTOOLCHAIN $found"`, c.here, auto)
 // TestNotice: the licences of what is linked in travel with the program.
 func TestNotice(t *testing.T) {
 	t.Parallel()
-	if runIn(t, ".", building, nil, "scripts/notice") != bytesOf(t, "NOTICE") {
-		t.Error("the dependencies or their licences are others now: scripts/notice >NOTICE")
+	if runIn(t, ".", building, nil, "scripts/generate-notice") != bytesOf(t, "NOTICE") {
+		t.Error("the dependencies or their licences are others now: scripts/generate-notice >NOTICE")
 	}
 }
 
