@@ -38,7 +38,7 @@ bench: ## measure a scrape against the floor; ARGS=-many for very many targets
 	@$(program) -o .build/bench ./internal/cmd/bench && exec .build/bench $(ARGS)
 
 tarballs: ## build what is committed for all platforms, into .tarballs; ARGS=linux/arm64 for some
-	@scripts/tarballs $(ARGS)
+	@scripts/build-tarballs $(ARGS)
 
 image: ## build the container image of what `make tarballs` built; ARGS=arm64 for another architecture than amd64
 	@scripts/image $(ARGS)
