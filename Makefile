@@ -41,7 +41,7 @@ tarballs: ## build what is committed for all platforms, into .tarballs; ARGS=lin
 	@scripts/build-tarballs $(ARGS)
 
 image: ## build the container image of what `make tarballs` built; ARGS=arm64 for another architecture than amd64
-	@scripts/image $(ARGS)
+	@scripts/build-image $(ARGS)
 
 clean: ## remove what was built or brought into this folder
 	rm -rf .build .tarballs pg_liveness_exporter internal/testservers/node_modules internal/testservers/majors/node_modules
