@@ -15,7 +15,7 @@ run: build ## run it against a throwaway PostgreSQL, or the one in the environme
 
 demo: build ## run all that it is used with, on throwaway servers with some load; keys break things
 	@$(program) -o .build/demo ./internal/cmd/demo
-	@exec scripts/demo
+	@exec scripts/run-demo
 
 test: ## run all tests; ARGS='-run Name ./probe' for some; REQUIRE_ALL=1 makes a skip a failure
 	@scripts/test $(ARGS)
