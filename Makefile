@@ -29,7 +29,7 @@ lint: ## look for mistakes in code, scripts and examples
 	@cd tools/examples && go run . ../../examples
 
 vulncheck: ## look for known vulnerabilities in what the program reaches, Go's own too
-	@scripts/vulncheck
+	@scripts/check-vulnerabilities
 
 fmt: ## format the code
 	$(lint) fmt ./...
