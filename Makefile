@@ -2,7 +2,7 @@
 
 # The same flags as in scripts/build, so that no package is compiled twice.
 program := . scripts/require-go && CGO_ENABLED=0 go build -trimpath -buildvcs=false
-lint := . scripts/require-go && go tool -modfile=tools/go.mod golangci-lint
+lint := . scripts/require-go && go tool -modfile=tools/golangci-lint/go.mod golangci-lint
 
 .PHONY: build run demo test fuzz lint vulncheck fmt bench tarballs image clean help
 

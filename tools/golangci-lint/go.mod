@@ -1,4 +1,4 @@
-module pg_liveness_exporter/tools
+module pg_liveness_exporter/tools/golangci-lint
 
 go 1.26.0
 
