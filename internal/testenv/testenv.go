@@ -41,16 +41,16 @@ func Tool(t testing.TB, variable, name string) string {
 	return path
 }
 
-// GoTool returns a program of tools/ship, which Go builds the first time, or skips the test.
+// GoTool returns a program of tools/release, which Go builds the first time, or skips the test.
 func GoTool(t testing.TB, name string) string {
 	t.Helper()
 	root, err := testservers.ModuleRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	tools := filepath.Join(root, "tools", "ship", "go.mod")
+	tools := filepath.Join(root, "tools", "release", "go.mod")
 	path, err := exec.CommandContext(t.Context(), "go", "tool", "-modfile="+tools, "-n", name).Output()
-	Need(t, err == nil, name, "go tool -modfile=tools/ship/go.mod "+name)
+	Need(t, err == nil, name, "go tool -modfile=tools/release/go.mod "+name)
 	return strings.TrimSpace(string(path))
 }
 

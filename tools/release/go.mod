@@ -1,4 +1,4 @@
-module pg_liveness_exporter/tools/ship
+module pg_liveness_exporter/tools/release
 
 go 1.26.0
 
