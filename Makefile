@@ -26,7 +26,7 @@ fuzz: ## look for bytes of a server that hurt, for an hour; ARGS=60 for so many 
 lint: ## look for mistakes in code, scripts and examples
 	$(lint) run ./...
 	@scripts/lint-scripts
-	@cd tools/examples && go run . ../../examples
+	@cd tools/lint-examples && go run . ../../examples
 
 vulncheck: ## look for known vulnerabilities in what the program reaches, Go's own too
 	@scripts/check-vulnerabilities

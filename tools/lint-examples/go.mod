@@ -1,4 +1,4 @@
-module pg_liveness_exporter/tools/examples
+module pg_liveness_exporter/tools/lint-examples
 
 go 1.26.0
 

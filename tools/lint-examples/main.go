@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Examples looks for mistakes in examples/ with what others wrote for that: Grafana's dashboard-linter, whose command
+// Lint-examples looks for mistakes in examples/ with what others wrote for that: Grafana's dashboard-linter, whose command
 // cannot be had as a tool of a module but whose library can, and Compose's own loader.
 package main
 
@@ -22,7 +22,7 @@ func main() {
 // run is the program. It returns the exit code.
 func run(args []string) int {
 	if len(args) != 1 {
-		fmt.Fprintln(os.Stderr, "usage: examples FOLDER")
+		fmt.Fprintln(os.Stderr, "usage: lint-examples FOLDER")
 		return 2
 	}
 	for name, look := range map[string]func(string) error{"dashboard.json": lookAtDashboard, "compose.yml": lookAtCompose} {
