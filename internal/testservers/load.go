@@ -129,21 +129,21 @@ func contend(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // transact changes a row and commits that after a while.
-func transact(ctx context.Context, conn *pgx.Conn, id int, least, most time.Duration) error {
+func transact(ctx context.Context, conn *pgx.Conn, id int, minWait, maxWait time.Duration) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "UPDATE account SET balance = balance + 1 WHERE id = $1", id); err != nil {
 			return err
 		}
-		return pause(ctx, least, most)
+		return pause(ctx, minWait, maxWait)
 	})
 }
 
 // pause waits for some time between the two. It fails when ctx ends.
-func pause(ctx context.Context, least, most time.Duration) error {
+func pause(ctx context.Context, minWait, maxWait time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(least + rand.N(most-least)): //nolint:gosec // any will do
+	case <-time.After(minWait + rand.N(maxWait-minWait)): //nolint:gosec // any will do
 		return nil
 	}
 }

@@ -22,9 +22,9 @@ type Port struct {
 // A socket that is bound and does not listen keeps others away, but for those who say that they may share the address, as
 // servers do (SO_REUSEADDR, socket(7)). A connection to it is refused as long as no server is there.
 func ReservePort() (*Port, error) {
-	const least, most = 12000, 32000
+	const minPort, maxPort = 12000, 32000
 	for {
-		p := &Port{Number: least + rand.IntN(most-least)} //nolint:gosec // any will do
+		p := &Port{Number: minPort + rand.IntN(maxPort-minPort)} //nolint:gosec // any will do
 		syscall.ForkLock.RLock()
 		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 		if err == nil {

@@ -33,7 +33,7 @@ func main() {
 		os.Exit(beChild())
 	}
 	rounds := flag.Int("n", 400, "scrapes of each kind to measure")
-	long := flag.Bool("long", false, fmt.Sprintf("also read memory after %d scrapes, which takes minutes", mostScrapes))
+	long := flag.Bool("long", false, fmt.Sprintf("also read memory after %d scrapes, which takes minutes", maxScrapes))
 	scale := flag.Bool("many", false, "measure 10, 100 and 1,000 targets instead of one")
 	binary := flag.String("exporter", "", "measure this `binary` and not a build of the folder")
 	flag.Parse()

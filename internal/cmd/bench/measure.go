@@ -21,9 +21,9 @@ const (
 	warmUp = 100
 	// counted scrapes go through the proxy.
 	counted = 200
-	// Memory is read after the first scrape, after manyScrapes, and with -long after mostScrapes.
+	// Memory is read after the first scrape, after manyScrapes, and with -long after maxScrapes.
 	manyScrapes = 2000
-	mostScrapes = 20000
+	maxScrapes  = 20000
 	// turn is the pause between two scrapes, for what a child does behind its answer not to disturb the next one.
 	turn = 2 * time.Millisecond
 	// settle is long enough for everything a scrape leaves behind to have ended.
@@ -242,7 +242,7 @@ type resident struct{ all, anonymous int }
 func (b *bench) memory(ctx context.Context, long bool) ([]memory, error) {
 	at := []int{0, 1, manyScrapes}
 	if long {
-		at = append(at, mostScrapes)
+		at = append(at, maxScrapes)
 	}
 	taken := make([]memory, len(at))
 	for i, n := range at {

@@ -104,7 +104,7 @@ func (p *proxy) pass(ctx context.Context, client net.Conn) {
 func (p *proxy) count(server io.Writer, client io.Reader) error {
 	const (
 		lengthSize = 4
-		largest    = 1 << 20
+		maxSize    = 1 << 20
 		cancel     = 80877102
 		sslRequest = 80877103
 		gssRequest = 80877104
@@ -116,7 +116,7 @@ func (p *proxy) count(server io.Writer, client io.Reader) error {
 			return err
 		}
 		size := binary.BigEndian.Uint32(head[headSize-lengthSize:])
-		if size < lengthSize || size > largest {
+		if size < lengthSize || size > maxSize {
 			return fmt.Errorf("message of %d bytes", size)
 		}
 		body := make([]byte, size-lengthSize)

@@ -35,13 +35,13 @@ func (t *table) printf(format string, a ...any) {
 }
 
 // compare adds a line for two durations. An aim of 0 is none.
-func (t *table) compare(name string, ours, floor time.Duration, most float64) {
+func (t *table) compare(name string, ours, floor time.Duration, maxRatio float64) {
 	ratio := float64(ours) / float64(floor)
 	aim := ""
-	if most > 0 {
-		aim = fmt.Sprintf("<= %.1f", most)
+	if maxRatio > 0 {
+		aim = fmt.Sprintf("<= %.1f", maxRatio)
 	}
-	t.line(name, milliseconds(ours), milliseconds(floor), fmt.Sprintf("%.2f", ratio), aim, most > 0 && ratio > most)
+	t.line(name, milliseconds(ours), milliseconds(floor), fmt.Sprintf("%.2f", ratio), aim, maxRatio > 0 && ratio > maxRatio)
 }
 
 func milliseconds(d time.Duration) string {
@@ -105,7 +105,7 @@ func (t *table) memory(taken []memory) {
 			aim = fmt.Sprintf("<= %d (%d)", many, anonymous)
 			bad = m.exporter.all > many<<20 || m.exporter.anonymous > anonymous<<20
 			before = m.exporter
-		case mostScrapes:
+		case maxScrapes:
 			aim, bad = "flat", float64(m.exporter.all) > flat*float64(before.all)
 		}
 		t.line(fmt.Sprintf("  after %d scrapes", m.scrapes), m.exporter.String(), m.floor.String(),
