@@ -32,7 +32,7 @@ const (
 	role = "liveness"
 
 	answerTimeout = 15 * time.Second
-	askEvery      = 50 * time.Millisecond
+	pollInterval  = 50 * time.Millisecond
 	// stopTimeout is what a child may take to end by itself; the exporter takes at most half of it.
 	stopTimeout = 10 * time.Second
 )
@@ -228,7 +228,7 @@ func (r *runner) announce(ctx context.Context, subject, wanted string) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s does not say %s: %w", address, wanted, err)
-		case <-time.After(askEvery):
+		case <-time.After(pollInterval):
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-const lookAtParentEvery = 200 * time.Millisecond
+const parentInterval = 200 * time.Millisecond
 
 // watchParent calls end when make has gone, or waits for us to end: a SIGINT that was sent to make alone, and not by
 // Ctrl-C to us both, it does not pass on. It stops when ctx ends.
@@ -24,7 +24,7 @@ func watchParent(ctx context.Context, end func()) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(lookAtParentEvery):
+		case <-time.After(parentInterval):
 		}
 		if os.Getppid() != parent || caught && !catchesInterrupt(parent) {
 			end()
