@@ -15,15 +15,17 @@ import (
 	"time"
 )
 
-// NewCertificate makes a certificate for 127.0.0.1 that signs itself and ends in an hour, and its key, in PEM.
+// NewCertificate returns a self-signed certificate for 127.0.0.1 that expires in an hour, and its key, both in PEM.
+// Each of changes may edit the certificate before it is signed.
 func NewCertificate(changes ...func(*x509.Certificate)) (certificate, key []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "testservers"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "testservers"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
 	}
 	for _, change := range changes {
 		change(template)

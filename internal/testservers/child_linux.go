@@ -5,7 +5,8 @@ package testservers
 
 import "syscall"
 
-// childAttributes run a server as another user, and end it when we are killed.
-func childAttributes(own *syscall.Credential) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Credential: own, Setpgid: true, Pdeathsig: syscall.SIGQUIT}
+// childAttributes returns the attributes of a server's process: it runs in its own process group, as user unless that
+// is nil, and the kernel ends it if this process dies.
+func childAttributes(user *syscall.Credential) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: user, Setpgid: true, Pdeathsig: syscall.SIGQUIT}
 }

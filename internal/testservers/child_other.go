@@ -7,7 +7,8 @@ package testservers
 
 import "syscall"
 
-// childAttributes run a server as another user.
-func childAttributes(own *syscall.Credential) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Credential: own, Setpgid: true}
+// childAttributes returns the attributes of a server's process: it runs in its own process group, and as user unless
+// that is nil.
+func childAttributes(user *syscall.Credential) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: user, Setpgid: true}
 }

@@ -13,61 +13,72 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Fault is something that can be broken and mended.
+// Fault is a way to break the stack.
 type Fault struct {
-	// Key is a letter, Name says what breaks, Seen what is then seen and when.
-	Key, Name, Seen string
-	Break           func(context.Context) error
-	// Mend is nil where it mends itself.
+	// Key is the letter that make demo takes for the fault.
+	Key string
+	// Name describes what Break does.
+	Name string
+	// Seen describes what the metrics and alerts then show, and when.
+	Seen string
+	// Break breaks something.
+	Break func(context.Context) error
+	// Mend undoes Break. It is nil if the stack recovers by itself.
 	Mend func(context.Context) error
 }
 
-// Faults are what can be broken, one at a time.
+// Faults returns the faults of the stack. At most one may be broken at a time.
 func (s *Stack) Faults() []Fault {
 	return []Fault{
 		{
 			"s", "stop the primary",
-			"at the next scrape its state is no response; PostgresDown fires after the third failed probe, about a minute from now, and Alertmanager sends it half a minute later; then PgBouncerBackEndUnreachable, since no label cluster tells whose server it is",
+			"the state of the primary is \"no response\" at the next scrape; PostgresDown fires after the third failed probe, " +
+				"in about a minute, and Alertmanager sends it half a minute later; PgBouncerBackEndUnreachable follows, " +
+				"because no label cluster says which server is behind PgBouncer",
 			func(context.Context) error { return s.Primary.Stop(Fast) }, s.Primary.Start,
 		},
 		{
-			"h", "hang the primary: sessions that are open go on, new ones get no answer",
-			"as when it stops (PostgresDown), but with reason timeout: each probe waits 5 s, and the connection figures still come",
+			"h", "hang the primary: open sessions continue, new ones get no response",
+			"PostgresDown fires as if the primary had stopped, but with reason timeout: each probe takes 5 s, " +
+				"and the connection statistics are still there",
 			func(context.Context) error { return s.Primary.Signal(syscall.SIGSTOP) },
 			func(context.Context) error { return s.Primary.Signal(syscall.SIGCONT) },
 		},
 		{
 			"c", "take all connection slots of the primary",
-			"at the next scrape its state is connection limit; PostgresConnectionSlotsExhausted fires about a minute from now, PostgresDown does not",
-			func(ctx context.Context) error { return s.eater.start(ctx, s.direct("orders", "leak")) },
-			s.eater.stop,
+			"the state of the primary is \"connection limit\" at the next scrape; PostgresConnectionSlotsExhausted fires " +
+				"in about a minute, PostgresDown does not",
+			func(ctx context.Context) error { return s.slots.hold(ctx, s.direct("orders", "leak")) },
+			s.slots.release,
 		},
 		{
-			"w", "make commits on the primary wait for a standby that is not there",
-			"pg_up stays 1 and pg_commit_up is 0 at the next scrape; PostgresCommitsHang fires about a minute from now; clients of PgBouncer wait",
+			"w", "make commits on the primary wait for a standby that does not exist",
+			"pg_up stays 1 and pg_commit_up is 0 at the next scrape; PostgresCommitsHang fires in about a minute; " +
+				"the clients of PgBouncer wait",
 			s.settings("ALTER SYSTEM SET synchronous_standby_names = 'nobody'"),
 			s.settings("ALTER SYSTEM RESET synchronous_standby_names"),
 		},
 		{
-			"l", "stop the standby from replaying",
-			"its lag grows from the next scrape on; PostgresReplicaLag fires when it has been too long for 5 min",
+			"l", "pause replay on the standby",
+			"the lag of the standby grows; PostgresReplicaLag fires after it has been too high for 5 min",
 			func(ctx context.Context) error { return s.Standby.Exec(ctx, "SELECT pg_wal_replay_pause()") },
 			func(ctx context.Context) error { return s.Standby.Exec(ctx, "SELECT pg_wal_replay_resume()") },
 		},
 		{
 			"p", "pause PgBouncer",
-			"its databases are paused; PgBouncerClientsWaiting fires after 2 min, PgBouncerPaused after 5; servers are well",
+			"the databases are paused; PgBouncerClientsWaiting fires after 2 min and PgBouncerPaused after 5 min; " +
+				"the servers stay healthy",
 			s.console("PAUSE orders", "PAUSE billing"), s.console("RESUME orders", "RESUME billing"),
 		},
 		{
-			"x", "crash the primary: kill one of its sessions, so that it restarts the others",
-			"probes may not notice, but the loss of the kept session is counted; PostgresCrashRestarted fires within half a minute",
+			"x", "crash the primary: kill one of its sessions, so that it restarts all others",
+			"probes may not fail, but the kept session is counted as lost; PostgresCrashRestarted fires within half a minute",
 			s.crash, nil,
 		},
 	}
 }
 
-// settings changes settings of the primary.
+// settings returns a function that runs sql on the primary and reloads its configuration.
 func (s *Stack) settings(sql string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if err := s.Primary.Exec(ctx, sql); err != nil {
@@ -77,7 +88,8 @@ func (s *Stack) settings(sql string) func(context.Context) error {
 	}
 }
 
-// console gives commands to PgBouncer. Databases are paused by name: PAUSE alone shows in none of its figures.
+// console returns a function that runs commands on the console of PgBouncer. Faults pause databases by name, because
+// PAUSE alone shows in no column of SHOW DATABASES.
 func (s *Stack) console(commands ...string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		conn, err := s.PgBouncer.Console(ctx)
@@ -93,7 +105,7 @@ func (s *Stack) console(commands ...string) func(context.Context) error {
 	}
 }
 
-// crash kills a session as the kernel does when memory runs out; its server then starts all others anew.
+// crash kills a session as the kernel does if memory runs out. The server then restarts all sessions.
 func (s *Stack) crash(ctx context.Context) error {
 	session, err := s.Primary.Connect(ctx)
 	if err != nil {
@@ -102,24 +114,25 @@ func (s *Stack) crash(ctx context.Context) error {
 	return syscall.Kill(int(session.PID()), syscall.SIGKILL)
 }
 
-// slotEater opens sessions until no more are to be had, and goes on as others end.
-type slotEater struct {
-	end   context.CancelFunc // nil while it does not eat
-	eater sync.WaitGroup
+// slotHolder takes all connection slots of a server, also those that others free later.
+type slotHolder struct {
+	stop    context.CancelFunc // nil while it holds none
+	running sync.WaitGroup
 }
 
-func (e *slotEater) start(ctx context.Context, dsn string) error {
+// hold starts to open sessions in the background, until release.
+func (h *slotHolder) hold(ctx context.Context, dsn string) error {
 	config, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return err
 	}
-	ctx, e.end = context.WithCancel(context.WithoutCancel(ctx))
-	e.eater.Go(func() {
+	ctx, h.stop = context.WithCancel(context.WithoutCancel(ctx))
+	h.running.Go(func() {
 		var sessions []*pgconn.PgConn
 		for ctx.Err() == nil {
 			session, err := pgconn.ConnectConfig(ctx, config)
 			if err != nil {
-				_ = pause(ctx, 50*time.Millisecond, 150*time.Millisecond) // all are taken, or we end
+				_ = pause(ctx, 50*time.Millisecond, 150*time.Millisecond) // no slot is free, or release was called
 				continue
 			}
 			sessions = append(sessions, session)
@@ -133,11 +146,12 @@ func (e *slotEater) start(ctx context.Context, dsn string) error {
 	return nil
 }
 
-func (e *slotEater) stop(context.Context) error {
-	if e.end != nil {
-		e.end()
-		e.eater.Wait()
-		e.end = nil
+// release closes the sessions and waits for that. It does nothing if none are held.
+func (h *slotHolder) release(context.Context) error {
+	if h.stop != nil {
+		h.stop()
+		h.running.Wait()
+		h.stop = nil
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestFaults: each has a key of its own, and promises no alert that does not exist.
+// TestFaults: each fault has a key of its own, and every alert it names exists.
 func TestFaults(t *testing.T) {
 	rules, err := os.ReadFile("../../examples/alerts.yml")
 	if err != nil {
@@ -19,24 +19,24 @@ func TestFaults(t *testing.T) {
 	keys := map[string]bool{}
 	for _, f := range new(Stack).Faults() {
 		if len(f.Key) != 1 || keys[f.Key] || f.Name == "" || f.Break == nil {
-			t.Errorf("%q is no key, or no fault", f.Key)
+			t.Errorf("%q is not a key, or has no name or no Break", f.Key)
 		}
 		keys[f.Key] = true
-		promised := regexp.MustCompile(`\b(Postgres|PgBouncer)[A-Z]\w+`).FindAllString(f.Seen, -1)
-		if len(promised) == 0 {
-			t.Errorf("%s: it promises nothing", f.Name)
+		named := regexp.MustCompile(`\b(Postgres|PgBouncer)[A-Z]\w+`).FindAllString(f.Seen, -1)
+		if len(named) == 0 {
+			t.Errorf("%s: Seen names no alert", f.Name)
 		}
-		for _, alert := range promised {
+		for _, alert := range named {
 			if !strings.Contains(string(rules), "- alert: "+alert+"\n") {
-				t.Errorf("%s: there is no alert %s", f.Name, alert)
+				t.Errorf("%s: no such alert: %s", f.Name, alert)
 			}
 		}
 	}
 }
 
-// TestWithReceiver: the routes and inhibitions stay, whatever the receivers were.
-func TestWithReceiver(t *testing.T) {
-	got, err := withReceiver([]byte(`
+// TestWithWebhook: all receivers are replaced; routes and inhibitions stay.
+func TestWithWebhook(t *testing.T) {
+	got, err := withWebhook([]byte(`
 global: {smtp_from: a@example.org}
 route: {receiver: mail, routes: [{matchers: ['severity="critical"'], receiver: pager}]}
 receivers:
@@ -47,7 +47,8 @@ inhibit_rules: [{equal: [job]}]
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(got, "example.org") || strings.Contains(got, "placeholder") || strings.Count(got, "url: http://hook") != 2 {
+	placeholders := strings.Contains(got, "example.org") || strings.Contains(got, "placeholder")
+	if placeholders || strings.Count(got, "url: http://hook") != 2 {
 		t.Errorf("the receivers are not replaced:\n%s", got)
 	}
 	for _, kept := range []string{"name: mail", "name: pager", `severity="critical"`, "inhibit_rules:", "- job"} {

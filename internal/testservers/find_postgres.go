@@ -13,11 +13,13 @@ import (
 	"strconv"
 )
 
-// ErrPostgresNotFound says that there is no server on this machine.
-var ErrPostgresNotFound = errors.New("no PostgreSQL server found in PG_BIN, /usr/lib/postgresql/*/bin, PATH or node_modules")
+// ErrPostgresNotFound is returned if PostgreSQL is not installed on this machine.
+var ErrPostgresNotFound = errors.New(
+	"no PostgreSQL server found in PG_BIN, /usr/lib/postgresql/*/bin, PATH or node_modules")
 
-// FindPostgres returns the folder with a server's binaries: PG_BIN, the newest of Debian's, the one on PATH, or the one
-// that npm has installed in this package's folder.
+// FindPostgres returns the absolute path of a folder with initdb and postgres. It takes the first of: the folder that
+// the environment variable PG_BIN names, the newest version that Debian's packages have installed, the one on PATH, and
+// the one that npm has installed in this package's folder. If there is none, it returns ErrPostgresNotFound.
 func FindPostgres() (string, error) {
 	if bin := os.Getenv("PG_BIN"); bin != "" {
 		if !isServer(bin) {
@@ -32,7 +34,7 @@ func FindPostgres() (string, error) {
 	slices.SortFunc(packaged, func(a, b string) int { return major(b) - major(a) })
 	candidates := packaged
 	if path, err := exec.LookPath("postgres"); err == nil {
-		// Where a link points, the server's other files are; and they are what gets copied where root has to.
+		// The server's other files are beside the binary, not beside a link to it.
 		if path, err = filepath.EvalSymlinks(path); err == nil {
 			candidates = append(candidates, filepath.Dir(path))
 		}
@@ -51,7 +53,7 @@ func FindPostgres() (string, error) {
 	return "", ErrPostgresNotFound
 }
 
-// platform is this machine in the words of the npm packages.
+// platform returns the name that the npm packages have for this operating system and processor.
 func platform() string {
 	arch := runtime.GOARCH
 	if arch == "amd64" {
@@ -60,6 +62,7 @@ func platform() string {
 	return runtime.GOOS + "-" + arch
 }
 
+// major returns the version in a path such as /usr/lib/postgresql/17/bin, or 0 if there is none.
 func major(bin string) int {
 	n, err := strconv.Atoi(filepath.Base(filepath.Dir(bin)))
 	if err != nil {
@@ -68,6 +71,7 @@ func major(bin string) int {
 	return n
 }
 
+// isServer reports whether a folder holds the executables initdb and postgres.
 func isServer(bin string) bool {
 	for _, name := range []string{"initdb", "postgres"} {
 		info, err := os.Stat(filepath.Join(bin, name))

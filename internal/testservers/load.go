@@ -13,10 +13,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// connectTimeout bounds a login of the load, and the end of its sessions.
 const connectTimeout = 5 * time.Second
 
-// startLoad starts what applications would do: short transactions through PgBouncer, sessions that come and go, some
-// that forget to end a transaction, some that wait for each other. It is gentle: the machine has other things to do.
+// startLoad starts clients that behave like applications: short transactions through PgBouncer, sessions that come and
+// go, one that leaves a transaction open, and two that wait for each other's locks. The load is light.
 func (s *Stack) startLoad(ctx context.Context, _ StackConfig) error {
 	for _, database := range []string{"orders", "billing"} {
 		conn, err := pgx.Connect(ctx, s.direct(database, "setup"))
@@ -51,15 +52,17 @@ INSERT INTO account SELECT i, 0 FROM generate_series(0, 100) i`)
 	s.ends = append(s.ends, func() error {
 		stop()
 		clients.Wait()
-		return s.eater.stop(ctx)
+		return s.slots.release(ctx)
 	})
 	return nil
 }
 
+// direct returns the connection string for a session with the primary.
 func (s *Stack) direct(database, application string) string {
 	return s.dsn(s.Primary.Port, database, application)
 }
 
+// pooled returns the connection string for a session through PgBouncer.
 func (s *Stack) pooled(database, application string) string {
 	return s.dsn(s.PgBouncer.Port, database, application) + " default_query_exec_mode=simple_protocol"
 }
@@ -69,7 +72,7 @@ func (s *Stack) dsn(port int, database, application string) string {
 		port, customer, s.password, database, application)
 }
 
-// client opens one session after the other until ctx ends. A session that fails is none of its concern.
+// client opens one session after another until ctx ends. It ignores errors: faults break sessions.
 func client(ctx context.Context, dsn string, session func(context.Context, *pgx.Conn) error) {
 	for pause(ctx, 0, 4*time.Second) == nil {
 		connecting, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -85,10 +88,10 @@ func client(ctx context.Context, dsn string, session func(context.Context, *pgx.
 	}
 }
 
-// buy commits a short transaction now and then.
+// buy commits a short transaction several times per second, until an error.
 func buy(ctx context.Context, conn *pgx.Conn) error {
 	for {
-		err := transact(ctx, conn, 2+rand.IntN(99), 10*time.Millisecond, 60*time.Millisecond) //nolint:gosec // any will do
+		err := transact(ctx, conn, 2+rand.IntN(99), 10*time.Millisecond, 60*time.Millisecond) //nolint:gosec // not a secret
 		if err != nil {
 			return err
 		}
@@ -98,7 +101,7 @@ func buy(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// browse is a session that does next to nothing for a while.
+// browse runs a short query every few seconds, then idles.
 func browse(ctx context.Context, conn *pgx.Conn) error {
 	for range 5 {
 		if _, err := conn.Exec(ctx, "SELECT sum(balance) FROM account, pg_sleep(0.2)"); err != nil {
@@ -111,12 +114,12 @@ func browse(ctx context.Context, conn *pgx.Conn) error {
 	return pause(ctx, 0, 20*time.Second)
 }
 
-// forget leaves a transaction open, on a row that nobody else wants.
+// forget leaves a transaction open for up to 50 s. No other session needs its row.
 func forget(ctx context.Context, conn *pgx.Conn) error {
 	return transact(ctx, conn, 0, 20*time.Second, 50*time.Second)
 }
 
-// contend wants a row that others want too.
+// contend updates one row in long transactions, until an error. Sessions that run it wait for each other.
 func contend(ctx context.Context, conn *pgx.Conn) error {
 	for {
 		if err := transact(ctx, conn, 1, time.Second, 3*time.Second); err != nil {
@@ -128,7 +131,7 @@ func contend(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// transact changes a row and commits that after a while.
+// transact updates a row, waits between minWait and maxWait, and commits.
 func transact(ctx context.Context, conn *pgx.Conn, id int, minWait, maxWait time.Duration) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "UPDATE account SET balance = balance + 1 WHERE id = $1", id); err != nil {
@@ -138,12 +141,12 @@ func transact(ctx context.Context, conn *pgx.Conn, id int, minWait, maxWait time
 	})
 }
 
-// pause waits for some time between the two. It fails when ctx ends.
+// pause waits for a random time between minWait and maxWait. It fails if ctx ends first.
 func pause(ctx context.Context, minWait, maxWait time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(minWait + rand.N(maxWait-minWait)): //nolint:gosec // any will do
+	case <-time.After(minWait + rand.N(maxWait-minWait)): //nolint:gosec // not a secret
 		return nil
 	}
 }

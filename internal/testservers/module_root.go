@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 )
 
-// ModuleRoot returns the absolute path of the repository's folder: the working directory, or the nearest folder above it,
-// that holds go.mod. Tests run in their package's folder and programs in the repository's, so both find it.
+// ModuleRoot returns the absolute path of the repository's folder: the working directory, or the nearest folder above
+// it, that holds go.mod. Tests run in their package's folder and programs in the repository's, so both find it.
 func ModuleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {

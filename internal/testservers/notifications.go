@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Notification is what Alertmanager sends: one message about a group of alerts.
+// Notification is a message of Alertmanager about a group of alerts.
 type Notification struct {
 	Receiver, Status string
 	Alerts           []struct {
@@ -21,7 +21,8 @@ type Notification struct {
 	}
 }
 
-// listenForNotifications returns the URL where Alertmanager's webhooks are taken.
+// listenForNotifications starts an HTTP server that calls notified, unless that is nil, for each webhook of
+// Alertmanager. It returns the URL for the webhooks. The server runs until Close.
 func (s *Stack) listenForNotifications(ctx context.Context, notified func(Notification)) (string, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
@@ -29,7 +30,7 @@ func (s *Stack) listenForNotifications(ctx context.Context, notified func(Notifi
 		return "", err
 	}
 	server := &http.Server{
-		ReadHeaderTimeout: askTimeout, ReadTimeout: askTimeout,
+		ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var n Notification
 			if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
@@ -43,7 +44,7 @@ func (s *Stack) listenForNotifications(ctx context.Context, notified func(Notifi
 	}
 	ended := make(chan struct{})
 	go func() {
-		_ = server.Serve(l) // until it is closed
+		_ = server.Serve(l) // until Shutdown
 		close(ended)
 	}()
 	s.ends = append(s.ends, func() error {

@@ -8,20 +8,20 @@ import (
 	"sync"
 )
 
-// Output is what a program writes, to be read while it still runs.
+// Output collects what a program writes. It can be read while the program runs; the zero value is ready to use.
 type Output struct {
-	mu      sync.Mutex // protects written
+	mu      sync.Mutex // guards written
 	written bytes.Buffer
 }
 
-// Write adds to the output.
+// Write appends to the output. It never fails.
 func (o *Output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.written.Write(p)
 }
 
-// String returns what was written up to now.
+// String returns what was written so far.
 func (o *Output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -10,21 +10,22 @@ import (
 	"syscall"
 )
 
-// Port is a port of 127.0.0.1 that nobody else takes until it is released, also while no server listens on it: those of
-// tests stop and start, and tests run side by side.
+// Port is a reserved port of 127.0.0.1. No other process takes it before Release, even while no server listens on it:
+// tests stop and restart their servers, and tests run in parallel.
 type Port struct {
 	Number int
 	socket *os.File
 }
 
-// ReservePort finds a port. It is none of those that the system gives to connections (on Linux from 32768 on).
+// ReservePort reserves a free port. It is below the range that the system assigns to outgoing connections (on Linux
+// from 32768).
 //
-// A socket that is bound and does not listen keeps others away, but for those who say that they may share the address, as
-// servers do (SO_REUSEADDR, socket(7)). A connection to it is refused as long as no server is there.
+// The reservation is a socket that is bound and does not listen. Only processes that set SO_REUSEADDR, as servers do,
+// can then bind the port (socket(7)). Connections to it are refused until a server listens.
 func ReservePort() (*Port, error) {
 	const minPort, maxPort = 12000, 32000
 	for {
-		p := &Port{Number: minPort + rand.IntN(maxPort-minPort)} //nolint:gosec // any will do
+		p := &Port{Number: minPort + rand.IntN(maxPort-minPort)} //nolint:gosec // not a secret
 		syscall.ForkLock.RLock()
 		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 		if err == nil {
@@ -51,5 +52,5 @@ func ReservePort() (*Port, error) {
 	}
 }
 
-// Release lets others have the port.
+// Release gives the port back.
 func (p *Port) Release() error { return p.socket.Close() }

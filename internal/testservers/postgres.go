@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package testservers launches throwaway servers on this machine, for the tests and for `make run`, `make demo` and
-// `make bench`: PostgreSQL, PgBouncer, Redis and Celery workers. A Stack is all of them with the exporter and Prometheus.
-// No package of the exporter is linked in: a Stack starts its binary.
+// `make bench`: PostgreSQL, PgBouncer, Redis and Celery workers. A Stack is all of them with the exporter and
+// Prometheus. No package of the exporter is linked in: a Stack starts its binary.
 package testservers
 
 import (
@@ -25,41 +25,43 @@ import (
 )
 
 const (
+	// startTimeout is how long a server may take until it can be used.
 	startTimeout = 30 * time.Second
-	stopTimeout  = 20 * time.Second
-	// unprivileged runs the server when we are root, which PostgreSQL refuses to be.
+	// stopTimeout is how long a server may take to end after a signal.
+	stopTimeout = 20 * time.Second
+	// unprivileged is the user that runs the servers if this process is root: PostgreSQL refuses to run as root.
 	unprivileged = "nobody"
 )
 
-// Superuser is a new server's first role. It logs in without a password through the unix socket.
+// Superuser is the first role of a new server. It needs no password on the unix socket.
 const Superuser = "postgres"
 
-// PostgresConfig says what a new server is like.
+// PostgresConfig describes a new server.
 type PostgresConfig struct {
-	// Bin is the folder with initdb and postgres; FindPostgres finds it.
+	// Bin is the folder with initdb and postgres, such as FindPostgres returns.
 	Bin string
-	// Port 0 means a free one.
+	// Port is the port on 127.0.0.1 where the server listens. 0 means a free one.
 	Port int
-	// HBA replaces the lines of pg_hba.conf for TCP; the default asks everyone for a password (scram-sha-256).
+	// HBA replaces the lines of pg_hba.conf for TCP. By default, every role needs a password (scram-sha-256).
 	HBA string
-	// Settings are appended to postgresql.conf, as name = value.
+	// Settings are lines such as "name = value" for postgresql.conf. They override the defaults.
 	Settings []string
-	// Certificate and Key, in PEM, switch TLS on.
+	// Certificate and Key, in PEM, enable TLS.
 	Certificate, Key []byte
 }
 
-// Postgres is a throwaway PostgreSQL server in a folder of its own.
+// Postgres is a throwaway PostgreSQL server. It runs until Remove is called.
 type Postgres struct {
-	// Port is where it listens, on 127.0.0.1. Dir also holds its data and its socket.
-	Port int
-	process
+	// Port is the port on 127.0.0.1 where it listens.
+	Port    int
+	process // its folder also holds the data directory and the unix socket
 
-	bin string
-	own *syscall.Credential // nil when we are not root
+	bin  string
+	user *syscall.Credential // that the server runs as; nil if this process is not root
 }
 
-// NewPostgres makes a data directory in a new temporary folder and starts a server in it. When ctx ends, this stops; the server
-// runs until Remove. On an error nothing is left.
+// NewPostgres makes a data directory in a temporary folder, starts a server and waits until it accepts connections. ctx
+// bounds the start only. If NewPostgres fails, it leaves no process and no file.
 func NewPostgres(ctx context.Context, c PostgresConfig) (*Postgres, error) {
 	s := &Postgres{Port: c.Port, bin: c.Bin}
 	if err := s.create(ctx, c); err != nil {
@@ -71,10 +73,10 @@ func NewPostgres(ctx context.Context, c PostgresConfig) (*Postgres, error) {
 	return s, nil
 }
 
-// Standby makes a streaming replica of a server, which is stopped for a moment, and starts it. When it is not needed any
-// more, Remove removes it.
+// Standby starts a streaming replica of a running server, which it restarts to copy the data directory. The caller
+// removes the replica with Remove.
 func (s *Postgres) Standby(ctx context.Context) (*Postgres, error) {
-	standby := &Postgres{bin: s.bin, own: s.own}
+	standby := &Postgres{bin: s.bin, user: s.user}
 	if err := standby.createStandby(ctx, s); err != nil {
 		return nil, errors.Join(err, standby.Remove())
 	}
@@ -93,13 +95,15 @@ func (s *Postgres) createStandby(ctx context.Context, primary *Postgres) error {
 		return err
 	}
 	err = errors.Join(
-		os.Mkdir(s.data(), 0o700), // the server refuses one that others can read
+		os.Mkdir(s.data(), 0o700), // the server refuses a directory that others can read
 		os.CopyFS(s.data(), os.DirFS(primary.data())),
-		s.hideKey(),
-		s.ownAll(),
+		s.restrictKey(),
+		s.chownAll(),
 		s.write("standby.signal", nil),
-		s.Append("postgresql.conf", fmt.Sprintf("port = %d\nunix_socket_directories = '%s'\nprimary_conninfo = 'host=%s port=%d user=%s'\nwal_retrieve_retry_interval = 100ms",
-			s.Port, s.Dir, primary.Dir, primary.Port, Superuser)),
+		s.Append("postgresql.conf", fmt.Sprintf(`port = %d
+unix_socket_directories = '%s'
+primary_conninfo = 'host=%s port=%d user=%s'
+wal_retrieve_retry_interval = 100ms`, s.Port, s.Dir, primary.Dir, primary.Port, Superuser)),
 		primary.Start(ctx),
 	)
 	if err != nil {
@@ -108,8 +112,8 @@ func (s *Postgres) createStandby(ctx context.Context, primary *Postgres) error {
 	return s.Start(ctx)
 }
 
-// hideKey takes from the others the right to read the key, if there is one, which a copy gives them.
-func (s *Postgres) hideKey() error {
+// restrictKey makes the key of a copied data directory, if there is one, readable for its owner only.
+func (s *Postgres) restrictKey() error {
 	err := os.Chmod(filepath.Join(s.data(), "server.key"), 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -117,9 +121,9 @@ func (s *Postgres) hideKey() error {
 	return err
 }
 
-// ownAll gives the server's folder to the user that it runs as.
-func (s *Postgres) ownAll() error {
-	if s.own == nil {
+// chownAll makes the user that runs the server the owner of its folder and all files in it.
+func (s *Postgres) chownAll() error {
+	if s.user == nil {
 		return nil
 	}
 	root, err := os.OpenRoot(s.Dir)
@@ -131,14 +135,14 @@ func (s *Postgres) ownAll() error {
 		if err != nil {
 			return err
 		}
-		return root.Lchown(path, int(s.own.Uid), int(s.own.Gid))
+		return root.Lchown(path, int(s.user.Uid), int(s.user.Gid))
 	})
 }
 
 func (s *Postgres) create(ctx context.Context, c PostgresConfig) error {
 	var err error
 	parent := os.TempDir()
-	if os.Geteuid() == 0 && !reachable(parent) {
+	if os.Geteuid() == 0 && !isReachable(parent) {
 		parent = "/tmp"
 	}
 	if s.Dir, err = os.MkdirTemp(parent, "testservers-"); err != nil {
@@ -150,7 +154,7 @@ func (s *Postgres) create(ctx context.Context, c PostgresConfig) error {
 		}
 	}
 	if os.Geteuid() == 0 {
-		if err := s.becomeUnprivileged(); err != nil {
+		if err := s.dropPrivileges(); err != nil {
 			return err
 		}
 	}
@@ -178,9 +182,9 @@ func (s *Postgres) create(ctx context.Context, c PostgresConfig) error {
 	return s.write("pg_hba.conf", []byte("local all all trust\nlocal replication all trust\n"+c.HBA+"\n"))
 }
 
-// becomeUnprivileged gives the folder to a user who may run a server, and copies the binaries into it where that user
-// could not reach them (a clone below root's home).
-func (s *Postgres) becomeUnprivileged() error {
+// dropPrivileges makes an unprivileged user the owner of the server's folder. If that user cannot reach the binaries,
+// as in a clone in root's home, it copies them into the folder.
+func (s *Postgres) dropPrivileges() error {
 	nobody, err := user.Lookup(unprivileged)
 	if err != nil {
 		return err
@@ -193,11 +197,11 @@ func (s *Postgres) becomeUnprivileged() error {
 	if err != nil {
 		return err
 	}
-	s.own = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	s.user = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	if err := os.Chown(s.Dir, int(uid), int(gid)); err != nil {
 		return err
 	}
-	if reachable(s.bin) {
+	if isReachable(s.bin) {
 		return nil
 	}
 	copied := filepath.Join(s.Dir, "server")
@@ -205,11 +209,11 @@ func (s *Postgres) becomeUnprivileged() error {
 		return fmt.Errorf("copy the binaries: %w", err)
 	}
 	s.bin = filepath.Join(copied, filepath.Base(s.bin))
-	return s.ownAll() // under root's own umask the copies may be root's alone
+	return s.chownAll() // root's umask may have made the copies private to root
 }
 
-// reachable says whether everybody may traverse the folder and those above it.
-func reachable(dir string) bool {
+// isReachable reports whether every user may enter the folder dir and all folders above it.
+func isReachable(dir string) bool {
 	for {
 		info, err := os.Stat(dir)
 		if err != nil || info.Mode().Perm()&0o001 == 0 {
@@ -223,28 +227,30 @@ func reachable(dir string) bool {
 	}
 }
 
+// command returns a command that runs a program of the server, as its user and without the environment of this process.
 func (s *Postgres) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, name), args...)
 	cmd.Dir = s.Dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
-	cmd.SysProcAttr = childAttributes(s.own)
+	cmd.SysProcAttr = childAttributes(s.user)
 	return cmd
 }
 
 func (s *Postgres) data() string { return filepath.Join(s.Dir, "data") }
 
+// write writes a file of the data directory that its user owns.
 func (s *Postgres) write(name string, content []byte) error {
 	path := filepath.Join(s.data(), name)
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		return err
 	}
-	if s.own == nil {
+	if s.user == nil {
 		return nil
 	}
-	return os.Chown(path, int(s.own.Uid), int(s.own.Gid))
+	return os.Chown(path, int(s.user.Uid), int(s.user.Gid))
 }
 
-// Append adds lines to a file of the data directory.
+// Append appends lines to a file of the data directory, such as "postgresql.conf". The server does not reload it.
 func (s *Postgres) Append(name, lines string) error {
 	f, err := os.OpenFile(filepath.Join(s.data(), name), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
@@ -254,7 +260,7 @@ func (s *Postgres) Append(name, lines string) error {
 	return errors.Join(err, f.Close())
 }
 
-// Start starts a stopped server and waits until it accepts connections.
+// Start starts a stopped server and waits until it accepts connections. ctx bounds the wait only.
 func (s *Postgres) Start(ctx context.Context) error {
 	if err := s.Launch(); err != nil {
 		return err
@@ -276,19 +282,19 @@ func (s *Postgres) Start(ctx context.Context) error {
 	}
 }
 
-// Launch starts a stopped server and does not wait.
+// Launch starts a stopped server and does not wait until it accepts connections.
 func (s *Postgres) Launch() error {
 	return s.launch(s.command(context.Background(), "postgres", "-D", s.data()))
 }
 
-// The ways to stop a server.
+// The modes in which a PostgreSQL server can be stopped, as signals to its postmaster.
 const (
-	Smart     = syscall.SIGTERM // waits for its clients
-	Fast      = syscall.SIGINT
-	Immediate = syscall.SIGQUIT // no shutdown checkpoint: recovery at the next start
+	Smart     = syscall.SIGTERM // waits until its clients have disconnected
+	Fast      = syscall.SIGINT  // disconnects its clients
+	Immediate = syscall.SIGQUIT // writes no checkpoint: the next start recovers
 )
 
-// Stop asks a running server to stop and waits until it did.
+// Stop stops a running server and waits until its process has ended. It fails after stopTimeout.
 func (s *Postgres) Stop(mode syscall.Signal) error {
 	if err := s.Signal(mode); err != nil {
 		return err
@@ -296,22 +302,23 @@ func (s *Postgres) Stop(mode syscall.Signal) error {
 	return s.Wait(stopTimeout)
 }
 
-// Remove ends the server, whatever state it is in, and removes its folder.
+// Remove stops the server immediately, even if its process is stopped, and removes its folder.
 func (s *Postgres) Remove() error { return s.remove(Immediate) }
 
-// Connect opens a session of the superuser's through the unix socket. The caller closes it.
+// Connect opens a session as Superuser through the unix socket. The caller closes it.
 func (s *Postgres) Connect(ctx context.Context) (*pgconn.PgConn, error) {
-	return pgconn.Connect(ctx, fmt.Sprintf("host='%s' port=%d user=%s dbname=postgres sslmode=disable application_name=testservers",
-		s.Dir, s.Port, Superuser))
+	return pgconn.Connect(ctx, fmt.Sprintf(
+		"host='%s' port=%d user=%s dbname=postgres sslmode=disable application_name=testservers", s.Dir, s.Port, Superuser))
 }
 
-// Exec runs SQL as the superuser.
+// Exec runs one or more SQL statements in a new session as Superuser.
 func (s *Postgres) Exec(ctx context.Context, sql string) error {
 	_, err := s.Query(ctx, sql)
 	return err
 }
 
-// Query runs SQL as the superuser and returns the last result's rows as text, columns joined by "|".
+// Query runs one or more SQL statements in a new session as Superuser. It returns the rows of the last one as text,
+// with their columns joined by "|".
 func (s *Postgres) Query(ctx context.Context, sql string) ([]string, error) {
 	conn, err := s.Connect(ctx)
 	if err != nil {

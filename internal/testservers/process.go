@@ -14,17 +14,17 @@ import (
 	"time"
 )
 
-// process is a server's process, with a folder of its own that also holds its log.
+// process is the process of a server, with a folder that also holds its log.
 type process struct {
-	// Dir is the folder.
+	// Dir is the path of the folder. Remove removes it.
 	Dir string
 
 	cmd    *exec.Cmd
 	exited chan struct{}
-	port   *Port // nil where somebody else chose it
+	port   *Port // nil if the caller chose the port
 }
 
-// reserve finds a port for as long as the process is not removed.
+// reserve reserves a port until the process is removed, and returns its number.
 func (p *process) reserve() (int, error) {
 	var err error
 	if p.port, err = ReservePort(); err != nil {
@@ -33,7 +33,7 @@ func (p *process) reserve() (int, error) {
 	return p.port.Number, nil
 }
 
-// launch starts cmd, whose output goes to the log. No context ends it.
+// launch starts cmd and appends its output to the log. The context of cmd does not end it.
 func (p *process) launch(cmd *exec.Cmd) error {
 	log, err := os.OpenFile(p.logFile(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -47,15 +47,16 @@ func (p *process) launch(cmd *exec.Cmd) error {
 	}
 	exited := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // how it ends is in its log
+		_ = cmd.Wait() // the log has the cause
 		close(exited)
 	}()
 	p.cmd, p.exited = cmd, exited
 	return nil
 }
 
-// awaits waits until a process that was started can be used.
-func (p *process) awaits(ctx context.Context, name string, ready func() bool) error {
+// waitUntil waits until ready returns true. It fails if the process ends first, if ctx ends, or after startTimeout.
+// name is for the error.
+func (p *process) waitUntil(ctx context.Context, name string, ready func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for !ready() {
@@ -70,10 +71,10 @@ func (p *process) awaits(ctx context.Context, name string, ready func() bool) er
 	return nil
 }
 
-// Signal sends a signal to the process, of a server the postmaster.
+// Signal sends a signal to the process. The process of a PostgreSQL server is the postmaster.
 func (p *process) Signal(signal syscall.Signal) error { return p.cmd.Process.Signal(signal) }
 
-// Wait waits until the process has ended.
+// Wait waits until the process has ended. It fails after limit.
 func (p *process) Wait(limit time.Duration) error {
 	select {
 	case <-p.exited:
@@ -83,17 +84,18 @@ func (p *process) Wait(limit time.Duration) error {
 	}
 }
 
-// Exited is closed once the process has ended.
+// Exited returns a channel that is closed when the process has ended.
 func (p *process) Exited() <-chan struct{} { return p.exited }
 
-// PID is the process's, of a server the postmaster's.
+// PID returns the ID of the process.
 func (p *process) PID() int { return p.cmd.Process.Pid }
 
-// remove ends the process by a signal, whatever state it is in, and removes the folder.
+// remove ends the process with a signal, even if it is stopped, removes its folder and releases its port. It kills a
+// process that has not ended after stopTimeout.
 func (p *process) remove(signal syscall.Signal) error {
 	var err error
 	if p.cmd != nil {
-		_ = p.Signal(syscall.SIGCONT) // it may be gone, here and below
+		_ = p.Signal(syscall.SIGCONT) // these fail if the process has ended
 		_ = p.Signal(signal)
 		if err = p.Wait(stopTimeout); err != nil {
 			_ = p.Signal(syscall.SIGKILL)
@@ -109,7 +111,7 @@ func (p *process) remove(signal syscall.Signal) error {
 	return errors.Join(err, os.RemoveAll(p.Dir))
 }
 
-// Log returns what the process wrote.
+// Log returns what the process has written to its standard output and error, or the error of reading that.
 func (p *process) Log() string {
 	content, err := os.ReadFile(p.logFile())
 	if err != nil {

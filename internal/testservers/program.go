@@ -13,11 +13,11 @@ import (
 	"syscall"
 )
 
-// Program is any other program in a folder of its own. It runs until Remove.
+// Program is any other program, in a folder of its own. It runs until Remove is called.
 type Program struct{ process }
 
-// NewProgram makes a new temporary folder with these files in it, by name; Start starts the program. On an error nothing
-// is left.
+// NewProgram makes a temporary folder with the given files, keyed by name. Start then starts the program. If NewProgram
+// fails, it leaves no file.
 func NewProgram(files map[string]string) (*Program, error) {
 	dir, err := os.MkdirTemp("", "testservers-")
 	if err != nil {
@@ -33,24 +33,26 @@ func NewProgram(files map[string]string) (*Program, error) {
 	return p, nil
 }
 
-// Start starts the program in its folder, with nothing of our environment that names a server or a proxy.
+// Start starts the program in its folder and does not wait. Its environment is PATH, HOME and env: no variable of this
+// process can name a server or a proxy.
 func (p *Program) Start(bin string, env []string, args ...string) error {
-	cmd := exec.Command(bin, args...) //nolint:noctx // it runs until Remove
+	cmd := exec.Command(bin, args...) //nolint:noctx // it runs until Remove is called
 	cmd.Dir, cmd.SysProcAttr = p.Dir, childAttributes(nil)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.Dir}, env...)
 	return p.launch(cmd)
 }
 
-// Await waits until the program, whose name is for the error, can be used.
+// Await waits until ready returns true. It fails if the program ends first or ctx ends. name is for the error.
 func (p *Program) Await(ctx context.Context, name string, ready func() bool) error {
-	return p.awaits(ctx, name, ready)
+	return p.waitUntil(ctx, name, ready)
 }
 
-// LastWords is the end of what the program wrote, for an error.
-func (p *Program) LastWords() string {
+// LogTail returns the last lines of the log, for an error.
+func (p *Program) LogTail() string {
+	const maxLines = 5
 	lines := strings.Split(strings.TrimSpace(p.Log()), "\n")
-	return strings.Join(lines[max(0, len(lines)-5):], "\n")
+	return strings.Join(lines[max(0, len(lines)-maxLines):], "\n")
 }
 
-// Remove ends the program and removes its folder.
+// Remove terminates the program and removes its folder.
 func (p *Program) Remove() error { return p.remove(syscall.SIGTERM) }

@@ -15,9 +15,9 @@ import (
 	"syscall"
 )
 
-// Redis is a throwaway Redis. It runs until Remove.
+// Redis is a throwaway Redis. It runs until Remove is called.
 type Redis struct {
-	// Port is where it listens, on 127.0.0.1.
+	// Port is the port on 127.0.0.1 where it listens.
 	Port int
 	process
 
@@ -25,7 +25,8 @@ type Redis struct {
 	args []string
 }
 
-// NewRedis starts a Redis with arguments such as "--requirepass". On an error nothing is left.
+// NewRedis starts a Redis and waits until it listens. bin is the path of redis-server, and args are further arguments
+// such as "--requirepass". ctx bounds the start only. If NewRedis fails, it leaves no process and no file.
 func NewRedis(ctx context.Context, bin string, args ...string) (*Redis, error) {
 	r := &Redis{bin: bin, args: args}
 	var err error
@@ -41,26 +42,29 @@ func NewRedis(ctx context.Context, bin string, args ...string) (*Redis, error) {
 	return r, nil
 }
 
-// Start starts a stopped Redis and waits until it listens. What it held is gone.
+// Start starts Redis after it has stopped, with no data, and waits until it listens. ctx bounds the wait only.
 func (r *Redis) Start(ctx context.Context) error {
-	args := append([]string{"--port", strconv.Itoa(r.Port), "--bind", "127.0.0.1", "--save", "", "--dir", r.Dir}, r.args...)
+	args := append([]string{
+		"--port", strconv.Itoa(r.Port), "--bind", "127.0.0.1", "--save", "", "--dir", r.Dir,
+	}, r.args...)
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), r.bin, args...)
 	cmd.SysProcAttr = childAttributes(nil)
 	if err := r.launch(cmd); err != nil {
 		return err
 	}
-	return r.awaits(ctx, "Redis", func() bool {
+	return r.waitUntil(ctx, "Redis", func() bool {
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", r.Port))
 		return err == nil && conn.Close() == nil
 	})
 }
 
-// Do runs a command with redis-cli's own words and returns what it prints.
+// Do runs redis-cli with args, such as "LPUSH", "queue", "x", and returns what it prints.
 func (r *Redis) Do(ctx context.Context, args ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, "redis-cli", append([]string{"-p", strconv.Itoa(r.Port)}, args...)...).CombinedOutput()
+	args = append([]string{"-p", strconv.Itoa(r.Port)}, args...)
+	out, err := exec.CommandContext(ctx, "redis-cli", args...).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }
 
-// Remove ends the process, whatever state it is in, and removes its folder.
+// Remove kills the process, even a stopped one, and removes its folder.
 func (r *Redis) Remove() error { return r.remove(syscall.SIGKILL) }

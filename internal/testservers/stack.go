@@ -20,46 +20,52 @@ import (
 )
 
 const (
-	// role is the exporter's, customer the load's.
+	// role is the exporter's role, customer that of the load.
 	role, customer = "liveness", "customer"
 
-	askTimeout = 5 * time.Second
+	// requestTimeout bounds an HTTP request to a program of the stack, or of one to us.
+	requestTimeout = 5 * time.Second
 )
 
-// The addresses of examples/prometheus.yml, which NewStack replaces by the ones it got.
+// The addresses in examples/prometheus.yml. NewStack replaces them with those of the programs it has started.
 const exporterAddress, alertmanagerAddress = "localhost:10432", "localhost:9093"
 
-// StackConfig says what to run.
+// StackConfig describes a new stack.
 type StackConfig struct {
-	// Postgres is the folder with a server's binaries; PgBouncer, Exporter and Prometheus are the programs.
-	Postgres, PgBouncer, Exporter, Prometheus string
-	// Alertmanager is the program, and Grafana its folder (with bin and public). Without them it goes on without.
-	Alertmanager, Grafana string
+	// Postgres is the folder with initdb and postgres.
+	Postgres string
+	// PgBouncer, Exporter and Prometheus are the paths of the programs.
+	PgBouncer, Exporter, Prometheus string
+	// Alertmanager is the path of the program. If it is empty, the stack has no Alertmanager.
+	Alertmanager string
+	// Grafana is the folder that holds bin/grafana and public/. If it is empty, the stack has no Grafana.
+	Grafana string
 	// Examples is the folder with the rules, the dashboard and the configurations.
 	Examples string
-	// Change, if not nil, changes what examples/prometheus.yml says, but for the addresses.
+	// Change, if not nil, edits the content of prometheus.yml before the addresses in it are replaced.
 	Change func(configuration string) string
-	// KnownPorts takes the programs' usual ports where they are free.
+	// KnownPorts makes each program listen on its usual port if that is free.
 	KnownPorts bool
-	// Notified, if not nil, is told of each notification that Alertmanager sends.
+	// Notified, if not nil, is called for each notification that Alertmanager sends, also for several at once.
 	Notified func(Notification)
 }
 
-// Stack is everything that examples/ speaks of: throwaway servers with some load, the exporter, Prometheus with the rules,
-// Alertmanager and Grafana. Addresses are host:port on this machine, empty where the program is missing.
+// Stack is everything that examples/ configures: throwaway servers with some load, the exporter, Prometheus with the
+// alerting rules, Alertmanager and Grafana. It runs until Close is called.
 type Stack struct {
+	// Exporter, Prometheus, Alertmanager and Grafana are addresses (host:port). The address of a missing program is empty.
 	Exporter, Prometheus, Alertmanager, Grafana string
 	Primary, Standby                            *Postgres
 	PgBouncer                                   *PgBouncer
 
 	password string
-	eater    slotEater
+	slots    slotHolder
 	failed   chan error
-	ends     []func() error // what Close does, from the last to the first
+	ends     []func() error // Close calls them from the last to the first
 }
 
-// NewStack starts a stack and waits until every program answers. When ctx ends, this stops; the stack runs until Close. On an
-// error nothing is left.
+// NewStack starts a stack and waits until every program answers. ctx bounds the start only. If NewStack fails, it
+// leaves no process and no file.
 func NewStack(ctx context.Context, c StackConfig) (*Stack, error) {
 	s := &Stack{password: rand.Text(), failed: make(chan error, 8)}
 	for _, start := range []func(context.Context, StackConfig) error{
@@ -72,7 +78,7 @@ func NewStack(ctx context.Context, c StackConfig) (*Stack, error) {
 	return s, nil
 }
 
-// Close ends everything and removes its folders.
+// Close ends all processes of the stack and removes their folders.
 func (s *Stack) Close() error {
 	var err error
 	for len(s.ends) > 0 {
@@ -83,10 +89,10 @@ func (s *Stack) Close() error {
 	return err
 }
 
-// Failed yields an error when a program ended that nobody had asked to.
+// Failed returns a channel that receives an error if a program ends before Close is called.
 func (s *Stack) Failed() <-chan error { return s.failed }
 
-// startServers starts a primary with two databases, its standby, and a PgBouncer before it.
+// startServers starts a primary with two databases, a standby, and a PgBouncer in front of the primary.
 func (s *Stack) startServers(ctx context.Context, c StackConfig) error {
 	certificate, key, err := NewCertificate(func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(0, 3, 0) })
 	if err != nil {
@@ -126,28 +132,35 @@ func (s *Stack) startServers(ctx context.Context, c StackConfig) error {
 	return nil
 }
 
+// startExporter starts the exporter with the three servers as targets and a few checks.
 func (s *Stack) startExporter(ctx context.Context, c StackConfig) error {
-	address, err := s.listenOn(ctx, c.KnownPorts, 10432)
+	address, err := s.address(ctx, c.KnownPorts, 10432)
 	if err != nil {
 		return err
 	}
 	s.Exporter = address
-	targets := fmt.Sprintf(`defaults: {user: %s, password_file: password, sslmode: require, commit: true, applications: true}
+	configuration := fmt.Sprintf(`
+defaults: {user: %s, password_file: password, sslmode: require, commit: true, applications: true}
 targets:
   primary: {host: 127.0.0.1, port: %d, dbname: orders}
   standby: {host: 127.0.0.1, port: %d, dbname: orders}
   pool: {kind: pgbouncer, host: 127.0.0.1, port: %[4]d, sslmode: disable}
 checks:
   schema: {target: primary, sql: "SELECT to_regclass('account') IS NOT NULL"}
-  lock-waits: {target: primary, sql: "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'", warn_above: 3}
+  lock-waits:
+    target: primary
+    sql: "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    warn_above: 3
   pool-port: {tcp: "127.0.0.1:%[4]d"}
 `, role, s.Primary.Port, s.Standby.Port, s.PgBouncer.Port)
 	return s.run(ctx, stackProgram{
-		name: "exporter", bin: c.Exporter, files: map[string]string{"config.yml": targets, "password": s.password},
-		args: []string{"--config.file=config.yml", "--web.listen-address=" + address}, ready: address + "/readyz",
+		name: "exporter", bin: c.Exporter,
+		files: map[string]string{"config.yml": configuration, "password": s.password},
+		args:  []string{"--config.file=config.yml", "--web.listen-address=" + address}, ready: address + "/readyz",
 	})
 }
 
+// startAlertmanager starts Alertmanager with the configuration of the examples. All its receivers call c.Notified.
 func (s *Stack) startAlertmanager(ctx context.Context, c StackConfig) error {
 	if c.Alertmanager == "" {
 		return nil
@@ -156,15 +169,15 @@ func (s *Stack) startAlertmanager(ctx context.Context, c StackConfig) error {
 	if err != nil {
 		return err
 	}
-	hook, err := s.listenForNotifications(ctx, c.Notified)
+	url, err := s.listenForNotifications(ctx, c.Notified)
 	if err != nil {
 		return err
 	}
-	configuration, err := withReceiver(shipped, hook)
+	configuration, err := withWebhook(shipped, url)
 	if err != nil {
 		return fmt.Errorf("alertmanager.yml: %w", err)
 	}
-	if s.Alertmanager, err = s.listenOn(ctx, c.KnownPorts, 9093); err != nil {
+	if s.Alertmanager, err = s.address(ctx, c.KnownPorts, 9093); err != nil {
 		return err
 	}
 	return s.run(ctx, stackProgram{
@@ -177,9 +190,9 @@ func (s *Stack) startAlertmanager(ctx context.Context, c StackConfig) error {
 	})
 }
 
-// withReceiver is a configuration with the same routes and inhibitions, but whose receivers all lead to hook: the
-// placeholders of the example lead nowhere.
-func withReceiver(shipped []byte, hook string) (string, error) {
+// withWebhook returns an Alertmanager configuration in which every receiver is a webhook with the given URL, since
+// those of the example are placeholders. Routes and inhibitions stay.
+func withWebhook(shipped []byte, url string) (string, error) {
 	var configuration map[string]any
 	if err := yaml.Unmarshal(shipped, &configuration); err != nil {
 		return "", err
@@ -189,16 +202,17 @@ func withReceiver(shipped []byte, hook string) (string, error) {
 		fields, _ := receiver.(map[string]any)
 		receivers[i] = map[string]any{
 			"name":            fields["name"],
-			"webhook_configs": []any{map[string]any{"url": hook, "send_resolved": true}},
+			"webhook_configs": []any{map[string]any{"url": url, "send_resolved": true}},
 		}
 	}
 	for _, key := range []string{"global", "templates"} {
-		delete(configuration, key) // they are the placeholders' alone
+		delete(configuration, key) // only the placeholders use them
 	}
 	changed, err := yaml.Marshal(configuration)
 	return string(changed), err
 }
 
+// startPrometheus starts Prometheus with the configuration and the alerting rules of the examples.
 func (s *Stack) startPrometheus(ctx context.Context, c StackConfig) error {
 	files := map[string]string{}
 	for _, name := range []string{"prometheus.yml", "alerts.yml"} {
@@ -225,7 +239,7 @@ func (s *Stack) startPrometheus(ctx context.Context, c StackConfig) error {
 		}
 	}
 	files["prometheus.yml"] = configuration
-	address, err := s.listenOn(ctx, c.KnownPorts, 9090)
+	address, err := s.address(ctx, c.KnownPorts, 9090)
 	if err != nil {
 		return err
 	}
@@ -240,7 +254,7 @@ func (s *Stack) startPrometheus(ctx context.Context, c StackConfig) error {
 	})
 }
 
-// without is a YAML document that lacks one key.
+// without returns a YAML document without one of its top-level keys.
 func without(document, key string) (string, error) {
 	var fields map[string]any
 	if err := yaml.Unmarshal([]byte(document), &fields); err != nil {
@@ -251,12 +265,12 @@ func without(document, key string) (string, error) {
 	return string(changed), err
 }
 
-// startGrafana starts it with the data source and the dashboard of the examples, and nobody has to log in.
+// startGrafana starts Grafana with the data source and the dashboard of the examples. It asks for no login.
 func (s *Stack) startGrafana(ctx context.Context, c StackConfig) error {
 	if c.Grafana == "" {
 		return nil
 	}
-	address, err := s.listenOn(ctx, c.KnownPorts, 3000)
+	address, err := s.address(ctx, c.KnownPorts, 3000)
 	if err != nil {
 		return err
 	}
@@ -268,7 +282,7 @@ func (s *Stack) startGrafana(ctx context.Context, c StackConfig) error {
 	if err != nil {
 		return err
 	}
-	// Grafana provides all dashboards of a folder, so ours gets one of its own.
+	// Grafana loads every dashboard in a folder, so this one is copied to a folder of its own.
 	dashboard, err := os.ReadFile(filepath.Join(examples, "dashboard.json"))
 	if err != nil {
 		return err
@@ -286,22 +300,25 @@ func (s *Stack) startGrafana(ctx context.Context, c StackConfig) error {
 				"GF_AUTH_ANONYMOUS_ENABLED=true", "GF_AUTH_ANONYMOUS_ORG_ROLE=Admin",
 				"GF_ANALYTICS_REPORTING_ENABLED=false", "GF_ANALYTICS_CHECK_FOR_UPDATES=false",
 				"GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES=false", "GF_NEWS_NEWS_FEED_ENABLED=false",
-				"GF_SECURITY_DISABLE_GRAVATAR=true", "GF_SECURITY_ANGULAR_SUPPORT_ENABLED=false", "GF_PLUGINS_PREINSTALL_DISABLED=true",
+				"GF_SECURITY_DISABLE_GRAVATAR=true", "GF_SECURITY_ANGULAR_SUPPORT_ENABLED=false",
+				"GF_PLUGINS_PREINSTALL_DISABLED=true",
 			}
 		},
 		ready: address + "/api/health",
 	})
 }
 
-// stackProgram is one that answers at the page ready with 200 once it is.
+// stackProgram is a program of the stack.
 type stackProgram struct {
-	name, bin, ready string
-	files            map[string]string
-	env              func(dir string) []string
-	args             []string
+	name  string // for errors
+	bin   string
+	args  []string
+	env   func(dir string) []string // gets the program's folder; may be nil
+	files map[string]string         // their content by name
+	ready string                    // host:port/path that answers with status 200 once the program can be used
 }
 
-// run starts a program and waits until it is ready. From then on its end is a failure.
+// run starts a program and waits until it is ready. If the program ends after that, Failed receives an error.
 func (s *Stack) run(ctx context.Context, c stackProgram) error {
 	p, err := NewProgram(c.files)
 	if err != nil {
@@ -319,27 +336,28 @@ func (s *Stack) run(ctx context.Context, c stackProgram) error {
 	if err := p.Start(c.bin, env, c.args...); err != nil {
 		return fmt.Errorf("the %s: %w", c.name, err)
 	}
-	if err := p.Await(ctx, c.name, func() bool { return answers(ctx, "http://"+c.ready) }); err != nil {
+	if err := p.Await(ctx, c.name, func() bool { return isReady(ctx, "http://"+c.ready) }); err != nil {
 		return err
 	}
 	go func() {
 		select {
 		case <-closed:
 		case <-p.Exited():
-			s.failed <- fmt.Errorf("the %s ended by itself:\n%s", c.name, p.LastWords())
+			s.failed <- fmt.Errorf("the %s ended by itself:\n%s", c.name, p.LogTail())
 		}
 	}()
 	return nil
 }
 
-func answers(ctx context.Context, url string) bool {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// isReady reports whether a URL answers with status 200.
+func isReady(ctx context.Context, url string) bool {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return false
 	}
-	transport := &http.Transport{DisableKeepAlives: true} // and no proxy: it is our own
+	transport := &http.Transport{DisableKeepAlives: true} // and no proxy
 	response, err := transport.RoundTrip(request)
 	if err != nil {
 		return false
@@ -348,8 +366,8 @@ func answers(ctx context.Context, url string) bool {
 	return response.StatusCode == http.StatusOK
 }
 
-// listenOn finds a free address, with the port that is known where that one is free.
-func (s *Stack) listenOn(ctx context.Context, known bool, port int) (string, error) {
+// address returns a free address on this machine. If known is true and port is free, the address has that port.
+func (s *Stack) address(ctx context.Context, known bool, port int) (string, error) {
 	var lc net.ListenConfig
 	if known {
 		if l, err := lc.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {

@@ -124,8 +124,8 @@ func TestMakeDemo(t *testing.T) {
 	for _, step := range []struct{ key, want string }{
 		{"nonsense", `(?s)\?  show this.*\?  show this`},
 		{"x", "now: crash the primary"},
-		{"l", "now: stop the standby from replaying"},
-		{"h", `(?s)mended: stop the standby.*now: hang the primary`},
+		{"l", "now: pause replay on the standby"},
+		{"h", `(?s)mended: pause replay.*now: hang the primary`},
 		{"h", "mended: hang the primary"},
 		{"s", "now: stop the primary"},
 	} {
