@@ -1,7 +1,8 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package testenv finds on this machine what a test needs, and skips the test where it is missing.
+// Package testenv finds the programs that tests need. Only tests import it. A test that lacks a program is skipped, or
+// fails if the environment variable REQUIRE_ALL is 1.
 package testenv
 
 import (
@@ -16,8 +17,8 @@ import (
 	"pg_liveness_exporter/internal/testservers"
 )
 
-// Need skips a test that lacks something of the machine and names the command that would bring it. Under
-// REQUIRE_ALL=1, as in CI, the test fails instead.
+// Need skips the test unless have is true. If REQUIRE_ALL is 1, as in CI, the test fails instead. The message says that
+// the test needs what, and that command installs it.
 func Need(t testing.TB, have bool, what, command string) {
 	t.Helper()
 	if have {
@@ -29,7 +30,8 @@ func Need(t testing.TB, have bool, what, command string) {
 	t.Skipf("needs %s: %s", what, command)
 }
 
-// Tool returns a program that a variable names or that is on PATH, or skips the test.
+// Tool returns the path of a program: the value of an environment variable or, if that is empty, the program of the
+// given name on PATH. Without it the test is skipped (see Need).
 func Tool(t testing.TB, variable, name string) string {
 	t.Helper()
 	path := os.Getenv(variable)
@@ -41,7 +43,8 @@ func Tool(t testing.TB, variable, name string) string {
 	return path
 }
 
-// GoTool returns a program of tools/release, which Go builds the first time, or skips the test.
+// GoTool returns the path of a program that tools/release/go.mod lists as a tool. The go command builds it if
+// necessary. If it cannot, the test is skipped (see Need).
 func GoTool(t testing.TB, name string) string {
 	t.Helper()
 	root, err := testservers.ModuleRoot()
@@ -54,7 +57,7 @@ func GoTool(t testing.TB, name string) string {
 	return strings.TrimSpace(string(path))
 }
 
-// Bin returns the folder with a server's binaries, or skips the test.
+// Bin returns the folder with initdb and postgres. Without one the test is skipped (see Need).
 func Bin(t testing.TB) string {
 	t.Helper()
 	bin, err := testservers.FindPostgres()
@@ -62,7 +65,7 @@ func Bin(t testing.TB) string {
 	return bin
 }
 
-// Major returns the major version of the servers that NewPostgres starts.
+// Major returns the major version of the PostgreSQL in Bin, such as 17. Without one the test is skipped (see Need).
 func Major(t testing.TB) int {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), filepath.Join(Bin(t), "postgres"), "--version").Output()
@@ -80,11 +83,12 @@ func Major(t testing.TB) int {
 	return major
 }
 
-// CeleryPython returns a Python that has Celery and its Redis transport, or skips the test.
+// CeleryPython returns the path of a Python that can import celery and redis. Without one the test is skipped (see
+// Need).
 func CeleryPython(t testing.TB) string {
 	t.Helper()
-	const debians = "/usr/bin/python3"
-	err := exec.CommandContext(t.Context(), debians, "-c", "import celery, redis").Run()
+	const python = "/usr/bin/python3" // that of Debian, whose packages hold both
+	err := exec.CommandContext(t.Context(), python, "-c", "import celery, redis").Run()
 	Need(t, err == nil, "Celery", "make test, as root")
-	return debians
+	return python
 }
