@@ -5,8 +5,8 @@ package main
 
 import "syscall"
 
-// childAttributes give a child a process group of its own, so that Ctrl-C reaches only us and it ends when we say so;
-// and end it when we are killed.
+// childAttributes returns the attributes of a child process. It has its own process group, so that Ctrl-C reaches only
+// this program, and the kernel terminates it if this program dies.
 func childAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 }

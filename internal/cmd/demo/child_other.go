@@ -7,7 +7,8 @@ package main
 
 import "syscall"
 
-// childAttributes give a child a process group of its own, so that Ctrl-C reaches only us and it ends when we say so.
+// childAttributes returns the attributes of a child process. It has its own process group, so that Ctrl-C reaches only
+// this program.
 func childAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true}
 }

@@ -1,9 +1,9 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Demo is what `make run` starts: the exporter against the server that the environment names, or against a throwaway
-// one; and what `make demo` starts: the exporter among all that it is used with. Whatever it started has ended when it
-// ends.
+// Demo is the program behind `make run` and `make demo`. `make run` starts the exporter with the server that the
+// environment names, or with a throwaway one. `make demo` starts the exporter together with throwaway servers,
+// Prometheus, Alertmanager and Grafana. Both run until a signal, and end everything that they have started.
 package main
 
 import (
@@ -26,14 +26,16 @@ import (
 )
 
 const (
-	// defaultListen is the exporter's own port, but for this machine alone: here it asks nobody for a password.
+	// defaultListen is the default port of the exporter, on the loopback interface only: /metrics needs no password here.
 	defaultListen = "127.0.0.1:10432"
-	// role cannot be called pg_liveness: PostgreSQL keeps names that start with pg_ to itself.
+	// role is not called pg_liveness because PostgreSQL reserves names that start with pg_.
 	role = "liveness"
 
-	answerTimeout = 15 * time.Second
-	pollInterval  = 50 * time.Millisecond
-	// stopTimeout is what a child may take to end by itself; the exporter takes at most half of it.
+	// announceTimeout is how long /metrics may take until it has the expected line.
+	announceTimeout = 15 * time.Second
+	// pollInterval is the time between two requests for that line.
+	pollInterval = 50 * time.Millisecond
+	// stopTimeout is how long a child may take to end after SIGTERM. The exporter needs at most half of it.
 	stopTimeout = 10 * time.Second
 )
 
@@ -41,18 +43,18 @@ func main() {
 	os.Exit(run(os.Args[1:]))
 }
 
-// run is the program. It returns the exit code, 0 when a signal ended it.
+// run is the program. It returns the exit code, which is 0 if a signal ended it.
 func run(args []string) int {
 	if len(args) != 2 || args[0] != "run" && args[0] != "demo" {
 		fmt.Fprintln(os.Stderr, "usage: demo run|demo EXPORTER")
 		return 2
 	}
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+	if !signal.Ignored(syscall.SIGHUP) { // nohup makes it ignored
 		signals = append(signals, syscall.SIGHUP)
 	}
-	// Left alone, it would end us and leave the server when nobody reads any more what we print. That it can also come
-	// from a connection which the other side closed is no reason to end.
+	// By default, SIGPIPE would end this program, and leave the server behind, when the reader of its output has gone. It
+	// is not a reason to end, because it can also come from a closed connection: endingWriter sees the error instead.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
@@ -75,13 +77,13 @@ func run(args []string) int {
 	return 0
 }
 
-// endingWriter calls end when nobody reads any more what is written.
+// endingWriter calls end when a write fails because the reader has gone.
 type endingWriter struct {
 	io.Writer
 	end func()
 }
 
-// Write writes.
+// Write implements io.Writer.
 func (w endingWriter) Write(p []byte) (int, error) {
 	n, err := w.Writer.Write(p)
 	if err != nil {
@@ -90,21 +92,21 @@ func (w endingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// runner runs the exporter, from the folder of the repository.
+// runner runs the exporter in the folder of the repository.
 type runner struct {
-	exporter  string   // its binary
-	listen    string   // host:port, or nothing for the default
-	environ   []string // as os.Environ
+	exporter  string   // path of the binary
+	listen    string   // host:port; empty means the default
+	environ   []string // as os.Environ returns it
 	out, errs io.Writer
 }
 
-// run runs the exporter until ctx ends, which is no error.
+// run runs the exporter until ctx ends, and then returns nil.
 func (r *runner) run(ctx context.Context) (err error) {
-	if err := r.reserveAddress(ctx); err != nil {
+	if err := r.checkAddress(ctx); err != nil {
 		return err
 	}
 	if name := serverVariable(r.environ); name != "" {
-		return r.serve(ctx, r.environ, "the server that "+name+" names", "pg_up ")
+		return r.serve(ctx, r.environ, "the server in "+name, "pg_up ")
 	}
 	server, dsn, err := r.throwaway(ctx)
 	if err != nil {
@@ -118,8 +120,9 @@ func (r *runner) run(ctx context.Context) (err error) {
 		fmt.Sprintf("a throwaway server (psql -h %s -p %d -U %s)", server.Dir, server.Port, testservers.Superuser), "pg_up 1")
 }
 
-// reserveAddress refuses an address that cannot be had before anything is started.
-func (r *runner) reserveAddress(ctx context.Context) error {
+// checkAddress returns an error if the exporter could not listen on its address, before anything is started. It sets
+// the default and replaces port 0 by a free port.
+func (r *runner) checkAddress(ctx context.Context) error {
 	if r.listen == "" {
 		r.listen = defaultListen
 	}
@@ -127,15 +130,16 @@ func (r *runner) reserveAddress(ctx context.Context) error {
 	l, err := lc.Listen(ctx, "tcp", r.listen)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%s is taken; choose another address with LISTEN=host:port", r.listen)
+		return fmt.Errorf("%s is in use; choose another address with LISTEN=host:port", r.listen)
 	case err != nil:
-		return fmt.Errorf("LISTEN=%s does not do, it takes host:port: %w", r.listen, err)
+		return fmt.Errorf("invalid address LISTEN=%s, want host:port: %w", r.listen, err)
 	}
-	r.listen = l.Addr().String() // with the port that port 0 became
+	r.listen = l.Addr().String() // port 0 has become a real one
 	return l.Close()
 }
 
-// throwaway starts a server with a role for the exporter, and returns it with the role's connection string.
+// throwaway starts a server with a role for the exporter. It returns the server, which the caller removes, and the
+// connection string of the role.
 func (r *runner) throwaway(ctx context.Context) (*testservers.Postgres, string, error) {
 	bin, err := findServer(ctx, r.errs)
 	if err != nil {
@@ -154,11 +158,11 @@ func (r *runner) throwaway(ctx context.Context) (*testservers.Postgres, string, 
 	return server, fmt.Sprintf("postgresql://%s:%s@127.0.0.1:%d/postgres", role, password, server.Port), nil
 }
 
-// findServer returns the folder with a server's binaries, which it brings where there are none.
+// findServer returns the folder with the binaries of a PostgreSQL server. If there is none, it installs one.
 func findServer(ctx context.Context, errs io.Writer) (string, error) {
 	bin, err := testservers.FindPostgres()
 	if errors.Is(err, testservers.ErrPostgresNotFound) {
-		if err := bring(ctx, errs); err != nil {
+		if err := installPostgres(ctx, errs); err != nil {
 			return "", err
 		}
 		bin, err = testservers.FindPostgres()
@@ -166,53 +170,56 @@ func findServer(ctx context.Context, errs io.Writer) (string, error) {
 	return bin, err
 }
 
-// bring brings a server to a machine that has none. The error says what would.
-func bring(ctx context.Context, errs io.Writer) error {
-	var said strings.Builder
+// installPostgres runs the script that installs a PostgreSQL server. If the script fails, the error is the command that
+// the user has to run instead.
+func installPostgres(ctx context.Context, errs io.Writer) error {
+	var advice strings.Builder
 	script := exec.CommandContext(ctx, "scripts/install-postgres")
-	// No writer of ours is a file, so waiting for the script is waiting for all that it started.
-	script.Stdout, script.Stderr = &said, struct{ io.Writer }{errs}
-	endGently(script)
+	// Neither writer is a file, so Run also waits for the processes that the script has started.
+	script.Stdout, script.Stderr = &advice, struct{ io.Writer }{errs}
+	terminateOnCancel(script)
 	err := script.Run()
-	if err != nil && said.Len() > 0 {
-		return errors.New(strings.TrimSpace(said.String()))
+	if err != nil && advice.Len() > 0 {
+		return errors.New(strings.TrimSpace(advice.String()))
 	}
 	return err
 }
 
-// serve runs the exporter until ctx ends, and says where to look once it says what is wanted.
+// serve runs the exporter with the environment env until ctx ends, and then returns nil. Once /metrics has a line that
+// starts with wanted, it prints that line and where it is. subject describes the server.
 func (r *runner) serve(ctx context.Context, env []string, subject, wanted string) error {
-	running, giveUp := context.WithCancelCause(ctx)
-	defer giveUp(nil)
+	running, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	exporter := exec.CommandContext(running, r.exporter, "--web.listen-address="+r.listen)
 	exporter.Env, exporter.Stdout, exporter.Stderr = env, r.out, r.errs
-	endGently(exporter)
+	terminateOnCancel(exporter)
 	if err := exporter.Start(); err != nil {
 		return err
 	}
-	asked := make(chan struct{})
+	announced := make(chan struct{})
 	go func() {
-		defer close(asked)
+		defer close(announced)
 		if err := r.announce(running, subject, wanted); err != nil {
-			giveUp(err)
+			cancel(err)
 		}
 	}()
-	_ = exporter.Wait() // how it ended is in its ProcessState
-	given := context.Cause(running)
-	giveUp(nil)
-	<-asked
+	_ = exporter.Wait() // ProcessState has the result
+	cause := context.Cause(running)
+	cancel(nil)
+	<-announced
 	switch {
 	case ctx.Err() != nil:
 		return nil
-	case given != nil:
-		return given
+	case cause != nil:
+		return cause
 	}
-	return fmt.Errorf("the exporter ended by itself: %s", exporter.ProcessState)
+	return fmt.Errorf("the exporter exited: %s", exporter.ProcessState)
 }
 
-// announce waits for a line that starts with wanted, and prints it with what a person wants to know.
+// announce waits until /metrics has a line that starts with wanted. It prints the line, where it is, what subject was
+// probed and how to stop. It fails after announceTimeout.
 func (r *runner) announce(ctx context.Context, subject, wanted string) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
 	defer cancel()
 	address := r.listen
 	if host, port, err := net.SplitHostPort(address); err == nil && net.ParseIP(host).IsUnspecified() {
@@ -220,26 +227,26 @@ func (r *runner) announce(ctx context.Context, subject, wanted string) error {
 	}
 	address = "http://" + address + "/metrics"
 	for {
-		line, err := ask(ctx, address, wanted)
+		line, err := fetchLine(ctx, address, wanted)
 		if err == nil {
-			fmt.Fprintf(r.out, "\n%s says\n    %s\nof %s.\nCtrl-C stops it all.\n\n", address, line, subject)
+			fmt.Fprintf(r.out, "\n%s says\n    %s\nfor %s.\nPress Ctrl-C to stop.\n\n", address, line, subject)
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s does not say %s: %w", address, wanted, err)
+			return fmt.Errorf("no line %q on %s: %w", wanted, address, err)
 		case <-time.After(pollInterval):
 		}
 	}
 }
 
-// ask returns the line of the page at address that starts with wanted.
-func ask(ctx context.Context, address, wanted string) (string, error) {
+// fetchLine returns the first line of the page at address that starts with wanted.
+func fetchLine(ctx context.Context, address, wanted string) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
 	if err != nil {
 		return "", err
 	}
-	transport := &http.Transport{DisableKeepAlives: true} // and no proxy: it is our own
+	transport := &http.Transport{DisableKeepAlives: true} // and no proxy
 	response, err := transport.RoundTrip(request)
 	if err != nil {
 		return "", err
@@ -254,18 +261,19 @@ func ask(ctx context.Context, address, wanted string) (string, error) {
 	if err := lines.Err(); err != nil {
 		return "", err
 	}
-	return "", fmt.Errorf("HTTP %s without it", response.Status)
+	return "", fmt.Errorf("the response has status %s and no such line", response.Status)
 }
 
-// endGently makes the end of a command's context a SIGTERM to it and all its children, and a SIGKILL to it only after
-// stopTimeout.
-func endGently(cmd *exec.Cmd) {
+// terminateOnCancel makes cancellation of cmd's context send SIGTERM to the process group of cmd. If cmd has not ended
+// after stopTimeout, it is killed.
+func terminateOnCancel(cmd *exec.Cmd) {
 	cmd.SysProcAttr = childAttributes()
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = stopTimeout
 }
 
-// serverVariable returns the first variable that names a server for the exporter, in the order in which it looks.
+// serverVariable returns the name of the variable in environ from which the exporter would take a server, or "" if
+// there is none. The order is that of the exporter.
 func serverVariable(environ []string) string {
 	for _, name := range []string{
 		"DATA_SOURCE_NAME", "DATA_SOURCE_URI", "DATABASE_URL", "POSTGRES_HOST", "PGHOST", "PGSERVICE",
@@ -280,7 +288,7 @@ func serverVariable(environ []string) string {
 	return ""
 }
 
-// withoutServers returns the variables that say nothing to the exporter about servers, users and passwords.
+// withoutServers returns environ without the variables from which the exporter takes servers, users and passwords.
 func withoutServers(environ []string) []string {
 	var kept []string
 next:

@@ -26,25 +26,26 @@ import (
 	"pg_liveness_exporter/internal/testservers"
 )
 
-// buildTimeout is for the first build on a machine without caches.
+// buildTimeout is long enough for the first build on a machine without caches.
 const buildTimeout = 5 * time.Minute
 
-// answers matches what announce prints about a throwaway server: the page and the server's folder.
-var answers = regexp.MustCompile(`(http://\S+) says\n +pg_up 1\nof a throwaway server \(psql -h (\S+) `)
+// announcement matches what announce prints about a throwaway server. Its groups are the page and the server's folder.
+var announcement = regexp.MustCompile(`(http://\S+) says\n +pg_up 1\nfor a throwaway server \(psql -h (\S+) `)
 
+// TestMakeRunLeavesNothing: make run leaves no process and no file, whatever signal ends it.
 func TestMakeRunLeavesNothing(t *testing.T) {
 	bin, err := testservers.FindPostgres()
 	testenv.Need(t, err == nil, "a PostgreSQL server", "scripts/install-postgres")
 	_, err = exec.LookPath("make")
 	testenv.Need(t, err == nil, "make", "apt-get install make")
-	// Where these are ignored, as in a shell's background, make would inherit that; while we have handlers it does not.
+	// A job in the background of a shell ignores these signals, and make would inherit that. It does not inherit handlers.
 	handled := make(chan os.Signal, 1)
 	signal.Notify(handled, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(handled)
 	for _, tt := range []struct {
 		name   string
 		signal syscall.Signal
-		group  bool // as Ctrl-C does
+		group  bool // send it to the process group, as Ctrl-C does
 	}{
 		{"Ctrl-C", syscall.SIGINT, true},
 		{"SIGINT to make alone", syscall.SIGINT, false},
@@ -59,13 +60,13 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 			run := exec.CommandContext(ctx, "make", "run")
 			run.Dir = "../../.."
 			run.Env = append(withoutServers(os.Environ()), "LISTEN=127.0.0.1:0", "PG_BIN="+bin, "PGPASSWORD=not this one")
-			run.Stdout, run.Stderr = &out, &out // a pipe: Wait waits for everything that make started
+			run.Stdout, run.Stderr = &out, &out // pipes: Wait also waits for what make has started
 			run.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			if err := run.Start(); err != nil {
 				t.Fatal(err)
 			}
 			defer func() { _ = syscall.Kill(-run.Process.Pid, syscall.SIGTERM) }()
-			found := await(t, &out, answers)
+			found := await(t, &out, announcement)
 			page, folder := found[1], found[2]
 			pid := run.Process.Pid
 			if tt.group {
@@ -75,12 +76,12 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := run.Wait(); err == nil {
-				t.Error("make took no notice of the signal")
+				t.Error("make ignored the signal")
 			}
 			if _, err := os.Stat(folder); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s is still there (%v)", folder, err)
 			}
-			if _, err := ask(t.Context(), page, ""); !errors.Is(err, syscall.ECONNREFUSED) {
+			if _, err := fetchLine(t.Context(), page, ""); !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("%s still answers (%v)", page, err)
 			}
 			if processes := mentioning(t, folder); len(processes) > 0 {
@@ -90,14 +91,14 @@ func TestMakeRunLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestMakeDemo: it starts, a key breaks something, another line is no key, connections that break end nothing, and Ctrl-C in the
-// middle of it leaves nothing.
+// TestMakeDemo: make demo starts, its keys break and mend something, an unknown key shows the help, broken connections
+// do not end it, and after Ctrl-C no process and no file is left.
 func TestMakeDemo(t *testing.T) {
 	bin, err := testservers.FindPostgres()
 	testenv.Need(t, err == nil, "a PostgreSQL server", "scripts/install-postgres")
 	testenv.Tool(t, "PGBOUNCER", "pgbouncer")
 	testenv.Tool(t, "PROMETHEUS", "prometheus")
-	handled := make(chan os.Signal, 1) // as above
+	handled := make(chan os.Signal, 1) // as in TestMakeRunLeavesNothing
 	signal.Notify(handled, syscall.SIGINT)
 	defer signal.Stop(handled)
 	var out testservers.Output
@@ -122,7 +123,7 @@ func TestMakeDemo(t *testing.T) {
 	}
 	prometheus := await(t, &out, regexp.MustCompile(`Prometheus +(http://\S+)`))[1]
 	for _, step := range []struct{ key, want string }{
-		{"nonsense", `(?s)\?  show this.*\?  show this`},
+		{"nonsense", `(?s)\?  show this help.*\?  show this help`},
 		{"x", "now: crash the primary"},
 		{"l", "now: pause replay on the standby"},
 		{"h", `(?s)mended: pause replay.*now: hang the primary`},
@@ -134,17 +135,18 @@ func TestMakeDemo(t *testing.T) {
 		}
 		await(t, &out, regexp.MustCompile(step.want))
 		if step.key == "x" {
-			time.Sleep(10 * time.Second) // until every client of the load has found its connection broken
+			time.Sleep(10 * time.Second) // every client of the load has noticed its broken connection by then
 		}
 	}
 	if err := syscall.Kill(-run.Process.Pid, syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
 	if err := run.Wait(); err == nil {
-		t.Error("make took no notice of the signal")
+		t.Error("make ignored the signal")
 	}
-	if said := out.String(); !strings.HasSuffix(strings.TrimSpace(said), "Stopping.") && !strings.Contains(said, "Stopping.\nmake: ") {
-		t.Errorf("it did not just stop:\n%s", said)
+	printed := out.String()
+	if !strings.HasSuffix(strings.TrimSpace(printed), "Stopping.") && !strings.Contains(printed, "Stopping.\nmake: ") {
+		t.Errorf("unexpected output at the end:\n%s", printed)
 	}
 	for _, folder := range folders {
 		if _, err := os.Stat(folder); !errors.Is(err, fs.ErrNotExist) {
@@ -154,12 +156,12 @@ func TestMakeDemo(t *testing.T) {
 			t.Errorf("still running: %q", processes)
 		}
 	}
-	if _, err := ask(t.Context(), prometheus, ""); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := fetchLine(t.Context(), prometheus, ""); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("%s still answers (%v)", prometheus, err)
 	}
 }
 
-// mentioning returns the command lines that have text in them, where there is a /proc.
+// mentioning returns the command lines of the processes that contain text. Without a /proc it returns none.
 func mentioning(t *testing.T, text string) (found []string) {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -174,6 +176,7 @@ func mentioning(t *testing.T, text string) (found []string) {
 	return found
 }
 
+// TestTakenAddress: an address that is in use or invalid is refused before a server is started.
 func TestTakenAddress(t *testing.T) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -181,22 +184,23 @@ func TestTakenAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	// No server can be started, so an error about the address came before that.
+	// With this PG_BIN no server can be started, so the error about the address came first.
 	t.Setenv("PG_BIN", t.TempDir())
 	r := runner{exporter: "/nothing", listen: l.Addr().String(), out: io.Discard, errs: io.Discard}
 	err = r.run(t.Context())
-	want := l.Addr().String() + " is taken; choose another address with LISTEN=host:port"
+	want := l.Addr().String() + " is in use; choose another address with LISTEN=host:port"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	r.listen = "10432"
-	if err = r.run(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "LISTEN=10432 does not do") {
+	if err = r.run(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "invalid address LISTEN=10432") {
 		t.Errorf("got %v", err)
 	}
 }
 
+// TestServerInTheEnvironmentIsUsed: no throwaway server is started if the environment names one.
 func TestServerInTheEnvironmentIsUsed(t *testing.T) {
-	// Stands in for the exporter: says what it was given, and ends.
+	// The script replaces the exporter. It prints what it gets and exits.
 	exporter := filepath.Join(t.TempDir(), "exporter")
 	if err := os.WriteFile(exporter, []byte("#!/bin/sh\necho \"$* $PGHOST $PGPASSWORD\"\nexit 3\n"), 0o700); err != nil {
 		t.Fatal(err)
@@ -208,7 +212,7 @@ func TestServerInTheEnvironmentIsUsed(t *testing.T) {
 		environ: []string{"PGHOST=db.example", "PGPASSWORD=secret"},
 	}
 	err := r.run(t.Context())
-	if err == nil || err.Error() != "the exporter ended by itself: exit status 3" {
+	if err == nil || err.Error() != "the exporter exited: exit status 3" {
 		t.Errorf("got %v", err)
 	}
 	if got, want := out.String(), "--web.listen-address="+r.listen+" db.example secret\n"; got != want {
@@ -216,6 +220,7 @@ func TestServerInTheEnvironmentIsUsed(t *testing.T) {
 	}
 }
 
+// TestAnnounce: announce prints the line that starts with the wanted text, and fails without one.
 func TestAnnounce(t *testing.T) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", ":0")
@@ -237,13 +242,14 @@ func TestAnnounce(t *testing.T) {
 	if err := r.announce(t.Context(), "a server", "pg_up "); err != nil {
 		t.Fatal(err)
 	}
-	if want := "http://localhost:" + port + "/metrics says\n    pg_up 0\nof a server.\n"; !strings.Contains(out.String(), want) {
+	want := "http://localhost:" + port + "/metrics says\n    pg_up 0\nfor a server.\n"
+	if !strings.Contains(out.String(), want) {
 		t.Errorf("got %q, want %q in it", out.String(), want)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := r.announce(ctx, "a server", "pg_up 1"); err == nil {
-		t.Error("took pg_up 0 for pg_up 1")
+		t.Error("announce accepted pg_up 0 as pg_up 1")
 	}
 }
 
@@ -266,14 +272,15 @@ func TestServerVariable(t *testing.T) {
 
 func TestWithoutServers(t *testing.T) {
 	got := withoutServers([]string{
-		"PATH=/bin", "PGSSLMODE=verify-full", "POSTGRES_PASSWORD=x", "DATABASE_URL=", "DATA_SOURCE_PASS_FILE=/x", "HOME=/root",
+		"PATH=/bin", "PGSSLMODE=verify-full", "POSTGRES_PASSWORD=x", "DATABASE_URL=", "DATA_SOURCE_PASS_FILE=/x",
+		"HOME=/root",
 	})
 	if want := []string{"PATH=/bin", "HOME=/root"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
-// await waits for a match, and returns it with its groups.
+// await waits until the output matches pattern, and returns the match and its groups. It fails after buildTimeout.
 func await(t *testing.T, o *testservers.Output, pattern *regexp.Regexp) []string {
 	t.Helper()
 	for end := time.Now().Add(buildTimeout); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {

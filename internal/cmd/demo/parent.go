@@ -13,10 +13,11 @@ import (
 	"time"
 )
 
+// parentInterval is the time between two looks at the parent process.
 const parentInterval = 200 * time.Millisecond
 
-// watchParent calls end when make has gone, or waits for us to end: a SIGINT that was sent to make alone, and not by
-// Ctrl-C to us both, it does not pass on. It stops when ctx ends.
+// watchParent calls end when make, the parent process, has died or has received SIGINT: unlike Ctrl-C, a SIGINT to make
+// alone does not reach this program. It returns then, or when ctx ends.
 func watchParent(ctx context.Context, end func()) {
 	parent := os.Getppid()
 	caught := catchesInterrupt(parent)
@@ -33,8 +34,8 @@ func watchParent(ctx context.Context, end func()) {
 	}
 }
 
-// catchesInterrupt says whether the process has a handler for SIGINT, which make gives up once it got one. Without
-// Linux's /proc nobody knows.
+// catchesInterrupt reports whether a process has a handler for SIGINT. make removes its handler when it receives
+// SIGINT. Without the /proc of Linux it returns false.
 func catchesInterrupt(pid int) bool {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
