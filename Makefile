@@ -34,7 +34,7 @@ vulncheck: ## look for known vulnerabilities in what the program reaches, Go's o
 fmt: ## format the code
 	$(lint) fmt ./...
 
-bench: ## measure a scrape against the floor; ARGS=-many for very many targets
+bench: ## compare a scrape with a baseline; ARGS=-many for very many targets
 	@$(program) -o .build/bench ./internal/cmd/bench && exec .build/bench $(ARGS)
 
 tarballs: ## build what is committed for all platforms, into .tarballs; ARGS=linux/arm64 for some

@@ -22,7 +22,7 @@ import (
 type kind string
 
 const (
-	kindFloor    kind = "floor"
+	kindBaseline kind = "baseline"
 	kindTarget   kind = "target"   // the real binary's /probe: the target's own series
 	kindExporter kind = "exporter" // its /metrics: with the exporter's own series, Go's and the process's
 )
@@ -59,7 +59,7 @@ type child struct {
 func (b *bench) start(ctx context.Context, k kind, port int) (*child, error) {
 	env := []string{"DATA_SOURCE_NAME=" + dataSourceName(port)}
 	switch k {
-	case kindFloor:
+	case kindBaseline:
 		return launch(ctx, "/metrics", func(address string) (string, []string, []string) {
 			return b.self, nil, append(env, roleVariable+"=1", listenVariable+"="+address, figuresVariable+"="+b.counts.figuresSQL)
 		})
@@ -181,8 +181,8 @@ func freeAddress(ctx context.Context) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// beChild is this program as the floor. It returns the exit code.
-func beChild() int {
-	fmt.Fprintln(os.Stderr, serveFloor(os.Getenv(listenVariable), os.Getenv("DATA_SOURCE_NAME"), os.Getenv(figuresVariable)))
+// runBaseline is this program as the baseline. It returns the exit code.
+func runBaseline() int {
+	fmt.Fprintln(os.Stderr, serveBaseline(os.Getenv(listenVariable), os.Getenv("DATA_SOURCE_NAME"), os.Getenv(figuresVariable)))
 	return 1
 }

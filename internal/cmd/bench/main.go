@@ -1,8 +1,8 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Bench measures what a scrape of the exporter costs, against a floor: a program that does nothing but what no such
-// exporter can leave out (see floor.go). Both run as children of this one, against a throwaway PostgreSQL server, and
+// Bench measures what a scrape of the exporter costs, against a baseline: a program that does nothing but what no such
+// exporter can leave out (see baseline.go). Both run as children of this one, against a throwaway PostgreSQL server, and
 // are scraped in turns, so that whatever else the machine does meets both alike: look at the ratios of one run.
 //
 //	go run ./internal/cmd/bench        # less than two minutes
@@ -30,7 +30,7 @@ import (
 
 func main() {
 	if os.Getenv(roleVariable) != "" {
-		os.Exit(beChild())
+		os.Exit(runBaseline())
 	}
 	rounds := flag.Int("n", 400, "scrapes of each kind to measure")
 	long := flag.Bool("long", false, fmt.Sprintf("also read memory after %d scrapes, which takes minutes", maxScrapes))
@@ -79,8 +79,8 @@ func run(ctx context.Context, out io.Writer, rounds int, long, scale bool, binar
 	b.port = server.Port
 
 	t := table{out: out}
-	t.printf(`PostgreSQL %s on 127.0.0.1, scram-sha-256, sslmode=disable for the exporter and the floor; %s, %d CPUs.
-The floor, in one request: login and SELECT 1; beside it SELECT 1 and the figures on an open session; shows one gauge.
+	t.printf(`PostgreSQL %s on 127.0.0.1, scram-sha-256, sslmode=disable for the exporter and the baseline; %s, %d CPUs.
+The baseline, in one request: login and SELECT 1; beside it SELECT 1 and the figures on an open session; shows one gauge.
 %d scrapes of each kind, in turns, after %d; CPU time is user and system of all threads, on the client's side alone.
 
 `, version[0], runtime.Version(), runtime.NumCPU(), rounds, warmUp)

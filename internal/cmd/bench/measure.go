@@ -165,7 +165,7 @@ func (t *times) lane(k kind, zip bool) *lane {
 
 // times scrapes all lanes in turns.
 func (b *bench) times(ctx context.Context, rounds int) (*times, error) {
-	kinds := []kind{kindFloor, kindTarget, kindExporter}
+	kinds := []kind{kindBaseline, kindTarget, kindExporter}
 	meters := make(map[kind]*meter)
 	for _, k := range kinds {
 		child, err := b.start(ctx, k, b.port)
@@ -231,8 +231,8 @@ func (m *meter) charge(next *lane) error {
 
 // memory is what a child holds, in bytes, after some scrapes.
 type memory struct {
-	scrapes         int
-	exporter, floor resident
+	scrapes            int
+	exporter, baseline resident
 }
 
 // resident is a process's memory that is in RAM: all of it, and what is its own alone (not the binary's pages).
@@ -256,7 +256,7 @@ func (b *bench) memory(ctx context.Context, long bool) ([]memory, error) {
 		errs[0] = b.grow(ctx, kindExporter, at, func(i int, r resident) { taken[i].exporter = r })
 	})
 	both.Go(func() {
-		errs[1] = b.grow(ctx, kindFloor, at, func(i int, r resident) { taken[i].floor = r })
+		errs[1] = b.grow(ctx, kindBaseline, at, func(i int, r resident) { taken[i].baseline = r })
 	})
 	both.Wait()
 	return taken, errors.Join(errs[:]...)

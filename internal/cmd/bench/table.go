@@ -19,14 +19,14 @@ type table struct {
 	err error
 }
 
-func (t *table) line(name, exporter, floor, ratio, aim string, bad bool) {
+func (t *table) line(name, exporter, baseline, ratio, aim string, bad bool) {
 	if bad {
 		aim += missed
 	}
-	t.printf("%-40s  %15s  %15s  %5s  %s\n", name, exporter, floor, ratio, aim)
+	t.printf("%-40s  %15s  %15s  %5s  %s\n", name, exporter, baseline, ratio, aim)
 }
 
-func (t *table) head(title string) { t.line(title, "exporter", "floor", "ratio", "aim", false) }
+func (t *table) head(title string) { t.line(title, "exporter", "baseline", "ratio", "aim", false) }
 
 func (t *table) printf(format string, a ...any) {
 	if _, err := fmt.Fprintf(t.out, format, a...); t.err == nil {
@@ -35,13 +35,13 @@ func (t *table) printf(format string, a ...any) {
 }
 
 // compare adds a line for two durations. An aim of 0 is none.
-func (t *table) compare(name string, ours, floor time.Duration, maxRatio float64) {
-	ratio := float64(ours) / float64(floor)
+func (t *table) compare(name string, ours, baseline time.Duration, maxRatio float64) {
+	ratio := float64(ours) / float64(baseline)
 	aim := ""
 	if maxRatio > 0 {
 		aim = fmt.Sprintf("<= %.1f", maxRatio)
 	}
-	t.line(name, milliseconds(ours), milliseconds(floor), fmt.Sprintf("%.2f", ratio), aim, maxRatio > 0 && ratio > maxRatio)
+	t.line(name, milliseconds(ours), milliseconds(baseline), fmt.Sprintf("%.2f", ratio), aim, maxRatio > 0 && ratio > maxRatio)
 }
 
 func milliseconds(d time.Duration) string {
@@ -62,12 +62,12 @@ func (t *table) times(taken *times) {
 			if zip {
 				title += ", gzip"
 			}
-			ours, floor := taken.lane(part.kind, zip), taken.lane(kindFloor, zip)
+			ours, baseline := taken.lane(part.kind, zip), taken.lane(kindBaseline, zip)
 			t.head(title)
-			t.compare("  wall time, median", ours.quantile(.5), floor.quantile(.5), part.wall)
-			t.compare("  wall time, 95th percentile", ours.quantile(.95), floor.quantile(.95), 0)
-			t.compare("  CPU time, mean", ours.mean(), floor.mean(), part.cpu)
-			t.line("  size", fmt.Sprintf("%d B", ours.size), fmt.Sprintf("%d B", floor.size), "", "", false)
+			t.compare("  wall time, median", ours.quantile(.5), baseline.quantile(.5), part.wall)
+			t.compare("  wall time, 95th percentile", ours.quantile(.95), baseline.quantile(.95), 0)
+			t.compare("  CPU time, mean", ours.mean(), baseline.mean(), part.cpu)
+			t.line("  size", fmt.Sprintf("%d B", ours.size), fmt.Sprintf("%d B", baseline.size), "", "", false)
 		}
 	}
 }
@@ -108,8 +108,8 @@ func (t *table) memory(taken []memory) {
 		case maxScrapes:
 			aim, bad = "flat", float64(m.exporter.all) > flat*float64(before.all)
 		}
-		t.line(fmt.Sprintf("  after %d scrapes", m.scrapes), m.exporter.String(), m.floor.String(),
-			fmt.Sprintf("%.2f", float64(m.exporter.all)/float64(m.floor.all)), aim, bad)
+		t.line(fmt.Sprintf("  after %d scrapes", m.scrapes), m.exporter.String(), m.baseline.String(),
+			fmt.Sprintf("%.2f", float64(m.exporter.all)/float64(m.baseline.all)), aim, bad)
 	}
 }
 

@@ -16,22 +16,22 @@ import (
 
 const (
 	headerTimeout = 5 * time.Second
-	// askLimit bounds a request of the floor's to the server.
+	// askLimit bounds a request of the baseline's to the server.
 	askLimit = 10 * time.Second
 )
 
-// floor asks what the exporter asks, and does nothing else: no phases, no deadline of the client's, no reasons, no
+// baseline asks what the exporter asks, and does nothing else: no phases, no deadline of the client's, no reasons, no
 // reading of the figures, and one series to show.
-type floor struct {
+type baseline struct {
 	login      *pgconn.Config
 	open       *pgconn.PgConn
 	figuresSQL string
 	show       http.Handler
 }
 
-// serveFloor returns only with an error. The figures statement is the one that the exporter was seen to send, so that
+// serveBaseline returns only with an error. The figures statement is the one that the exporter was seen to send, so that
 // the server has the same work.
-func serveFloor(address, dsn, figuresSQL string) error {
+func serveBaseline(address, dsn, figuresSQL string) error {
 	cfg, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return err
@@ -46,7 +46,7 @@ func serveFloor(address, dsn, figuresSQL string) error {
 	gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "pg_up", Help: "Whether SELECT 1 answered."})
 	registry.MustRegister(gauge)
 	gauge.Set(1)
-	f := &floor{
+	f := &baseline{
 		login: cfg, open: open, figuresSQL: figuresSQL,
 		show: promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true}),
 	}
@@ -54,7 +54,7 @@ func serveFloor(address, dsn, figuresSQL string) error {
 	return server.ListenAndServe()
 }
 
-func (f *floor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (f *baseline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), askLimit)
 	defer cancel()
 	fresh := make(chan error, 1)
@@ -66,14 +66,14 @@ func (f *floor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.show.ServeHTTP(w, r)
 }
 
-func (f *floor) askNew(ctx context.Context) error {
+func (f *baseline) askNew(ctx context.Context) error {
 	conn, err := pgconn.ConnectConfig(ctx, f.login)
 	if err != nil {
 		return err
 	}
 	_, err = conn.Exec(ctx, "SELECT 1").ReadAll()
 	// Closing takes as long as the server needs to end the session. The exporter does it behind its answer, and so does
-	// the floor: its time would be longer otherwise, and the ratio better than it is.
+	// the baseline: its time would be longer otherwise, and the ratio better than it is.
 	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askLimit)
 		defer cancel()
@@ -82,7 +82,7 @@ func (f *floor) askNew(ctx context.Context) error {
 	return err
 }
 
-func (f *floor) askOpen(ctx context.Context) error {
+func (f *baseline) askOpen(ctx context.Context) error {
 	if _, err := f.open.Exec(ctx, "SELECT 1").ReadAll(); err != nil {
 		return err
 	}
