@@ -16,29 +16,29 @@ import (
 
 const (
 	headerTimeout = 5 * time.Second
-	// askLimit bounds a request of the baseline's to the server.
-	askLimit = 10 * time.Second
+	// requestTimeout bounds what the baseline does for one request, and a request of the client.
+	requestTimeout = 10 * time.Second
 )
 
-// baseline asks what the exporter asks, and does nothing else: no phases, no deadline of the client's, no reasons, no
-// reading of the figures, and one series to show.
+// baseline is an HTTP handler that sends the same queries as the exporter and does nothing else: it measures no phases,
+// knows no deadline of the client and no reasons, ignores the statistics that it reads, and shows one series.
 type baseline struct {
-	login      *pgconn.Config
-	open       *pgconn.PgConn
-	figuresSQL string
-	show       http.Handler
+	login    *pgconn.Config
+	kept     *pgconn.PgConn
+	statsSQL string
+	show     http.Handler
 }
 
-// serveBaseline returns only with an error. The figures statement is the one that the exporter was seen to send, so that
-// the server has the same work.
-func serveBaseline(address, dsn, figuresSQL string) error {
+// serveBaseline serves the baseline on address until it fails. statsSQL is the statement that the exporter sends, so
+// that the server has the same work.
+func serveBaseline(address, dsn, statsSQL string) error {
 	cfg, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), askLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
-	open, err := pgconn.ConnectConfig(ctx, cfg)
+	kept, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -46,46 +46,49 @@ func serveBaseline(address, dsn, figuresSQL string) error {
 	gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "pg_up", Help: "Whether SELECT 1 answered."})
 	registry.MustRegister(gauge)
 	gauge.Set(1)
-	f := &baseline{
-		login: cfg, open: open, figuresSQL: figuresSQL,
+	b := &baseline{
+		login: cfg, kept: kept, statsSQL: statsSQL,
 		show: promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true}),
 	}
-	server := &http.Server{Addr: address, Handler: f, ReadHeaderTimeout: headerTimeout}
+	server := &http.Server{Addr: address, Handler: b, ReadHeaderTimeout: headerTimeout}
 	return server.ListenAndServe()
 }
 
-func (f *baseline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), askLimit)
+// ServeHTTP implements http.Handler.
+func (b *baseline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 	defer cancel()
 	fresh := make(chan error, 1)
-	go func() { fresh <- f.askNew(ctx) }()
-	if err := errors.Join(f.askOpen(ctx), <-fresh); err != nil {
+	go func() { fresh <- b.probe(ctx) }()
+	if err := errors.Join(b.queryKept(ctx), <-fresh); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	f.show.ServeHTTP(w, r)
+	b.show.ServeHTTP(w, r)
 }
 
-func (f *baseline) askNew(ctx context.Context) error {
-	conn, err := pgconn.ConnectConfig(ctx, f.login)
+// probe logs in and runs SELECT 1.
+func (b *baseline) probe(ctx context.Context) error {
+	conn, err := pgconn.ConnectConfig(ctx, b.login)
 	if err != nil {
 		return err
 	}
 	_, err = conn.Exec(ctx, "SELECT 1").ReadAll()
-	// Closing takes as long as the server needs to end the session. The exporter does it behind its answer, and so does
-	// the baseline: its time would be longer otherwise, and the ratio better than it is.
+	// Close waits until the server has ended the session. The exporter closes sessions after its response, so the baseline
+	// does too: otherwise it would be slower, and the ratio too good.
 	go func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askLimit)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 		defer cancel()
-		_ = conn.Close(ctx) // the socket is closed in any case
+		_ = conn.Close(ctx) // it closes the socket even if it fails
 	}()
 	return err
 }
 
-func (f *baseline) askOpen(ctx context.Context) error {
-	if _, err := f.open.Exec(ctx, "SELECT 1").ReadAll(); err != nil {
+// queryKept runs SELECT 1 and the statistics statement on the kept session.
+func (b *baseline) queryKept(ctx context.Context) error {
+	if _, err := b.kept.Exec(ctx, "SELECT 1").ReadAll(); err != nil {
 		return err
 	}
-	_, err := f.open.Exec(ctx, f.figuresSQL).ReadAll()
+	_, err := b.kept.Exec(ctx, b.statsSQL).ReadAll()
 	return err
 }

@@ -18,50 +18,50 @@ import (
 	"time"
 )
 
-// kind is what a child serves.
+// kind is a kind of scrape.
 type kind string
 
 const (
 	kindBaseline kind = "baseline"
-	kindTarget   kind = "target"   // the real binary's /probe: the target's own series
-	kindExporter kind = "exporter" // its /metrics: with the exporter's own series, Go's and the process's
+	kindTarget   kind = "target"   // /probe of the exporter: the series of the target
+	kindExporter kind = "exporter" // /metrics of the exporter: also the series of the exporter, Go and the process
 )
 
-// What children that are this program again find in their environment. The server is in DATA_SOURCE_NAME, as it is for
-// the exporter.
+// The environment of a child that runs this program as the baseline. As for the exporter, DATA_SOURCE_NAME names the
+// server.
 const (
-	roleVariable    = "BENCH_CHILD"
-	listenVariable  = "BENCH_LISTEN"
-	figuresVariable = "BENCH_FIGURES"
+	roleVariable   = "BENCH_CHILD"
+	listenVariable = "BENCH_LISTEN"
+	statsVariable  = "BENCH_STATS"
 )
 
 const (
-	startLimit = 10 * time.Second
-	stopLimit  = 5 * time.Second
-	// linesKept are shown when a child fails.
-	linesKept = 10
+	startTimeout = 10 * time.Second // until a child listens
+	stopTimeout  = 5 * time.Second  // until a child has ended after SIGTERM
+	maxLines     = 10               // that are shown of the log of a child that fails
 )
 
-// child is a program that is scraped.
+// child is a process that is scraped.
 type child struct {
 	url    string
 	cmd    *exec.Cmd
 	end    context.CancelFunc
 	exited chan struct{}
 
-	mu    sync.Mutex // protects what follows: what the child wrote
-	lines int
-	last  []string
+	mu    sync.Mutex // guards lines and last
+	lines int        // that the child has written to its standard error
+	last  []string   // at most maxLines of them
 }
 
-// start starts a child that asks the server on port, and waits until it listens. Its environment holds nothing else, so
-// that no variable of libpq's or Go's changes what is measured.
+// start starts a child that probes the server on port, and waits until the child listens. The environment of the child
+// has no other variables, so that those of libpq and Go do not affect the measurement. The caller stops the child.
 func (b *bench) start(ctx context.Context, k kind, port int) (*child, error) {
 	env := []string{"DATA_SOURCE_NAME=" + dataSourceName(port)}
 	switch k {
 	case kindBaseline:
 		return launch(ctx, "/metrics", func(address string) (string, []string, []string) {
-			return b.self, nil, append(env, roleVariable+"=1", listenVariable+"="+address, figuresVariable+"="+b.counts.figuresSQL)
+			return b.self, nil, append(env,
+				roleVariable+"=1", listenVariable+"="+address, statsVariable+"="+b.counts.statsSQL)
 		})
 	case kindTarget:
 		return b.startWithFile(ctx, "/probe?target=bench", fmt.Sprintf("targets: {bench: {dsn: %q}}", dataSourceName(port)))
@@ -72,7 +72,8 @@ func (b *bench) start(ctx context.Context, k kind, port int) (*child, error) {
 	}
 }
 
-// startWithFile starts the real binary with a configuration file.
+// startWithFile starts the exporter with a configuration file of the given content. path is the path of the child's
+// URL.
 func (b *bench) startWithFile(ctx context.Context, path, content string) (*child, error) {
 	file := b.exporter + ".yml"
 	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
@@ -83,8 +84,11 @@ func (b *bench) startWithFile(ctx context.Context, path, content string) (*child
 	})
 }
 
-// launch starts a program that listens on an address, with nothing but these in its environment.
-func launch(ctx context.Context, path string, program func(address string) (name string, args, env []string)) (*child, error) {
+// launch starts a child and waits until it listens. program returns the program, its arguments and its whole
+// environment for the address on which it has to listen. path is the path of the child's URL.
+func launch(
+	ctx context.Context, path string, program func(address string) (name string, args, env []string),
+) (*child, error) {
 	address, err := freeAddress(ctx)
 	if err != nil {
 		return nil, err
@@ -93,10 +97,10 @@ func launch(ctx context.Context, path string, program func(address string) (name
 	c := &child{url: "http://" + address + path, end: end, exited: make(chan struct{})}
 	name, args, env := program(address)
 	c.cmd = exec.CommandContext(life, name, args...)
-	c.cmd.Env = append([]string{}, env...) // nil would be ours
+	c.cmd.Env = append([]string{}, env...) // not nil, which would mean the environment of this process
 	c.cmd.SysProcAttr = childAttributes()
 	c.cmd.Cancel = func() error { return c.cmd.Process.Signal(syscall.SIGTERM) }
-	c.cmd.WaitDelay = stopLimit
+	c.cmd.WaitDelay = stopTimeout
 	stderr, err := c.cmd.StderrPipe()
 	if err != nil {
 		end()
@@ -108,21 +112,21 @@ func launch(ctx context.Context, path string, program func(address string) (name
 	}
 	go func() {
 		for scanner := bufio.NewScanner(stderr); scanner.Scan(); {
-			c.wrote(scanner.Text())
+			c.addLine(scanner.Text())
 		}
-		_ = c.cmd.Wait() // whoever waits for an answer misses it
+		_ = c.cmd.Wait() // a request to the child then fails
 		close(c.exited)
 	}()
-	if err := c.listens(ctx, address); err != nil {
+	if err := c.waitUntilListening(ctx, address); err != nil {
 		c.stop()
 		return nil, fmt.Errorf("%s: %w: %s", filepath.Base(name), err, c.output())
 	}
 	return c, nil
 }
 
-// listens waits until the child does.
-func (c *child) listens(ctx context.Context, address string) error {
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
+// waitUntilListening waits until the child listens on address. It fails after startTimeout.
+func (c *child) waitUntilListening(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
 		var dialer net.Dialer
@@ -132,7 +136,7 @@ func (c *child) listens(ctx context.Context, address string) error {
 		}
 		select {
 		case <-c.exited:
-			return errors.New("ended before it listened")
+			return errors.New("it exited before it listened")
 		case <-ctx.Done():
 			return err
 		case <-time.After(10 * time.Millisecond):
@@ -140,7 +144,7 @@ func (c *child) listens(ctx context.Context, address string) error {
 	}
 }
 
-// stop ends the child, by force where it does not end by itself.
+// stop terminates the child and waits until it has ended. The child is killed after stopTimeout.
 func (c *child) stop() {
 	c.end()
 	<-c.exited
@@ -148,30 +152,32 @@ func (c *child) stop() {
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-func (c *child) wrote(line string) {
+// addLine counts and keeps a line of the log.
+func (c *child) addLine(line string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lines++
 	c.last = append(c.last, line)
-	if len(c.last) > linesKept {
+	if len(c.last) > maxLines {
 		c.last = c.last[1:]
 	}
 }
 
-// written is the number of lines that the child wrote up to now.
-func (c *child) written() int {
+// lineCount returns the number of lines that the child has written so far.
+func (c *child) lineCount() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lines
 }
 
-// output is the last that the child wrote.
+// output returns the last lines that the child has written.
 func (c *child) output() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return strings.Join(c.last, "\n")
 }
 
+// freeAddress returns an address on this machine that was free a moment ago.
 func freeAddress(ctx context.Context) (string, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
@@ -181,8 +187,9 @@ func freeAddress(ctx context.Context) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// runBaseline is this program as the baseline. It returns the exit code.
+// runBaseline runs this program as the baseline. It returns the exit code.
 func runBaseline() int {
-	fmt.Fprintln(os.Stderr, serveBaseline(os.Getenv(listenVariable), os.Getenv("DATA_SOURCE_NAME"), os.Getenv(figuresVariable)))
+	err := serveBaseline(os.Getenv(listenVariable), os.Getenv("DATA_SOURCE_NAME"), os.Getenv(statsVariable))
+	fmt.Fprintln(os.Stderr, err)
 	return 1
 }

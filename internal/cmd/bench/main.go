@@ -1,15 +1,15 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Bench measures what a scrape of the exporter costs, against a baseline: a program that does nothing but what no such
-// exporter can leave out (see baseline.go). Both run as children of this one, against a throwaway PostgreSQL server, and
-// are scraped in turns, so that whatever else the machine does meets both alike: look at the ratios of one run.
+// Bench compares the cost of a scrape with a baseline: a program that does only what every such exporter has to do (see
+// baseline.go). Both run as children of this program and probe a throwaway PostgreSQL server. They are scraped in
+// turns, so that other load on the machine affects both in the same way: compare the ratios of one run.
 //
-//	go run ./internal/cmd/bench        # less than two minutes
-//	go run ./internal/cmd/bench -long  # also memory after 20,000 scrapes
-//	go run ./internal/cmd/bench -many  # 10, 100 and 1,000 targets in one exporter
+//	go run ./internal/cmd/bench        # takes less than two minutes
+//	go run ./internal/cmd/bench -long  # also measures memory after 20,000 scrapes
+//	go run ./internal/cmd/bench -many  # measures 10, 100 and 1,000 targets in one exporter
 //
-// It is a measurement and no test: it ends with 0 whatever it finds, and with 1 only when it could not measure.
+// Bench is not a test. It exits with 0 whatever it measures, and with 1 if it could not measure.
 package main
 
 import (
@@ -32,12 +32,12 @@ func main() {
 	if os.Getenv(roleVariable) != "" {
 		os.Exit(runBaseline())
 	}
-	rounds := flag.Int("n", 400, "scrapes of each kind to measure")
-	long := flag.Bool("long", false, fmt.Sprintf("also read memory after %d scrapes, which takes minutes", maxScrapes))
+	rounds := flag.Int("n", 400, "measure this many `scrapes` of each kind")
+	long := flag.Bool("long", false, fmt.Sprintf("also measure memory after %d scrapes; takes minutes", maxScrapes))
 	scale := flag.Bool("many", false, "measure 10, 100 and 1,000 targets instead of one")
-	binary := flag.String("exporter", "", "measure this `binary` and not a build of the folder")
+	binary := flag.String("exporter", "", "measure this `binary` instead of a new build")
 	flag.Parse()
-	signal.Ignore(syscall.SIGPIPE) // whoever reads us may go, the server must still be removed
+	signal.Ignore(syscall.SIGPIPE) // if the reader of the output has gone, the server must still be removed
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout, *rounds, *long, *scale, *binary)
 	stop()
@@ -80,20 +80,21 @@ func run(ctx context.Context, out io.Writer, rounds int, long, scale bool, binar
 
 	t := table{out: out}
 	t.printf(`PostgreSQL %s on 127.0.0.1, scram-sha-256, sslmode=disable for the exporter and the baseline; %s, %d CPUs.
-The baseline, in one request: login and SELECT 1; beside it SELECT 1 and the figures on an open session; shows one gauge.
-%d scrapes of each kind, in turns, after %d; CPU time is user and system of all threads, on the client's side alone.
+The baseline does this for each request: it logs in and runs SELECT 1; at the same time, on an open session, it runs
+SELECT 1 and the statistics statement; it shows one gauge.
+Measured: %d scrapes of each kind, in turns, after %d. CPU time is user and system time of all threads of the client.
 
 `, version[0], runtime.Version(), runtime.NumCPU(), rounds, warmUp)
 	if b.counts, err = b.count(ctx); err != nil {
 		return fmt.Errorf("count messages: %w", err)
 	}
 	t.counts(&b.counts)
-	times, err := b.times(ctx, rounds)
+	times, err := b.measureTimes(ctx, rounds)
 	if err != nil {
 		return fmt.Errorf("measure times: %w", err)
 	}
 	t.times(times)
-	memory, err := b.memory(ctx, long)
+	memory, err := b.measureMemory(ctx, long)
 	if err != nil {
 		return fmt.Errorf("measure memory: %w", err)
 	}
@@ -101,34 +102,36 @@ The baseline, in one request: login and SELECT 1; beside it SELECT 1 and the fig
 	return t.err
 }
 
-// bench is what the measurements need to know.
+// bench holds what the measurements have in common.
 type bench struct {
-	self, exporter string // binaries
-	port           int    // the server's
+	self, exporter string // paths of the binaries
+	port           int    // of the server
 	counts         counts
 }
 
-// build builds the exporter the way it is released, and this program in the same way, so that the children compare.
+// build builds the exporter and this program into folder, with the flags of a release.
 func build(ctx context.Context, folder string) (*bench, error) {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w",
 		"-o", folder, ".", "./internal/cmd/bench")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build in the repository's folder: %w\n%s", err, out)
+		return nil, fmt.Errorf("build in the folder of the repository: %w\n%s", err, out)
 	}
 	return &bench{self: filepath.Join(folder, "bench"), exporter: filepath.Join(folder, "pg_liveness_exporter")}, nil
 }
 
-// The role that is asked as; README.md says how to create one.
+// The role of the exporter and the baseline.
 const (
 	role     = "bench"
 	password = "bench"
 )
 
+// startServer starts a server for one target. The caller removes it.
 func startServer(ctx context.Context) (*testservers.Postgres, error) {
 	return startServerWith(ctx, testservers.PostgresConfig{}, 10)
 }
 
+// startServerWith starts a server with the role, whose CONNECTION LIMIT is limit. The caller removes the server.
 func startServerWith(ctx context.Context, c testservers.PostgresConfig, limit int) (*testservers.Postgres, error) {
 	bin, err := testservers.FindPostgres()
 	if err != nil {
@@ -147,6 +150,7 @@ func startServerWith(ctx context.Context, c testservers.PostgresConfig, limit in
 	return server, nil
 }
 
+// dataSourceName returns the connection string of the role for the server on port.
 func dataSourceName(port int) string {
 	return fmt.Sprintf("host=127.0.0.1 port=%d user=%s password=%s dbname=postgres sslmode=disable", port, role, password)
 }

@@ -5,15 +5,9 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,18 +20,20 @@ import (
 )
 
 const (
-	// period is how often each of very many targets is asked in real life.
-	period = 15 * time.Second
-	// atOnce is how many clients ask where as much as possible is asked for.
-	atOnce = 64
-	// allTimes is how often all targets are asked in one scrape.
-	allTimes = 5
-	// servers is how many there are.
+	// scrapeInterval is the assumed time between two probes of a target.
+	scrapeInterval = 15 * time.Second
+	// clients is the number of concurrent clients that measure throughput.
+	clients = 64
+	// metricsScrapes is the number of scrapes of /metrics.
+	metricsScrapes = 5
+	// servers is the number of servers.
 	servers = 10
+	// maxTargets is the largest number of targets. The aims for memory are for this number.
+	maxTargets = 1000
 )
 
-// many measures one exporter with very many targets, each with sessions of its own. They are spread over some servers:
-// a thousand in one would make it slow, since each looks at the sessions of all.
+// many measures one exporter with many targets, without and with TLS. The targets are spread over several servers,
+// because the statistics statement reads all sessions of a server: a thousand targets would make a single server slow.
 func (b *bench) many(ctx context.Context, out io.Writer) error {
 	t := table{out: out}
 	for _, encrypted := range []bool{false, true} {
@@ -48,13 +44,14 @@ func (b *bench) many(ctx context.Context, out io.Writer) error {
 	return t.err
 }
 
+// manyOf measures the same with or without TLS.
 func (b *bench) manyOf(ctx context.Context, t *table, encrypted bool) (err error) {
 	config := testservers.PostgresConfig{Settings: []string{"max_connections = 400", "shared_buffers = 16MB"}}
 	mode, how := "disable", "without TLS"
 	memoryAim, cpuAim := 60, 15
 	if encrypted {
 		mode, how, memoryAim, cpuAim = "require", "with TLS", 75, 20
-		if config.Certificate, config.Key, err = certificate(); err != nil {
+		if config.Certificate, config.Key, err = testservers.NewCertificate(); err != nil {
 			return err
 		}
 	}
@@ -67,17 +64,18 @@ func (b *bench) manyOf(ctx context.Context, t *table, encrypted bool) (err error
 		defer func() { err = errors.Join(err, server.Remove()) }()
 		ports = append(ports, server.Port)
 	}
-	t.printf("\n%s\n%8s  %22s  %22s  %14s  %16s  %14s  %s\n", how, "targets", "KiB/target by /probe", "after /metrics",
-		"CPU per probe", "core, every 15 s", "/metrics wall", "pg_connect by /probe, /metrics")
-	for _, n := range []int{10, 100, 1000} {
+	t.printf("\n%s\n%8s  %22s  %22s  %14s  %16s  %14s  %s\n", how, "targets", "KiB/target, /probe", "after /metrics",
+		"CPU per probe", "core, every 15 s", "/metrics wall", "login by /probe, /metrics")
+	for _, n := range []int{10, 100, maxTargets} {
 		m, err := b.measureMany(ctx, ports, n, mode)
 		if err != nil {
 			return fmt.Errorf("%d targets %s: %w", n, how, err)
 		}
-		share := 100 * m.cpu.Seconds() * float64(n) / period.Seconds()
+		share := 100 * m.cpu.Seconds() * float64(n) / scrapeInterval.Seconds()
 		t.printf("%8d  %22s  %22s  %14s  %16s  %14s  %s\n", n,
-			aimed(m.asked, memoryAim, n), aimed(m.shown, 130, n), m.cpu.Round(time.Microsecond),
-			fmt.Sprintf("%.1f %%%s", share, mark(share > float64(cpuAim))), m.wall.Round(100*time.Microsecond), fmt.Sprint(m.connect[0], ", ", m.connect[1]))
+			withAim(m.probed, memoryAim, n), withAim(m.scraped, 130, n), m.cpu.Round(time.Microsecond),
+			fmt.Sprintf("%.1f %%%s", share, mark(share > float64(cpuAim))), m.wall.Round(100*time.Microsecond),
+			fmt.Sprint(m.connect[0], ", ", m.connect[1]))
 	}
 	if encrypted {
 		return nil
@@ -85,8 +83,12 @@ func (b *bench) manyOf(ctx context.Context, t *table, encrypted bool) (err error
 	return b.throughput(ctx, t, ports[:1])
 }
 
-func aimed(kib, aim, n int) string { return fmt.Sprintf("%d%s", kib, mark(n == 1000 && kib > aim)) }
+// withAim formats the memory of one of n targets and marks it if it is above aim.
+func withAim(kib, aim, n int) string {
+	return fmt.Sprintf("%d%s", kib, mark(n == maxTargets && kib > aim))
+}
 
+// mark returns a mark for a bad measurement, else nothing.
 func mark(bad bool) string {
 	if bad {
 		return missed
@@ -94,16 +96,19 @@ func mark(bad bool) string {
 	return ""
 }
 
-// manyTargets is what was measured of n targets.
+// manyTargets is what was measured with n targets.
 type manyTargets struct {
-	asked, shown int           // KiB a target, resident, above an exporter that was not asked anything
-	cpu          time.Duration // of one probe by /probe
-	wall         time.Duration // of /metrics, the median
-	// connect is how long a login took by the exporter's own histogram, the mean: targets one after the other, and all at
-	// once.
+	// probed and scraped are KiB of resident memory for each target, above that of an exporter before its first request:
+	// after requests for /probe, and after those for /metrics.
+	probed, scraped int
+	cpu             time.Duration // of one /probe
+	wall            time.Duration // of /metrics, median
+	// connect is the mean time of a login by the exporter's histogram: by /probe, which probes one target after another,
+	// and by /metrics, which probes all at once.
 	connect [2]time.Duration
 }
 
+// manyFile returns a configuration with n targets on the servers on ports.
 func manyFile(n int, ports []int, mode string) string {
 	var file strings.Builder
 	fmt.Fprintf(&file, "defaults: {user: %s, password: %s, sslmode: %s, timeout: 10s}\ntargets:\n", role, password, mode)
@@ -113,6 +118,7 @@ func manyFile(n int, ports []int, mode string) string {
 	return file.String()
 }
 
+// measureMany starts an exporter with n targets and measures it.
 func (b *bench) measureMany(ctx context.Context, ports []int, n int, mode string) (m manyTargets, err error) {
 	child, err := b.startWithFile(ctx, "/metrics", manyFile(n, ports, mode))
 	if err != nil {
@@ -124,7 +130,7 @@ func (b *bench) measureMany(ctx context.Context, ports []int, n int, mode string
 		return m, err
 	}
 	for range 2 { // the first round opens the kept sessions
-		if err := askEach(ctx, child, n, 4); err != nil {
+		if err := probeEach(ctx, child, n, 4); err != nil {
 			return m, err
 		}
 	}
@@ -134,11 +140,11 @@ func (b *bench) measureMany(ctx context.Context, ports []int, n int, mode string
 	}
 	rounds := max(1, 1000/n)
 	for range rounds {
-		if err := askEach(ctx, child, n, 1); err != nil {
+		if err := probeEach(ctx, child, n, 1); err != nil {
 			return m, err
 		}
 	}
-	time.Sleep(settle)
+	time.Sleep(settleTime)
 	now, err := cpuTime(child.pid())
 	if err != nil {
 		return m, err
@@ -148,14 +154,14 @@ func (b *bench) measureMany(ctx context.Context, ports []int, n int, mode string
 	if err != nil {
 		return m, err
 	}
-	m.asked = (after.all - before.all) / n >> 10
+	m.probed = (after.all - before.all) / n >> 10
 	client := newClient()
 	var (
 		walls  []time.Duration
-		sums   [allTimes]float64
-		counts [allTimes]int
+		sums   [metricsScrapes]float64
+		counts [metricsScrapes]int
 	)
-	for i := range allTimes {
+	for i := range metricsScrapes {
 		took, _, err := client.scrape(ctx, child, true)
 		if err != nil {
 			return m, err
@@ -168,19 +174,19 @@ func (b *bench) measureMany(ctx context.Context, ports []int, n int, mode string
 	mean := func(sum float64, count int) time.Duration {
 		return time.Duration(sum / float64(count) * float64(time.Second)).Round(10 * time.Microsecond)
 	}
-	last := allTimes - 1
-	m.connect[0] = mean(sums[0], counts[0]) // nearly all of it asked through /probe
+	last := metricsScrapes - 1
+	m.connect[0] = mean(sums[0], counts[0]) // nearly all by /probe
 	m.connect[1] = mean(sums[last]-sums[0], counts[last]-counts[0])
 	slices.Sort(walls)
 	m.wall = walls[len(walls)/2]
 	if after, err = residentMemory(child.pid()); err != nil {
 		return m, err
 	}
-	m.shown = (after.all - before.all) / n >> 10
+	m.scraped = (after.all - before.all) / n >> 10
 	return m, nil
 }
 
-// connects sums up what the exporter's histograms of all targets say.
+// connects returns the sum, in seconds, and the count of logins in the histograms of all targets.
 func connects(text []byte) (sum float64, count int, err error) {
 	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -200,8 +206,8 @@ func connects(text []byte) (sum float64, count int, err error) {
 	return sum, count, err
 }
 
-// throughput compares /probe of as many targets at once with a loop that only connects and runs SELECT 1. Answers are not
-// compressed: unpacking them here would take the CPU time from the exporter.
+// throughput compares concurrent requests for /probe with loops that only log in and run SELECT 1. Responses are not
+// compressed, because decompression here would take CPU time from the exporter.
 func (b *bench) throughput(ctx context.Context, t *table, ports []int) error {
 	const each = 40
 	loop := func() error {
@@ -209,7 +215,7 @@ func (b *bench) throughput(ctx context.Context, t *table, ports []int) error {
 		if err != nil {
 			return err
 		}
-		return atTheSameTime(func(int) error {
+		return concurrently(func(int) error {
 			for range each {
 				conn, err := pgconn.ConnectConfig(ctx, cfg)
 				if err != nil {
@@ -223,17 +229,18 @@ func (b *bench) throughput(ctx context.Context, t *table, ports []int) error {
 			return nil
 		})
 	}
-	child, err := b.startWithFile(ctx, "/metrics", manyFile(atOnce, ports, "disable"))
+	child, err := b.startWithFile(ctx, "/metrics", manyFile(clients, ports, "disable"))
 	if err != nil {
 		return err
 	}
 	defer child.stop()
 	base := strings.TrimSuffix(child.url, "/metrics")
 	probes := func() error {
-		return atTheSameTime(func(i int) error {
+		return concurrently(func(i int) error {
 			client := newClient()
 			for range each {
-				if _, _, err := client.scrapeURL(ctx, child, fmt.Sprintf("%s/probe?target=server-%04d", base, i), false); err != nil {
+				url := fmt.Sprintf("%s/probe?target=server-%04d", base, i)
+				if _, _, err := client.scrapeURL(ctx, child, url, false); err != nil {
 					return err
 				}
 			}
@@ -241,7 +248,7 @@ func (b *bench) throughput(ctx context.Context, t *table, ports []int) error {
 		})
 	}
 	var took [2]time.Duration
-	for round := range 4 { // the first one is not measured
+	for round := range 4 { // the first round is not measured
 		for i, work := range []func() error{loop, probes} {
 			start := time.Now()
 			if err := work(); err != nil {
@@ -252,43 +259,26 @@ func (b *bench) throughput(ctx context.Context, t *table, ports []int) error {
 			}
 		}
 	}
-	rate := func(d time.Duration) float64 { return 3 * each * atOnce / d.Seconds() }
+	rate := func(d time.Duration) float64 { return 3 * each * clients / d.Seconds() }
 	ratio := rate(took[1]) / rate(took[0])
-	t.printf("\n%d clients at once: /probe %.0f/s, connect + SELECT 1 alone %.0f/s, ratio %.2f, aim >= 0.8%s\n",
-		atOnce, rate(took[1]), rate(took[0]), ratio, mark(ratio < .8))
+	t.printf("\n%d clients: /probe %.0f/s, login and SELECT 1 only %.0f/s, ratio %.2f, aim >= 0.8%s\n",
+		clients, rate(took[1]), rate(took[0]), ratio, mark(ratio < .8))
 	return nil
 }
 
-func atTheSameTime(work func(i int) error) error {
-	errs := make([]error, atOnce)
+// concurrently calls work in as many goroutines as there are clients, and returns all errors.
+func concurrently(work func(i int) error) error {
+	errs := make([]error, clients)
 	var all sync.WaitGroup
-	for i := range atOnce {
+	for i := range clients {
 		all.Go(func() { errs[i] = work(i) })
 	}
 	all.Wait()
 	return errors.Join(errs...)
 }
 
-// certificate is one for the server, made for the occasion.
-func certificate() (cert, key []byte, err error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		return nil, nil, err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return nil, nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), nil
-}
-
-// askEach asks for each target through /probe once, so many at a time.
-func askEach(ctx context.Context, child *child, n, parallel int) error {
+// probeEach requests /probe once for each of n targets, with parallel requests at a time.
+func probeEach(ctx context.Context, child *child, n, parallel int) error {
 	targets := make(chan int)
 	go func() {
 		defer close(targets)
@@ -298,9 +288,9 @@ func askEach(ctx context.Context, child *child, n, parallel int) error {
 	}()
 	base := strings.TrimSuffix(child.url, "/metrics")
 	errs := make([]error, parallel)
-	var clients sync.WaitGroup
+	var running sync.WaitGroup
 	for p := range parallel {
-		clients.Go(func() {
+		running.Go(func() {
 			client := newClient()
 			for i := range targets {
 				url := fmt.Sprintf("%s/probe?target=server-%04d", base, i)
@@ -310,6 +300,6 @@ func askEach(ctx context.Context, child *child, n, parallel int) error {
 			}
 		})
 	}
-	clients.Wait()
+	running.Wait()
 	return errors.Join(errs...)
 }

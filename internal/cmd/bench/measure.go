@@ -17,41 +17,42 @@ import (
 )
 
 const (
-	// warmUp scrapes of each kind are not measured.
+	// warmUp is the number of scrapes of each kind before the measured ones.
 	warmUp = 100
-	// counted scrapes go through the proxy.
-	counted = 200
-	// Memory is read after the first scrape, after manyScrapes, and with -long after maxScrapes.
+	// countedScrapes is the number of scrapes through the proxy.
+	countedScrapes = 200
+	// Memory is measured after one scrape, after manyScrapes, and with -long after maxScrapes.
 	manyScrapes = 2000
 	maxScrapes  = 20000
-	// turn is the pause between two scrapes, for what a child does behind its answer not to disturb the next one.
-	turn = 2 * time.Millisecond
-	// settle is long enough for everything a scrape leaves behind to have ended.
-	settle = 100 * time.Millisecond
+	// pause is the time between two scrapes. What a child does after its response then does not delay the next scrape.
+	pause = 2 * time.Millisecond
+	// settleTime is the time after which a child has finished everything that belongs to its last response.
+	settleTime = 100 * time.Millisecond
 )
 
-// What Prometheus 3 sends, where native histograms, and with them protobuf, are not switched on.
+// accept is the Accept header of Prometheus 3 without native histograms, and thus without protobuf.
 const accept = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5," +
 	"application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3," +
 	"text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
 
-// client scrapes over connections that it keeps, as Prometheus does.
+// client scrapes over persistent connections, as Prometheus does.
 type client struct {
 	http http.Client
 	body bytes.Buffer
-	text []byte // of the last answer, unpacked
+	text []byte // of the last response, decompressed
 }
 
 func newClient() *client {
-	return &client{http: http.Client{Timeout: askLimit, Transport: &http.Transport{DisableCompression: true}}}
+	return &client{http: http.Client{Timeout: requestTimeout, Transport: &http.Transport{DisableCompression: true}}}
 }
 
-// scrape returns how long it took until the whole answer was there, and its size. An answer that does not say that the
-// server is up is an error: nothing of it would compare.
+// scrape scrapes the child's URL. It returns the time until the whole response was read, and the size of its body as
+// sent. It fails if the response does not show that the server is up, because its cost would not compare.
 func (c *client) scrape(ctx context.Context, child *child, zip bool) (time.Duration, int, error) {
 	return c.scrapeURL(ctx, child, child.url, zip)
 }
 
+// scrapeURL is scrape for another URL of the child.
 func (c *client) scrapeURL(ctx context.Context, child *child, url string, zip bool) (time.Duration, int, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -80,11 +81,13 @@ func (c *client) scrapeURL(ctx context.Context, child *child, url string, zip bo
 			return 0, 0, err
 		}
 	} else if zip {
-		return 0, 0, errors.New("the answer is not compressed")
+		return 0, 0, errors.New("the response is not compressed")
 	}
 	c.text = text
-	if response.StatusCode != http.StatusOK || !bytes.Contains(text, []byte("\npg_up")) || bytes.Contains(text, []byte("\npg_up 0")) {
-		return 0, 0, fmt.Errorf("the answer, %s, does not say pg_up 1: %.200s\n%s", response.Status, text, child.output())
+	up := bytes.Contains(text, []byte("\npg_up")) && !bytes.Contains(text, []byte("\npg_up 0"))
+	if response.StatusCode != http.StatusOK || !up {
+		return 0, 0, fmt.Errorf("the response has status %s and no pg_up 1: %.200s\n%s",
+			response.Status, text, child.output())
 	}
 	return took, size, nil
 }
@@ -97,7 +100,7 @@ func unzip(r io.Reader) ([]byte, error) {
 	return io.ReadAll(z)
 }
 
-// repeat scrapes n times without a pause.
+// repeat scrapes the child n times without a pause.
 func (c *client) repeat(ctx context.Context, child *child, n int) error {
 	for range n {
 		if _, _, err := c.scrape(ctx, child, true); err != nil {
@@ -107,7 +110,8 @@ func (c *client) repeat(ctx context.Context, child *child, n int) error {
 	return nil
 }
 
-// count counts what a scrape of the real binary sends to the server and writes to its log.
+// count counts the messages that the exporter sends to the server, and the lines that it logs, in countedScrapes
+// scrapes.
 func (b *bench) count(ctx context.Context) (c counts, err error) {
 	p, err := newProxy(ctx, b.port)
 	if err != nil {
@@ -123,48 +127,49 @@ func (b *bench) count(ctx context.Context) (c counts, err error) {
 	if err := client.repeat(ctx, exporter, warmUp); err != nil {
 		return c, err
 	}
-	before, lines := p.read(), exporter.written()
-	if err := client.repeat(ctx, exporter, counted); err != nil {
+	before, lines := p.snapshot(), exporter.lineCount()
+	if err := client.repeat(ctx, exporter, countedScrapes); err != nil {
 		return c, err
 	}
-	time.Sleep(settle)
-	c = p.read()
-	c.logLines = exporter.written() - lines
-	if c.figuresSQL == "" {
-		return c, errors.New("no query was seen that reads " + figuresMark + ": what does the exporter ask for its figures?")
+	time.Sleep(settleTime)
+	c = p.snapshot()
+	c.logLines = exporter.lineCount() - lines
+	if c.statsSQL == "" {
+		return c, errors.New("the exporter sent no query with " + statsMark + ": which statement reads the statistics?")
 	}
-	c.scrapes, c.connects, c.queries = counted, c.connects-before.connects, c.queries-before.queries
+	c.scrapes, c.connects, c.queries = countedScrapes, c.connects-before.connects, c.queries-before.queries
 	return c, nil
 }
 
-// lane is one kind of scrape, and what it took.
-type lane struct {
+// series is the measurements of one kind of scrape.
+type series struct {
 	kind kind
 	zip  bool
 
 	wall []time.Duration
-	cpu  time.Duration // of all scrapes together
-	size int           // of the last answer
+	cpu  time.Duration // sum of all scrapes
+	size int           // of the last response
 }
 
-// mean is the CPU time of one scrape.
-func (l *lane) mean() time.Duration { return l.cpu / time.Duration(len(l.wall)) }
+// mean returns the mean CPU time of a scrape.
+func (s *series) mean() time.Duration { return s.cpu / time.Duration(len(s.wall)) }
 
-// quantile is of the wall times.
-func (l *lane) quantile(q float64) time.Duration {
-	sorted := slices.Sorted(slices.Values(l.wall))
+// quantile returns a quantile, from 0 to 1, of the wall times.
+func (s *series) quantile(q float64) time.Duration {
+	sorted := slices.Sorted(slices.Values(s.wall))
 	return sorted[int(q*float64(len(sorted)-1)+0.5)]
 }
 
-// times are all lanes.
-type times struct{ lanes []*lane }
+// times holds the series of every kind, without and with compression.
+type times struct{ all []*series }
 
-func (t *times) lane(k kind, zip bool) *lane {
-	return t.lanes[slices.IndexFunc(t.lanes, func(l *lane) bool { return l.kind == k && l.zip == zip })]
+// of returns the series of a kind. There must be one.
+func (t *times) of(k kind, zip bool) *series {
+	return t.all[slices.IndexFunc(t.all, func(s *series) bool { return s.kind == k && s.zip == zip })]
 }
 
-// times scrapes all lanes in turns.
-func (b *bench) times(ctx context.Context, rounds int) (*times, error) {
+// measureTimes starts a child of each kind and scrapes them in turns: warmUp rounds that do not count, then rounds.
+func (b *bench) measureTimes(ctx context.Context, rounds int) (*times, error) {
 	kinds := []kind{kindBaseline, kindTarget, kindExporter}
 	meters := make(map[kind]*meter)
 	for _, k := range kinds {
@@ -182,64 +187,65 @@ func (b *bench) times(ctx context.Context, rounds int) (*times, error) {
 			t = times{}
 			for _, zip := range []bool{false, true} {
 				for _, k := range kinds {
-					t.lanes = append(t.lanes, &lane{kind: k, zip: zip})
+					t.all = append(t.all, &series{kind: k, zip: zip})
 				}
 			}
 		}
-		for _, l := range t.lanes {
-			m := meters[l.kind]
-			if err := m.charge(l); err != nil {
+		for _, s := range t.all {
+			m := meters[s.kind]
+			if err := m.countFor(s); err != nil {
 				return nil, err
 			}
-			took, size, err := client.scrape(ctx, m.child, l.zip)
+			took, size, err := client.scrape(ctx, m.child, s.zip)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", l.kind, err)
+				return nil, fmt.Errorf("%s: %w", s.kind, err)
 			}
-			l.wall, l.size = append(l.wall, took), size
-			time.Sleep(turn)
+			s.wall, s.size = append(s.wall, took), size
+			time.Sleep(pause)
 		}
 	}
-	time.Sleep(settle)
+	time.Sleep(settleTime)
 	for _, m := range meters {
-		if err := m.charge(nil); err != nil {
+		if err := m.countFor(nil); err != nil {
 			return nil, err
 		}
 	}
 	return &t, nil
 }
 
-// meter charges the CPU time of a child to lanes.
+// meter adds the CPU time of a child to the series of the scrape that has caused it.
 type meter struct {
-	child *child
-	lane  *lane // that is charged for what the child does now
-	at    time.Duration
+	child   *child
+	current *series       // of the last scrape; nil before the first one
+	at      time.Duration // CPU time of the child when current was set
 }
 
-// charge makes next pay from here on, and lane for what the child did up to now: what it does behind its answer is part
-// of the scrape.
-func (m *meter) charge(next *lane) error {
+// countFor adds the CPU time since the last call to the current series, and makes next the current one. It is called
+// before a scrape, so that a scrape includes what the child does after its response.
+func (m *meter) countFor(next *series) error {
 	now, err := cpuTime(m.child.pid())
 	if err != nil {
 		return err
 	}
-	if m.lane != nil {
-		m.lane.cpu += now - m.at
+	if m.current != nil {
+		m.current.cpu += now - m.at
 	}
-	m.lane, m.at = next, now
+	m.current, m.at = next, now
 	return nil
 }
 
-// memory is what a child holds, in bytes, after some scrapes.
+// memory is the memory of two children after a number of scrapes.
 type memory struct {
 	scrapes            int
 	exporter, baseline resident
 }
 
-// resident is a process's memory that is in RAM: all of it, and what is its own alone (not the binary's pages).
+// resident is the resident memory of a process in bytes: all of it, and the anonymous part, without the binary's pages.
 type resident struct{ all, anonymous int }
 
-// memory scrapes new children, both at once, as fast as they answer, and reads their memory on the way.
-func (b *bench) memory(ctx context.Context, long bool) ([]memory, error) {
+// measureMemory starts new children and scrapes them, both at the same time and without pauses. It reads their memory
+// before the first scrape, after the first one, after manyScrapes, and if long is true after maxScrapes.
+func (b *bench) measureMemory(ctx context.Context, long bool) ([]memory, error) {
 	at := []int{0, 1, manyScrapes}
 	if long {
 		at = append(at, maxScrapes)
@@ -253,17 +259,17 @@ func (b *bench) memory(ctx context.Context, long bool) ([]memory, error) {
 		errs [2]error
 	)
 	both.Go(func() {
-		errs[0] = b.grow(ctx, kindExporter, at, func(i int, r resident) { taken[i].exporter = r })
+		errs[0] = b.measureGrowth(ctx, kindExporter, at, func(i int, r resident) { taken[i].exporter = r })
 	})
 	both.Go(func() {
-		errs[1] = b.grow(ctx, kindBaseline, at, func(i int, r resident) { taken[i].baseline = r })
+		errs[1] = b.measureGrowth(ctx, kindBaseline, at, func(i int, r resident) { taken[i].baseline = r })
 	})
 	both.Wait()
 	return taken, errors.Join(errs[:]...)
 }
 
-// grow tells what a new child holds after each of these numbers of scrapes.
-func (b *bench) grow(ctx context.Context, k kind, at []int, tell func(i int, r resident)) error {
+// measureGrowth starts a new child and calls report with its memory after at[i] scrapes, for each i.
+func (b *bench) measureGrowth(ctx context.Context, k kind, at []int, report func(i int, r resident)) error {
 	child, err := b.start(ctx, k, b.port)
 	if err != nil {
 		return err
@@ -275,12 +281,12 @@ func (b *bench) grow(ctx context.Context, k kind, at []int, tell func(i int, r r
 			return err
 		}
 		done = n
-		time.Sleep(settle)
+		time.Sleep(settleTime)
 		r, err := residentMemory(child.pid())
 		if err != nil {
 			return err
 		}
-		tell(i, r)
+		report(i, r)
 	}
 	return nil
 }

@@ -14,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// childAttributes end a child when we are killed.
+// childAttributes returns the attributes of a child: the kernel kills it if this program dies.
 func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
 
-// cpuTime is what all threads of a process, ended ones too, have used. It is the sum that utime and stime of
-// /proc/PID/stat show in hundredths of a second, in nanoseconds (clock_getcpuclockid(3)).
+// cpuTime returns the CPU time of all threads of a process, including threads that have ended, in nanoseconds
+// (clock_getcpuclockid(3)). utime and stime of /proc/PID/stat have a resolution of only 10 ms.
 func cpuTime(pid int) (time.Duration, error) {
 	const scheduled = 2 // CPUCLOCK_SCHED in the kernel's include/linux/posix-timers_types.h
 	var ts unix.Timespec
@@ -29,7 +29,7 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-// residentMemory reads VmRSS and RssAnon.
+// residentMemory returns VmRSS and RssAnon of a process.
 func residentMemory(pid int) (resident, error) {
 	path := fmt.Sprintf("/proc/%d/status", pid)
 	content, err := os.ReadFile(path)

@@ -12,12 +12,15 @@ import (
 	"time"
 )
 
+// childAttributes returns the attributes of a child.
 func childAttributes() *syscall.SysProcAttr { return nil }
 
+// cpuTime is implemented only for Linux.
 func cpuTime(int) (time.Duration, error) {
 	return 0, fmt.Errorf("read another process's CPU time: %w", errors.ErrUnsupported)
 }
 
+// residentMemory is implemented only for Linux.
 func residentMemory(int) (resident, error) {
 	return resident{}, fmt.Errorf("read another process's memory: %w", errors.ErrUnsupported)
 }

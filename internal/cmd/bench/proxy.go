@@ -16,29 +16,30 @@ import (
 	"sync"
 )
 
-// figuresMark is what only the figures statement holds.
-const figuresMark = "pg_stat_get_activity"
+// statsMark is text that only the statistics statement contains.
+const statsMark = "pg_stat_get_activity"
 
-// counts is what went through a proxy in some scrapes, and what the exporter logged meanwhile.
+// counts is what the exporter sent through a proxy, and what it logged, in a number of scrapes.
 type counts struct {
-	scrapes    int
-	connects   int    // startup messages; a cancel request has none
-	queries    int    // messages that ask for something: Query, and Execute and FunctionCall of the extended protocol
-	figuresSQL string // the text of the Query that reads the figures
-	logLines   int
+	scrapes  int
+	connects int    // startup messages; cancel requests are not counted
+	queries  int    // Query messages, and Execute and FunctionCall of the extended protocol
+	statsSQL string // text of the Query that reads the statistics
+	logLines int
 }
 
-// proxy passes connections on to a server and counts what clients send. It knows no TLS.
+// proxy forwards connections to a server and counts the messages of the clients. It does not support TLS.
 type proxy struct {
 	listener net.Listener
 	server   string
 	ended    sync.WaitGroup
 
-	mu    sync.Mutex // protects what follows
+	mu    sync.Mutex // guards seen and conns
 	seen  counts
 	conns []net.Conn
 }
 
+// newProxy starts a proxy for the server on port of 127.0.0.1. The caller closes it.
 func newProxy(ctx context.Context, port int) (*proxy, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
@@ -52,24 +53,26 @@ func newProxy(ctx context.Context, port int) (*proxy, error) {
 			if err != nil {
 				return
 			}
-			p.ended.Go(func() { p.pass(ctx, client) })
+			p.ended.Go(func() { p.forward(ctx, client) })
 		}
 	})
 	return p, nil
 }
 
+// port returns the port of 127.0.0.1 where the proxy listens.
 func (p *proxy) port() int {
 	address, _ := p.listener.Addr().(*net.TCPAddr)
 	return address.Port
 }
 
-func (p *proxy) read() counts {
+// snapshot returns what was counted so far.
+func (p *proxy) snapshot() counts {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.seen
 }
 
-// close ends all connections.
+// close stops the proxy and closes all its connections.
 func (p *proxy) close() error {
 	err := p.listener.Close()
 	p.mu.Lock()
@@ -81,26 +84,27 @@ func (p *proxy) close() error {
 	return err
 }
 
-func (p *proxy) pass(ctx context.Context, client net.Conn) {
+// forward connects a client to the server, until one of them closes the connection.
+func (p *proxy) forward(ctx context.Context, client net.Conn) {
 	var dialer net.Dialer
 	server, err := dialer.DialContext(ctx, "tcp", p.server)
 	if err != nil {
-		_ = client.Close() // the client sees the end
+		_ = client.Close() // the client reports the error
 		return
 	}
 	p.mu.Lock()
 	p.conns = append(p.conns, client, server)
 	p.mu.Unlock()
 	p.ended.Go(func() {
-		_, _ = io.Copy(client, server) // how it ends is for the client to tell
+		_, _ = io.Copy(client, server) // the client reports the error
 		_ = client.Close()
 	})
 	_ = p.count(server, client)
 	_ = server.Close()
 }
 
-// count passes messages from client to server. A message is a type, which the first one does not have, the length of
-// what follows, itself included, and a body (protocol 3.0).
+// count forwards messages from client to server and counts them, until an error. A message consists of a type, which
+// the first one lacks, the length of itself without the type, and a body (protocol 3.0).
 func (p *proxy) count(server io.Writer, client io.Reader) error {
 	const (
 		lengthSize = 4
@@ -125,7 +129,7 @@ func (p *proxy) count(server io.Writer, client io.Reader) error {
 		}
 		switch {
 		case started:
-			p.message(head[0], body)
+			p.countMessage(head[0], body)
 		case len(body) < lengthSize:
 			return errors.New("short startup message")
 		default:
@@ -144,14 +148,15 @@ func (p *proxy) count(server io.Writer, client io.Reader) error {
 	}
 }
 
-func (p *proxy) message(kind byte, body []byte) {
+// countMessage counts a message of the given type.
+func (p *proxy) countMessage(kind byte, body []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch kind {
 	case 'Q':
 		p.seen.queries++
-		if text := string(bytes.TrimRight(body, "\x00")); strings.Contains(text, figuresMark) {
-			p.seen.figuresSQL = text
+		if text := string(bytes.TrimRight(body, "\x00")); strings.Contains(text, statsMark) {
+			p.seen.statsSQL = text
 		}
 	case 'E', 'F':
 		p.seen.queries++

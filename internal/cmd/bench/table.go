@@ -10,15 +10,16 @@ import (
 	"time"
 )
 
-// missed marks a figure that is not what it should be.
+// missed marks a value that misses its aim.
 const missed = "  MISSED"
 
-// table aligns columns, and keeps the first error of writing.
+// table prints aligned columns to out. err is the first error of a write.
 type table struct {
 	out io.Writer
 	err error
 }
 
+// line prints a row. If bad is true, its aim is marked as missed.
 func (t *table) line(name, exporter, baseline, ratio, aim string, bad bool) {
 	if bad {
 		aim += missed
@@ -26,43 +27,47 @@ func (t *table) line(name, exporter, baseline, ratio, aim string, bad bool) {
 	t.printf("%-40s  %15s  %15s  %5s  %s\n", name, exporter, baseline, ratio, aim)
 }
 
+// head prints a row with the names of the columns.
 func (t *table) head(title string) { t.line(title, "exporter", "baseline", "ratio", "aim", false) }
 
+// printf prints to out.
 func (t *table) printf(format string, a ...any) {
 	if _, err := fmt.Fprintf(t.out, format, a...); t.err == nil {
 		t.err = err
 	}
 }
 
-// compare adds a line for two durations. An aim of 0 is none.
+// compare prints a row with two durations and their ratio, which misses its aim above maxRatio. 0 means no aim.
 func (t *table) compare(name string, ours, baseline time.Duration, maxRatio float64) {
 	ratio := float64(ours) / float64(baseline)
 	aim := ""
 	if maxRatio > 0 {
 		aim = fmt.Sprintf("<= %.1f", maxRatio)
 	}
-	t.line(name, milliseconds(ours), milliseconds(baseline), fmt.Sprintf("%.2f", ratio), aim, maxRatio > 0 && ratio > maxRatio)
+	t.line(name, milliseconds(ours), milliseconds(baseline), fmt.Sprintf("%.2f", ratio), aim,
+		maxRatio > 0 && ratio > maxRatio)
 }
 
 func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
 }
 
-func (t *table) times(taken *times) {
+// times prints the wall time, CPU time and size of each kind of scrape.
+func (t *table) times(measured *times) {
 	for _, zip := range []bool{false, true} {
 		for _, part := range []struct {
 			kind      kind
 			title     string
 			wall, cpu float64 // aims
 		}{
-			{kindTarget, "target's own series", 1.2, 1.4},
-			{kindExporter, "/metrics with runtime collectors", 1.4, 2},
+			{kindTarget, "/probe", 1.2, 1.4},
+			{kindExporter, "/metrics", 1.4, 2},
 		} {
 			title := part.title
 			if zip {
 				title += ", gzip"
 			}
-			ours, baseline := taken.lane(part.kind, zip), taken.lane(kindBaseline, zip)
+			ours, baseline := measured.of(part.kind, zip), measured.of(kindBaseline, zip)
 			t.head(title)
 			t.compare("  wall time, median", ours.quantile(.5), baseline.quantile(.5), part.wall)
 			t.compare("  wall time, 95th percentile", ours.quantile(.95), baseline.quantile(.95), 0)
@@ -72,8 +77,9 @@ func (t *table) times(taken *times) {
 	}
 }
 
+// counts prints the messages and log lines of a scrape.
 func (t *table) counts(c *counts) {
-	const queries, connects = 3, 1 // SELECT 1 on the new and on the kept session, the figures; the new session
+	const queries, connects = 3, 1 // SELECT 1 on the new and on the kept session, the statistics; the new session
 	t.head("per scrape")
 	for _, row := range []struct {
 		name  string
@@ -81,7 +87,7 @@ func (t *table) counts(c *counts) {
 		aim   int // per scrape
 	}{
 		{"  query messages to the server", c.queries, queries},
-		{"  connects to the server", c.connects, connects},
+		{"  logins to the server", c.connects, connects},
 		{"  log lines", c.logLines, 0},
 	} {
 		t.line(row.name, fmt.Sprintf("%.2f", float64(row.count)/float64(c.scrapes)), "", "", strconv.Itoa(row.aim),
@@ -89,14 +95,15 @@ func (t *table) counts(c *counts) {
 	}
 }
 
-func (t *table) memory(taken []memory) {
+// memory prints the resident memory after each number of scrapes.
+func (t *table) memory(measured []memory) {
 	const (
 		first, many, anonymous = 17, 23, 9 // MiB
 		flat                   = 1.05
 	)
 	t.head("resident memory (anonymous part)")
 	var before resident // after manyScrapes
-	for _, m := range taken {
+	for _, m := range measured {
 		aim, bad := "", false
 		switch m.scrapes {
 		case 1:
@@ -113,6 +120,7 @@ func (t *table) memory(taken []memory) {
 	}
 }
 
+// String returns the memory as "all (anonymous) MiB".
 func (r resident) String() string {
 	return fmt.Sprintf("%.1f (%.1f) MiB", float64(r.all)/(1<<20), float64(r.anonymous)/(1<<20))
 }
