@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // runCheck runs the command and returns its exit code and what it wrote.
@@ -39,7 +39,7 @@ func runCheck(t *testing.T, env []string, args ...string) (code int, out, errs s
 // TestCheck: exit codes and output of the command check, against real servers and none.
 func TestCheck(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	silent := silentServer(t)
 	path := writeFile(t, fmt.Sprintf(`
 defaults: {timeout: 1s, commit: true, %[1]s}
@@ -110,7 +110,7 @@ checks:
 	}
 
 	// Waiting for a server that starts.
-	check(t, s.Stop(pgtest.Fast))
+	check(t, s.Stop(testservers.Fast))
 	started := make(chan error, 1)
 	go func() {
 		time.Sleep(2 * time.Second)

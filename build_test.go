@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 const (
@@ -55,9 +55,9 @@ func runMake(t *testing.T, folder string, env []string, args ...string) {
 func needClone(t *testing.T) {
 	t.Helper()
 	_, err := exec.LookPath("git")
-	pgtest.Need(t, err == nil, "git", "apt-get install git")
+	testenv.Need(t, err == nil, "git", "apt-get install git")
 	inside := exec.CommandContext(t.Context(), "git", "rev-parse", "HEAD").Run() == nil
-	pgtest.Need(t, inside, "a git clone", "git clone")
+	testenv.Need(t, inside, "a git clone", "git clone")
 }
 
 // workTree returns a commit of what is in this folder, with the changes that are not committed yet.
@@ -119,7 +119,7 @@ func builtBy(t *testing.T, file string) string {
 
 // tarballs: two clones in two folders, of two branches, give the same tarballs, and `make build` makes what promu makes.
 func tarballs(t *testing.T, commit string) {
-	pgtest.GoTool(t, "promu")
+	testenv.GoTool(t, "promu")
 	one, two := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "the other")
 	cloneAt(t, commit, one, "main")
 	cloneAt(t, commit, two, "other")
@@ -202,7 +202,7 @@ func withoutGit(t *testing.T, commit string) {
 
 // promuChecks: promu has nothing to say of the changelog, nor of the files' licence.
 func promuChecks(t *testing.T, commit string) {
-	promu := pgtest.GoTool(t, "promu")
+	promu := testenv.GoTool(t, "promu")
 	clone := filepath.Join(t.TempDir(), "pg_liveness_exporter")
 	cloneAt(t, commit, clone, "main")
 	runIn(t, clone, hanging, nil, "git", "remote", "add", "origin", clone)
@@ -239,7 +239,7 @@ func TestNeedGo(t *testing.T) {
 	version,*) echo "go version $GOTOOLCHAIN linux/amd64" ;;
 	esac
 }
-. scripts/need-go
+. scripts/require-go
 echo "$GOTOOLCHAIN $found"`, c.here, auto)
 		cmd := exec.CommandContext(t.Context(), "sh", "-euc", script)
 		cmd.Env = append(os.Environ(), "GOTOOLCHAIN="+c.set)
@@ -256,8 +256,8 @@ echo "$GOTOOLCHAIN $found"`, c.here, auto)
 // TestNotice: the licences of what is linked in travel with the program.
 func TestNotice(t *testing.T) {
 	t.Parallel()
-	if runIn(t, ".", building, nil, "scripts/notice") != bytesOf(t, "NOTICE") {
-		t.Error("the dependencies or their licences are others now: scripts/notice >NOTICE")
+	if runIn(t, ".", building, nil, "scripts/generate-notice") != bytesOf(t, "NOTICE") {
+		t.Error("the dependencies or their licences are others now: scripts/generate-notice >NOTICE")
 	}
 }
 
@@ -266,5 +266,5 @@ func TestWorkflows(t *testing.T) {
 	t.Parallel()
 	workflows, err := filepath.Glob(".github/workflows/*")
 	check(t, err)
-	runIn(t, ".", 3*hanging, nil, pgtest.GoTool(t, "actionlint"), workflows...)
+	runIn(t, ".", 3*hanging, nil, testenv.GoTool(t, "actionlint"), workflows...)
 }

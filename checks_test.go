@@ -21,7 +21,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // clean requires that a body holds nothing that it must not.
@@ -55,7 +56,7 @@ func (e *exporter) outputs() map[string]string {
 }
 
 // count is the number that a statement returns.
-func count(t *testing.T, s *pgtest.Server, sql string) int {
+func count(t *testing.T, s *testservers.Postgres, sql string) int {
 	t.Helper()
 	values, err := s.Query(context.Background(), sql)
 	check(t, err)
@@ -65,9 +66,9 @@ func count(t *testing.T, s *pgtest.Server, sql string) int {
 }
 
 // inApp runs statements in the database app.
-func inApp(t *testing.T, s *pgtest.Server, sql string) {
+func inApp(t *testing.T, s *testservers.Postgres, sql string) {
 	t.Helper()
-	conn, err := pgconn.Connect(t.Context(), fmt.Sprintf("host=%s port=%d user=%s dbname=app", s.Dir, s.Port, pgtest.Superuser))
+	conn, err := pgconn.Connect(t.Context(), fmt.Sprintf("host=%s port=%d user=%s dbname=app", s.Dir, s.Port, testservers.Superuser))
 	check(t, err)
 	_, err = conn.Exec(t.Context(), sql).ReadAll()
 	check(t, err)
@@ -78,7 +79,7 @@ func inApp(t *testing.T, s *pgtest.Server, sql string) {
 // session is left, and there are never many.
 func TestSQLChecks(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	execute(t, s, "CREATE TABLE written (n int)", "CREATE SEQUENCE numbers", "GRANT ALL ON written, numbers TO "+role)
 	statements := map[string]struct{ keys, sql, want string }{
 		"true": {"", "SELECT true", "pass"}, "shown": {", equals: \"on\"", "SHOW transaction_read_only", "pass"},
@@ -155,7 +156,7 @@ func TestSQLChecks(t *testing.T) {
 // TestExampleAPI: an API's health from the variables it has, and readiness that waits for a schema and a row.
 func TestExampleAPI(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, []string{
 		"POSTGRES_HOST=127.0.0.1", "POSTGRES_PORT=" + strconv.Itoa(s.Port), "POSTGRES_DB=app", "POSTGRES_USER=" + role, "POSTGRES_PASSWORD=" + password,
 	}, "--config.file=examples/health/api.yml")
@@ -181,7 +182,7 @@ func TestExampleAPI(t *testing.T) {
 	expect("/health", 503, "unhealthy")
 	app("INSERT INTO ensnode.metadata VALUES ('version')")
 	expect("/health", 200, "healthy")
-	check(t, s.Stop(pgtest.Fast))
+	check(t, s.Stop(testservers.Fast))
 	expect("/health/database", 503, "unhealthy")
 	if response, _ := e.health(http.MethodGet, e.address, "/livez"); response.StatusCode != 200 {
 		t.Errorf("/livez: status %d", response.StatusCode)
@@ -191,16 +192,16 @@ func TestExampleAPI(t *testing.T) {
 }
 
 // newRedis starts a Redis that is removed when the test ends.
-func newRedis(t *testing.T) *pgtest.Redis {
+func newRedis(t *testing.T) *testservers.Redis {
 	t.Helper()
-	r, err := pgtest.NewRedis(t.Context(), pgtest.Tool(t, "REDIS_SERVER", "redis-server"))
+	r, err := testservers.NewRedis(t.Context(), testenv.Tool(t, "REDIS_SERVER", "redis-server"))
 	check(t, err)
 	t.Cleanup(func() { check(t, r.Remove()) })
 	return r
 }
 
 // databaseURL is what SQLAlchemy takes.
-func databaseURL(s *pgtest.Server) string {
+func databaseURL(s *testservers.Postgres) string {
 	u := url.URL{Scheme: "postgresql+psycopg2", User: url.UserPassword(role, password), Host: fmt.Sprintf("127.0.0.1:%d", s.Port), Path: "/app"}
 	return "DATABASE_URL=" + u.String()
 }
@@ -209,10 +210,10 @@ func databaseURL(s *pgtest.Server) string {
 // reads; each failure shows under the name of what failed.
 func TestExampleOpenEvent(t *testing.T) {
 	t.Parallel()
-	python := pgtest.CeleryPython(t)
-	s, r := newServer(t, pgtest.Config{}), newRedis(t)
+	python := testenv.CeleryPython(t)
+	s, r := newServer(t, testservers.PostgresConfig{}), newRedis(t)
 	broker := fmt.Sprintf("redis://127.0.0.1:%d/0", r.Port)
-	worker, err := pgtest.NewCelery(t.Context(), python, "worker", broker)
+	worker, err := testservers.NewCelery(t.Context(), python, "worker", broker)
 	check(t, err)
 	t.Cleanup(func() { check(t, worker.Remove()) })
 	inApp(t, s, "CREATE TABLE users (); CREATE TABLE events (); GRANT SELECT ON users, events TO "+role)
@@ -271,7 +272,7 @@ func TestExampleOpenEvent(t *testing.T) {
 	<-r.Exited()
 	expect(500, "health_check_celery", "health_check_redis")
 	check(t, r.Start(t.Context()))
-	again, err := pgtest.NewCelery(t.Context(), python, "again", broker) // the other one comes back when it likes
+	again, err := testservers.NewCelery(t.Context(), python, "again", broker) // the other one comes back when it likes
 	check(t, err)
 	t.Cleanup(func() { check(t, again.Remove()) })
 	expect(200)
@@ -297,7 +298,7 @@ func shorter(t *testing.T, file string) string {
 // TestExamplePython: a queue that is too long fails, and a service that hangs blocks nobody.
 func TestExamplePython(t *testing.T) {
 	t.Parallel()
-	s, r := newServer(t, pgtest.Config{}), newRedis(t)
+	s, r := newServer(t, testservers.PostgresConfig{}), newRedis(t)
 	release := make(chan struct{})
 	payments := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		select {

@@ -10,16 +10,17 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // TestChurn: sessions are counted by how they ended, also while the catalogue is locked.
 func TestChurn(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{HBA: trusting})
+	s := newServer(t, testservers.PostgresConfig{HBA: trusting})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
-	if pgtest.Major(t) < 14 {
+	if testenv.Major(t) < 14 {
 		if hasSeries(e.scrape(), "pg_sessions_") {
 			t.Error("PostgreSQL 13 counts sessions")
 		}

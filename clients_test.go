@@ -21,13 +21,13 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // TestManyScrapesAtOnce: scrapes at the same time share one probe, of a healthy server and of one that hangs.
 func TestManyScrapesAtOnce(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
 	const many = 50
@@ -72,7 +72,7 @@ func TestManyScrapesAtOnce(t *testing.T) {
 // TestClientHangsUp: a probe that nobody waits for is no probe.
 func TestClientHangsUp(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
 	before := e.last["pg_probes_total"]
@@ -103,7 +103,7 @@ func TestSignalInMidScrape(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(signal.String(), func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t, pgtest.Config{})
+			s := newServer(t, testservers.PostgresConfig{})
 			e := startExporter(t, environment(s.Port, "postgres"), "--probe.timeout=30s")
 			e.settle()
 			thaw := freeze(t, s, s.PID())
@@ -138,7 +138,7 @@ func TestSignalInMidScrape(t *testing.T) {
 // TestLongProbe: a probe may take longer than any time-out of the HTTP server's.
 func TestLongProbe(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, environment(s.Port, "postgres"), "--probe.timeout=8s")
 	freeze(t, s, s.PID())
 	response, body, err := e.get(t.Context(), "/metrics", 0)
@@ -152,7 +152,7 @@ func TestLongProbe(t *testing.T) {
 // its answer.
 func TestSlowClients(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, append(environment(s.Port, "postgres"), asExporter+"=1024"))
 	e.settle()
 	leave := crowd(t, 1100, func(ctx context.Context, i int) { slowClient(ctx, e.address, i%2 == 0) })
@@ -251,7 +251,7 @@ func bodiless() []string {
 // its answer nor, on its own listener, a kubelet.
 func TestBodilessCrowd(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	plain := "127.0.0.1:" + freePort(t)
 	file := writeFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %d, %s}}", s.Port, login()))
 	e := startExporter(t, []string{asExporter + "=512"}, "--config.file="+file, "--health.listen-address="+plain)
@@ -321,7 +321,7 @@ func (e *exporter) lives(address string) {
 // those of the listener for health.
 func TestOwnBound(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	plain := "127.0.0.1:" + freePort(t)
 	e := startExporter(t, append(environment(s.Port, "postgres"), asExporter+"=512"),
 		"--health.listen-address="+plain, "--probe.timeout=60s")

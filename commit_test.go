@@ -11,13 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // TestCommit: the commits of a real primary, whose synchronous standby goes away and comes back.
 func TestCommit(t *testing.T) {
 	t.Parallel()
-	primary := newServer(t, pgtest.Config{})
+	primary := newServer(t, testservers.PostgresConfig{})
 	standby, err := primary.Standby(t.Context())
 	check(t, err)
 	t.Cleanup(func() { check(t, standby.Remove()) })
@@ -68,7 +68,7 @@ targets:
 	_, e.quiet = e.usage()
 	committed := e.probeMetrics("primary", "")["pg_commit_duration_seconds_count"]
 
-	check(t, standby.Stop(pgtest.Fast))
+	check(t, standby.Stop(testservers.Fast))
 	for range 3 {
 		commits("primary", 0)
 		noneWaits("the standby is away")

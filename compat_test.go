@@ -17,15 +17,16 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // TestCompat: beside a real postgres_exporter, --metrics.compat shows the same facts under the same names, and so do the
 // names that are the same anyway.
 func TestCompat(t *testing.T) {
 	t.Parallel()
-	program := pgtest.Tool(t, "POSTGRES_EXPORTER", "postgres_exporter")
-	s := newServer(t, pgtest.Config{})
+	program := testenv.Tool(t, "POSTGRES_EXPORTER", "postgres_exporter")
+	s := newServer(t, testservers.PostgresConfig{})
 	execute(t, s, "ALTER DATABASE app CONNECTION LIMIT 50")
 	e := startExporter(t, environment(s.Port, "postgres"), "--metrics.compat")
 	e.settle()

@@ -14,15 +14,16 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // TestHAProxy: a real HAProxy routes writes to the primary and reads to the replica by what /primary and /replica say, and
 // follows a promotion.
 func TestHAProxy(t *testing.T) {
 	t.Parallel()
-	program := pgtest.Tool(t, "HAPROXY", "haproxy")
-	one := newServer(t, pgtest.Config{HBA: trusting})
+	program := testenv.Tool(t, "HAPROXY", "haproxy")
+	one := newServer(t, testservers.PostgresConfig{HBA: trusting})
 	other, err := one.Standby(t.Context())
 	check(t, err)
 	t.Cleanup(func() { check(t, other.Remove()) })
@@ -55,7 +56,7 @@ listen reads
   option httpchk
   http-check send meth GET uri-lf /replica/%%[srv_name]?lag=10s%s
 `, writes, servers, reads, servers)), 0o600))
-	var log pgtest.Output
+	var log testservers.Output
 	cmd := exec.CommandContext(context.Background(), program, "-db", "-f", file)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	check(t, cmd.Start())
@@ -87,7 +88,7 @@ listen reads
 	eventually(t, "writes do not go to the primary, or reads not to the replica", func() bool {
 		return at(writes) == one.Port && at(reads) == other.Port
 	})
-	check(t, one.Stop(pgtest.Fast))
+	check(t, one.Stop(testservers.Fast))
 	execute(t, other, "SELECT pg_promote()")
 	eventually(t, "writes do not follow the promotion", func() bool { return at(writes) == other.Port && at(reads) == 0 })
 }

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // health requests a health path of the exporter.
@@ -41,7 +41,7 @@ func (e *exporter) health(method, address, path string) (*http.Response, string)
 // bodies hold nothing that they must not.
 func TestHealth(t *testing.T) {
 	t.Parallel()
-	primary := newServer(t, pgtest.Config{Settings: []string{"log_connections = on"}})
+	primary := newServer(t, testservers.PostgresConfig{Settings: []string{"log_connections = on"}})
 	standby, err := primary.Standby(t.Context())
 	check(t, err)
 	t.Cleanup(func() { check(t, standby.Remove()) })
@@ -146,7 +146,7 @@ targets:
 		response, _ := e.health(http.MethodGet, plain, "/primary/standby")
 		return response.StatusCode == http.StatusOK
 	})
-	check(t, primary.Stop(pgtest.Fast))
+	check(t, primary.Stop(testservers.Fast))
 	eventually(t, "a server that was stopped passes", func() bool {
 		response, _ := e.health(http.MethodGet, plain, "/health/primary")
 		return response.StatusCode == http.StatusServiceUnavailable
@@ -156,6 +156,6 @@ targets:
 }
 
 // logins is how many sessions of the exporter's role a server has let in.
-func logins(s *pgtest.Server) int {
+func logins(s *testservers.Postgres) int {
 	return strings.Count(s.Log(), "connection authorized: user="+role)
 }

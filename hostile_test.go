@@ -19,7 +19,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // plainProgram builds the program as it is shipped, without the race detector, which takes several times the memory.
@@ -205,7 +205,7 @@ func (e *exporter) memory(what string) int {
 // TestMemoryWithManyTargets: 200 targets, five of which are hostile, stay within the limit of our own manifest for Kubernetes.
 func TestMemoryWithManyTargets(t *testing.T) {
 	program := plainProgram(t)
-	s := newServer(t, pgtest.Config{HBA: trusting, Settings: []string{"max_connections = 500"}})
+	s := newServer(t, testservers.PostgresConfig{HBA: trusting, Settings: []string{"max_connections = 500"}})
 	execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
 	var file strings.Builder
 	fmt.Fprintf(&file, "defaults: {%s}\ntargets:\n", login())

@@ -16,7 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // starting is the most one command of podman or buildah may take.
@@ -30,10 +31,10 @@ type containers struct {
 
 func newContainers(t *testing.T) *containers {
 	t.Helper()
-	pgtest.Need(t, os.Geteuid() == 0, "root, for containers", "make test, as root")
+	testenv.Need(t, os.Geteuid() == 0, "root, for containers", "make test, as root")
 	for _, tool := range []string{"podman", "buildah", "runc"} {
 		_, err := exec.LookPath(tool)
-		pgtest.Need(t, err == nil, tool, "make test, as root")
+		testenv.Need(t, err == nil, tool, "make test, as root")
 	}
 	folder := t.TempDir()
 	storage := filepath.Join(folder, "storage.conf")
@@ -90,7 +91,7 @@ func inspect[T any](c *containers, kind, name string) T {
 
 // image: the image that the Dockerfile makes runs without a single privilege, and asks a server with verified TLS.
 func image(t *testing.T, commit string) {
-	pgtest.GoTool(t, "promu")
+	testenv.GoTool(t, "promu")
 	c := newContainers(t)
 	clone := t.TempDir()
 	cloneAt(t, commit, clone, "main")
@@ -105,7 +106,7 @@ func image(t *testing.T, commit string) {
 	}
 
 	certificate, key := newCertificate(t)
-	s := newServer(t, pgtest.Config{Certificate: certificate, Key: key, HBA: "hostssl all all all scram-sha-256"})
+	s := newServer(t, testservers.PostgresConfig{Certificate: certificate, Key: key, HBA: "hostssl all all all scram-sha-256"})
 	secrets := t.TempDir()
 	check(t, os.Chmod(secrets, 0o755))
 	check(t, os.WriteFile(filepath.Join(secrets, "root.crt"), certificate, 0o644))
@@ -146,7 +147,7 @@ func image(t *testing.T, commit string) {
 	if said, err := c.run("exec", "exporter", "/bin/sh", "-c", "true"); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("there is a shell: %v %s", err, said)
 	}
-	check(t, s.Stop(pgtest.Fast))
+	check(t, s.Stop(testservers.Fast))
 	if said, err := c.run("healthcheck", "run", "exporter"); err == nil {
 		t.Errorf("it is healthy without a server: %s", said)
 	}

@@ -12,11 +12,12 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // keptPID is the backend of the kept session, the only session of ours that stays.
-func keptPID(t *testing.T, s *pgtest.Server) int {
+func keptPID(t *testing.T, s *testservers.Postgres) int {
 	t.Helper()
 	pid := 0
 	eventually(t, "no kept session", func() bool {
@@ -36,26 +37,26 @@ func TestLosses(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name string
-		end  func(t *testing.T, s *pgtest.Server)
+		end  func(t *testing.T, s *testservers.Postgres)
 		want string
 	}{
-		{"restarted", func(t *testing.T, s *pgtest.Server) {
-			check(t, s.Stop(pgtest.Fast))
+		{"restarted", func(t *testing.T, s *testservers.Postgres) {
+			check(t, s.Stop(testservers.Fast))
 			check(t, s.Start(context.Background()))
 		}, "shutdown"},
-		{"restarted after an immediate shutdown", func(t *testing.T, s *pgtest.Server) {
-			check(t, s.Stop(pgtest.Immediate))
+		{"restarted after an immediate shutdown", func(t *testing.T, s *testservers.Postgres) {
+			check(t, s.Stop(testservers.Immediate))
 			check(t, s.Start(context.Background()))
 		}, immediateShutdown},
-		{"terminated", func(t *testing.T, s *pgtest.Server) {
+		{"terminated", func(t *testing.T, s *testservers.Postgres) {
 			execute(t, s, "SELECT pg_terminate_backend("+strconv.Itoa(keptPID(t, s))+")")
 		}, "terminated"},
-		{"another backend crashed", func(t *testing.T, s *pgtest.Server) {
+		{"another backend crashed", func(t *testing.T, s *testservers.Postgres) {
 			other := hold(t, s, "SELECT 1")
 			check(t, syscall.Kill(int(other.PID()), syscall.SIGKILL))
 			eventually(t, "no recovery", func() bool { return s.Exec(context.Background(), "SELECT 1") == nil })
 		}, "crash"},
-		{"its own backend crashed", func(t *testing.T, s *pgtest.Server) {
+		{"its own backend crashed", func(t *testing.T, s *testservers.Postgres) {
 			check(t, syscall.Kill(keptPID(t, s), syscall.SIGKILL))
 			time.Sleep(100 * time.Millisecond)
 			eventually(t, "no recovery", func() bool { return s.Exec(context.Background(), "SELECT 1") == nil })
@@ -63,14 +64,14 @@ func TestLosses(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t, pgtest.Config{})
+			s := newServer(t, testservers.PostgresConfig{})
 			e := startExporter(t, environment(s.Port, "postgres"))
 			e.settle()
 			before := float64(time.Now().Unix())
 			test.end(t, s)
 			time.Sleep(time.Second) // within which it must have been counted
 			m := e.expect(up)
-			expectLosses(t, m, asTold(pgtest.Major(t), map[string]float64{test.want: 1}))
+			expectLosses(t, m, asTold(testenv.Major(t), map[string]float64{test.want: 1}))
 			if last := m["pg_session_last_loss_timestamp_seconds"]; last < before || last > before+60 {
 				t.Errorf("last loss at %v, the test began at %v", last, before)
 			}
@@ -86,8 +87,8 @@ func TestLosses(t *testing.T) {
 // TestIdleSessionTimeout: the session is lost, and not opened again before the next scrape, which would go on for ever.
 func TestIdleSessionTimeout(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
-	if pgtest.Major(t) < 14 {
+	s := newServer(t, testservers.PostgresConfig{})
+	if testenv.Major(t) < 14 {
 		t.Skip("PostgreSQL 13 has no idle_session_timeout")
 	}
 	execute(t, s, "ALTER ROLE "+role+" SET idle_session_timeout = '100ms'")
@@ -103,7 +104,7 @@ func TestIdleSessionTimeout(t *testing.T) {
 
 func TestKeptBackendStopped(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
 	thaw := freeze(t, s, keptPID(t, s))
@@ -122,10 +123,10 @@ func TestKeptBackendStopped(t *testing.T) {
 
 func TestSmartShutdownIsNotHeldOpen(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
-	check(t, s.Signal(pgtest.Smart))
+	check(t, s.Signal(testservers.Smart))
 	time.Sleep(300 * time.Millisecond)
 	m := e.expect(verdict{"rejecting", "not_accepting"})
 	if m["pg_kept_session_up"] != 1 {
@@ -142,8 +143,8 @@ func TestSmartShutdownIsNotHeldOpen(t *testing.T) {
 
 func TestServerStartsLater(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
-	check(t, s.Stop(pgtest.Fast))
+	s := newServer(t, testservers.PostgresConfig{})
+	check(t, s.Stop(testservers.Fast))
 	e := startExporter(t, environment(s.Port, "postgres"))
 	for range 2 {
 		m := e.expect(refused)
@@ -168,7 +169,7 @@ func TestServerStartsLater(t *testing.T) {
 // TestDatabaseLocked: names of databases cannot be looked up, the figures go on.
 func TestDatabaseLocked(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
 	locker := hold(t, s, "BEGIN; LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE")
@@ -193,7 +194,7 @@ func TestDatabaseLocked(t *testing.T) {
 // TestUnprivileged: what such a role cannot see is absent, and what is shown is not wrong.
 func TestUnprivileged(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	execute(t, s, "REVOKE pg_monitor FROM "+role)
 	hold(t, s, "BEGIN")
 	e := startExporter(t, environment(s.Port, "postgres"), "--collect.applications", "--probe.commit")
@@ -234,7 +235,7 @@ func TestUnprivileged(t *testing.T) {
 
 func TestPasswordFile(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	file := t.TempDir() + "/password"
 	check(t, os.WriteFile(file, []byte(password+"\n"), 0o600))
 	env := environment(s.Port, "postgres")
@@ -259,7 +260,7 @@ func TestPasswordFile(t *testing.T) {
 // TestNoKeep: without a kept session nothing stays open, and the new one does its work.
 func TestNoKeep(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, environment(s.Port, "postgres"), "--no-probe.keep", "--collect.applications")
 	e.expect(up)
 	m := e.expect(up)
@@ -283,7 +284,7 @@ func TestNoKeep(t *testing.T) {
 // TestLongLock: logins that wait behind a lock on the server are not given up and begun again without end.
 func TestLongLock(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, environment(s.Port, "postgres"))
 	e.settle()
 	locker := hold(t, s, "BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")

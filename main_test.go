@@ -20,7 +20,8 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // asExporter makes the test binary run the program, so that tests meet it as a user does: a process of its own. A number
@@ -49,10 +50,10 @@ const (
 )
 
 // newServer starts a server with the role that the README recommends.
-func newServer(t *testing.T, c pgtest.Config) *pgtest.Server {
+func newServer(t *testing.T, c testservers.PostgresConfig) *testservers.Postgres {
 	t.Helper()
-	c.Bin = pgtest.Bin(t)
-	s, err := pgtest.New(t.Context(), c)
+	c.Bin = testenv.Bin(t)
+	s, err := testservers.NewPostgres(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +73,7 @@ var createRole = `CREATE ROLE ` + role + ` LOGIN PASSWORD '` + strings.ReplaceAl
 GRANT pg_monitor TO ` + role
 
 // execute runs statements as the superuser, each by itself.
-func execute(t *testing.T, s *pgtest.Server, statements ...string) {
+func execute(t *testing.T, s *testservers.Postgres, statements ...string) {
 	t.Helper()
 	for _, sql := range statements {
 		if err := s.Exec(context.Background(), sql); err != nil {
@@ -97,7 +98,7 @@ type exporter struct {
 	exited  chan struct{}
 	last    metrics // of the scrape before
 	quiet   usage   // what it uses when nothing is wrong
-	log     pgtest.Output
+	log     testservers.Output
 }
 
 func (e *exporter) logged() string { return e.log.String() }
@@ -330,7 +331,7 @@ func (e *exporter) settle() {
 
 // leavesNothing requires that, soon after a fault ended, the exporter holds no more than before it, and the server no
 // more of its sessions than the kept one.
-func (e *exporter) leavesNothing(s *pgtest.Server) {
+func (e *exporter) leavesNothing(s *testservers.Postgres) {
 	e.t.Helper()
 	e.usesNoMore()
 	eventually(e.t, "the server holds more sessions than the kept one", func() bool {
@@ -374,7 +375,7 @@ func (e *exporter) changes() []string {
 }
 
 // expectChanges requires that each change of the verdict was logged once, without a secret or an address.
-func (e *exporter) expectChanges(s *pgtest.Server, want ...string) {
+func (e *exporter) expectChanges(s *testservers.Postgres, want ...string) {
 	e.t.Helper()
 	eventually(e.t, fmt.Sprintf("logged %v, want %v", e.changes(), want), func() bool {
 		return slices.Equal(e.changes(), want)

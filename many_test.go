@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // writeFile writes a configuration, or whatever else, and returns its path.
@@ -107,7 +107,7 @@ const trusting = "host all all 127.0.0.1/32 trust"
 // TestManyTargets: of 500 targets 100 hang and 100 refuse. The others answer as if those were not there, through /probe
 // and in one scrape of all, which comes inside its deadline; and in the end nothing is left.
 func TestManyTargets(t *testing.T) {
-	s := newServer(t, pgtest.Config{HBA: trusting, Settings: []string{"max_connections = 900"}})
+	s := newServer(t, testservers.PostgresConfig{HBA: trusting, Settings: []string{"max_connections = 900"}})
 	execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
 	silent, closed := silentServer(t), freePort(t)
 	var file strings.Builder
@@ -196,7 +196,7 @@ func (e *exporter) scrapeOwn() metrics {
 // TestProbeAndMetrics: both show the same of a target, whatever its name; and without --metrics.targets only /probe does.
 func TestProbeAndMetrics(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	names := []string{"plain", `odd "name" {}, ü/&?\ +%`, "127.0.0.1:5432", "a=b"}
 	var file strings.Builder
 	fmt.Fprintf(&file, "targets:\n")
@@ -242,7 +242,7 @@ func TestProbeAndMetrics(t *testing.T) {
 // TestAdHocTargets: what a module allows can be probed, with its credentials; nothing else can, nor gets to see them.
 func TestAdHocTargets(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	stranger, seen := recorder(t)
 	e, _ := startWithFile(t, fmt.Sprintf(`
 defaults: {sslmode: disable}
@@ -362,7 +362,7 @@ func recorder(t *testing.T) (port int, seen func() []byte) {
 // TestMaxInFlight: a probe that finds no room in time says so, and not that the server is down; with room it is up again.
 func TestMaxInFlight(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e, _ := startWithFile(t, fmt.Sprintf(`
 targets:
   hangs: {host: 127.0.0.1, port: %[2]d, %[1]s}
@@ -387,7 +387,7 @@ targets:
 // secret or address.
 func TestDebug(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e, _ := startWithFile(t, fmt.Sprintf(`
 targets:
   up: {host: 127.0.0.1, port: %[2]d, %[1]s}
@@ -420,7 +420,7 @@ targets:
 // wrong with a command is our fault and not the server's, in time.
 func TestPasswordCommands(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	token, runs := filepath.Join(t.TempDir(), "token"), filepath.Join(t.TempDir(), "runs")
 	set := func(secret string) { check(t, os.WriteFile(token, []byte(secret+"\n"), 0o600)) }
 	set(password)

@@ -19,7 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // inNamespace tells the test that it runs in a network of its own.
@@ -54,7 +55,7 @@ func TestNetwork(t *testing.T) {
 	bind(t, "/etc/resolv.conf", "nameserver 127.0.0.1\n")
 	known := &atomic.Bool{}
 	nameServer(t, known)
-	s := newServer(t, pgtest.Config{
+	s := newServer(t, testservers.PostgresConfig{
 		Settings: []string{"listen_addresses = '*'"}, HBA: "host all all all scram-sha-256",
 	})
 	to := func(host string) []string {
@@ -136,15 +137,15 @@ func TestNetwork(t *testing.T) {
 func runInNamespace(t *testing.T) {
 	t.Helper()
 	unshare, err := exec.LookPath("unshare")
-	pgtest.Need(t, err == nil, "unshare", "apt-get install util-linux")
+	testenv.Need(t, err == nil, "unshare", "apt-get install util-linux")
 	_, err = exec.LookPath("ip")
-	pgtest.Need(t, err == nil, "ip", "apt-get install iproute2")
+	testenv.Need(t, err == nil, "ip", "apt-get install iproute2")
 	args := []string{"--net", "--mount"}
 	if os.Geteuid() != 0 {
 		args = append(args, "--user", "--map-current-user", "--keep-caps")
 	}
 	err = exec.CommandContext(t.Context(), unshare, append(args, "true")...).Run()
-	pgtest.Need(t, err == nil, "user namespaces", "sudo sysctl kernel.unprivileged_userns_clone=1")
+	testenv.Need(t, err == nil, "user namespaces", "sudo sysctl kernel.unprivileged_userns_clone=1")
 	cmd := exec.CommandContext(t.Context(), unshare, append(args, os.Args[0], "-test.run=^TestNetwork$", "-test.v")...)
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -298,7 +299,7 @@ func pass(to, from net.Conn, delay time.Duration) {
 // TestRoundTrip: a server 300 ms away is up, and the phases say where the time goes.
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	far := newProxy(t, s.Port, 150*time.Millisecond)
 	env := environment(far.port, "postgres")
 	env[0] = fmt.Sprintf("DATA_SOURCE_URI=127.0.0.1:%d/postgres", far.port) // sslmode=prefer: one more round trip
@@ -319,7 +320,7 @@ func TestRoundTrip(t *testing.T) {
 // TestConnectionCut: what lies between cuts the kept session, the server is well.
 func TestConnectionCut(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	between := newProxy(t, s.Port, 0)
 	e := startExporter(t, environment(between.port, "postgres"))
 	e.settle()
@@ -360,7 +361,7 @@ func TestOddServers(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t, pgtest.Config{})
+			s := newServer(t, testservers.PostgresConfig{})
 			between := newProxy(t, s.Port, 0)
 			e := startExporter(t, environment(between.port, "postgres"))
 			e.settle()

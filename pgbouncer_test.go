@@ -14,13 +14,14 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // pooled is a PostgreSQL server behind a PgBouncer in transaction mode.
 type pooled struct {
-	server *pgtest.Server
-	*pgtest.PgBouncer
+	server *testservers.Postgres
+	*testservers.PgBouncer
 }
 
 // eachPgBouncer runs a test with Debian's PgBouncer and with a newer one.
@@ -32,14 +33,14 @@ func eachPgBouncer(t *testing.T, test func(t *testing.T, p *pooled, newer bool))
 	} {
 		t.Run(version.name, func(t *testing.T) {
 			t.Parallel()
-			bin := pgtest.Tool(t, version.variable, version.program)
+			bin := testenv.Tool(t, version.variable, version.program)
 			said, err := exec.CommandContext(t.Context(), bin, "--version").Output()
 			check(t, err)
 			t.Logf("%.30s", said)
-			s := newServer(t, pgtest.Config{})
+			s := newServer(t, testservers.PostgresConfig{})
 			execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
 			at := fmt.Sprintf("host=127.0.0.1 port=%d", s.Port)
-			b, err := pgtest.NewPgBouncer(t.Context(), pgtest.PgBouncerConfig{
+			b, err := testservers.NewPgBouncer(t.Context(), testservers.PgBouncerConfig{
 				Bin: bin,
 				Databases: []string{
 					"postgres = " + at, "app = " + at + " pool_size=2", "off = " + at,
@@ -264,7 +265,7 @@ func TestPoolerRefuses(t *testing.T) {
 		expect("postgres", up)
 
 		// A server that is down behind it is down, whatever PgBouncer calls that; its console is not.
-		check(t, p.server.Stop(pgtest.Fast))
+		check(t, p.server.Stop(testservers.Fast))
 		for range 3 {
 			m := e.scrapeOwn()
 			for _, target := range []string{"postgres", "app"} {
@@ -344,7 +345,7 @@ func TestPgBouncerWithoutServer(t *testing.T) {
 			t.Errorf("a query that runs: %v to %v queries, %v to %v s", before[queries], after[queries], before[duration], after[duration])
 		}
 		p.console(t)("SET query_wait_timeout = 1")
-		check(t, p.server.Stop(pgtest.Fast))
+		check(t, p.server.Stop(testservers.Fast))
 		before = after
 		for range 5 {
 			if ask() == nil {

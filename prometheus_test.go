@@ -19,14 +19,15 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // TestPrometheus lets a real Prometheus scrape over protobuf, with native histograms, and over text without: both show
 // latency quantiles.
 func TestPrometheus(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, environment(s.Port, "postgres"), "--probe.timeout-offset=0.1s")
 	query := startPrometheus(t, fmt.Sprintf(`
 global: {scrape_interval: 1s, scrape_timeout: 1s}
@@ -66,10 +67,10 @@ scrape_configs:
 // startPrometheus starts a real Prometheus. The result asks it for the value of an expression that has one series.
 func startPrometheus(t *testing.T, configuration string) func(expression string) string {
 	t.Helper()
-	prometheus := pgtest.Tool(t, "PROMETHEUS", "prometheus")
+	prometheus := testenv.Tool(t, "PROMETHEUS", "prometheus")
 	port, dir := freePort(t), t.TempDir()
 	check(t, os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(configuration), 0o600))
-	var log pgtest.Output
+	var log testservers.Output
 	cmd := exec.CommandContext(context.Background(), prometheus, "--config.file="+dir+"/prometheus.yml", "--storage.tsdb.path="+dir+"/data",
 		"--web.listen-address=127.0.0.1:"+port, "--enable-feature=native-histograms")
 	cmd.Stdout, cmd.Stderr = &log, &log
@@ -88,9 +89,9 @@ func startPrometheus(t *testing.T, configuration string) func(expression string)
 // and see an outage of two seconds between two of their scrapes.
 func TestDiscovery(t *testing.T) {
 	t.Parallel()
-	steady := newServer(t, pgtest.Config{Settings: []string{"max_connections = 200"}})
+	steady := newServer(t, testservers.PostgresConfig{Settings: []string{"max_connections = 200"}})
 	execute(t, steady, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
-	blip := newServer(t, pgtest.Config{})
+	blip := newServer(t, testservers.PostgresConfig{})
 	file := func(targets int) string {
 		var b strings.Builder
 		fmt.Fprintf(&b, "defaults: {%s, interval: 500ms}\ntargets:\n", login())
@@ -141,7 +142,7 @@ scrape_configs:
 		next = next.Add(interval)
 	}
 	time.Sleep(time.Until(next))
-	check(t, blip.Stop(pgtest.Fast))
+	check(t, blip.Stop(testservers.Fast))
 	time.Sleep(2 * time.Second)
 	check(t, blip.Start(t.Context()))
 	waitFor(`increase(pg_probe_failures_total{target="blip", reason="refused"}[1m]) > bool 1`, "1")
@@ -179,7 +180,7 @@ func ask(t *testing.T, address, expression string) string {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	port, err := pgtest.ReservePort()
+	port, err := testservers.ReservePort()
 	check(t, err)
 	t.Cleanup(func() { check(t, port.Release()) })
 	return strconv.Itoa(port.Number)
@@ -188,10 +189,10 @@ func freePort(t *testing.T) string {
 // TestPromtool: promtool finds nothing in what a real server gives, up and down.
 func TestPromtool(t *testing.T) {
 	t.Parallel()
-	promtool := pgtest.Tool(t, "PROMTOOL", "promtool")
-	s := newServer(t, pgtest.Config{})
+	promtool := testenv.Tool(t, "PROMTOOL", "promtool")
+	s := newServer(t, testservers.PostgresConfig{})
 	e := startExporter(t, environment(s.Port, "postgres"), "--collect.applications")
-	for _, change := range []func(){func() {}, func() { check(t, s.Stop(pgtest.Fast)) }} {
+	for _, change := range []func(){func() {}, func() { check(t, s.Stop(testservers.Fast)) }} {
 		change()
 		_, body, err := e.get(t.Context(), "/metrics", scrapeTimeout)
 		check(t, err)
@@ -206,7 +207,7 @@ func TestPromtool(t *testing.T) {
 // TestGoldenNames: a real server gives the metrics of the golden file, and no others.
 func TestGoldenNames(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	execute(t, s, "ALTER DATABASE app CONNECTION LIMIT 50")
 	e := startExporter(t, environment(s.Port, "app"), "--collect.applications", "--probe.commit")
 	e.settle()
@@ -214,7 +215,7 @@ func TestGoldenNames(t *testing.T) {
 	time.Sleep(time.Second)
 	_, body, err := e.get(t.Context(), "/metrics", scrapeTimeout)
 	check(t, err)
-	major := pgtest.Major(t)
+	major := testenv.Major(t)
 	likeGolden(t, "up", body, func(help string) bool {
 		return major < 16 && strings.Contains(help, "pg_settings_reserved_connections") || major < 14 && strings.Contains(help, "pg_sessions_")
 	})
@@ -253,7 +254,7 @@ func helps(exposition, prefix string) map[string]bool {
 // TestWebConfiguration: exporter-toolkit's own features work: a password, several addresses, a socket from systemd.
 func TestWebConfiguration(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	file := filepath.Join(t.TempDir(), "web.yml")
 	// bcrypt of "test", at the least cost
 	check(t, os.WriteFile(file, []byte("basic_auth_users: {alice: $2a$04$2qvCXm1EJBs9g/IECrSJTuaN.P4WidOdOzLG7fLcZSs3ckJ0xyHIW}\n"), 0o644))

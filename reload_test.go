@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // reload posts to /-/reload.
@@ -43,7 +43,7 @@ func (e *exporter) reloadWith(text string) (int, string) {
 // nothing and says why.
 func TestReload(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	target := func(name, more string) string {
 		return fmt.Sprintf("  %s: {host: 127.0.0.1, port: %d, %s%s}\n", name, s.Port, login(), more)
 	}
@@ -107,7 +107,7 @@ func TestReload(t *testing.T) {
 }
 
 // keptSession are the process numbers of the role's sessions.
-func keptSession(t *testing.T, s *pgtest.Server) []string {
+func keptSession(t *testing.T, s *testservers.Postgres) []string {
 	t.Helper()
 	pids, err := s.Query(context.Background(), "SELECT pid FROM pg_stat_activity WHERE usename = '"+role+"' AND state = 'idle' ORDER BY backend_start")
 	check(t, err)
@@ -118,7 +118,7 @@ func keptSession(t *testing.T, s *pgtest.Server) []string {
 // nothing.
 func TestReloadIsOff(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %d, %s}}", s.Port, login()))
 	if status, _ := e.reload(); status != http.StatusForbidden {
 		t.Errorf("status %d", status)
@@ -143,7 +143,7 @@ func TestReloadIsOff(t *testing.T) {
 // TestManyReloads: reloads while 50 scrapes are under way, and a hundred in a row, lose no answer and leave nothing.
 func TestManyReloads(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{HBA: trusting, Settings: []string{"max_connections = 200"}})
+	s := newServer(t, testservers.PostgresConfig{HBA: trusting, Settings: []string{"max_connections = 200"}})
 	execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
 	file := func(generation int) string {
 		var b strings.Builder
@@ -230,7 +230,7 @@ func TestEarlyHangup(t *testing.T) {
 	tries := 0
 	for wait := 50 * time.Millisecond; ; wait = wait * 3 / 2 {
 		cmd := command(t.Context(), nil, "--config.file="+path, "--web.listen-address=127.0.0.1:0")
-		var log pgtest.Output
+		var log testservers.Output
 		cmd.Stderr = &log
 		check(t, cmd.Start())
 		exited := make(chan error, 1)
@@ -272,7 +272,7 @@ func TestEarlyHangup(t *testing.T) {
 // then nothing of it is left.
 func TestRemovedWhileProbed(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	silent := silentServer(t)
 	stays := fmt.Sprintf("targets:\n  stays: {host: 127.0.0.1, port: %d, %s}\n", s.Port, login())
 	e, path := startWithFile(t, stays, "--web.enable-lifecycle")

@@ -10,13 +10,13 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // TestReplication: role and lag of a real primary and its standby: streaming, idle, replay paused, disconnected, promoted.
 func TestReplication(t *testing.T) {
 	t.Parallel()
-	primary := newServer(t, pgtest.Config{})
+	primary := newServer(t, testservers.PostgresConfig{})
 	execute(t, primary, "CREATE TABLE busy (n int)", "CREATE ROLE plain LOGIN PASSWORD 'plain'")
 	standby, err := primary.Standby(t.Context())
 	check(t, err)
@@ -102,7 +102,7 @@ targets:
 	execute(t, standby, "SELECT pg_wal_replay_resume()")
 	caughtUp("resumed: the lag does not become 0")
 
-	check(t, primary.Stop(pgtest.Fast))
+	check(t, primary.Stop(testservers.Fast))
 	eventually(t, "disconnected: no lag is seen", func() bool {
 		m := e.scrapeOwn().of("standby")
 		return m["pg_up"] == 1 && m["pg_wal_receiver_up"] == 0 && m["pg_replication_lag_seconds"] > 0 && m["pg_replication_lag_seconds"] < 60

@@ -12,14 +12,14 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // TestSharded: with the configuration for Kubernetes, Prometheus asks for each server at one of the exporters, by the server's
 // name alone; and what the operator is told is the same.
 func TestSharded(t *testing.T) {
 	t.Parallel()
-	promtool := pgtest.Tool(t, "PROMTOOL", "promtool")
+	promtool := testenv.Tool(t, "PROMTOOL", "promtool")
 	readme := regexp.MustCompile("(?s)```yaml\n# prometheus.yml\n(.*?)```").FindStringSubmatch(bytesOf(t, "examples/kubernetes/README.md"))
 	var prometheus struct {
 		Scrapes []struct {

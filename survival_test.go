@@ -18,7 +18,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 var (
@@ -33,10 +34,10 @@ const immediateShutdown = "immediate shutdown"
 type fault struct {
 	name string
 	// begin makes it happen and returns what ends it.
-	begin func(t *testing.T, s *pgtest.Server) (end func())
+	begin func(t *testing.T, s *testservers.Postgres) (end func())
 	want  verdict
 	// during looks further at a scrape.
-	during func(t *testing.T, s *pgtest.Server, m metrics)
+	during func(t *testing.T, s *testservers.Postgres, m metrics)
 	// database and settings are the exporter's and the server's, if they matter.
 	database string
 	settings []string
@@ -47,32 +48,32 @@ type fault struct {
 }
 
 func faults() []fault {
-	stop := func(mode syscall.Signal) func(*testing.T, *pgtest.Server) func() {
-		return func(t *testing.T, s *pgtest.Server) func() {
+	stop := func(mode syscall.Signal) func(*testing.T, *testservers.Postgres) func() {
+		return func(t *testing.T, s *testservers.Postgres) func() {
 			check(t, s.Stop(mode))
 			return func() { check(t, s.Start(context.Background())) }
 		}
 	}
-	sql := func(begin, end string) func(*testing.T, *pgtest.Server) func() {
-		return func(t *testing.T, s *pgtest.Server) func() {
+	sql := func(begin, end string) func(*testing.T, *testservers.Postgres) func() {
+		return func(t *testing.T, s *testservers.Postgres) func() {
 			execute(t, s, begin)
 			return func() { execute(t, s, end) }
 		}
 	}
-	lock := func(table string) func(*testing.T, *pgtest.Server) func() {
-		return func(t *testing.T, s *pgtest.Server) func() {
+	lock := func(table string) func(*testing.T, *testservers.Postgres) func() {
+		return func(t *testing.T, s *testservers.Postgres) func() {
 			locker := hold(t, s, "BEGIN; LOCK TABLE "+table+" IN ACCESS EXCLUSIVE MODE")
 			return func() { check(t, locker.Close(context.Background())) }
 		}
 	}
 	return []fault{
-		{name: "fast shutdown", begin: stop(pgtest.Fast), want: refused, lost: map[string]float64{"shutdown": 1}},
-		{name: "immediate shutdown", begin: stop(pgtest.Immediate), want: refused, lost: map[string]float64{immediateShutdown: 1}},
+		{name: "fast shutdown", begin: stop(testservers.Fast), want: refused, lost: map[string]float64{"shutdown": 1}},
+		{name: "immediate shutdown", begin: stop(testservers.Immediate), want: refused, lost: map[string]float64{immediateShutdown: 1}},
 		{
 			name: "smart shutdown held open by a session", want: verdict{"rejecting", "not_accepting"},
-			begin: func(t *testing.T, s *pgtest.Server) func() {
+			begin: func(t *testing.T, s *testservers.Postgres) func() {
 				holder := hold(t, s, "SELECT 1")
-				check(t, s.Signal(pgtest.Smart))
+				check(t, s.Signal(testservers.Smart))
 				eventually(t, "no smart shutdown", func() bool { return s.Exec(context.Background(), "SELECT 1") != nil })
 				return func() {
 					check(t, holder.Close(context.Background()))
@@ -83,17 +84,19 @@ func faults() []fault {
 		},
 		{
 			name: "postmaster stopped", want: timeout, during: keptAnswers,
-			begin: func(t *testing.T, s *pgtest.Server) func() { return freeze(t, s, s.PID()) },
+			begin: func(t *testing.T, s *testservers.Postgres) func() { return freeze(t, s, s.PID()) },
 		},
 		{
 			name: "every process stopped", want: timeout,
-			begin: func(t *testing.T, s *pgtest.Server) func() { return freeze(t, s, append(children(t, s), s.PID())...) },
+			begin: func(t *testing.T, s *testservers.Postgres) func() {
+				return freeze(t, s, append(children(t, s), s.PID())...)
+			},
 		},
 		{
 			name: "all slots taken by others", want: verdict{"connection_limit", "too_many_connections"},
 			settings: []string{"max_connections = 8", "superuser_reserved_connections = 2"},
-			begin:    func(t *testing.T, s *pgtest.Server) func() { return fill(t, s, pgtest.Superuser) },
-			during: func(t *testing.T, s *pgtest.Server, m metrics) {
+			begin:    func(t *testing.T, s *testservers.Postgres) func() { return fill(t, s, testservers.Superuser) },
+			during: func(t *testing.T, s *testservers.Postgres, m metrics) {
 				keptAnswers(t, s, m)
 				if used, usable := m["pg_connections_used"], m["pg_connections_usable"]; used != 8 || usable != 6 {
 					t.Errorf("used %v of %v usable, want 8 of 6", used, usable)
@@ -106,7 +109,7 @@ func faults() []fault {
 		{
 			name: "only reserved slots left", want: verdict{"connection_limit", "reserved_slots"}, during: keptAnswers,
 			settings: []string{"max_connections = 8", "superuser_reserved_connections = 3"},
-			begin: func(t *testing.T, s *pgtest.Server) func() {
+			begin: func(t *testing.T, s *testservers.Postgres) func() {
 				execute(t, s, "CREATE ROLE filler LOGIN")
 				return fill(t, s, "filler")
 			},
@@ -114,11 +117,11 @@ func faults() []fault {
 		{
 			name: "only slots left that are reserved by a setting", want: verdict{"connection_limit", "reserved_slots"}, since: 16,
 			settings: []string{"max_connections = 10", "superuser_reserved_connections = 2", "reserved_connections = 3"},
-			begin: func(t *testing.T, s *pgtest.Server) func() {
+			begin: func(t *testing.T, s *testservers.Postgres) func() {
 				execute(t, s, "CREATE ROLE filler LOGIN")
 				return fill(t, s, "filler")
 			},
-			during: func(t *testing.T, s *pgtest.Server, m metrics) {
+			during: func(t *testing.T, s *testservers.Postgres, m metrics) {
 				keptAnswers(t, s, m)
 				// The login that is being refused holds a slot as well, for as long as that takes.
 				if used, usable := m["pg_connections_used"], m["pg_connections_usable"]; used < 5 || used > 6 || usable != 5 || m["pg_settings_reserved_connections"] != 3 {
@@ -129,7 +132,7 @@ func faults() []fault {
 		{
 			name: "too many children", want: verdict{"connection_limit", "too_many_connections"}, during: keptAnswers,
 			settings: []string{"max_connections = 8"},
-			begin: func(t *testing.T, s *pgtest.Server) func() {
+			begin: func(t *testing.T, s *testservers.Postgres) func() {
 				var silent []net.Conn
 				for range 80 { // more than twice all kinds of processes (canAcceptConnections in postmaster.c)
 					var dialer net.Dialer
@@ -168,7 +171,7 @@ func faults() []fault {
 		},
 		{
 			name: "refused by pg_hba.conf", want: verdict{"misconfigured", "auth"}, during: keptAnswers,
-			begin: func(t *testing.T, s *pgtest.Server) func() {
+			begin: func(t *testing.T, s *testservers.Postgres) func() {
 				path := filepath.Join(s.Dir, "data", "pg_hba.conf")
 				before, err := os.ReadFile(path)
 				check(t, err)
@@ -187,15 +190,15 @@ func faults() []fault {
 		},
 		{
 			name: "recovery at start-up", want: verdict{"rejecting", "not_accepting"}, lost: map[string]float64{"shutdown": 1},
-			begin: func(t *testing.T, s *pgtest.Server) func() {
-				check(t, s.Stop(pgtest.Fast))
+			begin: func(t *testing.T, s *testservers.Postgres) func() {
+				check(t, s.Stop(testservers.Fast))
 				signal := filepath.Join(s.Dir, "data", "standby.signal")
 				check(t, os.WriteFile(signal, nil, 0o644))
 				check(t, s.Append("postgresql.conf", "hot_standby = off"))
 				check(t, s.Launch())
 				eventually(t, "no recovery", func() bool { return strings.Contains(fmt.Sprint(s.Exec(context.Background(), "")), "57P03") })
 				return func() {
-					check(t, s.Stop(pgtest.Fast))
+					check(t, s.Stop(testservers.Fast))
 					check(t, os.Remove(signal))
 					check(t, s.Start(context.Background()))
 				}
@@ -209,12 +212,12 @@ func faults() []fault {
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	for _, f := range faults() {
-		if f.since > pgtest.Major(t) {
+		if f.since > testenv.Major(t) {
 			continue
 		}
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t, pgtest.Config{Settings: f.settings})
+			s := newServer(t, testservers.PostgresConfig{Settings: f.settings})
 			if f.database == "" {
 				f.database = "postgres"
 			}
@@ -235,7 +238,7 @@ func TestFaults(t *testing.T) {
 			e.leavesNothing(s)
 			e.expectChanges(s, "up", f.want.reason, "up")
 			if f.lost != nil {
-				expectLosses(t, m, asTold(pgtest.Major(t), f.lost))
+				expectLosses(t, m, asTold(testenv.Major(t), f.lost))
 			}
 		})
 	}
@@ -261,7 +264,7 @@ func check(t *testing.T, err error) {
 }
 
 // keptAnswers requires that the kept session goes on answering and reports the figures.
-func keptAnswers(t *testing.T, _ *pgtest.Server, m metrics) {
+func keptAnswers(t *testing.T, _ *testservers.Postgres, m metrics) {
 	t.Helper()
 	if m["pg_kept_session_up"] != 1 || m["pg_connections_used"] == 0 {
 		t.Errorf("pg_kept_session_up %v, pg_connections_used %v", m["pg_kept_session_up"], m["pg_connections_used"])
@@ -269,7 +272,7 @@ func keptAnswers(t *testing.T, _ *pgtest.Server, m metrics) {
 }
 
 // hold opens a session of the superuser's and runs a statement on it.
-func hold(t *testing.T, s *pgtest.Server, sql string) *pgconn.PgConn {
+func hold(t *testing.T, s *testservers.Postgres, sql string) *pgconn.PgConn {
 	t.Helper()
 	conn, err := s.Connect(t.Context())
 	check(t, err)
@@ -280,7 +283,7 @@ func hold(t *testing.T, s *pgtest.Server, sql string) *pgconn.PgConn {
 }
 
 // fill takes slots as user until the server has none for it.
-func fill(t *testing.T, s *pgtest.Server, user string) func() {
+func fill(t *testing.T, s *testservers.Postgres, user string) func() {
 	t.Helper()
 	var held []*pgconn.PgConn
 	// A session that has just ended holds its slot a little longer: full is what stays full.
@@ -306,7 +309,7 @@ func fill(t *testing.T, s *pgtest.Server, user string) func() {
 }
 
 // freeze stops processes with SIGSTOP.
-func freeze(t *testing.T, _ *pgtest.Server, pids ...int) func() {
+func freeze(t *testing.T, _ *testservers.Postgres, pids ...int) func() {
 	t.Helper()
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil && !errors.Is(err, syscall.ESRCH) { // a session may have ended
@@ -323,7 +326,7 @@ func freeze(t *testing.T, _ *pgtest.Server, pids ...int) func() {
 }
 
 // children are the processes of a server, but for the postmaster.
-func children(t *testing.T, s *pgtest.Server) []int {
+func children(t *testing.T, s *testservers.Postgres) []int {
 	t.Helper()
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", s.PID(), s.PID()))
 	check(t, err)

@@ -11,13 +11,13 @@ import (
 	"syscall"
 	"testing"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // TestSystemdSocket: the port that systemd opened is the one that is served, and the first request starts the program.
 func TestSystemdSocket(t *testing.T) {
 	t.Parallel()
-	activate := pgtest.Tool(t, "SYSTEMD_SOCKET_ACTIVATE", "systemd-socket-activate")
+	activate := testenv.Tool(t, "SYSTEMD_SOCKET_ACTIVATE", "systemd-socket-activate")
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	check(t, err)

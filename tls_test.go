@@ -21,13 +21,14 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // newCertificate makes a certificate for 127.0.0.1 that signs itself, and its key, in PEM.
 func newCertificate(t *testing.T, changes ...func(*x509.Certificate)) (certificate, key []byte) {
 	t.Helper()
-	certificate, key, err := pgtest.NewCertificate(changes...)
+	certificate, key, err := testservers.NewCertificate(changes...)
 	check(t, err)
 	return certificate, key
 }
@@ -39,7 +40,7 @@ func TestTLS(t *testing.T) {
 	certificate, key := newCertificate(t)
 	root := filepath.Join(t.TempDir(), "root.crt")
 	check(t, os.WriteFile(root, certificate, 0o644))
-	s := newServer(t, pgtest.Config{Certificate: certificate, Key: key, HBA: "hostssl all all all scram-sha-256"})
+	s := newServer(t, testservers.PostgresConfig{Certificate: certificate, Key: key, HBA: "hostssl all all all scram-sha-256"})
 	for _, test := range []struct {
 		settings string
 		want     verdict
@@ -83,7 +84,7 @@ func TestTLS(t *testing.T) {
 // TestServerWithoutTLS: what each mode makes of it.
 func TestServerWithoutTLS(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, pgtest.Config{})
+	s := newServer(t, testservers.PostgresConfig{})
 	refused := verdict{"misconfigured", "tls"}
 	for mode, want := range map[string]verdict{
 		"disable": up, "allow": up, "prefer": up, "require": refused, "verify-ca": refused, "verify-full": refused,
@@ -110,16 +111,16 @@ func TestNegotiation(t *testing.T) {
 	for name, content := range map[string][]byte{"root.crt": certificate, "client.crt": clientCertificate, "client.key": clientKey} {
 		check(t, os.WriteFile(filepath.Join(folder, name), content, 0o600))
 	}
-	asks := newServer(t, pgtest.Config{Certificate: certificate, Key: key, Settings: []string{"ssl_ca_file = 'server.crt'"}})
-	plain := newServer(t, pgtest.Config{Certificate: certificate, Key: key})
+	asks := newServer(t, testservers.PostgresConfig{Certificate: certificate, Key: key, Settings: []string{"ssl_ca_file = 'server.crt'"}})
+	plain := newServer(t, testservers.PostgresConfig{Certificate: certificate, Key: key})
 	direct, refused := up, verdict{"misconfigured", "tls"}
-	if pgtest.Major(t) < 17 {
+	if testenv.Major(t) < 17 {
 		direct = refused
 	}
 	own := fmt.Sprintf("sslcert=%[1]s/client.crt&sslkey=%[1]s/client.key&sslcertmode=require", folder)
 	for _, test := range []struct {
 		name, settings string
-		server         *pgtest.Server
+		server         *testservers.Postgres
 		want           verdict
 	}{
 		{"direct", "sslmode=require&sslnegotiation=direct", plain, direct},
@@ -171,7 +172,7 @@ func TestCertificates(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			certificate, key := newCertificate(t, change)
-			s := newServer(t, pgtest.Config{Certificate: certificate, Key: key})
+			s := newServer(t, testservers.PostgresConfig{Certificate: certificate, Key: key})
 			root := certificate
 			if name == "unknown" {
 				root = other
@@ -229,7 +230,7 @@ func signed(t *testing.T, name string, certificate, key []byte) (clientCertifica
 func TestFileCredentials(t *testing.T) {
 	t.Parallel()
 	certificate, key := newCertificate(t)
-	s := newServer(t, pgtest.Config{
+	s := newServer(t, testservers.PostgresConfig{
 		Certificate: certificate, Key: key, Settings: []string{"ssl_ca_file = 'server.crt'"},
 		HBA: "hostssl postgres all all cert\nhostssl app all all scram-sha-256",
 	})

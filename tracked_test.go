@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // What a tracked file may weigh.
@@ -89,7 +89,7 @@ func TestTracked(t *testing.T) {
 	t.Parallel()
 	needClone(t)
 	files := tracked(t, ".")
-	pgtest.Need(t, slices.Contains(files, "go.mod"), "a git clone of its own", "git clone")
+	testenv.Need(t, slices.Contains(files, "go.mod"), "a git clone of its own", "git clone")
 	for _, file := range files {
 		if why := unwelcome(t, file); why != "" {
 			t.Errorf("%s: %s. Does it belong into .gitignore?", file, why)

@@ -23,7 +23,8 @@ import (
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/credentials"
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // hanging is the longest that a test waits for what must not hang.
@@ -241,9 +242,9 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 // newRedis starts a Redis that is removed when the test ends.
-func newRedis(t *testing.T, args ...string) *pgtest.Redis {
+func newRedis(t *testing.T, args ...string) *testservers.Redis {
 	t.Helper()
-	r, err := pgtest.NewRedis(t.Context(), pgtest.Tool(t, "REDIS_SERVER", "redis-server"), args...)
+	r, err := testservers.NewRedis(t.Context(), testenv.Tool(t, "REDIS_SERVER", "redis-server"), args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -365,13 +366,13 @@ func TestRedisTLS(t *testing.T) {
 
 func TestCelery(t *testing.T) {
 	t.Parallel()
-	python := pgtest.CeleryPython(t)
+	python := testenv.CeleryPython(t)
 	r := newRedis(t, "--requirepass", secret)
 	broker := (&url.URL{Scheme: "redis", User: url.UserPassword("", secret), Host: fmt.Sprintf("127.0.0.1:%d", r.Port), Path: "/1"}).String()
 	one, two := newCheck(t, `{celery: "`+broker+`", timeout: 6s}`), newCheck(t, `{celery: "`+broker+`", fail_below: 2, timeout: 6s}`)
 	expect(t, one, "fail: 0 is below 1 (0)")
-	worker := func(name, keys string, among float64, changed ...string) *pgtest.Celery {
-		w, err := pgtest.NewCelery(t.Context(), python, name, broker, changed...)
+	worker := func(name, keys string, among float64, changed ...string) *testservers.Celery {
+		w, err := testservers.NewCelery(t.Context(), python, name, broker, changed...)
 		if err != nil {
 			t.Fatal(err)
 		}

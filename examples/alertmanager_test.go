@@ -22,11 +22,12 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 func TestAmtool(t *testing.T) {
-	tool := pgtest.Tool(t, "AMTOOL", "amtool")
+	tool := testenv.Tool(t, "AMTOOL", "amtool")
 	amtool := func(args ...string) string {
 		t.Helper()
 		var stderr bytes.Buffer
@@ -220,7 +221,7 @@ type alertmanager struct{ url string }
 
 func startAlertmanager(t *testing.T) *alertmanager {
 	t.Helper()
-	program := pgtest.Tool(t, "ALERTMANAGER", "alertmanager")
+	program := testenv.Tool(t, "ALERTMANAGER", "alertmanager")
 	var f map[string]any
 	if err := yaml.Unmarshal(read(t, "alertmanager.yml"), &f); err != nil {
 		t.Fatal(err)
@@ -246,7 +247,7 @@ func startAlertmanager(t *testing.T) *alertmanager {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	var log pgtest.Output
+	var log testservers.Output
 	cmd := exec.CommandContext(context.Background(), program, "--config.file="+file, "--storage.path="+dir, "--web.listen-address="+address, "--cluster.listen-address=")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {

@@ -19,8 +19,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"pg_liveness_exporter/internal/pgtest"
-	"pg_liveness_exporter/internal/stack"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // dashboard is what is looked at of Grafana's model.
@@ -178,11 +178,11 @@ func buildExporter(t *testing.T) string {
 
 // newStack starts the stack, with Prometheus scraping at interval, and twice more: with native histograms alone, and
 // with classic ones.
-func newStack(t *testing.T, interval time.Duration) *stack.Stack {
+func newStack(t *testing.T, interval time.Duration) *testservers.Stack {
 	t.Helper()
-	s, err := stack.New(t.Context(), stack.Config{
-		Postgres: pgtest.Bin(t), PgBouncer: pgtest.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: buildExporter(t),
-		Prometheus: pgtest.Tool(t, "PROMETHEUS", "prometheus"), Examples: ".",
+	s, err := testservers.NewStack(t.Context(), testservers.StackConfig{
+		Postgres: testenv.Bin(t), PgBouncer: testenv.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: buildExporter(t),
+		Prometheus: testenv.Tool(t, "PROMETHEUS", "prometheus"), Examples: ".",
 		Change: func(configuration string) string {
 			configuration = strings.ReplaceAll(configuration, ": 15s", ": "+interval.String())
 			configuration = strings.ReplaceAll(configuration, "scrape_timeout: 10s", "scrape_timeout: "+interval.String())
@@ -204,7 +204,7 @@ func newStack(t *testing.T, interval time.Duration) *stack.Stack {
 }
 
 // misbehave makes servers and clients do what some panels show nothing else of.
-func misbehave(t *testing.T, s *stack.Stack, interval time.Duration) {
+func misbehave(t *testing.T, s *testservers.Stack, interval time.Duration) {
 	t.Helper()
 	check := func(err error) {
 		t.Helper()
@@ -235,7 +235,7 @@ func misbehave(t *testing.T, s *stack.Stack, interval time.Duration) {
 			wait(3)
 		}
 	}
-	check(s.Primary.Stop(pgtest.Fast))
+	check(s.Primary.Stop(testservers.Fast))
 	wait(2)
 	check(s.Primary.Start(t.Context()))
 	wait(4) // so that it is no crash that belongs to the start
@@ -243,7 +243,7 @@ func misbehave(t *testing.T, s *stack.Stack, interval time.Duration) {
 }
 
 // until waits until an expression has an answer.
-func until(t *testing.T, s *stack.Stack, expression string) {
+func until(t *testing.T, s *testservers.Stack, expression string) {
 	t.Helper()
 	const patience = 30 * time.Second
 	for end := time.Now().Add(patience); !hasAnswer(t, s, expression); time.Sleep(patience / 100) {
@@ -255,7 +255,7 @@ func until(t *testing.T, s *stack.Stack, expression string) {
 }
 
 // hasAnswer says whether an expression had a value that is a number in the last minutes.
-func hasAnswer(t *testing.T, s *stack.Stack, expression string) bool {
+func hasAnswer(t *testing.T, s *testservers.Stack, expression string) bool {
 	t.Helper()
 	now := time.Now()
 	values := url.Values{

@@ -17,11 +17,11 @@ import (
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/credentials"
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 func TestPromtool(t *testing.T) {
-	tool := pgtest.Tool(t, "PROMTOOL", "promtool")
+	tool := testenv.Tool(t, "PROMTOOL", "promtool")
 	for _, args := range [][]string{
 		{"check", "rules", "--lint=all", "--lint-fatal", "alerts.yml"},
 		append([]string{"test", "rules"}, glob(t, "alerts*_test.yml")...),
@@ -108,7 +108,7 @@ func canBeUsed(t *testing.T, name, content string) {
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		tool := pgtest.Tool(t, "PROMTOOL", "promtool")
+		tool := testenv.Tool(t, "PROMTOOL", "promtool")
 		if out, err := exec.CommandContext(t.Context(), tool, "check", "config", file).CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}

@@ -19,7 +19,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 var update = flag.Bool("update", false, "write the generated files")
@@ -87,7 +87,7 @@ func TestKubernetesConfig(t *testing.T) {
 // TestKubernetes: kustomize builds each of the folders, and what it builds is what Kubernetes and the operator know, without
 // one unknown key. The sharded one has as many exporters as Prometheus divides the servers among.
 func TestKubernetes(t *testing.T) {
-	kustomize, kubeconform := pgtest.GoTool(t, "kustomize"), pgtest.GoTool(t, "kubeconform")
+	kustomize, kubeconform := testenv.GoTool(t, "kustomize"), testenv.GoTool(t, "kubeconform")
 	location := schemas(t) + "/{{.Group}}_{{.ResourceKind}}_{{.ResourceAPIVersion}}.json"
 	for _, name := range []string{"base", "operator", "sharded"} {
 		t.Run(name, func(t *testing.T) {
@@ -238,7 +238,7 @@ func writeJSON(t *testing.T, file string, content any) {
 func module(t *testing.T, name string) string {
 	t.Helper()
 	out, err := run(t, "", "go", "mod", "download", "-json", name)
-	pgtest.Need(t, err == nil, name, "go mod download "+name)
+	testenv.Need(t, err == nil, name, "go mod download "+name)
 	var downloaded struct{ Dir string }
 	if err := json.Unmarshal([]byte(out), &downloaded); err != nil {
 		t.Fatal(err)

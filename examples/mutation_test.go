@@ -19,7 +19,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // ruleFile is a file of rules as Prometheus reads it.
@@ -193,7 +193,7 @@ type mutant struct {
 // series are matched on) must make one of that rule's tests fail.
 func TestMutations(t *testing.T) {
 	t.Parallel()
-	tool := pgtest.Tool(t, "PROMTOOL", "promtool")
+	tool := testenv.Tool(t, "PROMTOOL", "promtool")
 	rules, tests := readRules(t), ruleTests(t)
 	var mutants []mutant
 	for _, r := range rules.all() {

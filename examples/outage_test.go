@@ -18,8 +18,8 @@ import (
 	"testing"
 	"time"
 
-	"pg_liveness_exporter/internal/pgtest"
-	"pg_liveness_exporter/internal/stack"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // faster is how many times as fast as shipped the outage is played.
@@ -35,9 +35,9 @@ func TestOutage(t *testing.T) {
 		mu       sync.Mutex // protects what follows
 		notified []string
 	)
-	s, err := stack.New(t.Context(), stack.Config{
-		Postgres: pgtest.Bin(t), PgBouncer: pgtest.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: buildExporter(t),
-		Prometheus: pgtest.Tool(t, "PROMETHEUS", "prometheus"), Alertmanager: pgtest.Tool(t, "ALERTMANAGER", "alertmanager"), Examples: fasterExamples(t),
+	s, err := testservers.NewStack(t.Context(), testservers.StackConfig{
+		Postgres: testenv.Bin(t), PgBouncer: testenv.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: buildExporter(t),
+		Prometheus: testenv.Tool(t, "PROMETHEUS", "prometheus"), Alertmanager: testenv.Tool(t, "ALERTMANAGER", "alertmanager"), Examples: fasterExamples(t),
 		Change: func(configuration string) string {
 			commented := regexp.MustCompile(`(?m)^    # (metric_relabel_configs:)\n    # (.*regex: ").*?(".* replacement: orders})$`)
 			if !commented.MatchString(configuration) {
@@ -45,7 +45,7 @@ func TestOutage(t *testing.T) {
 			}
 			return commented.ReplaceAllString(configuration, "    $1\n    ${2}primary|pool$3")
 		},
-		Notified: func(n stack.Notification) {
+		Notified: func(n testservers.Notification) {
 			mu.Lock()
 			defer mu.Unlock()
 			for _, a := range n.Alerts {
@@ -92,7 +92,7 @@ func TestOutage(t *testing.T) {
 	if critical := got(); len(critical) > 0 {
 		t.Errorf("all is well, and notified is %q", critical)
 	}
-	if err := s.Primary.Stop(pgtest.Fast); err != nil {
+	if err := s.Primary.Stop(testservers.Fast); err != nil {
 		t.Fatal(err)
 	}
 	down := becomes("pg_up 0", func() bool { return slices.Equal(instant(t, s, "pg_up"+own), []float64{0}) })
@@ -152,7 +152,7 @@ func fasterExamples(t *testing.T) string {
 }
 
 // instant returns the values that an expression has now.
-func instant(t *testing.T, s *stack.Stack, expression string) []float64 {
+func instant(t *testing.T, s *testservers.Stack, expression string) []float64 {
 	t.Helper()
 	var body struct {
 		Error string
@@ -177,7 +177,7 @@ func instant(t *testing.T, s *stack.Stack, expression string) []float64 {
 }
 
 // inhibitedNames are the alerts that Alertmanager holds back because of others.
-func inhibitedNames(t *testing.T, s *stack.Stack) []string {
+func inhibitedNames(t *testing.T, s *testservers.Stack) []string {
 	t.Helper()
 	var alerts []struct {
 		Labels map[string]string

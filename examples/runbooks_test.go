@@ -14,7 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // readRunbooks returns the runbooks' texts by name.
@@ -72,7 +73,7 @@ func TestRunbooks(t *testing.T) {
 // TestRunbookSQL runs every statement of the runbooks, so that none rots: those of the server on a throwaway primary, those
 // of PgBouncer's console on a throwaway PgBouncer.
 func TestRunbookSQL(t *testing.T) {
-	server, err := pgtest.New(t.Context(), pgtest.Config{Bin: pgtest.Bin(t)})
+	server, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{Bin: testenv.Bin(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,8 +82,8 @@ func TestRunbookSQL(t *testing.T) {
 		t.Fatal(err)
 	}
 	program, err := exec.LookPath("pgbouncer")
-	pgtest.Need(t, err == nil, "PgBouncer", "make test, as root")
-	pool, err := pgtest.NewPgBouncer(t.Context(), pgtest.PgBouncerConfig{Bin: program})
+	testenv.Need(t, err == nil, "PgBouncer", "make test, as root")
+	pool, err := testservers.NewPgBouncer(t.Context(), testservers.PgBouncerConfig{Bin: program})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,12 +10,12 @@ import (
 	"strings"
 	"testing"
 
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
 )
 
 // TestSystemd: systemd finds nothing wrong with the units, and little that the service could do beyond its job.
 func TestSystemd(t *testing.T) {
-	analyze := pgtest.Tool(t, "SYSTEMD_ANALYZE", "systemd-analyze")
+	analyze := testenv.Tool(t, "SYSTEMD_ANALYZE", "systemd-analyze")
 	const installed = "/usr/local/bin/pg_liveness_exporter"
 	folder := t.TempDir()
 	units, err := filepath.Glob("systemd/*")

@@ -20,7 +20,8 @@ import (
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/credentials"
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 var update = flag.Bool("update", false, "record the sessions of testdata/sessions anew, on real servers")
@@ -92,8 +93,8 @@ func record(t *testing.T, kind config.Kind) {
 	var port int
 	switch kind {
 	case config.KindPgBouncer:
-		b, err := pgtest.NewPgBouncer(t.Context(), pgtest.PgBouncerConfig{
-			Bin: pgtest.Tool(t, "PGBOUNCER_NEWER", "pgbouncer"), Databases: []string{"app = host=127.0.0.1"}, Settings: []string{"auth_type = trust"},
+		b, err := testservers.NewPgBouncer(t.Context(), testservers.PgBouncerConfig{
+			Bin: testenv.Tool(t, "PGBOUNCER_NEWER", "pgbouncer"), Databases: []string{"app = host=127.0.0.1"}, Settings: []string{"auth_type = trust"},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -101,7 +102,7 @@ func record(t *testing.T, kind config.Kind) {
 		defer func() { _ = b.Remove() }()
 		port = b.Port
 	default:
-		s, err := pgtest.New(t.Context(), pgtest.Config{Bin: pgtest.Bin(t), HBA: "host all all 127.0.0.1/32 trust"})
+		s, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{Bin: testenv.Bin(t), HBA: "host all all 127.0.0.1/32 trust"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,7 +175,7 @@ func newTestProberOf(t testing.TB, kind config.Kind, port int, timeout time.Dura
 	t.Helper()
 	target, err := config.FromEnvironment(func(name string) string {
 		if name == "DATA_SOURCE_NAME" {
-			return fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable", port, pgtest.Superuser, kind)
+			return fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable", port, testservers.Superuser, kind)
 		}
 		return ""
 	}, config.Probing{Timeout: timeout})

@@ -26,7 +26,8 @@ import (
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/credentials"
-	"pg_liveness_exporter/internal/pgtest"
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // hanging is the most anything may take on a busy machine before it counts as hung.
@@ -636,8 +637,8 @@ func TestFarAndHurried(t *testing.T) {
 // TestNameMoves: when a name leads to another address, the session that is kept moves there too.
 func TestNameMoves(t *testing.T) {
 	t.Parallel()
-	s, err := pgtest.New(t.Context(), pgtest.Config{
-		Bin: pgtest.Bin(t), Settings: []string{"listen_addresses = '127.0.0.1, 127.0.0.2'"}, HBA: "host all all all trust",
+	s, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{
+		Bin: testenv.Bin(t), Settings: []string{"listen_addresses = '127.0.0.1, 127.0.0.2'"}, HBA: "host all all all trust",
 	})
 	if err != nil {
 		t.Fatal(err)

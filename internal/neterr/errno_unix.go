@@ -7,10 +7,10 @@ package neterr
 
 import "syscall"
 
-// The operating system's words for what happens to a connection.
+// The error numbers of this operating system for each kind of error.
 
 func refused() []syscall.Errno {
-	return []syscall.Errno{syscall.ECONNREFUSED, syscall.ENOENT} // nobody listens; no socket file
+	return []syscall.Errno{syscall.ECONNREFUSED, syscall.ENOENT} // no listener; no socket file
 }
 
 func unreachable() []syscall.Errno {
@@ -21,10 +21,10 @@ func reset() []syscall.Errno {
 	return []syscall.Errno{syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED}
 }
 
-// forbidden are the unix socket's permissions, or a local packet filter.
+// forbidden returns the errors of a unix socket's permissions and of a local packet filter.
 func forbidden() []syscall.Errno { return []syscall.Errno{syscall.EACCES, syscall.EPERM} }
 
-// exhausted are our own descriptors, ports or memory.
+// exhausted returns the errors for running out of file descriptors, ports or memory.
 func exhausted() []syscall.Errno {
 	return []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS}
 }

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// The operating system's words for what happens to a connection: Winsock has its own numbers.
+// The error numbers of Windows for each kind of error. Winsock does not use those of package syscall.
 
 func refused() []syscall.Errno {
 	return []syscall.Errno{windows.WSAECONNREFUSED, syscall.ERROR_FILE_NOT_FOUND}
@@ -23,10 +23,10 @@ func reset() []syscall.Errno {
 	return []syscall.Errno{windows.WSAECONNRESET, windows.WSAECONNABORTED, windows.WSAESHUTDOWN, syscall.ERROR_BROKEN_PIPE}
 }
 
-// forbidden are the unix socket's permissions, or a local packet filter.
+// forbidden returns the errors of a unix socket's permissions and of a local packet filter.
 func forbidden() []syscall.Errno { return []syscall.Errno{windows.WSAEACCES} }
 
-// exhausted are our own descriptors, ports or memory.
+// exhausted returns the errors for running out of sockets, ports or memory.
 func exhausted() []syscall.Errno {
 	return []syscall.Errno{windows.WSAEMFILE, windows.WSAEADDRNOTAVAIL, windows.WSAENOBUFS}
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package neterr tells errors of the network apart, in the words of whichever operating system this is.
+// Package neterr classifies network errors. It knows the error numbers of each operating system.
 package neterr
 
 import (
@@ -13,42 +13,46 @@ import (
 	"syscall"
 )
 
-// Refused says that nobody listens there, or that there is no socket file.
+// Refused reports whether no process listens at the address, or the socket file does not exist.
 func Refused(err error) bool { return isAny(err, refused()) }
 
-// Unreachable says that there is no way to the host or its network.
+// Unreachable reports whether there is no route to the host or its network.
 func Unreachable(err error) bool { return isAny(err, unreachable()) }
 
-// Forbidden says that a unix socket's permissions, or a packet filter of this machine, are in the way.
+// Forbidden reports whether the permissions of a unix socket, or a packet filter of this machine, deny the connection.
 func Forbidden(err error) bool { return isAny(err, forbidden()) }
 
-// Exhausted says that this process, or its machine, has no descriptors, ports or memory left.
+// Exhausted reports whether this process or machine has run out of file descriptors, ports or memory.
 func Exhausted(err error) bool { return isAny(err, exhausted()) }
 
-// Reset says that the other side broke a connection off.
+// Reset reports whether the peer aborted the connection.
 func Reset(err error) bool { return isAny(err, reset()) }
 
-// Ended says that a connection is no more, whoever ended it and however.
+// Ended reports whether the connection is closed, by either side, in an orderly way or not.
 func Ended(err error) bool {
 	return Reset(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
-// TimedOut says that time was over, or that nobody waited any more.
+// TimedOut reports whether a timeout or deadline expired, or the context was canceled.
 func TimedOut(err error) bool {
 	var netErr net.Error
-	return given(err) || errors.As(err, &netErr) && netErr.Timeout()
+	return contextEnded(err) || errors.As(err, &netErr) && netErr.Timeout()
 }
 
-// Unresolved says that a name was not found, also where no name server could be reached.
+// Unresolved reports whether a host name could not be resolved, also because no name server could be reached. It is
+// false if that took too long: see TimedOut.
 func Unresolved(err error) bool {
 	var dnsErr *net.DNSError
-	return errors.As(err, &dnsErr) && !dnsErr.IsTimeout && !given(err)
+	return errors.As(err, &dnsErr) && !dnsErr.IsTimeout && !contextEnded(err)
 }
 
-func given(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded)
+// contextEnded reports whether a deadline expired or a context was canceled.
+func contextEnded(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, os.ErrDeadlineExceeded)
 }
 
+// isAny reports whether err is one of errnos.
 func isAny(err error, errnos []syscall.Errno) bool {
 	for _, errno := range errnos {
 		if errors.Is(err, errno) {

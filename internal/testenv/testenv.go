@@ -1,0 +1,94 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package testenv finds the programs that tests need. Only tests import it. A test that lacks a program is skipped, or
+// fails if the environment variable REQUIRE_ALL is 1.
+package testenv
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"pg_liveness_exporter/internal/testservers"
+)
+
+// Need skips the test unless have is true. If REQUIRE_ALL is 1, as in CI, the test fails instead. The message says that
+// the test needs what, and that command installs it.
+func Need(t testing.TB, have bool, what, command string) {
+	t.Helper()
+	if have {
+		return
+	}
+	if os.Getenv("REQUIRE_ALL") == "1" {
+		t.Fatalf("needs %s: %s", what, command)
+	}
+	t.Skipf("needs %s: %s", what, command)
+}
+
+// Tool returns the path of a program: the value of an environment variable or, if that is empty, the program of the
+// given name on PATH. Without it the test is skipped (see Need).
+func Tool(t testing.TB, variable, name string) string {
+	t.Helper()
+	path := os.Getenv(variable)
+	if path == "" {
+		path = name
+	}
+	path, err := exec.LookPath(path)
+	Need(t, err == nil, name, "make test, as root")
+	return path
+}
+
+// GoTool returns the path of a program that tools/release/go.mod lists as a tool. The go command builds it if
+// necessary. If it cannot, the test is skipped (see Need).
+func GoTool(t testing.TB, name string) string {
+	t.Helper()
+	root, err := testservers.ModuleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tools := filepath.Join(root, "tools", "release", "go.mod")
+	path, err := exec.CommandContext(t.Context(), "go", "tool", "-modfile="+tools, "-n", name).Output()
+	Need(t, err == nil, name, "go tool -modfile=tools/release/go.mod "+name)
+	return strings.TrimSpace(string(path))
+}
+
+// Bin returns the folder with initdb and postgres. Without one the test is skipped (see Need).
+func Bin(t testing.TB) string {
+	t.Helper()
+	bin, err := testservers.FindPostgres()
+	Need(t, err == nil, "a PostgreSQL server", "apt-get install postgresql")
+	return bin
+}
+
+// Major returns the major version of the PostgreSQL in Bin, such as 17. Without one the test is skipped (see Need).
+func Major(t testing.TB) int {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), filepath.Join(Bin(t), "postgres"), "--version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(` (\d+)[.\w]`).FindSubmatch(out) // "postgres (PostgreSQL) 15.18 (Debian ...)", "19devel"
+	if found == nil {
+		t.Fatalf("%q names no version", out)
+	}
+	major, err := strconv.Atoi(string(found[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return major
+}
+
+// CeleryPython returns the path of a Python that can import celery and redis. Without one the test is skipped (see
+// Need).
+func CeleryPython(t testing.TB) string {
+	t.Helper()
+	const python = "/usr/bin/python3" // that of Debian, whose packages hold both
+	err := exec.CommandContext(t.Context(), python, "-c", "import celery, redis").Run()
+	Need(t, err == nil, "Celery", "make test, as root")
+	return python
+}

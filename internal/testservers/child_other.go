@@ -1,0 +1,14 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package testservers
+
+import "syscall"
+
+// childAttributes returns the attributes of a server's process: it runs in its own process group, and as user unless
+// that is nil.
+func childAttributes(user *syscall.Credential) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: user, Setpgid: true}
+}

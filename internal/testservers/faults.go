@@ -1,0 +1,157 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package testservers
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Fault is a way to break the stack.
+type Fault struct {
+	// Key is the letter that make demo takes for the fault.
+	Key string
+	// Name describes what Break does.
+	Name string
+	// Seen describes what the metrics and alerts then show, and when.
+	Seen string
+	// Break breaks something.
+	Break func(context.Context) error
+	// Mend undoes Break. It is nil if the stack recovers by itself.
+	Mend func(context.Context) error
+}
+
+// Faults returns the faults of the stack. At most one may be broken at a time.
+func (s *Stack) Faults() []Fault {
+	return []Fault{
+		{
+			"s", "stop the primary",
+			"the state of the primary is \"no response\" at the next scrape; PostgresDown fires after the third failed probe, " +
+				"in about a minute, and Alertmanager sends it half a minute later; PgBouncerBackEndUnreachable follows, " +
+				"because no label cluster says which server is behind PgBouncer",
+			func(context.Context) error { return s.Primary.Stop(Fast) }, s.Primary.Start,
+		},
+		{
+			"h", "hang the primary: open sessions continue, new ones get no response",
+			"PostgresDown fires as if the primary had stopped, but with reason timeout: each probe takes 5 s, " +
+				"and the connection statistics are still there",
+			func(context.Context) error { return s.Primary.Signal(syscall.SIGSTOP) },
+			func(context.Context) error { return s.Primary.Signal(syscall.SIGCONT) },
+		},
+		{
+			"c", "take all connection slots of the primary",
+			"the state of the primary is \"connection limit\" at the next scrape; PostgresConnectionSlotsExhausted fires " +
+				"in about a minute, PostgresDown does not",
+			func(ctx context.Context) error { return s.slots.hold(ctx, s.direct("orders", "leak")) },
+			s.slots.release,
+		},
+		{
+			"w", "make commits on the primary wait for a standby that does not exist",
+			"pg_up stays 1 and pg_commit_up is 0 at the next scrape; PostgresCommitsHang fires in about a minute; " +
+				"the clients of PgBouncer wait",
+			s.settings("ALTER SYSTEM SET synchronous_standby_names = 'nobody'"),
+			s.settings("ALTER SYSTEM RESET synchronous_standby_names"),
+		},
+		{
+			"l", "pause replay on the standby",
+			"the lag of the standby grows; PostgresReplicaLag fires after it has been too high for 5 min",
+			func(ctx context.Context) error { return s.Standby.Exec(ctx, "SELECT pg_wal_replay_pause()") },
+			func(ctx context.Context) error { return s.Standby.Exec(ctx, "SELECT pg_wal_replay_resume()") },
+		},
+		{
+			"p", "pause PgBouncer",
+			"the databases are paused; PgBouncerClientsWaiting fires after 2 min and PgBouncerPaused after 5 min; " +
+				"the servers stay healthy",
+			s.console("PAUSE orders", "PAUSE billing"), s.console("RESUME orders", "RESUME billing"),
+		},
+		{
+			"x", "crash the primary: kill one of its sessions, so that it restarts all others",
+			"probes may not fail, but the kept session is counted as lost; PostgresCrashRestarted fires within half a minute",
+			s.crash, nil,
+		},
+	}
+}
+
+// settings returns a function that runs sql on the primary and reloads its configuration.
+func (s *Stack) settings(sql string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := s.Primary.Exec(ctx, sql); err != nil {
+			return err
+		}
+		return s.Primary.Exec(ctx, "SELECT pg_reload_conf()")
+	}
+}
+
+// console returns a function that runs commands on the console of PgBouncer. Faults pause databases by name, because
+// PAUSE alone shows in no column of SHOW DATABASES.
+func (s *Stack) console(commands ...string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		conn, err := s.PgBouncer.Console(ctx)
+		if err != nil {
+			return err
+		}
+		for _, command := range commands {
+			if _, err = conn.Exec(ctx, command).ReadAll(); err != nil {
+				break
+			}
+		}
+		return errors.Join(err, conn.Close(ctx))
+	}
+}
+
+// crash kills a session as the kernel does if memory runs out. The server then restarts all sessions.
+func (s *Stack) crash(ctx context.Context) error {
+	session, err := s.Primary.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	return syscall.Kill(int(session.PID()), syscall.SIGKILL)
+}
+
+// slotHolder takes all connection slots of a server, also those that others free later.
+type slotHolder struct {
+	stop    context.CancelFunc // nil while it holds none
+	running sync.WaitGroup
+}
+
+// hold starts to open sessions in the background, until release.
+func (h *slotHolder) hold(ctx context.Context, dsn string) error {
+	config, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		return err
+	}
+	ctx, h.stop = context.WithCancel(context.WithoutCancel(ctx))
+	h.running.Go(func() {
+		var sessions []*pgconn.PgConn
+		for ctx.Err() == nil {
+			session, err := pgconn.ConnectConfig(ctx, config)
+			if err != nil {
+				_ = pause(ctx, 50*time.Millisecond, 150*time.Millisecond) // no slot is free, or release was called
+				continue
+			}
+			sessions = append(sessions, session)
+		}
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
+		defer cancel()
+		for _, session := range sessions {
+			_ = session.Close(closing)
+		}
+	})
+	return nil
+}
+
+// release closes the sessions and waits for that. It does nothing if none are held.
+func (h *slotHolder) release(context.Context) error {
+	if h.stop != nil {
+		h.stop()
+		h.running.Wait()
+		h.stop = nil
+	}
+	return nil
+}

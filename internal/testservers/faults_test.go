@@ -1,0 +1,59 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package testservers
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestFaults: each fault has a key of its own, and every alert it names exists.
+func TestFaults(t *testing.T) {
+	rules, err := os.ReadFile("../../examples/alerts.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]bool{}
+	for _, f := range new(Stack).Faults() {
+		if len(f.Key) != 1 || keys[f.Key] || f.Name == "" || f.Break == nil {
+			t.Errorf("%q is not a key, or has no name or no Break", f.Key)
+		}
+		keys[f.Key] = true
+		named := regexp.MustCompile(`\b(Postgres|PgBouncer)[A-Z]\w+`).FindAllString(f.Seen, -1)
+		if len(named) == 0 {
+			t.Errorf("%s: Seen names no alert", f.Name)
+		}
+		for _, alert := range named {
+			if !strings.Contains(string(rules), "- alert: "+alert+"\n") {
+				t.Errorf("%s: no such alert: %s", f.Name, alert)
+			}
+		}
+	}
+}
+
+// TestWithWebhook: all receivers are replaced; routes and inhibitions stay.
+func TestWithWebhook(t *testing.T) {
+	got, err := withWebhook([]byte(`
+global: {smtp_from: a@example.org}
+route: {receiver: mail, routes: [{matchers: ['severity="critical"'], receiver: pager}]}
+receivers:
+  - {name: mail, email_configs: [{to: b@example.org}]}
+  - {name: pager, pagerduty_configs: [{routing_key: placeholder}]}
+inhibit_rules: [{equal: [job]}]
+`), "http://hook")
+	if err != nil {
+		t.Fatal(err)
+	}
+	placeholders := strings.Contains(got, "example.org") || strings.Contains(got, "placeholder")
+	if placeholders || strings.Count(got, "url: http://hook") != 2 {
+		t.Errorf("the receivers are not replaced:\n%s", got)
+	}
+	for _, kept := range []string{"name: mail", "name: pager", `severity="critical"`, "inhibit_rules:", "- job"} {
+		if !strings.Contains(got, kept) {
+			t.Errorf("%s is missing:\n%s", kept, got)
+		}
+	}
+}
