@@ -19,25 +19,25 @@ func (t *Table) compat() {
 	t.add(gauge, "pg_exporter_last_scrape_error", "Compatibility: whether the connection figures could not be read.", nil,
 		func(s *monitor.Snapshot, emit emit) {
 			if s.Kind == config.KindPostgres {
-				emit.bool(s.Result.Figures == nil)
+				emit.bool(s.Result.ServerStats == nil)
 			}
 		})
 	t.figure("pg_static", "Compatibility: the server's version.", []string{"short_version", "version"},
-		func(f *probe.Figures, emit emit) { emit(1, semver(f.VersionNum), "PostgreSQL "+f.Version) })
+		func(f *probe.ServerStats, emit emit) { emit(1, semver(f.VersionNum), "PostgreSQL "+f.Version) })
 	t.figure("pg_stat_activity_count", "Compatibility: pg_connections.", []string{"datname", "state"},
-		func(f *probe.Figures, emit emit) {
+		func(f *probe.ServerStats, emit emit) {
 			for _, c := range f.Connections {
 				emit(float64(c.Count), c.Database, c.State)
 			}
 		})
 	t.figure("pg_stat_activity_max_tx_duration", "Compatibility: age of the oldest transaction in seconds, by database and state.",
-		[]string{"datname", "state"}, func(f *probe.Figures, emit emit) {
+		[]string{"datname", "state"}, func(f *probe.ServerStats, emit emit) {
 			for _, c := range f.Connections {
 				emit.number(c.TransactionMax, c.Database, c.State)
 			}
 		})
 	t.figure("pg_stat_database_numbackends", "Compatibility: client connections by database.", []string{"datname"},
-		func(f *probe.Figures, emit emit) {
+		func(f *probe.ServerStats, emit emit) {
 			sums := make(map[string]int)
 			for _, c := range f.Connections {
 				if c.Database != "" { // no database is chosen yet
@@ -49,7 +49,7 @@ func (t *Table) compat() {
 			}
 		})
 	t.figure("pg_replication_lag", "Compatibility: pg_replication_lag_seconds.", nil,
-		func(f *probe.Figures, emit emit) { emit.number(f.ReplicationLag) })
+		func(f *probe.ServerStats, emit emit) { emit.number(f.ReplicationLag) })
 }
 
 // semver returns a server_version_num as postgres_exporter writes it: 160014 is 16.14.0. Anything but a number stays as it is.

@@ -36,8 +36,8 @@ func seconds(v float64) probe.Number { return probe.Number{Value: v, Known: true
 func healthy() *probe.Result {
 	r := &probe.Result{
 		Start: time.Unix(1800000000, 0), Duration: 4 * time.Millisecond, Deadline: 5 * time.Second,
-		Connect: seconds(.003), Query: seconds(.00008), Keeps: true, KeptUp: true,
-		Figures: &probe.Figures{
+		Connect: seconds(.003), Query: seconds(.00008), Keep: true, KeptUp: true,
+		ServerStats: &probe.ServerStats{
 			Connections: []probe.Connections{
 				{Database: "", State: "starting", Count: 1},
 				{Database: "app", State: "active", Count: 3, TransactionMax: seconds(30)},
@@ -49,7 +49,7 @@ func healthy() *probe.Result {
 			},
 			Applications: []probe.Applications{{Name: "web", Count: 9}, {Name: "", Count: 2}, {Name: "pg_liveness_exporter", Count: 1}},
 			Used:         12, Usable: 92, MaxConnections: 100, SuperuserReservedConnections: 3, ReservedConnections: seconds(5),
-			Churn:          []probe.Churn{{Database: "app", Sessions: 500, Abandoned: 3, Fatal: 2, Killed: 1}},
+			SessionStats:          []probe.SessionStats{{Database: "app", Sessions: 500, Abandoned: 3, Fatal: 2, Killed: 1}},
 			DatabaseLimits: []probe.DatabaseLimit{{Database: "app", Limit: 50}}, RoleLimit: seconds(10),
 			LockWaiting: seconds(1), IdleInTransactionMax: seconds(12.5), TransactionMax: seconds(30), Privileged: true,
 			PostmasterStart: seconds(1790000000), CheckpointerStart: seconds(1790000000.5), Version: "18.4", VersionNum: "180004",
@@ -64,7 +64,7 @@ func healthy() *probe.Result {
 // standby is a replica that is two seconds behind, and has TLS.
 func standby() *probe.Result {
 	r := healthy()
-	f := r.Figures
+	f := r.ServerStats
 	f.Replica, f.ReadOnly, f.WALReceiverUp, f.ReplicationLag = true, true, seconds(1), seconds(2)
 	return r
 }
@@ -78,8 +78,8 @@ func overTLS() *probe.Result {
 // pooler is a PgBouncer of a version that has all columns.
 func pooler() *probe.Result {
 	r := healthy()
-	r.Figures = nil
-	r.Pooler = &probe.Pooler{
+	r.ServerStats = nil
+	r.PoolerStats = &probe.PoolerStats{
 		Version: "PgBouncer 1.26.1",
 		Pools: []probe.PoolerRow{{Labels: []string{"app", "web"}, Values: map[string]float64{
 			"cl_active": 30, "cl_waiting": 2, "cl_active_cancel_req": 0, "cl_waiting_cancel_req": 0, "sv_active": 20, "sv_active_cancel": 0,
@@ -105,7 +105,7 @@ func pooler() *probe.Result {
 
 func unprivileged() *probe.Result {
 	r := healthy()
-	f := r.Figures
+	f := r.ServerStats
 	f.Connections = []probe.Connections{{Database: "app", State: "unknown", Count: 11}, {Database: "app", State: "active", Count: 1}}
 	f.LockWaiting, f.IdleInTransactionMax, f.TransactionMax, f.CheckpointerStart = probe.Number{}, probe.Number{}, probe.Number{}, probe.Number{}
 	f.Privileged = false
@@ -114,7 +114,7 @@ func unprivileged() *probe.Result {
 
 func down() *probe.Result {
 	r := &probe.Result{
-		Start: time.Unix(1800000000, 0), Duration: time.Millisecond, Deadline: 5 * time.Second, Keeps: true,
+		Start: time.Unix(1800000000, 0), Duration: time.Millisecond, Deadline: 5 * time.Second, Keep: true,
 		Failure: &probe.Failure{Reason: probe.ReasonRefused, State: probe.StateNoResponse, Phase: probe.PhaseDial},
 	}
 	r.Phases[probe.PhaseResolve], r.Phases[probe.PhaseDial] = seconds(.0001), seconds(.0009)
@@ -147,12 +147,12 @@ func newTestExporter(t *testing.T, r *probe.Result, names ...string) *testExport
 	}), Options{TimeoutOffset: 500 * time.Millisecond, Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler)})
 	file := &config.File{}
 	kind := config.KindPostgres
-	if r.Pooler != nil {
+	if r.PoolerStats != nil {
 		kind = config.KindPgBouncer
 	}
 	for _, name := range names {
 		file.Targets = append(file.Targets, &config.Target{
-			Name: name, Kind: kind, Probing: config.Probing{Timeout: 5 * time.Second, Commit: r.Figures != nil && !r.Figures.Replica},
+			Name: name, Kind: kind, Probing: config.Probing{Timeout: 5 * time.Second, Commit: r.ServerStats != nil && !r.ServerStats.Replica},
 		})
 	}
 	e.monitor.ApplyConfig(file)
@@ -207,7 +207,7 @@ func TestGolden(t *testing.T) {
 			e.events.OnSessionLost(probe.LossCrash, time.Unix(1799999999, 0))
 			snapshot, _ := target.Probe(t.Context(), time.Now().Add(time.Minute))
 			if snapshot.Commit != nil {
-				snapshot.CommitResult = &probe.Outcome{Took: seconds(.002)}
+				snapshot.CommitResult = &probe.CommitResult{Took: seconds(.002)}
 				e.events.OnCommit(snapshot.CommitResult)
 			}
 			got := exposition(t, e, e.table.View(snapshot))

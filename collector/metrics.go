@@ -90,10 +90,10 @@ func (t *Table) histogram(name, help string, of func(*monitor.Snapshot) promethe
 }
 
 // figure adds a gauge that is absent while no session can read the figures.
-func (t *Table) figure(name, help string, labels []string, read func(*probe.Figures, emit)) {
+func (t *Table) figure(name, help string, labels []string, read func(*probe.ServerStats, emit)) {
 	t.add(gauge, name, help, labels, func(s *monitor.Snapshot, emit emit) {
-		if s.Result.Figures != nil {
-			read(s.Result.Figures, emit)
+		if s.Result.ServerStats != nil {
+			read(s.Result.ServerStats, emit)
 		}
 	})
 }
@@ -145,13 +145,13 @@ func (t *Table) probes() {
 func (t *Table) sessions() {
 	t.add(gauge, "pg_kept_session_up", "Whether the session that is kept between probes answered SELECT 1.", nil,
 		func(s *monitor.Snapshot, emit emit) {
-			if s.Result.Keeps {
+			if s.Result.Keep {
 				emit.bool(s.Result.KeptUp)
 			}
 		})
 	t.add(counter, "pg_session_losses_total", "Kept sessions that were ended by the other side, by reason.", []string{"reason"},
 		func(s *monitor.Snapshot, emit emit) {
-			if !s.Result.Keeps || s.Kind != config.KindPostgres { // which does not say why it ends a session
+			if !s.Result.Keep || s.Kind != config.KindPostgres { // which does not say why it ends a session
 				return
 			}
 			for _, reason := range probe.LossReasons() {
@@ -175,72 +175,72 @@ func (t *Table) commits() {
 // connections are the metrics of the connection slots.
 func (t *Table) connections() {
 	t.figure("pg_connections", "Client connections by database and state.", []string{"datname", "state"},
-		func(f *probe.Figures, emit emit) {
+		func(f *probe.ServerStats, emit emit) {
 			for _, c := range f.Connections {
 				emit(float64(c.Count), c.Database, c.State)
 			}
 		})
 	t.figure("pg_connections_used",
 		"Client connection slots taken; an upper bound where the role does not see other roles' sessions.", nil,
-		func(f *probe.Figures, emit emit) { emit(float64(f.Used)) })
+		func(f *probe.ServerStats, emit emit) { emit(float64(f.Used)) })
 	t.figure("pg_connections_usable", "Client connection slots that ordinary roles may use: max_connections less the reserved ones.", nil,
-		func(f *probe.Figures, emit emit) { emit(float64(f.Usable)) })
+		func(f *probe.ServerStats, emit emit) { emit(float64(f.Usable)) })
 	t.figure("pg_settings_max_connections", "Setting max_connections.", nil,
-		func(f *probe.Figures, emit emit) { emit(float64(f.MaxConnections)) })
+		func(f *probe.ServerStats, emit emit) { emit(float64(f.MaxConnections)) })
 	t.figure("pg_settings_superuser_reserved_connections", "Setting superuser_reserved_connections.", nil,
-		func(f *probe.Figures, emit emit) { emit(float64(f.SuperuserReservedConnections)) })
+		func(f *probe.ServerStats, emit emit) { emit(float64(f.SuperuserReservedConnections)) })
 	t.figure("pg_settings_reserved_connections", "Setting reserved_connections (PostgreSQL 16 and later).", nil,
-		func(f *probe.Figures, emit emit) { emit.number(f.ReservedConnections) })
+		func(f *probe.ServerStats, emit emit) { emit.number(f.ReservedConnections) })
 	t.figure("pg_database_connection_limit", "Connection limit of a database that has one.", []string{"datname"},
-		func(f *probe.Figures, emit emit) {
+		func(f *probe.ServerStats, emit emit) {
 			for _, d := range f.DatabaseLimits {
 				emit(float64(d.Limit), d.Database)
 			}
 		})
 	t.figure("pg_role_connection_limit", "Connection limit of the role that probes, if it has one.", nil,
-		func(f *probe.Figures, emit emit) { emit.number(f.RoleLimit) })
+		func(f *probe.ServerStats, emit emit) { emit.number(f.RoleLimit) })
 	t.figure("pg_connections_lock_waiting", "Client connections that wait for a lock.", nil,
-		func(f *probe.Figures, emit emit) { emit.number(f.LockWaiting) })
+		func(f *probe.ServerStats, emit emit) { emit.number(f.LockWaiting) })
 	t.figure("pg_idle_in_transaction_max_seconds", "Longest time a client connection has been idle in transaction.", nil,
-		func(f *probe.Figures, emit emit) { emit.number(f.IdleInTransactionMax) })
+		func(f *probe.ServerStats, emit emit) { emit.number(f.IdleInTransactionMax) })
 	t.figure("pg_transaction_max_seconds", "Age of the oldest transaction of a client connection.", nil,
-		func(f *probe.Figures, emit emit) { emit.number(f.TransactionMax) })
+		func(f *probe.ServerStats, emit emit) { emit.number(f.TransactionMax) })
 	t.figure("pg_connections_by_application",
 		"Client connections by application name: the largest 20 and the rest as other.", []string{"application_name"},
-		func(f *probe.Figures, emit emit) {
+		func(f *probe.ServerStats, emit emit) {
 			for _, a := range f.Applications {
 				emit(float64(a.Count), a.Name)
 			}
 		})
 	t.figure("pg_stats_privileged", "Whether the role sees other roles' sessions (pg_monitor, pg_read_all_stats).", nil,
-		func(f *probe.Figures, emit emit) { emit.bool(f.Privileged) })
+		func(f *probe.ServerStats, emit emit) { emit.bool(f.Privileged) })
 }
 
 // churn are the metrics of how sessions come and go.
 func (t *Table) churn() {
-	add := func(name, help string, of func(probe.Churn) float64) {
+	add := func(name, help string, of func(probe.SessionStats) float64) {
 		t.add(counter, name, help, []string{"datname"}, func(s *monitor.Snapshot, emit emit) {
-			if s.Result.Figures == nil {
+			if s.Result.ServerStats == nil {
 				return
 			}
-			for _, c := range s.Result.Figures.Churn {
+			for _, c := range s.Result.ServerStats.SessionStats {
 				emit(of(c), c.Database)
 			}
 		})
 	}
-	add("pg_sessions_total", "Sessions that were begun (PostgreSQL 14 and later).", func(c probe.Churn) float64 { return c.Sessions })
-	add("pg_sessions_abandoned_total", "Sessions that ended because the client was lost.", func(c probe.Churn) float64 { return c.Abandoned })
-	add("pg_sessions_fatal_total", "Sessions that were ended by a fatal error.", func(c probe.Churn) float64 { return c.Fatal })
-	add("pg_sessions_killed_total", "Sessions that were ended by an administrator.", func(c probe.Churn) float64 { return c.Killed })
+	add("pg_sessions_total", "Sessions that were begun (PostgreSQL 14 and later).", func(c probe.SessionStats) float64 { return c.Sessions })
+	add("pg_sessions_abandoned_total", "Sessions that ended because the client was lost.", func(c probe.SessionStats) float64 { return c.Abandoned })
+	add("pg_sessions_fatal_total", "Sessions that were ended by a fatal error.", func(c probe.SessionStats) float64 { return c.Fatal })
+	add("pg_sessions_killed_total", "Sessions that were ended by an administrator.", func(c probe.SessionStats) float64 { return c.Killed })
 }
 
 // server are the metrics of the server as such.
 func (t *Table) server() {
 	t.figure("pg_postmaster_start_time_seconds", "When the server was started.", nil,
-		func(f *probe.Figures, emit emit) { emit.number(f.PostmasterStart) })
+		func(f *probe.ServerStats, emit emit) { emit.number(f.PostmasterStart) })
 	t.figure("pg_checkpointer_start_time_seconds",
 		"When the checkpointer was started: later than the server's start after a crash restart.", nil,
-		func(f *probe.Figures, emit emit) { emit.number(f.CheckpointerStart) })
+		func(f *probe.ServerStats, emit emit) { emit.number(f.CheckpointerStart) })
 	t.add(gauge, "pg_tls_certificate_not_after_timestamp_seconds",
 		"When the server's certificate expires, as seen in this probe's handshake, also where it was not accepted.", nil,
 		func(s *monitor.Snapshot, emit emit) {
@@ -255,16 +255,16 @@ func (t *Table) server() {
 			}
 		})
 	t.figure("pg_replication_is_replica", "Whether the server is in recovery.", nil,
-		func(f *probe.Figures, emit emit) { emit.bool(f.Replica) })
+		func(f *probe.ServerStats, emit emit) { emit.bool(f.Replica) })
 	t.figure("pg_transaction_read_only", "Whether a new transaction cannot write: on a replica, or by default_transaction_read_only.", nil,
-		func(f *probe.Figures, emit emit) { emit.bool(f.ReadOnly) })
+		func(f *probe.ServerStats, emit emit) { emit.bool(f.ReadOnly) })
 	t.figure("pg_wal_receiver_up", "Whether a replica's WAL receiver is streaming.", nil,
-		func(f *probe.Figures, emit emit) { emit.number(f.WALReceiverUp) })
+		func(f *probe.ServerStats, emit emit) { emit.number(f.WALReceiverUp) })
 	t.figure("pg_replication_lag_seconds",
 		"Seconds that a replica may be behind: 0 when all that was received is replayed and the receiver is streaming.", nil,
-		func(f *probe.Figures, emit emit) { emit.number(f.ReplicationLag) })
+		func(f *probe.ServerStats, emit emit) { emit.number(f.ReplicationLag) })
 	t.figure("pg_server_info", "The server's version.", []string{"version", "version_num"},
-		func(f *probe.Figures, emit emit) { emit(1, f.Version, f.VersionNum) })
+		func(f *probe.ServerStats, emit emit) { emit(1, f.Version, f.VersionNum) })
 }
 
 const (

@@ -13,7 +13,7 @@ import (
 // pgbouncer adds the metrics of a PgBouncer, under pgbouncer_exporter's names.
 func (t *Table) pgbouncer() {
 	t.pooler("pgbouncer_version_info", "PgBouncer's version.", []string{"version"},
-		func(p *probe.Pooler, emit emit) { emit(1, p.Version) })
+		func(p *probe.PoolerStats, emit emit) { emit(1, p.Version) })
 	t.pools()
 	t.databases()
 	t.totals()
@@ -30,21 +30,21 @@ func (t *Table) pgbouncer() {
 		{"dns_zones", "cached_dns_zones", "Zones in the DNS cache."},
 		{"dns_queries", "in_flight_dns_queries", "DNS queries under way."},
 	} {
-		t.pooler("pgbouncer_"+list.name, list.help, nil, func(p *probe.Pooler, emit emit) { emit.of(p.Lists, list.list) })
+		t.pooler("pgbouncer_"+list.name, list.help, nil, func(p *probe.PoolerStats, emit emit) { emit.of(p.Lists, list.list) })
 	}
 	for _, setting := range []struct{ key, name, help string }{
 		{"max_client_conn", "max_client_connections", "Setting max_client_conn."},
 		{"max_user_connections", "max_user_connections", "Setting max_user_connections; 0 is no limit."},
 	} {
-		t.pooler("pgbouncer_config_"+setting.name, setting.help, nil, func(p *probe.Pooler, emit emit) { emit.of(p.Config, setting.key) })
+		t.pooler("pgbouncer_config_"+setting.name, setting.help, nil, func(p *probe.PoolerStats, emit emit) { emit.of(p.Config, setting.key) })
 	}
 }
 
 // pooler adds a gauge that is absent while no session can read a PgBouncer's statistics.
-func (t *Table) pooler(name, help string, labels []string, read func(*probe.Pooler, emit)) {
+func (t *Table) pooler(name, help string, labels []string, read func(*probe.PoolerStats, emit)) {
 	t.add(gauge, name, help, labels, func(s *monitor.Snapshot, emit emit) {
-		if s.Result.Pooler != nil {
-			read(s.Result.Pooler, emit)
+		if s.Result.PoolerStats != nil {
+			read(s.Result.PoolerStats, emit)
 		}
 	})
 }
@@ -65,13 +65,13 @@ type column struct {
 }
 
 // columns adds a metric for each column, with the labels of the rows.
-func (t *Table) columns(kind dto.MetricType, prefix string, labels []string, rows func(*probe.Pooler) []probe.PoolerRow, columns []column) {
+func (t *Table) columns(kind dto.MetricType, prefix string, labels []string, rows func(*probe.PoolerStats) []probe.PoolerRow, columns []column) {
 	for _, c := range columns {
 		t.add(kind, prefix+c.name, c.help, labels, func(s *monitor.Snapshot, emit emit) {
-			if s.Result.Pooler == nil {
+			if s.Result.PoolerStats == nil {
 				return
 			}
-			for _, row := range rows(s.Result.Pooler) {
+			for _, row := range rows(s.Result.PoolerStats) {
 				if value, ok := row.Values[c.column]; ok {
 					emit(value*c.unit, row.Labels...)
 				}
@@ -81,7 +81,7 @@ func (t *Table) columns(kind dto.MetricType, prefix string, labels []string, row
 }
 
 func (t *Table) pools() {
-	rows := func(p *probe.Pooler) []probe.PoolerRow { return p.Pools }
+	rows := func(p *probe.PoolerStats) []probe.PoolerRow { return p.Pools }
 	t.columns(gauge, "pgbouncer_pools_", probe.PoolLabels(), rows, []column{
 		{"cl_active", "client_active_connections", "Clients that are linked to a server connection or idle.", 1},
 		{"cl_waiting", "client_waiting_connections", "Clients that wait for a server connection.", 1},
@@ -97,10 +97,10 @@ func (t *Table) pools() {
 	})
 	t.add(gauge, "pgbouncer_pools_client_maxwait_seconds", "How long the oldest waiting client has waited for a server connection.",
 		probe.PoolLabels(), func(s *monitor.Snapshot, emit emit) {
-			if s.Result.Pooler == nil {
+			if s.Result.PoolerStats == nil {
 				return
 			}
-			for _, row := range rows(s.Result.Pooler) {
+			for _, row := range rows(s.Result.PoolerStats) {
 				if seconds, ok := row.Values["maxwait"]; ok {
 					emit(seconds+row.Values["maxwait_us"]*micro, row.Labels...)
 				}
@@ -109,7 +109,7 @@ func (t *Table) pools() {
 }
 
 func (t *Table) databases() {
-	rows := func(p *probe.Pooler) []probe.PoolerRow { return p.Databases }
+	rows := func(p *probe.PoolerStats) []probe.PoolerRow { return p.Databases }
 	t.columns(gauge, "pgbouncer_databases_", probe.DatabaseLabels(), rows, []column{
 		{"pool_size", "pool_size", "Server connections that each pool of the database may have.", 1},
 		{"max_connections", "max_connections", "Server connections that the database may have; 0 is no limit.", 1},
@@ -121,10 +121,10 @@ func (t *Table) databases() {
 	})
 	t.add(gauge, "pgbouncer_databases_reserve_pool", "Further server connections for each pool when clients wait too long.",
 		probe.DatabaseLabels(), func(s *monitor.Snapshot, emit emit) {
-			if s.Result.Pooler == nil {
+			if s.Result.PoolerStats == nil {
 				return
 			}
-			for _, row := range rows(s.Result.Pooler) {
+			for _, row := range rows(s.Result.PoolerStats) {
 				name := "reserve_pool"
 				if _, renamed := row.Values["reserve_pool_size"]; renamed {
 					name = "reserve_pool_size"
@@ -135,7 +135,7 @@ func (t *Table) databases() {
 }
 
 func (t *Table) totals() {
-	t.columns(counter, "pgbouncer_stats_totals_", probe.TotalLabels(), func(p *probe.Pooler) []probe.PoolerRow { return p.Totals }, []column{
+	t.columns(counter, "pgbouncer_stats_totals_", probe.TotalLabels(), func(p *probe.PoolerStats) []probe.PoolerRow { return p.Totals }, []column{
 		{"query_count", "queries_pooled_total", "Queries.", 1},
 		{"query_time", "queries_duration_seconds_total", "Time that queries took on the server.", micro},
 		{"bytes_received", "received_bytes_total", "Bytes received.", 1},

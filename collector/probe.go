@@ -148,14 +148,14 @@ func describeSteps(w io.Writer, r *probe.Result) {
 		}
 	}
 	switch {
-	case !r.Keeps:
+	case !r.Keep:
 	case r.KeptUp:
 		line("\nThe kept session answered SELECT 1 in %s", time.Duration(r.Query.Value*float64(time.Second)))
 	default:
 		line("\nThe kept session did not answer, or none stands")
 	}
-	switch f := r.FiguresFailure; {
-	case r.Figures != nil:
+	switch f := r.StatsFailure; {
+	case r.ServerStats != nil:
 		line("The connection figures were read")
 	case f != nil:
 		line("The connection figures could not be read: %s %s", f.Reason, f.SQLState)

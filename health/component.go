@@ -173,11 +173,11 @@ func (c component) withHysteresis() component {
 // connectionsOf returns how many connections there are and may be. They are unknown if no session could read them.
 func connectionsOf(r *probe.Result) (used, usable probe.Number) {
 	switch {
-	case r.Figures != nil:
-		return number(float64(r.Figures.Used)), number(float64(r.Figures.Usable))
-	case r.Pooler != nil:
-		u, isUsed := r.Pooler.Lists["used_clients"]
-		maxClients, isUsable := r.Pooler.Config["max_client_conn"]
+	case r.ServerStats != nil:
+		return number(float64(r.ServerStats.Used)), number(float64(r.ServerStats.Usable))
+	case r.PoolerStats != nil:
+		u, isUsed := r.PoolerStats.Lists["used_clients"]
+		maxClients, isUsable := r.PoolerStats.Config["max_client_conn"]
 		return probe.Number{Value: u, Known: isUsed}, probe.Number{Value: maxClients, Known: isUsable}
 	}
 	return used, usable

@@ -66,8 +66,8 @@ func known(v float64) probe.Number { return probe.Number{Value: v, Known: true} 
 
 func up() *probe.Result {
 	r := &probe.Result{
-		Connect: known(.002), Keeps: true, KeptUp: true,
-		Figures: &probe.Figures{Used: 12, Usable: 97},
+		Connect: known(.002), Keep: true, KeptUp: true,
+		ServerStats: &probe.ServerStats{Used: 12, Usable: 97},
 	}
 	r.Phases[probe.PhaseQuery] = known(.0005)
 	return r
@@ -250,21 +250,21 @@ func TestRoles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t, config.DefaultHealth(), "")
 		for _, test := range []struct {
-			figures                                    *probe.Figures
+			figures                                    *probe.ServerStats
 			primary, replica, lag, readWrite, readOnly int
 			whyNotReplica                              string
 		}{
-			{&probe.Figures{}, 200, 503, 503, 200, 200, "it is a primary"},
-			{&probe.Figures{ReadOnly: true}, 200, 503, 503, 503, 200, "it is a primary"},
-			{&probe.Figures{Replica: true, ReadOnly: true, ReplicationLag: known(9)}, 503, 200, 200, 503, 200, ""},
-			{&probe.Figures{Replica: true, ReadOnly: true, ReplicationLag: known(11)}, 503, 200, 503, 503, 200, "it is 11.0 s behind, more than 10s"},
-			{&probe.Figures{Replica: true, ReadOnly: true}, 503, 200, 503, 503, 200, "its lag is not known: the exporter's role lacks pg_monitor"},
-			{&probe.Figures{Replica: true, ReadOnly: true, Privileged: true}, 503, 200, 503, 503, 200, "its lag is not known"},
+			{&probe.ServerStats{}, 200, 503, 503, 200, 200, "it is a primary"},
+			{&probe.ServerStats{ReadOnly: true}, 200, 503, 503, 503, 200, "it is a primary"},
+			{&probe.ServerStats{Replica: true, ReadOnly: true, ReplicationLag: known(9)}, 503, 200, 200, 503, 200, ""},
+			{&probe.ServerStats{Replica: true, ReadOnly: true, ReplicationLag: known(11)}, 503, 200, 503, 503, 200, "it is 11.0 s behind, more than 10s"},
+			{&probe.ServerStats{Replica: true, ReadOnly: true}, 503, 200, 503, 503, 200, "its lag is not known: the exporter's role lacks pg_monitor"},
+			{&probe.ServerStats{Replica: true, ReadOnly: true, Privileged: true}, 503, 200, 503, 503, 200, "its lag is not known"},
 			{nil, 503, 503, 503, 503, 200, "its role is not known: no session could read it"},
 		} {
 			time.Sleep(time.Minute)
 			r := up()
-			r.Figures = test.figures
+			r.ServerStats = test.figures
 			h.probers[""].result.Store(r)
 			h.expect("/primary", test.primary)
 			h.expect("/replica", test.replica)

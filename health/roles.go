@@ -24,15 +24,15 @@ const (
 )
 
 func roles() map[string]role {
-	figures := func(problem func(f *probe.Figures) string) role {
+	figures := func(problem func(f *probe.ServerStats) string) role {
 		return func(s *server, _ url.Values) (string, error) {
-			if s.result.Figures == nil {
+			if s.result.ServerStats == nil {
 				return "its role is not known: no session could read it", nil
 			}
-			return problem(s.result.Figures), nil
+			return problem(s.result.ServerStats), nil
 		}
 	}
-	writes := figures(func(f *probe.Figures) string {
+	writes := figures(func(f *probe.ServerStats) string {
 		switch {
 		case f.Replica:
 			return isReplica
@@ -42,7 +42,7 @@ func roles() map[string]role {
 		return ""
 	})
 	return map[string]role{
-		"primary": figures(func(f *probe.Figures) string {
+		"primary": figures(func(f *probe.ServerStats) string {
 			if f.Replica {
 				return isReplica
 			}
@@ -56,7 +56,7 @@ func roles() map[string]role {
 					return "", err
 				}
 			}
-			return figures(func(f *probe.Figures) string {
+			return figures(func(f *probe.ServerStats) string {
 				switch {
 				case !f.Replica:
 					return isPrimary

@@ -23,7 +23,7 @@ func (unqueried) Query(context.Context, string, time.Duration) (probe.Scalar, *p
 type fixedProber struct{ unqueried }
 
 func (fixedProber) Probe(context.Context) *probe.Result {
-	return &probe.Result{Start: time.Now(), Keeps: true, KeptUp: true}
+	return &probe.Result{Start: time.Now(), Keep: true, KeptUp: true}
 }
 func (fixedProber) Close(context.Context) error { return nil }
 

@@ -65,7 +65,7 @@ func New(options Options) *Monitor {
 func NewProbers(store *credentials.Store, sessions *probe.Sessions, keep bool) func(*config.Target, Events) Prober {
 	return func(target *config.Target, events Events) Prober {
 		return probe.New(target, store.For(target), probe.Options{
-			Keep: keep, Sessions: sessions, OnLoss: events.OnSessionLost, OnCommit: events.OnCommit, Logger: events.Logger,
+			Keep: keep, Sessions: sessions, OnSessionLost: events.OnSessionLost, OnCommit: events.OnCommit, Logger: events.Logger,
 		})
 	}
 }

@@ -84,7 +84,7 @@ func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error
 	case <-ctx.Done():
 		return Snapshot{}, context.Cause(ctx)
 	}
-	s.CommitResult = s.Result.Commit.Outcome()
+	s.CommitResult = s.Result.Commit.Result()
 	return s, nil
 }
 

@@ -25,7 +25,7 @@ type slowProber struct {
 
 func (p *slowProber) Probe(ctx context.Context) *probe.Result {
 	p.probes.Add(1)
-	r := &probe.Result{Start: time.Now(), Keeps: true}
+	r := &probe.Result{Start: time.Now(), Keep: true}
 	select {
 	case <-time.After(p.takes):
 		r.KeptUp = true
@@ -196,7 +196,7 @@ type committingProber struct {
 
 func (p *committingProber) Probe(context.Context) *probe.Result {
 	time.Sleep(time.Second)
-	return &probe.Result{Start: time.Now(), Keeps: true, KeptUp: true, Commit: p.commit}
+	return &probe.Result{Start: time.Now(), Keep: true, KeptUp: true, Commit: p.commit}
 }
 
 // TestVerdictBeforeCommit: a commit that hangs keeps nobody from the verdict, which is counted at once, nor the next probe
@@ -224,7 +224,7 @@ func TestVerdictBeforeCommit(t *testing.T) {
 		s, _ = target.Probe(t.Context(), start.Add(4*time.Second)) // another probe
 		expect(s, 2, 0, 4*time.Second)
 		time.Sleep(time.Second)
-		prober.commit.End(&probe.Outcome{Took: probe.Number{Value: 4, Known: true}})
+		prober.commit.End(&probe.CommitResult{Took: probe.Number{Value: 4, Known: true}})
 		expect(<-patient, 1, 1, 5*time.Second)
 	})
 }

@@ -92,7 +92,7 @@ type Snapshot struct {
 	History
 	Histograms
 	// CommitResult is what became of the commit that began with the probe, within the caller's deadline; nil if there was none.
-	CommitResult *probe.Outcome
+	CommitResult *probe.CommitResult
 }
 
 // targetOptions are what a target is made of.
@@ -117,7 +117,7 @@ type Events struct {
 	// OnSessionLost is called when the other side has ended a kept session, with the reason and the time.
 	OnSessionLost func(probe.LossReason, time.Time)
 	// OnCommit is called when a commit has ended, or has taken longer than a probe may.
-	OnCommit func(*probe.Outcome)
+	OnCommit func(*probe.CommitResult)
 	// Logger has attributes that name the target.
 	Logger *slog.Logger
 }
@@ -236,7 +236,7 @@ func (t *Target) recordLoss(reason probe.LossReason, at time.Time) {
 }
 
 // recordCommit counts what became of a commit, and logs a change.
-func (t *Target) recordCommit(o *probe.Outcome) {
+func (t *Target) recordCommit(o *probe.CommitResult) {
 	t.mu.Lock()
 	before := t.history.commitFailure
 	t.history.commitFailure = o.Failure
@@ -258,9 +258,9 @@ func (t *Target) recordLocked(r *probe.Result, observe bool) {
 	}
 	h.last = r
 	if triedFigures(r) {
-		h.figures = r.FiguresFailure
+		h.figures = r.StatsFailure
 	}
-	if r.Figures != nil && r.Figures.Replica { // which commits nothing
+	if r.ServerStats != nil && r.ServerStats.Replica { // which commits nothing
 		h.commitFailure = nil
 	}
 	h.Probes++
@@ -295,7 +295,7 @@ func otherMisconfiguration(a, b *probe.Result) bool {
 }
 
 func triedFigures(r *probe.Result) bool {
-	return r.Figures != nil || r.Pooler != nil || r.FiguresFailure != nil
+	return r.ServerStats != nil || r.PoolerStats != nil || r.StatsFailure != nil
 }
 
 // logChanges writes a line when the verdict or its reason changed, and one when figures begin or cease to be readable;
@@ -304,7 +304,7 @@ func (t *Target) logChanges(before History, now *probe.Result) {
 	if !sameVerdict(before.last, now) || otherMisconfiguration(before.last, now) {
 		t.logVerdict(before, now)
 	}
-	switch failed := now.FiguresFailure; {
+	switch failed := now.StatsFailure; {
 	case failed == nil && before.figures != nil && triedFigures(now):
 		t.logger.Info("the connection figures can be read again")
 	case failed != nil && (before.figures == nil || before.figures.Reason != failed.Reason):

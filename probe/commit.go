@@ -14,11 +14,11 @@ type Commit struct {
 	// begun says that the statement was sent to a server that is known to be no replica.
 	begun   bool
 	done    chan struct{}
-	outcome *Outcome // there once done is closed
+	result *CommitResult // there once done is closed
 }
 
-// Outcome is what became of a commit, nil where there is nothing to say: on a replica, or where it was not tried.
-type Outcome struct {
+// CommitResult is what became of a commit, nil where there is nothing to say: on a replica, or where it was not tried.
+type CommitResult struct {
 	// Took is how many seconds the transaction took, unknown when it failed.
 	Took Number
 	// Failure is nil when the transaction was committed, on the synchronous standbys too if it waits for any.
@@ -28,12 +28,12 @@ type Outcome struct {
 // Done is closed when the commit has ended, or overrun.
 func (c *Commit) Done() <-chan struct{} { return c.done }
 
-// Outcome returns what became of the commit. For one under way that is what its caller must make of it who cannot wait: it
+// Result returns what became of the commit. For one under way that is what its caller must make of it who cannot wait: it
 // did not end in time.
-func (c *Commit) Outcome() *Outcome {
+func (c *Commit) Result() *CommitResult {
 	select {
 	case <-c.done:
-		return c.outcome
+		return c.result
 	default:
 	}
 	if c.begun {
@@ -46,17 +46,17 @@ func (c *Commit) Outcome() *Outcome {
 func NewCommit(begun bool) *Commit { return &Commit{begun: begun, done: make(chan struct{})} }
 
 // End says what became of the commit, once.
-func (c *Commit) End(o *Outcome) {
-	c.outcome = o
+func (c *Commit) End(o *CommitResult) {
+	c.result = o
 	close(c.done)
 }
 
-func overrun() *Outcome {
-	return &Outcome{Failure: &Failure{Reason: ReasonTimeout, State: StateRejecting, Phase: PhaseCommit}}
+func overrun() *CommitResult {
+	return &CommitResult{Failure: &Failure{Reason: ReasonTimeout, State: StateRejecting, Phase: PhaseCommit}}
 }
 
 // Up says whether the server commits; it is unknown when it did not let us try.
-func (o *Outcome) Up() Number {
+func (o *CommitResult) Up() Number {
 	switch {
 	case o == nil, o.Failure != nil && o.Failure.State == StateMisconfigured:
 		return Number{}
@@ -75,11 +75,11 @@ const commitSQL = `SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery()
 // (src/backend/replication/syncrep.c). The statement succeeds all the same.
 const waitCancelled = "SyncRepWaitForLSN"
 
-// cancelFirst and cancelLast are how long a request to cancel may take, and how long its effect is waited for, at first
+// minCancelTime and maxCancelTime are how long a request to cancel may take, and how long its effect is waited for, at first
 // and after several.
 const (
-	cancelFirst = time.Second
-	cancelLast  = 15 * time.Second
+	minCancelTime = time.Second
+	maxCancelTime  = 15 * time.Second
 )
 
 // commits runs one commit at a time. No timeout of the server's bounds the wait for a synchronous standby, and no closed
@@ -89,11 +89,11 @@ type commits struct{ current atomic.Pointer[Commit] }
 // commit begins a commit on s, which it takes over; nil is a session of its own. One that is under way is returned
 // instead, since no other starts before it has ended.
 func (p *Prober) commit(s *session, r *Result) *Commit {
-	c := NewCommit(r.Figures != nil && !r.Figures.Replica)
+	c := NewCommit(r.ServerStats != nil && !r.ServerStats.Replica)
 	switch before := p.commits.current.Load(); {
 	case before != nil:
 		c = before
-	case r.Figures != nil && r.Figures.Replica:
+	case r.ServerStats != nil && r.ServerStats.Replica:
 		c = nil
 	default:
 		p.commits.current.Store(c)
@@ -122,12 +122,12 @@ func (p *Prober) runCommit(c *Commit, s *session) {
 	// It goes on when the prober is closed, until it has been cancelled.
 	life, give := context.WithCancel(context.WithoutCancel(p.ctx))
 	defer give()
-	ended, left := make(chan *Outcome, 1), make(chan struct{})
+	ended, left := make(chan *CommitResult, 1), make(chan struct{})
 	p.work.Go(func() {
 		defer close(left)
 		ended <- s.commit(life)
 	})
-	var outcome *Outcome
+	var outcome *CommitResult
 	select {
 	case outcome = <-ended:
 		p.commits.current.Store(nil)
@@ -150,7 +150,7 @@ func (p *Prober) runCommit(c *Commit, s *session) {
 }
 
 // commit runs the transaction.
-func (s *session) commit(ctx context.Context) *Outcome {
+func (s *session) commit(ctx context.Context) *CommitResult {
 	if s.conn.IsClosed() {
 		return nil
 	}
@@ -163,25 +163,25 @@ func (s *session) commit(ctx context.Context) *Outcome {
 		if unsupported(err) {
 			f.Reason, f.State = ReasonPermission, StateMisconfigured
 		}
-		return &Outcome{Failure: f}
+		return &CommitResult{Failure: f}
 	case s.unreplicated:
-		return &Outcome{Failure: &Failure{
+		return &CommitResult{Failure: &Failure{
 			Reason: ReasonOther, State: StateRejecting, Phase: PhaseCommit, Detail: "the wait for a synchronous standby was cancelled",
 		}}
 	case len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1:
-		return &Outcome{Failure: &Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseCommit}}
+		return &CommitResult{Failure: &Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseCommit}}
 	case results[0].Rows[0][0] == nil:
 		return nil
 	}
-	return &Outcome{Took: knownDuration(time.Since(start))}
+	return &CommitResult{Took: knownDuration(time.Since(start))}
 }
 
 // cancel asks the server again and again to cancel the commit of the session, until that has ended, or once more when
 // ctx has. It lets every request come to its own end: PgBouncer 1.18 crashes when the connection of one is cut while it
 // passes the request on.
-func (s *session) cancel(ctx context.Context, ended <-chan *Outcome) {
+func (s *session) cancel(ctx context.Context, ended <-chan *CommitResult) {
 	s.dialer.patient.Store(true)
-	for wait := cancelFirst; ; wait = min(2*wait, cancelLast) {
+	for wait := minCancelTime; ; wait = min(2*wait, maxCancelTime) {
 		last := ctx.Err() != nil
 		if last {
 			wait = closeGrace

@@ -22,8 +22,8 @@ import (
 	"pg_liveness_exporter/internal/neterr"
 )
 
-// unacknowledgedLimit is how long a connection may stay silent while it owes an acknowledgement.
-const unacknowledgedLimit = 10 * time.Second
+// maxUnacknowledged is how long a connection may stay silent while it owes an acknowledgement.
+const maxUnacknowledged = 10 * time.Second
 
 // Sessions counts the connections of all probers that share it, for the exporter's own metrics.
 type Sessions struct{ open, idle atomic.Int64 }
@@ -230,8 +230,8 @@ func endingWith(other context.Context) (context.Context, context.CancelFunc) {
 
 func (d *dialer) connect(ctx context.Context, network, address string) (net.Conn, error) {
 	netDialer := net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: unacknowledgedLimit, Interval: unacknowledgedLimit / 2, Count: 2},
-		Control:         limitUnacknowledged(unacknowledgedLimit),
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: maxUnacknowledged, Interval: maxUnacknowledged / 2, Count: 2},
+		Control:         limitUnacknowledged(maxUnacknowledged),
 	}
 	conn, err := netDialer.DialContext(ctx, network, address)
 	if err != nil {

@@ -79,8 +79,8 @@ func TestRecordings(t *testing.T) {
 		p, stop := play(t, kind, readRecording(t, kind))
 		for range 2 {
 			r := ask(t, p, hanging)
-			if !r.Up() || !r.KeptUp || r.Figures == nil && r.Pooler == nil {
-				t.Errorf("%s: got %+v, figures %+v", kind, r.Failure, r.FiguresFailure)
+			if !r.Up() || !r.KeptUp || r.ServerStats == nil && r.PoolerStats == nil {
+				t.Errorf("%s: got %+v, figures %+v", kind, r.Failure, r.StatsFailure)
 			}
 		}
 		stop()
@@ -183,7 +183,7 @@ func newTestProberOf(t testing.TB, kind config.Kind, port int, timeout time.Dura
 		t.Fatal(err)
 	}
 	target.Kind = kind
-	options := Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}}
+	options := Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(LossReason, time.Time) {}}
 	p := New(target, credentials.NewStore(t.Context()).For(target), options)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), hanging)

@@ -91,7 +91,7 @@ func newWatchedProber(t *testing.T, dsn string) (*Prober, *log, *atomic.Int64) {
 	)
 	p := newTestProberFor(t, dsn, func(o *Options) {
 		o.Logger = slog.New(slog.NewTextHandler(&l, &slog.HandlerOptions{Level: slog.LevelDebug}))
-		o.OnLoss = func(LossReason, time.Time) { losses.Add(1) }
+		o.OnSessionLost = func(LossReason, time.Time) { losses.Add(1) }
 	})
 	return p, &l, &losses
 }
@@ -141,8 +141,8 @@ func TestPanicOnKeptSession(t *testing.T) {
 	p, l, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
 	for i := range 4 {
 		r := ask(t, p, hanging)
-		if !r.Up() || r.FiguresFailure == nil || r.FiguresFailure.Reason != ReasonProtocol {
-			t.Fatalf("got %+v, figures %+v", r.Failure, r.FiguresFailure)
+		if !r.Up() || r.StatsFailure == nil || r.StatsFailure.Reason != ReasonProtocol {
+			t.Fatalf("got %+v, figures %+v", r.Failure, r.StatsFailure)
 		}
 		// Each probe asks one session for figures, and opens one or two.
 		eventually(t, func() bool { return p.keptNow() == nil })
@@ -201,10 +201,10 @@ func TestPanicElsewhere(t *testing.T) {
 	})
 	t.Run("commit", func(t *testing.T) {
 		t.Parallel()
-		outcomes := make(chan *Outcome, 8)
+		outcomes := make(chan *CommitResult, 8)
 		p := newTestProberFor(t, dsnOf(all, "sslmode=disable"), func(o *Options) {
 			o.Keep = false
-			o.OnCommit = func(o *Outcome) { outcomes <- o }
+			o.OnCommit = func(o *CommitResult) { outcomes <- o }
 		})
 		p.target.Commit, p.target.Timeout = true, hanging
 		for range 5 {
@@ -282,7 +282,7 @@ func TestBudgets(t *testing.T) {
 			}))
 			p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
 			r := ask(t, p, limit)
-			expect(t, r.FiguresFailure)
+			expect(t, r.StatsFailure)
 			if n := losses.Load(); n != 0 || !r.Up() {
 				t.Errorf("%d losses, %+v", n, r.Failure)
 			}
@@ -392,7 +392,7 @@ func TestReadyTooEarly(t *testing.T) {
 				if f := r.Failure; f != nil && f.Reason != ReasonTimeout {
 					t.Errorf("got %+v", f)
 				}
-				if r.Figures != nil {
+				if r.ServerStats != nil {
 					t.Error("figures")
 				}
 			}

@@ -14,24 +14,24 @@ import (
 // answerGrace is how long after the deadline the part of an answer that came in time may take to arrive.
 const answerGrace = 50 * time.Millisecond
 
-// question asks a kept session: whether the server is alive, and then what it says of itself.
-type question struct {
+// request asks a kept session: whether the server is alive, and then what it says of itself.
+type request struct {
 	ctx    context.Context //nolint:containedctx // travels to the goroutine that owns the session
-	answer chan<- answer
+	reply chan<- reply
 }
 
-type answer struct {
+type reply struct {
 	up    bool
 	query time.Duration
-	reading
+	stats
 	failure *Failure // why there is no reading
 }
 
 // take reads what the server says of itself.
-func (a *answer) take(ctx context.Context, s *session, asked kind) error {
+func (a *reply) take(ctx context.Context, s *session, asked kind) error {
 	return s.guard(func() error {
 		var err error
-		a.reading, err = asked.read(ctx, s)
+		a.stats, err = asked.readStats(ctx, s)
 		return err
 	})
 }
@@ -42,7 +42,7 @@ type kept struct {
 	*session
 	ctx       context.Context //nolint:containedctx // the session's life: ends when it is released, given up or lost
 	cancel    context.CancelFunc
-	questions chan question
+	requests chan request
 	started   startTimes
 	listening atomic.Bool // it waits for a question
 
@@ -54,20 +54,20 @@ type kept struct {
 type startTimes struct{ postmaster, checkpointer Number }
 
 func newKept(ctx context.Context, s *session) *kept {
-	k := &kept{session: s, questions: make(chan question, 1)}
+	k := &kept{session: s, requests: make(chan request, 1)}
 	k.ctx, k.cancel = context.WithCancel(ctx)
 	return k
 }
 
-// ask puts a question to the session and returns where the answer will be. There is none when the session's life ends
+// send puts a question to the session and returns where the answer will be. There is none when the session's life ends
 // before. One goroutine asks at a time.
-func (k *kept) ask(ctx context.Context) <-chan answer {
-	a := make(chan answer, 1)
+func (k *kept) send(ctx context.Context) <-chan reply {
+	a := make(chan reply, 1)
 	select {
-	case <-k.questions: // its caller gave up before it was read
+	case <-k.requests: // its caller gave up before it was read
 	default:
 	}
-	k.questions <- question{ctx, a}
+	k.requests <- request{ctx, a}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.wake != nil {
@@ -77,7 +77,7 @@ func (k *kept) ask(ctx context.Context) <-chan answer {
 }
 
 // wait returns the answer, an empty one when the session's life or ctx ended before.
-func (k *kept) wait(ctx context.Context, answers <-chan answer) answer {
+func (k *kept) wait(ctx context.Context, answers <-chan reply) reply {
 	select {
 	case a := <-answers:
 		return a
@@ -90,19 +90,19 @@ func (k *kept) wait(ctx context.Context, answers <-chan answer) answer {
 	case a := <-answers:
 		return a
 	case <-late.C:
-		return answer{}
+		return reply{}
 	}
 }
 
 // listen waits for a question, the end of the session or its release. It returns the question, if there is one.
-func (k *kept) listen() *question {
+func (k *kept) listen() *request {
 	ctx, cancel := context.WithCancel(k.ctx)
 	defer cancel()
 	k.mu.Lock()
 	k.wake = cancel // before the look at the questions: one that comes after it cancels ctx
 	k.mu.Unlock()
 	select {
-	case q := <-k.questions:
+	case q := <-k.requests:
 		return &q
 	default:
 	}
@@ -119,18 +119,18 @@ func (k *kept) listen() *question {
 		return nil
 	}
 	select {
-	case q := <-k.questions:
+	case q := <-k.requests:
 		return &q
 	default:
 		return nil
 	}
 }
 
-// reply answers a question. It reports whether the session was given up because it did not answer in time.
+// handle answers a question. It reports whether the session was given up because it did not answer in time.
 //
 // The deadline of the one who asks ends the query, and with it the session. A caller who only hangs up does not: the
 // query goes on, up to the deadline that he had.
-func (k *kept) reply(q *question, asked kind) (overrun bool) {
+func (k *kept) handle(q *request, asked kind) (overrun bool) {
 	ctx, cancel := context.WithCancel(k.ctx)
 	defer cancel()
 	stop := context.AfterFunc(q.ctx, func() {
@@ -146,20 +146,20 @@ func (k *kept) reply(q *question, asked kind) (overrun bool) {
 	})
 	defer stop()
 
-	var a answer
+	var a reply
 	start := time.Now()
-	err := k.guard(func() error { return asked.alive(ctx, k.session) })
+	err := k.guard(func() error { return asked.ping(ctx, k.session) })
 	if err == nil {
 		a.up, a.query = true, time.Since(start)
 		err = a.take(ctx, k.session, asked)
 	}
 	if err != nil {
 		a.failure = classify(err, PhaseQuery)
-	} else if a.figures != nil {
-		k.started = a.figures.startTimes()
+	} else if a.server != nil {
+		k.started = a.server.startTimes()
 	}
 	overrun = ctx.Err() != nil && k.conn.IsClosed() && k.fatal == nil
-	q.answer <- a
+	q.reply <- a
 	return overrun
 }
 

@@ -118,7 +118,7 @@ func bodyLength(head []byte) int { return int(int32(binary.BigEndian.Uint32(head
 // pay takes what a message costs off the budgets, and reports whether they covered it. The frontend itself refuses a message
 // that is longer than any may be, which mostly is no message at all.
 func (m *meter) pay(head []byte) bool {
-	if bodyLength(head) > largestMessage {
+	if bodyLength(head) > maxMessage {
 		return true
 	}
 	cost := 5 + max(0, bodyLength(head)) + messageCost

@@ -14,9 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Pooler is what a PgBouncer's console says: the answers to SHOW commands, by PgBouncer's own names (doc/usage.md of
+// PoolerStats is what a PgBouncer's console says: the answers to SHOW commands, by PgBouncer's own names (doc/usage.md of
 // PgBouncer). A command that this version or this role does not have leaves its part empty.
-type Pooler struct {
+type PoolerStats struct {
 	// Version is as PgBouncer spells it: "PgBouncer 1.26.1".
 	Version string
 	// Pools, Databases and Totals have a row for each pool, database, and database again, by the labels that
@@ -48,7 +48,7 @@ type pgbouncer struct{}
 
 const showVersion = "SHOW VERSION"
 
-func (pgbouncer) alive(ctx context.Context, s *session) error {
+func (pgbouncer) ping(ctx context.Context, s *session) error {
 	s.pooled = true
 	_, err := version(ctx, s)
 	return err
@@ -74,15 +74,15 @@ func version(ctx context.Context, s *session) (string, error) {
 	return "", errors.New("SHOW VERSION did not return a version")
 }
 
-// read asks for everything in the one session. What a console refuses is left out: other poolers have a part of these
+// readStats asks for everything in the one session. What a console refuses is left out: other poolers have a part of these
 // commands, and a role that is neither in admin_users nor in stats_users does not get here.
-func (pgbouncer) read(ctx context.Context, s *session) (reading, error) {
+func (pgbouncer) readStats(ctx context.Context, s *session) (stats, error) {
 	var (
-		p   = &Pooler{}
+		p   = &PoolerStats{}
 		err error
 	)
 	if p.Version, err = version(ctx, s); err != nil {
-		return reading{}, err
+		return stats{}, err
 	}
 	for _, part := range []struct {
 		command string
@@ -99,18 +99,18 @@ func (pgbouncer) read(ctx context.Context, s *session) (reading, error) {
 		case err == nil:
 			part.take(answer)
 		case !isRefusal(err):
-			return reading{}, err
+			return stats{}, err
 		}
 	}
-	return reading{pooler: p}, nil
+	return stats{pooler: p}, nil
 }
 
-// started knows nothing: PgBouncer does not tell when it began.
-func (pgbouncer) started(context.Context, *session) startTimes { return startTimes{} }
+// readStartTimes knows nothing: PgBouncer does not tell when it began.
+func (pgbouncer) readStartTimes(context.Context, *session) startTimes { return startTimes{} }
 
-func (pgbouncer) forget() {}
+func (pgbouncer) reset() {}
 
-func (pgbouncer) queries() int { return 7 }
+func (pgbouncer) queryCount() int { return 7 }
 
 // rowsOf returns the rows of an answer, by the names of their columns. A row is the next one's once it was looked at.
 func rowsOf(answer []*pgconn.Result) iter.Seq[map[string][]byte] {

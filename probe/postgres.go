@@ -19,7 +19,7 @@ type postgres struct {
 	names catalogue
 }
 
-func (*postgres) alive(ctx context.Context, s *session) error {
+func (*postgres) ping(ctx context.Context, s *session) error {
 	results, err := s.query(ctx, "SELECT 1", smallBudget)
 	if err != nil {
 		return err
@@ -30,30 +30,30 @@ func (*postgres) alive(ctx context.Context, s *session) error {
 	return nil
 }
 
-// read reads the connection figures, and names and limits when it is time.
-func (p *postgres) read(ctx context.Context, s *session) (reading, error) {
+// readStats reads the connection figures, and names and limits when it is time.
+func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 	c := &p.names
 	results, replayed, err := p.run(ctx, s, !c.noReplay)
 	if err != nil {
-		return reading{}, err
+		return stats{}, err
 	}
 	c.noReplay = !replayed
 	f, backends, replay, err := parseFigures(results, s.conn.PID())
 	if err != nil {
-		return reading{}, fmt.Errorf("read the figures: %w", err)
+		return stats{}, fmt.Errorf("read the figures: %w", err)
 	}
 	s.pooled = f.Pooled
 	if replayed {
 		c.replicated(f, replay, time.Now())
 	}
 	if err := c.refresh(ctx, s.queryRows, backends); err != nil {
-		return reading{}, err
+		return stats{}, err
 	}
 	c.fill(f, backends)
-	if f.Churn, err = c.churn(ctx, s.queryRows, f.VersionNum); err != nil {
-		return reading{}, err
+	if f.SessionStats, err = c.churn(ctx, s.queryRows, f.VersionNum); err != nil {
+		return stats{}, err
 	}
-	return reading{figures: f}, nil
+	return stats{server: f}, nil
 }
 
 // run runs the statement for the figures, and without what it says of replay where the server does not have that or it
@@ -69,7 +69,7 @@ func (p *postgres) run(ctx context.Context, s *session, replay bool) ([]*pgconn.
 	return results, false, err
 }
 
-func (p *postgres) started(ctx context.Context, s *session) startTimes {
+func (p *postgres) readStartTimes(ctx context.Context, s *session) startTimes {
 	results, _, err := p.run(ctx, s, true)
 	if err != nil {
 		return startTimes{}
@@ -81,11 +81,11 @@ func (p *postgres) started(ctx context.Context, s *session) startTimes {
 	return f.startTimes()
 }
 
-// queries counts SELECT 1, figures, databases, role and churn.
-func (p *postgres) queries() int { return 5 }
+// queryCount counts SELECT 1, figures, databases, role and churn.
+func (p *postgres) queryCount() int { return 5 }
 
-func (p *postgres) forget() {
+func (p *postgres) reset() {
 	p.names.read, p.names.caughtUp, p.names.lagWas0, p.names.noReplay = time.Time{}, time.Time{}, time.Time{}, false
 }
 
-func (f *Figures) startTimes() startTimes { return startTimes{f.PostmasterStart, f.CheckpointerStart} }
+func (f *ServerStats) startTimes() startTimes { return startTimes{f.PostmasterStart, f.CheckpointerStart} }

@@ -19,19 +19,19 @@ import (
 
 // limits of logins that were given up.
 type limits struct {
-	// stay is how long such a login may stay pending: the server keeps a slot for it as long as authentication_timeout, 60 s
+	// maxPending is how long such a login may maxPending pending: the server keeps a slot for it as long as authentication_timeout, 60 s
 	// unless set otherwise.
-	stay time.Duration
-	// age is how old the youngest pending login must be for another one to start.
-	age time.Duration
-	// most is how many logins may be under way on the server at once.
-	most int
+	maxPending time.Duration
+	// minAge is how old the youngest pending login must be for another one to start.
+	minAge time.Duration
+	// maxLogins is how many logins may be under way on the server at once.
+	maxLogins int
 }
 
 const (
-	// reopenFor and reopenEvery bound the tries to open a lost session anew.
-	reopenFor   = time.Second
-	reopenEvery = 50 * time.Millisecond
+	// maxReopen and reopenEvery bound the tries to open a lost session anew.
+	maxReopen   = time.Second
+	reopenInterval = 50 * time.Millisecond
 )
 
 // Options say how a prober asks.
@@ -40,10 +40,10 @@ type Options struct {
 	Keep bool
 	// Sessions counts connections; it must not be nil.
 	Sessions *Sessions
-	// OnLoss is told when and why a kept session was ended by the other side, from a goroutine of the prober's.
-	OnLoss func(LossReason, time.Time)
+	// OnSessionLost is told when and why a kept session was ended by the other side, from a goroutine of the prober's.
+	OnSessionLost func(LossReason, time.Time)
 	// OnCommit is told what became of a commit, from a goroutine of the prober's. It may be nil where there are none.
-	OnCommit func(*Outcome)
+	OnCommit func(*CommitResult)
 	// Logger gets a line at debug for each panic that was contained; nil means none.
 	Logger *slog.Logger
 	// Resolver finds addresses; nil means Go's own resolver, which gives up when it is told to.
@@ -53,17 +53,17 @@ type Options struct {
 // kind is what differs between kinds of servers: how one is asked whether it is alive, and what it says of itself. Each
 // is a file of its own.
 type kind interface {
-	// alive asks the question of all questions; any goroutine may.
-	alive(ctx context.Context, s *session) error
-	// read reads what the server says of itself. The session stays usable after an error of the server's. What is
+	// ping asks the question of all questions; any goroutine may.
+	ping(ctx context.Context, s *session) error
+	// readStats reads what the server says of itself. The session stays usable after an error of the server's. What is
 	// remembered from one reading to the next belongs to the one goroutine that reads.
-	read(ctx context.Context, s *session) (reading, error)
-	// started reads when the server's processes began, as far as it tells; any goroutine may.
-	started(ctx context.Context, s *session) startTimes
-	// forget says that the next session that is read may lead to another server.
-	forget()
-	// queries is how many queries a session answers when it is asked for the first time.
-	queries() int
+	readStats(ctx context.Context, s *session) (stats, error)
+	// readStartTimes reads when the server's processes began, as far as it tells; any goroutine may.
+	readStartTimes(ctx context.Context, s *session) startTimes
+	// reset says that the next session that is read may lead to another server.
+	reset()
+	// queryCount is how many queryCount a session answers when it is asked for the first time.
+	queryCount() int
 }
 
 // newKind is the one place that knows all kinds.
@@ -71,13 +71,13 @@ func newKind(target *config.Target) kind {
 	if target.Kind == config.KindPgBouncer {
 		return pgbouncer{}
 	}
-	return &postgres{sql: figuresSQL(target.Applications)}
+	return &postgres{sql: statsSQL(target.Applications)}
 }
 
-// reading is what a server says of itself: one of these.
-type reading struct {
-	figures *Figures
-	pooler  *Pooler
+// stats is what a server says of itself: one of these.
+type stats struct {
+	server *ServerStats
+	pooler  *PoolerStats
 }
 
 // Prober asks one server.
@@ -105,8 +105,8 @@ type Prober struct {
 	refused bool        // the last probe was refused for what we are; belongs to the probe under way
 	pooled  atomic.Bool // the sessions are a pooler's
 
-	// crowded says that a kept session took the server that a pooler had for a new one. From then on none is kept.
-	crowded atomic.Bool
+	// gaveWay says that a kept session took the server that a pooler had for a new one. From then on none is kept.
+	gaveWay atomic.Bool
 }
 
 // pendingLogin is a login under way. Its result is there once done is closed.
@@ -132,7 +132,7 @@ func New(target *config.Target, credentials Credentials, options Options) *Probe
 	}
 	p := &Prober{
 		target: target, credentials: credentials, options: options, kind: newKind(target),
-		limits: limits{stay: time.Minute, age: 15 * time.Second, most: 4}, ended: make(chan struct{}),
+		limits: limits{maxPending: time.Minute, minAge: 15 * time.Second, maxLogins: 4}, ended: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
@@ -153,20 +153,20 @@ func (p *Prober) Close(ctx context.Context) error {
 //
 // Where the target's commits are probed, one begins with the verdict and goes on: Result.Commit.
 func (p *Prober) Probe(ctx context.Context) *Result {
-	r := &Result{Start: time.Now(), Keeps: p.options.Keep}
+	r := &Result{Start: time.Now(), Keep: p.options.Keep}
 	if deadline, ok := ctx.Deadline(); ok {
 		r.Deadline = deadline.Sub(r.Start).Round(time.Millisecond)
 	}
 	k, ok := p.begin()
 	if !ok {
-		return Unanswered(r.Start, 0, r.Keeps)
+		return Unanswered(r.Start, 0, r.Keep)
 	}
 	defer p.work.Done()
-	var answers <-chan answer
+	var answers <-chan reply
 	if k != nil {
-		answers = k.ask(ctx)
+		answers = k.send(ctx)
 	}
-	s := p.askNew(ctx, r, k)
+	s := p.openAndPing(ctx, r, k)
 	if k != nil {
 		r.take(k.wait(ctx, answers))
 		if r.KeptUp && r.shutsDown() {
@@ -175,18 +175,18 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	}
 	switch {
 	case s == nil:
-	case !p.options.Keep, p.crowded.Load():
+	case !p.options.Keep, p.gaveWay.Load():
 		r.Query = r.Phases[PhaseQuery]
-		r.take(p.readOnce(ctx, s))
-	case p.handOver(ctx, r, k, s):
+		r.take(p.readStatsOnce(ctx, s))
+	case p.keepNew(ctx, r, k, s):
 		s = nil
-	case r.Figures != nil && !r.Figures.Pooled: // they are the kept session's, which may be older than a default
+	case r.ServerStats != nil && !r.ServerStats.Pooled: // they are the kept session's, which may be older than a default
 		if readOnly, ok := s.readOnlyByDefault(ctx); ok {
-			r.Figures.ReadOnly = r.Figures.Replica || readOnly
+			r.ServerStats.ReadOnly = r.ServerStats.Replica || readOnly
 		}
 	}
 	p.refused = r.Failure != nil && r.Failure.State == StateMisconfigured
-	p.pooled.Store(r.pooled() || p.pooled.Load() && r.Figures == nil)
+	p.pooled.Store(r.pooled() || p.pooled.Load() && r.ServerStats == nil)
 	r.Duration = time.Since(r.Start)
 	switch {
 	case p.target.Commit && r.Up():
@@ -199,7 +199,7 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	return r
 }
 
-func (r *Result) pooled() bool { return r.Pooler != nil || r.Figures != nil && r.Figures.Pooled }
+func (r *Result) pooled() bool { return r.PoolerStats != nil || r.ServerStats != nil && r.ServerStats.Pooled }
 
 // shutsDown says whether the server may be waiting for our session to end: one that answers while new ones are refused
 // stands in the way of a smart shutdown, and of PgBouncer's, which closes its port (SIGTERM from 1.23 on).
@@ -207,9 +207,9 @@ func (r *Result) shutsDown() bool {
 	return r.Failure != nil && (r.Failure.Reason == ReasonNotAccepting || r.Failure.Reason == ReasonRefused && r.pooled())
 }
 
-// handOver keeps the new session s where none stands, or where the one that stands, k, may have become another one: the
+// keepNew keeps the new session s where none stands, or where the one that stands, k, may have become another one: the
 // name leads elsewhere by now, or the role was made anew since the last probe was refused. It reports whether s is kept.
-func (p *Prober) handOver(ctx context.Context, r *Result, k *kept, s *session) bool {
+func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bool {
 	if k != nil && r.KeptUp && (p.refused || k.address() != s.address()) {
 		p.release(k)
 	}
@@ -217,9 +217,9 @@ func (p *Prober) handOver(ctx context.Context, r *Result, k *kept, s *session) b
 		return false
 	}
 	// A session that is asked and overruns is lost. Where too little time is left, it is asked in the next probe.
-	needed := time.Duration(float64(p.kind.queries()) * r.Phases[PhaseQuery].Value * float64(time.Second))
+	needed := time.Duration(float64(p.kind.queryCount()) * r.Phases[PhaseQuery].Value * float64(time.Second))
 	if needed < r.Deadline-time.Since(r.Start) {
-		r.take(k.wait(ctx, k.ask(ctx)))
+		r.take(k.wait(ctx, k.send(ctx)))
 	}
 	return true
 }
@@ -238,9 +238,9 @@ func (p *Prober) begin() (*kept, bool) {
 // end closes a session behind the caller's back.
 func (p *Prober) end(s *session) { p.work.Go(func() { s.close(p.ctx) }) }
 
-func (r *Result) take(a answer) {
-	r.Figures, r.Pooler, r.FiguresFailure = a.figures, a.pooler, a.failure
-	if r.Keeps {
+func (r *Result) take(a reply) {
+	r.ServerStats, r.PoolerStats, r.StatsFailure = a.server, a.pooler, a.failure
+	if r.Keep {
 		r.KeptUp = a.up
 		if a.up {
 			r.Query = knownDuration(a.query)
@@ -248,11 +248,11 @@ func (r *Result) take(a answer) {
 	}
 }
 
-// askNew opens a session and asks the question on it. It returns the session when that succeeded, and else says in r why
+// openAndPing opens a session and asks the question on it. It returns the session when that succeeded, and else says in r why
 // not. A session that is ended while it is being opened or asked is tried once more: it may be our bad luck with an
 // administrator's terminate, and if it is not, the second try says what is. So is a password that was refused, where
 // there is another one by now.
-func (p *Prober) askNew(ctx context.Context, r *Result, k *kept) *session {
+func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
 	for try := 1; ; try++ {
 		t := &trace{}
 		s, err := p.open(ctx, t, false)
@@ -306,30 +306,30 @@ func (p *Prober) again(f *Failure, loginErr *loginError) bool {
 
 // alive asks the question on a new session.
 func (p *Prober) alive(ctx context.Context, s *session, k *kept) error {
-	defer p.makeRoom(ctx, k)()
-	return s.guard(func() error { return p.kind.alive(ctx, s) })
+	defer p.giveWay(ctx, k)()
+	return s.guard(func() error { return p.kind.ping(ctx, s) })
 }
 
-// makeRoom has the kept session give way, unless what it returns is called in time: in session mode it holds a server of the
+// giveWay has the kept session give way, unless what it returns is called in time: in session mode it holds a server of the
 // pool, and there may be none left for a new one. k is nil where none is kept.
-func (p *Prober) makeRoom(ctx context.Context, k *kept) (stop func()) {
+func (p *Prober) giveWay(ctx context.Context, k *kept) (stop func()) {
 	deadline, ok := ctx.Deadline()
 	if k == nil || !p.pooled.Load() || !ok {
 		return func() {}
 	}
 	timer := time.AfterFunc(time.Until(deadline)/2, func() {
 		if k.listening.Load() { // it was answered, so that there is a server, and we have it
-			p.crowded.Store(true)
+			p.gaveWay.Store(true)
 			p.release(k)
 		}
 	})
 	return func() { timer.Stop() }
 }
 
-// readOnce reads on a session that is not kept.
-func (p *Prober) readOnce(ctx context.Context, s *session) answer {
-	var a answer
-	p.kind.forget() // behind a name with several servers, it may have been another one
+// readStatsOnce reads on a session that is not kept.
+func (p *Prober) readStatsOnce(ctx context.Context, s *session) reply {
+	var a reply
+	p.kind.reset() // behind a name with several servers, it may have been another one
 	if err := a.take(ctx, s, p.kind); err != nil {
 		a.failure = classify(err, PhaseQuery)
 	}
@@ -380,11 +380,11 @@ func (p *Prober) admit(ctx context.Context, t *trace, aside bool) (*pendingLogin
 	pending := slices.DeleteFunc(slices.Clone(p.pending), func(l *pendingLogin) bool { return l.aside && !l.abandoned && !aside })
 	if n := len(pending); n > 0 {
 		youngest := pending[n-1]
-		if age := now.Sub(youngest.started); age < p.limits.age {
-			return nil, obstacle{youngest, p.ended, p.limits.age - age}
+		if age := now.Sub(youngest.started); age < p.limits.minAge {
+			return nil, obstacle{youngest, p.ended, p.limits.minAge - age}
 		}
-		if n >= p.limits.most {
-			return nil, obstacle{youngest, p.ended, p.limits.stay}
+		if n >= p.limits.maxLogins {
+			return nil, obstacle{youngest, p.ended, p.limits.maxPending}
 		}
 	}
 	l := &pendingLogin{
@@ -397,7 +397,7 @@ func (p *Prober) admit(ctx context.Context, t *trace, aside bool) (*pendingLogin
 
 // login runs a login to its end, which may be long after bounded ended.
 func (p *Prober) login(bounded context.Context, l *pendingLogin) {
-	ctx, cancel := context.WithTimeout(p.ctx, p.limits.stay)
+	ctx, cancel := context.WithTimeout(p.ctx, p.limits.maxPending)
 	defer cancel()
 	l.session, l.err = login(ctx, bounded, p.target, p.credentials, &p.options, l.trace)
 	p.mu.Lock()
@@ -439,7 +439,7 @@ func (p *Prober) keep(s *session) *kept {
 	}
 	k := newKept(p.ctx, s)
 	p.kept = k
-	p.kind.forget()
+	p.kind.reset()
 	p.work.Go(func() { p.run(k) })
 	return k
 }
@@ -460,7 +460,7 @@ func (p *Prober) run(k *kept) {
 	for !k.conn.IsClosed() && k.ctx.Err() == nil {
 		overrun = false
 		if q := k.listen(); q != nil {
-			overrun = k.reply(q, p.kind)
+			overrun = k.handle(q, p.kind)
 		}
 	}
 	at := time.Now()
@@ -476,20 +476,20 @@ func (p *Prober) run(k *kept) {
 		reason = p.reopen(k)
 	}
 	if p.ctx.Err() == nil {
-		p.options.OnLoss(reason, at)
+		p.options.OnSessionLost(reason, at)
 	}
 }
 
 // reopen opens a lost session anew, at once, to learn why it was lost, and keeps the new one.
 func (p *Prober) reopen(k *kept) LossReason {
-	ctx, cancel := context.WithTimeout(p.ctx, reopenFor)
+	ctx, cancel := context.WithTimeout(p.ctx, maxReopen)
 	defer cancel()
 	for {
 		s, err := p.open(ctx, &trace{}, false)
 		var after startTimes
 		if err == nil {
 			_ = s.guard(func() error {
-				after = p.kind.started(ctx, s)
+				after = p.kind.readStartTimes(ctx, s)
 				return nil
 			})
 			if p.keep(s) == nil {
@@ -501,7 +501,7 @@ func (p *Prober) reopen(k *kept) LossReason {
 			return reason
 		}
 		select {
-		case <-time.After(reopenEvery):
+		case <-time.After(reopenInterval):
 		case <-ctx.Done():
 			return reason
 		}

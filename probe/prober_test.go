@@ -110,7 +110,7 @@ func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}}
+	options := Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(LossReason, time.Time) {}}
 	if change != nil {
 		change(&options)
 	}
@@ -351,7 +351,7 @@ func TestPendingLogins(t *testing.T) {
 		}
 	})
 	p := newTestProber(t, s.port, "sslmode=disable")
-	p.limits = limits{stay: 400 * time.Millisecond, age: 100 * time.Millisecond, most: 4}
+	p.limits = limits{maxPending: 400 * time.Millisecond, minAge: 100 * time.Millisecond, maxLogins: 4}
 	for begin := time.Now(); time.Since(begin) < 2*time.Second; {
 		if r := ask(t, p, 20*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout {
 			t.Fatalf("got %+v", r.Failure)
@@ -390,7 +390,7 @@ func TestAnotherPendingLoginEnds(t *testing.T) {
 		}
 	})
 	p := newTestProber(t, s.port, "sslmode=disable")
-	p.limits = limits{stay: time.Minute, age: time.Millisecond, most: 2}
+	p.limits = limits{maxPending: time.Minute, minAge: time.Millisecond, maxLogins: 2}
 	ask(t, p, 50*time.Millisecond)
 	ask(t, p, 50*time.Millisecond)
 	time.AfterFunc(100*time.Millisecond, func() { close(end) })
@@ -489,8 +489,8 @@ func TestOddFigures(t *testing.T) {
 				return rows
 			}))
 			r := ask(t, newTestProber(t, s.port, "sslmode=disable"), hanging)
-			if !r.Up() || !r.KeptUp || r.Figures != nil || r.FiguresFailure == nil || r.FiguresFailure.Reason != ReasonProtocol {
-				t.Errorf("got %+v, %+v", r, r.FiguresFailure)
+			if !r.Up() || !r.KeptUp || r.ServerStats != nil || r.StatsFailure == nil || r.StatsFailure.Reason != ReasonProtocol {
+				t.Errorf("got %+v, %+v", r, r.StatsFailure)
 			}
 		})
 	}
@@ -629,8 +629,8 @@ func TestFarAndHurried(t *testing.T) {
 	if r := ask(t, p, limit); !r.Up() || r.KeptUp {
 		t.Errorf("first: %+v, kept %v", r.Failure, r.KeptUp)
 	}
-	if r := ask(t, p, limit); !r.Up() || !r.KeptUp || r.Figures == nil || r.Figures.Used != 5 {
-		t.Errorf("second: %+v, kept %v, figures %+v", r.Failure, r.KeptUp, r.Figures)
+	if r := ask(t, p, limit); !r.Up() || !r.KeptUp || r.ServerStats == nil || r.ServerStats.Used != 5 {
+		t.Errorf("second: %+v, kept %v, figures %+v", r.Failure, r.KeptUp, r.ServerStats)
 	}
 }
 
@@ -648,8 +648,8 @@ func TestNameMoves(t *testing.T) {
 	p := newTestProberFor(t, fmt.Sprintf("host=name.invalid port=%d user=postgres sslmode=disable", s.Port), func(o *Options) { o.Resolver = where })
 	for _, address := range []string{"127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.1"} {
 		where.addresses = []string{address}
-		if r := ask(t, p, hanging); !r.Up() || !r.KeptUp || r.Figures == nil {
-			t.Fatalf("got %+v, kept %v, figures %v", r.Failure, r.KeptUp, r.Figures)
+		if r := ask(t, p, hanging); !r.Up() || !r.KeptUp || r.ServerStats == nil {
+			t.Fatalf("got %+v, kept %v, figures %v", r.Failure, r.KeptUp, r.ServerStats)
 		}
 		p.mu.Lock()
 		k := p.kept
@@ -689,7 +689,7 @@ modules:
 			t.Fatal(err)
 		}
 		where := &names{}
-		p := New(target, credentials.NewStore(t.Context()).For(target), Options{Keep: true, Sessions: &Sessions{}, OnLoss: func(LossReason, time.Time) {}, Resolver: where})
+		p := New(target, credentials.NewStore(t.Context()).For(target), Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(LossReason, time.Time) {}, Resolver: where})
 		for _, c := range cases {
 			where.addresses = c.addresses
 			before := s.accepted.Load()
@@ -739,7 +739,7 @@ func TestStuckCommit(t *testing.T) {
 	})
 	var outcomes atomic.Int64
 	p := newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u sslmode=disable", s.port), func(o *Options) {
-		o.OnCommit = func(*Outcome) { outcomes.Add(1) }
+		o.OnCommit = func(*CommitResult) { outcomes.Add(1) }
 	})
 	p.target.Commit, p.target.Timeout = true, 500*time.Millisecond
 	for i := range 3 {
@@ -749,8 +749,8 @@ func TestStuckCommit(t *testing.T) {
 			t.Fatalf("probe %d: %+v, commit %+v after %s", i, r.Failure, r.Commit, time.Since(start))
 		}
 		<-r.Commit.Done() // when it has overrun
-		if r.Commit.Outcome().Up() != known(0) {
-			t.Errorf("probe %d: %+v", i, r.Commit.Outcome())
+		if r.Commit.Result().Up() != known(0) {
+			t.Errorf("probe %d: %+v", i, r.Commit.Result())
 		}
 	}
 	if n := commits.Load(); n != 1 || outcomes.Load() != 1 {
@@ -765,7 +765,7 @@ func TestStuckCommit(t *testing.T) {
 	for deadline := time.Now().Add(hanging); ; time.Sleep(10 * time.Millisecond) {
 		r := ask(t, p, hanging)
 		<-r.Commit.Done()
-		if r.Commit.Outcome().Up() == known(1) {
+		if r.Commit.Result().Up() == known(1) {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -787,7 +787,7 @@ func TestCloseWhileCommitHangs(t *testing.T) {
 		}))
 		t.Cleanup(func() { close(release) })
 		p := newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u sslmode=disable", s.port), func(o *Options) {
-			o.OnCommit = func(*Outcome) {}
+			o.OnCommit = func(*CommitResult) {}
 		})
 		p.target.Commit, p.target.Timeout = true, 200*time.Millisecond
 		r := ask(t, p, hanging)

@@ -48,7 +48,7 @@ func (p *numbers) replay(row [][]byte) replay {
 // It is 0 when all that was received is replayed and more would come at once: the receiver is streaming and has heard of
 // the primary lately. Else it is the age of the last replayed transaction, but not longer than the time since it was 0:
 // where the primary was idle, that transaction may be old and the replica not behind.
-func (c *catalogue) replicated(f *Figures, r replay, now time.Time) {
+func (c *catalogue) replicated(f *ServerStats, r replay, now time.Time) {
 	if !r.replica {
 		c.caughtUp, c.lagWas0 = time.Time{}, time.Time{}
 		return

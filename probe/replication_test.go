@@ -41,7 +41,7 @@ func TestReplicated(t *testing.T) {
 	} {
 		var (
 			c catalogue
-			f Figures
+			f ServerStats
 		)
 		if test.caughtUp > 0 {
 			c.lagWas0 = start.Add(-test.caughtUp)

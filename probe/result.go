@@ -26,13 +26,13 @@ type Result struct {
 	TLS *TLS
 	// Superuser says that the new session's role is one, to which the limits of connections do not apply.
 	Superuser bool
-	// Keeps says that a session is kept at all, KeptUp that it answered in this probe.
-	Keeps, KeptUp bool
-	// Figures and Pooler are what a PostgreSQL server and a PgBouncer say of themselves, nil when no session could read
+	// Keep says that a session is kept at all, KeptUp that it answered in this probe.
+	Keep, KeptUp bool
+	// ServerStats and Pooler are what a PostgreSQL server and a PgBouncer say of themselves, nil when no session could read
 	// them; FiguresFailure says why where a session tried.
-	Figures        *Figures
-	Pooler         *Pooler
-	FiguresFailure *Failure
+	ServerStats        *ServerStats
+	PoolerStats         *PoolerStats
+	StatsFailure *Failure
 	// Commit is the commit that began with this probe, or was under way; nil where there is none.
 	Commit *Commit
 }
@@ -51,7 +51,7 @@ func (r *Result) State() State {
 // Unanswered is the result of a probe whose caller could not wait for it any longer.
 func Unanswered(start time.Time, waited time.Duration, keeps bool) *Result {
 	return &Result{
-		Start: start, Duration: waited, Deadline: waited, Keeps: keeps,
+		Start: start, Duration: waited, Deadline: waited, Keep: keeps,
 		Failure: &Failure{Reason: ReasonTimeout, State: StateNoResponse},
 	}
 }

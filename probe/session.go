@@ -20,8 +20,8 @@ import (
 const (
 	// closeGrace is how long a session may take to end politely before its sockets are closed.
 	closeGrace = 500 * time.Millisecond
-	// largestMessage bounds one message of a server, or of what only looks like one. The meter bounds their sum.
-	largestMessage = 1 << 20
+	// maxMessage bounds one message of a server, or of what only looks like one. The meter bounds their sum.
+	maxMessage = 1 << 20
 )
 
 // session is an open connection. It belongs to one goroutine at a time.
@@ -70,7 +70,7 @@ func login(
 	}
 	s := &session{dialer: newDialer(bounded, cfg, target.Permits, options, t)}
 	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs picks one server of several; here is one
-	cfg.MaxProtocolMessageBodyLen = largestMessage
+	cfg.MaxProtocolMessageBodyLen = maxMessage
 	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		s.meter = newMeter(r)
 		return pgproto3.NewFrontend(s.meter, w)

@@ -123,7 +123,7 @@ func (c *Check) repeat(ctx context.Context, until time.Time, try func() (ok bool
 // newProber returns a prober of a target, and a function that closes it.
 func newProber(ctx context.Context, target *config.Target, store *credentials.Store) (*probe.Prober, func()) {
 	p := probe.New(target, store.For(target), probe.Options{
-		Sessions: &probe.Sessions{}, OnLoss: func(probe.LossReason, time.Time) {},
+		Sessions: &probe.Sessions{}, OnSessionLost: func(probe.LossReason, time.Time) {},
 	})
 	return p, func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)

@@ -13,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Figures is what the server says of its connections and of itself.
-type Figures struct {
+// ServerStats is what the server says of its connections and of itself.
+type ServerStats struct {
 	// Connections counts client backends by database and state.
 	Connections []Connections
 	// Applications counts client backends by application name, the largest first; nil when it was not asked for.
@@ -28,8 +28,8 @@ type Figures struct {
 	// DatabaseLimits are set limits alone (pg_database.datconnlimit); RoleLimit is our own role's (rolconnlimit).
 	DatabaseLimits []DatabaseLimit
 	RoleLimit      Number
-	// Churn counts sessions by database since the statistics were reset; nil before PostgreSQL 14.
-	Churn []Churn
+	// SessionStats counts sessions by database since the statistics were reset; nil before PostgreSQL 14.
+	SessionStats []SessionStats
 	// What follows is unknown where the role does not see other roles' sessions. Ages are seconds.
 	LockWaiting, IdleInTransactionMax, TransactionMax Number
 	// Privileged says whether the role sees other roles' sessions.
@@ -80,16 +80,16 @@ func backendStates() []string {
 	}
 }
 
-// largestApplications is how many application names are shown by themselves.
-const largestApplications = 20
+// maxApplications is how many application names are shown by themselves.
+const maxApplications = 20
 
 // lockTimeout bounds every statement that may meet a locked catalogue, for its own transaction alone.
 const lockTimeout = `SELECT pg_catalog.set_config('lock_timeout', '100ms', true);`
 
-// figuresSQL reads all figures in one statement from the function below pg_stat_activity: the view itself joins
+// statsSQL reads all figures in one statement from the function below pg_stat_activity: the view itself joins
 // pg_database and pg_authid and would wait for their locks. Grouping sets give a row for each database and state, for
 // each application name when they are asked for, and one for all.
-func figuresSQL(applications bool) string {
+func statsSQL(applications bool) string {
 	if applications {
 		return figuresApplicationsSQL
 	}
@@ -189,7 +189,7 @@ type counted struct {
 
 // parseFigures reads the answer to figuresSQL. Databases are still OIDs: names come from elsewhere. pid is the process
 // that we were told at the login: a pooler tells a number of its own.
-func parseFigures(results []*pgconn.Result, pid uint32) (*Figures, []counted, replay, error) {
+func parseFigures(results []*pgconn.Result, pid uint32) (*ServerStats, []counted, replay, error) {
 	if len(results) == 0 {
 		return nil, nil, replay{}, errors.New("no result")
 	}
@@ -267,8 +267,8 @@ func (p *numbers) number(text []byte) Number {
 	return known(n)
 }
 
-func (p *numbers) totals(row [][]byte) *Figures {
-	f := &Figures{
+func (p *numbers) totals(row [][]byte) *ServerStats {
+	f := &ServerStats{
 		MaxConnections:               p.integer(row[columnMaxConnections]),
 		SuperuserReservedConnections: p.integer(row[columnSuperuserReserved]),
 		ReservedConnections:          p.number(row[columnReserved]),
@@ -307,12 +307,12 @@ func largest(all []Applications) []Applications {
 	slices.SortFunc(all, func(a, b Applications) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Name, b.Name))
 	})
-	if len(all) <= largestApplications {
+	if len(all) <= maxApplications {
 		return all
 	}
 	other := Applications{Name: "other"}
-	shown := all[:largestApplications:largestApplications]
-	for _, a := range all[largestApplications:] {
+	shown := all[:maxApplications:maxApplications]
+	for _, a := range all[maxApplications:] {
 		other.Count += a.Count
 	}
 	for i := range shown {

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// Churn counts the sessions of a database that have ended, and how, since its statistics were reset
+// SessionStats counts the sessions of a database that have ended, and how, since its statistics were reset
 // (pg_stat_get_db_sessions and its siblings in src/backend/utils/adt/pgstatfuncs.c).
-type Churn struct {
+type SessionStats struct {
 	Database string
 	// Sessions are all that began. Abandoned were lost by the network or the client, Fatal ended by an error, Killed by an
 	// administrator.
@@ -39,7 +39,7 @@ FROM pg_catalog.unnest('{` + list.String() + `}'::pg_catalog.oid[]) AS d`
 
 // churn reads how many sessions the known databases have had: those that sessions may begin in, or have begun in. What
 // the server refuses is nil.
-func (c *catalogue) churn(ctx context.Context, run query, versionNum string) ([]Churn, error) {
+func (c *catalogue) churn(ctx context.Context, run query, versionNum string) ([]SessionStats, error) {
 	if version, err := strconv.Atoi(versionNum); err != nil || version < churnSince || len(c.databases) == 0 {
 		return nil, nil
 	}
@@ -48,7 +48,7 @@ func (c *catalogue) churn(ctx context.Context, run query, versionNum string) ([]
 		return nil, err
 	}
 	var p numbers
-	byName := make(map[string]Churn, len(rows))
+	byName := make(map[string]SessionStats, len(rows))
 	for _, row := range rows {
 		d := c.databases[p.oid(row[0])]
 		var n [4]float64
@@ -61,9 +61,9 @@ func (c *catalogue) churn(ctx context.Context, run query, versionNum string) ([]
 		}
 		d.churned = n[0] > 0
 		sum := byName[d.name] // names that are equal once they are valid UTF-8
-		byName[d.name] = Churn{d.name, sum.Sessions + n[0], sum.Abandoned + n[1], sum.Fatal + n[2], sum.Killed + n[3]}
+		byName[d.name] = SessionStats{d.name, sum.Sessions + n[0], sum.Abandoned + n[1], sum.Fatal + n[2], sum.Killed + n[3]}
 	}
-	all := make([]Churn, 0, len(byName))
+	all := make([]SessionStats, 0, len(byName))
 	for _, churn := range byName {
 		all = append(all, churn)
 	}

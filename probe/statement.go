@@ -79,7 +79,7 @@ func (p *Prober) queryOnce(ctx context.Context, sql string, most time.Duration, 
 	s.uncancelled = true
 	bounded, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	result, err := s.readOnly(bounded, sql, p.makeRoom(ctx, k))
+	result, err := s.readOnly(bounded, sql, p.giveWay(ctx, k))
 	return result, PhaseQuery, err
 }
 

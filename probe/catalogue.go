@@ -13,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// namesEvery is how often names and limits are read anew when no unknown database asks for it before.
-const namesEvery = time.Minute
+// namesInterval is how often names and limits are read anew when no unknown database asks for it before.
+const namesInterval = time.Minute
 
 // Every way from an OID to a name waits for a lock on its catalogue, so the lock is asked for first and not waited for
 // (55P03 when somebody holds it). The lock of a view takes those of its tables.
@@ -54,7 +54,7 @@ type query func(ctx context.Context, sql string) ([]*pgconn.Result, error)
 // read stays as it was; only an error that is not the server's word (the session is lost) is returned.
 func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) error {
 	now := time.Now()
-	if !c.missing(backends) && now.Sub(c.read) < namesEvery {
+	if !c.missing(backends) && now.Sub(c.read) < namesInterval {
 		return nil
 	}
 	c.read = now
@@ -117,7 +117,7 @@ func (c *catalogue) missing(backends []counted) bool {
 
 // fill puts names in the place of OIDs and adds zeros for every state of a database that had a connection before, so
 // that a series does not end with its last connection.
-func (c *catalogue) fill(f *Figures, backends []counted) {
+func (c *catalogue) fill(f *ServerStats, backends []counted) {
 	type (
 		key   struct{ database, state string }
 		group struct {
