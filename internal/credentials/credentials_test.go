@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -286,6 +287,70 @@ targets: {a: {host: h, module: m}, b: {host: h2, module: m}, c: {host: h, user: 
 	expect(a, "", "password_command: exit status 1")
 	expect(b, "two", "")
 	expect(c, "left a child", "")
+}
+
+// TestAccepted: a login that succeeds ends the refusal, so that the target uses an old password again while the command
+// runs.
+func TestAccepted(t *testing.T) {
+	t.Parallel()
+	once := filepath.Join(t.TempDir(), "once")
+	f := parseFile(t, fmt.Sprintf(`
+targets: {a: {host: h, user: u, password_command_ttl: 1h, password_command: [sh, -c, "mkdir %s && echo one"]}}`, once))
+	store := NewStore(t.Context())
+	source := store.For(f.Targets[0])
+	password := func() (string, error) {
+		cfg, err := source.ConnConfig(t.Context())
+		if err != nil {
+			return "", err
+		}
+		return cfg.Password, nil
+	}
+	if got, err := password(); got != "one" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	store.commands.mu.Lock()
+	for _, o := range store.commands.outputs {
+		o.fetched = o.fetched.Add(-61 * time.Minute)
+	}
+	store.commands.mu.Unlock()
+	source.PasswordRefused("one")
+	if _, err := password(); err == nil { // the command fails the second time
+		t.Error("a refused password is used")
+	}
+	source.Accepted()
+	if got, err := password(); got != "one" {
+		t.Errorf("after a login: %q, %v", got, err)
+	}
+}
+
+// TestCommandLimit: commands with one template that hang leave slots for those with another template.
+func TestCommandLimit(t *testing.T) {
+	t.Parallel()
+	var text strings.Builder
+	text.WriteString("defaults: {user: u}\nmodules: {hanging: {password_command: [sh, -c, sleep 1000, '{host}']}}\ntargets:\n")
+	for i := range maxSameTemplate + 2 {
+		fmt.Fprintf(&text, "  h%d: {host: h%d, module: hanging}\n", i, i)
+	}
+	text.WriteString("  other: {host: h, password_command: [echo, one]}\n")
+	f := parseFile(t, text.String())
+	store := NewStore(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	var waiting sync.WaitGroup
+	for _, target := range f.Targets[:maxSameTemplate+2] {
+		waiting.Go(func() {
+			if _, err := store.For(target).ConnConfig(ctx); err == nil || err.Error() != "password_command: has not ended yet" {
+				t.Errorf("%s: %v", target.Name, err)
+			}
+		})
+	}
+	waiting.Wait()
+	if n := len(store.commands.slotsOf(f.Targets[0].Login.Password.Command)); n != maxSameTemplate {
+		t.Errorf("%d commands run, want %d", n, maxSameTemplate)
+	}
+	if cfg, err := store.For(f.Targets[maxSameTemplate+2]).ConnConfig(t.Context()); err != nil || cfg.Password != "one" {
+		t.Errorf("another command: %v", err)
+	}
 }
 
 // FuzzConnConfig: the targets of every valid file make logins, unless a file or a variable is missing.
