@@ -12,8 +12,8 @@ import (
 // Commit is a commit of the commit probe: it begins with the verdict of a probe and goes on beside what comes next.
 type Commit struct {
 	// begun says that the statement was sent to a server that is known to be no replica.
-	begun   bool
-	done    chan struct{}
+	begun  bool
+	done   chan struct{}
 	result *CommitResult // there once done is closed
 }
 
@@ -79,7 +79,7 @@ const waitCancelled = "SyncRepWaitForLSN"
 // and after several.
 const (
 	minCancelTime = time.Second
-	maxCancelTime  = 15 * time.Second
+	maxCancelTime = 15 * time.Second
 )
 
 // commits runs one commit at a time. No timeout of the server's bounds the wait for a synchronous standby, and no closed

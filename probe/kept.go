@@ -16,7 +16,7 @@ const answerGrace = 50 * time.Millisecond
 
 // request asks a kept session: whether the server is alive, and then what it says of itself.
 type request struct {
-	ctx    context.Context //nolint:containedctx // travels to the goroutine that owns the session
+	ctx   context.Context //nolint:containedctx // travels to the goroutine that owns the session
 	reply chan<- reply
 }
 
@@ -42,7 +42,7 @@ type kept struct {
 	*session
 	ctx       context.Context //nolint:containedctx // the session's life: ends when it is released, given up or lost
 	cancel    context.CancelFunc
-	requests chan request
+	requests  chan request
 	started   startTimes
 	listening atomic.Bool // it waits for a question
 

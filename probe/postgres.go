@@ -88,4 +88,6 @@ func (p *postgres) reset() {
 	p.names.read, p.names.caughtUp, p.names.lagWas0, p.names.noReplay = time.Time{}, time.Time{}, time.Time{}, false
 }
 
-func (f *ServerStats) startTimes() startTimes { return startTimes{f.PostmasterStart, f.CheckpointerStart} }
+func (f *ServerStats) startTimes() startTimes {
+	return startTimes{f.PostmasterStart, f.CheckpointerStart}
+}

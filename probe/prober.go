@@ -30,7 +30,7 @@ type limits struct {
 
 const (
 	// maxReopen and reopenEvery bound the tries to open a lost session anew.
-	maxReopen   = time.Second
+	maxReopen      = time.Second
 	reopenInterval = 50 * time.Millisecond
 )
 
@@ -77,7 +77,7 @@ func newKind(target *config.Target) kind {
 // stats is what a server says of itself: one of these.
 type stats struct {
 	server *ServerStats
-	pooler  *PoolerStats
+	pooler *PoolerStats
 }
 
 // Prober asks one server.
@@ -199,7 +199,9 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	return r
 }
 
-func (r *Result) pooled() bool { return r.PoolerStats != nil || r.ServerStats != nil && r.ServerStats.Pooled }
+func (r *Result) pooled() bool {
+	return r.PoolerStats != nil || r.ServerStats != nil && r.ServerStats.Pooled
+}
 
 // shutsDown says whether the server may be waiting for our session to end: one that answers while new ones are refused
 // stands in the way of a smart shutdown, and of PgBouncer's, which closes its port (SIGTERM from 1.23 on).

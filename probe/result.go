@@ -30,8 +30,8 @@ type Result struct {
 	Keep, KeptUp bool
 	// ServerStats and Pooler are what a PostgreSQL server and a PgBouncer say of themselves, nil when no session could read
 	// them; FiguresFailure says why where a session tried.
-	ServerStats        *ServerStats
-	PoolerStats         *PoolerStats
+	ServerStats  *ServerStats
+	PoolerStats  *PoolerStats
 	StatsFailure *Failure
 	// Commit is the commit that began with this probe, or was under way; nil where there is none.
 	Commit *Commit
