@@ -4,7 +4,8 @@
 # `make tarballs image` builds it with buildah. By hand, of what promu built for the platform:
 #   GOTOOLCHAIN=auto promu build --prefix .build/linux-amd64
 #   docker build -t pg_liveness_exporter .
-# For another platform, promu crossbuild or scripts/build-tarballs writes .build/OS-ARCH, and --build-arg ARCH=arm64 picks it.
+# For another platform, promu crossbuild or scripts/build-tarballs writes .build/OS-ARCH, and --build-arg ARCH=arm64
+# selects it.
 FROM scratch
 
 ARG ARCH="amd64"

@@ -1,0 +1,350 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package architecture has only tests. They check which package may import which.
+package architecture
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/importer"
+	"go/token"
+	"go/types"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"pg_liveness_exporter/internal/testservers"
+)
+
+const (
+	module = "pg_liveness_exporter"
+	pgx    = "github.com/jackc/pgx/"
+)
+
+// allowedImports returns, for each package of the program, the packages of this module that it may import. The key of
+// main is "".
+func allowedImports() map[string][]string {
+	and := slices.Concat[[]string]
+	// helpers import nothing of this module.
+	helpers := []string{"internal/neterr", "internal/bounded"}
+	servers := and(helpers, []string{"config"})
+	state := and(servers, []string{"probe", "check", "internal/credentials"})
+	view := and(servers, []string{"probe", "check", "monitor"}) // no view imports another
+	front := and(state, []string{"monitor", "collector", "health", "status"})
+	return map[string][]string{
+		"":                     and(front, []string{"internal/cli", "internal/web"}),
+		"internal/cli":         front,
+		"internal/web":         front,
+		"collector":            view,
+		"health":               view,
+		"status":               view,
+		"monitor":              state,
+		"probe":                servers,
+		"check":                servers,
+		"internal/credentials": servers,
+		"config":               nil,
+		"internal/neterr":      nil,
+		"internal/bounded":     nil,
+	}
+}
+
+// allowedPGX returns the packages that may import pgx.
+func allowedPGX() []string {
+	// config parses connection strings with pgconn. Remove it here once it parses them itself.
+	return []string{"probe", "internal/credentials", "config"}
+}
+
+// listed is a package as go list describes it.
+type listed struct {
+	ImportPath string
+	Imports    []string
+	Export     string // file with the compiled types, only if asked for
+}
+
+// name returns the import path of a package of this module without the module: "" for main, "probe" and so on.
+func name(path string) (string, bool) {
+	if path == module {
+		return "", true
+	}
+	return strings.CutPrefix(path, module+"/")
+}
+
+// list runs go list -deps with args in the repository's folder. env is added to the environment.
+func list(t *testing.T, env []string, args ...string) []listed {
+	t.Helper()
+	root, err := testservers.ModuleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-deps"}, args...)...)
+	cmd.Dir, cmd.Env = root, append(os.Environ(), env...)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, &errs)
+	}
+	var packages []listed
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		err := decoder.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return packages
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		packages = append(packages, p)
+	}
+}
+
+// violations returns what is wrong with the packages of the program and the packages that those depend on.
+func violations(packages []listed) []string {
+	var found []string
+	report := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	allowed := allowedImports()
+	for _, p := range packages {
+		if p.ImportPath == "testing" || strings.HasPrefix(p.ImportPath, "testing/") {
+			report("the program depends on %s", p.ImportPath)
+		}
+		own, ok := name(p.ImportPath)
+		if !ok {
+			continue
+		}
+		may, known := allowed[own]
+		if !known {
+			report("%s is part of the program but has no row in allowedImports", p.ImportPath)
+		}
+		for _, imported := range p.Imports {
+			if other, ok := name(imported); ok && known && !slices.Contains(may, other) {
+				report("%s imports %s; it may import %q", p.ImportPath, imported, may)
+			}
+			if strings.HasPrefix(imported, pgx) && !slices.Contains(allowedPGX(), own) {
+				report("%s imports %s; only %q may import pgx", p.ImportPath, imported, allowedPGX())
+			}
+		}
+	}
+	return found
+}
+
+// TestImports: on every operating system, the packages of the program import only what the table allows, and none of
+// them depends on testing or on the servers of the tests.
+func TestImports(t *testing.T) {
+	t.Parallel()
+	for _, system := range []string{"linux", "darwin", "windows", "freebsd"} {
+		t.Run(system, func(t *testing.T) {
+			t.Parallel()
+			packages := list(t, []string{"GOOS=" + system, "CGO_ENABLED=0"}, "-json=ImportPath,Imports", ".")
+			for _, want := range []string{module, module + "/config", module + "/probe", module + "/collector"} {
+				if !slices.ContainsFunc(packages, func(p listed) bool { return p.ImportPath == want }) {
+					t.Errorf("go list does not list %s", want)
+				}
+			}
+			for _, violation := range violations(packages) {
+				t.Error(violation)
+			}
+		})
+	}
+}
+
+// TestTable: the arrows of the table run downwards, so that no cycle and no import of a view by another is allowed.
+func TestTable(t *testing.T) {
+	t.Parallel()
+	rank := map[string]int{}
+	for i, level := range [][]string{
+		{"internal/neterr", "internal/bounded"},
+		{"config"},
+		{"probe", "check", "internal/credentials"},
+		{"monitor"},
+		{"collector", "health", "status"},
+		{"internal/cli", "internal/web"},
+		{""},
+	} {
+		for _, p := range level {
+			rank[p] = i
+		}
+	}
+	allowed := allowedImports()
+	if len(allowed) != len(rank) {
+		t.Errorf("%d packages have a row, %d have a level", len(allowed), len(rank))
+	}
+	for own, may := range allowed {
+		for _, other := range may {
+			if rank[other] >= rank[own] {
+				t.Errorf("the table allows %q to import %q, which is not below it", own, other)
+			}
+		}
+	}
+}
+
+// TestViolations: each rule finds what breaks it.
+func TestViolations(t *testing.T) {
+	t.Parallel()
+	in := func(own string) string { return strings.TrimSuffix(module+"/"+own, "/") }
+	for _, tt := range []struct {
+		from, imports, want string
+	}{
+		{in("health"), in("collector"), "health imports"},
+		{in("collector"), in("status"), "collector imports"},
+		{in("collector"), in("internal/credentials"), "collector imports"},
+		{in("config"), in("internal/neterr"), "config imports"},
+		{in("probe"), in("internal/credentials"), "probe imports"},
+		{in("check"), in("probe"), "check imports"},
+		{in("monitor"), in("collector"), "monitor imports"},
+		{in("check"), pgx + "v5/pgconn", "check imports"},
+		{in(""), pgx + "v5", module + " imports"},
+		{in("internal/testservers"), "os", "has no row"},
+		{"testing", "os", "depends on testing"},
+		{"testing/fstest", "os", "depends on testing/fstest"},
+
+		{in(""), in("collector"), ""},
+		{in("collector"), in("monitor"), ""},
+		{in("monitor"), in("internal/credentials"), ""},
+		{in("probe"), pgx + "v5/pgconn", ""},
+		{in("config"), "go.yaml.in/yaml/v3", ""},
+	} {
+		found := violations([]listed{{ImportPath: tt.from, Imports: []string{tt.imports}}})
+		if tt.want == "" && len(found) > 0 || tt.want != "" && (len(found) != 1 || !strings.Contains(found[0], tt.want)) {
+			t.Errorf("%s imports %s: got %q, want %q", tt.from, tt.imports, found, tt.want)
+		}
+	}
+}
+
+// TestConfigAPI: no type of pgx is part of the API of config, also not as a field or a result.
+func TestConfigAPI(t *testing.T) {
+	t.Parallel()
+	for _, leak := range leaks(load(t, module+"/config")) {
+		t.Error(leak)
+	}
+}
+
+// TestLeaks: a type of pgx is found wherever it is part of an API, and nowhere else.
+func TestLeaks(t *testing.T) {
+	t.Parallel()
+	imported := load(t, pgx+"v5/pgconn")
+	config := imported.Scope().Lookup("Config")
+	if config == nil {
+		t.Fatal("pgconn has no Config")
+	}
+	field := func(name string, of types.Type) *types.Struct {
+		return types.NewStruct([]*types.Var{types.NewField(token.NoPos, nil, name, of, false)}, nil)
+	}
+	pointer := types.NewPointer(config.Type())
+	result := types.NewTuple(types.NewVar(token.NoPos, nil, "", types.NewSlice(pointer)))
+	for _, tt := range []struct {
+		what string
+		of   types.Type
+		want bool
+	}{
+		{"a type", config.Type(), true},
+		{"an exported field", field("Login", pointer), true},
+		{"a result", types.NewSignatureType(nil, nil, nil, nil, result, false), true},
+		{"an unexported field", field("login", pointer), false},
+		{"a string", types.Typ[types.String], false},
+	} {
+		p := types.NewPackage(module+"/config", "config")
+		p.Scope().Insert(types.NewVar(token.NoPos, p, "Exported", tt.of))
+		p.Scope().Insert(types.NewVar(token.NoPos, p, "unexported", config.Type()))
+		if got := leaks(p); (len(got) > 0) != tt.want {
+			t.Errorf("%s: got %q", tt.what, got)
+		}
+	}
+}
+
+// load returns the types of config, or of a package that config depends on, as the compiler has exported them.
+func load(t *testing.T, path string) *types.Package {
+	t.Helper()
+	exports := map[string]string{}
+	for _, p := range list(t, nil, "-export", "-json=ImportPath,Export", "./config") {
+		exports[p.ImportPath] = p.Export
+	}
+	lookup := func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) }
+	p, err := importer.ForCompiler(token.NewFileSet(), "gc", lookup).Import(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// leaks returns the exported names of a package through which a type of pgx can be reached.
+func leaks(p *types.Package) []string {
+	var found []string
+	w := walker{seen: map[types.Type]bool{}, own: p}
+	for _, name := range p.Scope().Names() {
+		if object := p.Scope().Lookup(name); object.Exported() {
+			w.walk(object.Type(), object.Name(), func(where, leaked string) {
+				found = append(found, fmt.Sprintf("%s.%s is %s", p.Path(), where, leaked))
+			})
+		}
+	}
+	return found
+}
+
+// walker visits the types that a package exports.
+type walker struct {
+	seen map[types.Type]bool
+	own  *types.Package
+}
+
+// walk calls report for each type of pgx that code with a value of type t can name or use.
+func (w walker) walk(t types.Type, where string, report func(where, leaked string)) {
+	if t == nil || w.seen[t] {
+		return
+	}
+	w.seen[t] = true
+	switch t := t.(type) {
+	case *types.Alias:
+		w.walk(types.Unalias(t), where, report)
+	case *types.Named:
+		object := t.Obj()
+		if object.Pkg() == nil {
+			return // error and comparable
+		}
+		if strings.HasPrefix(object.Pkg().Path(), pgx) {
+			delete(w.seen, t) // report it everywhere
+			report(where, t.String())
+			return
+		}
+		for argument := range t.TypeArgs().Types() {
+			w.walk(argument, where, report)
+		}
+		if object.Pkg().Path() != w.own.Path() {
+			return
+		}
+		for method := range t.Methods() {
+			if method.Exported() {
+				w.walk(method.Type(), where+"."+method.Name(), report)
+			}
+		}
+		w.walk(t.Underlying(), where, report)
+	case *types.Struct:
+		for field := range t.Fields() {
+			if field.Exported() {
+				w.walk(field.Type(), where+"."+field.Name(), report)
+			}
+		}
+	case *types.Interface:
+		for method := range t.Methods() {
+			if method.Exported() {
+				w.walk(method.Type(), where+"."+method.Name(), report)
+			}
+		}
+	case *types.Signature:
+		for v := range t.Params().Variables() {
+			w.walk(v.Type(), where, report)
+		}
+		for v := range t.Results().Variables() {
+			w.walk(v.Type(), where, report)
+		}
+	case *types.Map:
+		w.walk(t.Key(), where, report)
+		w.walk(t.Elem(), where, report)
+	case interface{ Elem() types.Type }: // pointer, slice, array, channel
+		w.walk(t.Elem(), where, report)
+	}
+}
