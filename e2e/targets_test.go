@@ -59,12 +59,18 @@ func TestManyTargets(t *testing.T) {
 				want = "no_response"
 			}
 			name := fmt.Sprintf("t%03d", i)
-			if m[`pg_probe_state{state="`+want+`",target="`+name+`"}`] != 1 {
-				for _, state := range []string{"accepting", "rejecting", "no_response", "connection_limit", "misconfigured"} {
-					if m[`pg_probe_state{state="`+state+`",target="`+name+`"}`] == 1 {
-						wrong[want+" is "+state]++
-					}
+			got := "missing"
+			for _, state := range []string{"accepting", "rejecting", "no_response", "connection_limit", "misconfigured"} {
+				if m[`pg_probe_state{state="`+state+`",target="`+name+`"}`] == 1 {
+					got = state
 				}
+			}
+			if got != want {
+				wrong[want+" is "+got]++
+			}
+			isUp, there := m[`pg_up{target="`+name+`"}`]
+			if !there || (isUp == 1) != (want == "accepting") {
+				wrong[fmt.Sprintf("%s has pg_up %v (there: %v)", want, isUp, there)]++
 			}
 			reason := []string{"timeout", "refused"}
 			if i%5 < 2 && m[`pg_probe_failures_total{reason="`+reason[i%5]+`",target="`+name+`"}`] == 0 {
