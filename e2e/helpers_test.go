@@ -1007,23 +1007,19 @@ func asTold(major int, losses map[string]float64) map[string]float64 {
 	return map[string]float64{"shutdown": n}
 }
 
-// silentServer listens, takes connections and says nothing.
+// newFakeServer starts a fake server that is closed when the test ends, and returns its port.
+func newFakeServer(t *testing.T, handle func(net.Conn)) int {
+	t.Helper()
+	s, err := pgtest.NewFakeServer(t.Context(), handle)
+	check(t, err)
+	t.Cleanup(func() { check(t, s.Close()) })
+	return s.Port
+}
+
+// silentServer takes connections and says nothing, and returns its port.
 func silentServer(t *testing.T) int {
 	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	check(t, err)
-	t.Cleanup(func() { check(t, l.Close()) })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			t.Cleanup(func() { _ = conn.Close() })
-		}
-	}()
-	return l.Addr().(*net.TCPAddr).Port
+	return newFakeServer(t, pgtest.Silent)
 }
 
 // newRedis starts a Redis that is removed when the test ends.

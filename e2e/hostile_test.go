@@ -19,53 +19,23 @@ import (
 	"pg_liveness_exporter/internal/pgtest"
 )
 
-// hostileServer lets everybody in, answers SELECT 1, and answers all else with what flood writes.
+// hostileServer lets everybody in and answers each query with what flood writes.
 func hostileServer(t *testing.T, flood func(conn net.Conn, sql string)) int {
 	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	check(t, err)
-	t.Cleanup(func() { check(t, l.Close()) })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = conn.Close() }()
-				backend := pgproto3.NewBackend(conn, conn)
-				if _, err := backend.ReceiveStartupMessage(); err != nil {
-					return
-				}
-				_, _ = conn.Write(wire(&pgproto3.AuthenticationOk{}, ready))
-				for {
-					m, err := backend.Receive()
-					q, ok := m.(*pgproto3.Query)
-					if err != nil || !ok {
-						return
-					}
-					flood(conn, q.String)
-				}
-			}()
+	return newFakeServer(t, pgtest.Converse(pgtest.LetIn(), func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
+		if q, ok := m.(*pgproto3.Query); ok {
+			flood(conn, q.String)
+		} else {
+			_ = conn.Close()
 		}
-	}()
-	return l.Addr().(*net.TCPAddr).Port
+		return nil
+	}))
 }
 
 var (
-	ready     = &pgproto3.ReadyForQuery{TxStatus: 'I'}
-	oneColumn = &pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("x"), DataTypeOID: 25, TypeModifier: -1}}}
+	ready     = pgtest.Ready()
+	oneColumn = pgtest.OneColumn()
 )
-
-// wire is messages as a server sends them.
-func wire(messages ...pgproto3.BackendMessage) []byte {
-	var out []byte
-	for _, m := range messages {
-		out, _ = m.Encode(out) // none of these fails
-	}
-	return out
-}
 
 // repeat writes a message until somebody hangs up or so many were written; 0 is no bound.
 func repeat(conn net.Conn, message []byte, most int) {
@@ -91,32 +61,32 @@ func TestMemoryOfHostileServers(t *testing.T) {
 	}
 	answer := func(conn net.Conn, sql string) bool {
 		if strings.Contains(sql, "SELECT 1") {
-			_, _ = conn.Write(wire(oneColumn, &pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, &pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")}, ready))
+			_, _ = conn.Write(pgtest.One())
 			return true
 		}
 		return false
 	}
 	row := func(size int) []byte {
-		return wire(&pgproto3.DataRow{Values: [][]byte{bytes.Repeat([]byte("x"), size)}})
+		return pgtest.Wire(&pgproto3.DataRow{Values: [][]byte{bytes.Repeat([]byte("x"), size)}})
 	}
 	parameter := func(i int) []byte {
-		return wire(&pgproto3.ParameterStatus{Name: "p" + strconv.Itoa(i) + strings.Repeat("x", 1000), Value: strings.Repeat("y", 1000)})
+		return pgtest.Wire(&pgproto3.ParameterStatus{Name: "p" + strconv.Itoa(i) + strings.Repeat("x", 1000), Value: strings.Repeat("y", 1000)})
 	}
-	complete := wire(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
+	complete := pgtest.Wire(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
 	for name, flood := range map[string]func(conn net.Conn){
-		"endless rows":       func(conn net.Conn) { _, _ = conn.Write(wire(oneColumn)); repeat(conn, row(10), 0) },
-		"endless large rows": func(conn net.Conn) { _, _ = conn.Write(wire(oneColumn)); repeat(conn, row(1<<20-100), 0) },
+		"endless rows":       func(conn net.Conn) { _, _ = conn.Write(pgtest.Wire(oneColumn)); repeat(conn, row(10), 0) },
+		"endless large rows": func(conn net.Conn) { _, _ = conn.Write(pgtest.Wire(oneColumn)); repeat(conn, row(1<<20-100), 0) },
 		"endless empty rows": func(conn net.Conn) {
-			_, _ = conn.Write(wire(&pgproto3.RowDescription{}))
-			repeat(conn, wire(&pgproto3.DataRow{}), 0)
+			_, _ = conn.Write(pgtest.Wire(&pgproto3.RowDescription{}))
+			repeat(conn, pgtest.Wire(&pgproto3.DataRow{}), 0)
 		},
 		"endless rows of nulls": func(conn net.Conn) {
-			_, _ = conn.Write(wire(oneColumn))
-			repeat(conn, wire(&pgproto3.DataRow{Values: nulls}), 0)
+			_, _ = conn.Write(pgtest.Wire(oneColumn))
+			repeat(conn, pgtest.Wire(&pgproto3.DataRow{Values: nulls}), 0)
 		},
 		"endless command completes": func(conn net.Conn) { repeat(conn, complete, 0) },
 		"endless row descriptions": func(conn net.Conn) {
-			repeat(conn, append(wire(oneColumn), complete...), 0)
+			repeat(conn, append(pgtest.Wire(oneColumn), complete...), 0)
 		},
 		"endless parameters": func(conn net.Conn) {
 			for i := 0; ; i++ {
@@ -126,7 +96,7 @@ func TestMemoryOfHostileServers(t *testing.T) {
 			}
 		},
 		"parameters while idle": func(conn net.Conn) {
-			_, _ = conn.Write(append(complete, wire(ready)...))
+			_, _ = conn.Write(append(complete, pgtest.Wire(ready)...))
 			for i := 0; ; i++ {
 				if _, err := conn.Write(parameter(i)); err != nil {
 					return
@@ -134,19 +104,19 @@ func TestMemoryOfHostileServers(t *testing.T) {
 			}
 		},
 		"just below the budget": func(conn net.Conn) {
-			_, _ = conn.Write(wire(oneColumn))
+			_, _ = conn.Write(pgtest.Wire(oneColumn))
 			repeat(conn, row(1<<19), 30)
-			_, _ = conn.Write(append(complete, wire(ready)...))
+			_, _ = conn.Write(append(complete, pgtest.Wire(ready)...))
 		},
 		"just below the budget, in small rows": func(conn net.Conn) {
-			_, _ = conn.Write(wire(oneColumn))
+			_, _ = conn.Write(pgtest.Wire(oneColumn))
 			repeat(conn, row(10), 52_000)
-			_, _ = conn.Write(append(complete, wire(ready)...))
+			_, _ = conn.Write(append(complete, pgtest.Wire(ready)...))
 		},
 		"just below the budget, in nulls": func(conn net.Conn) {
-			_, _ = conn.Write(wire(oneColumn))
-			repeat(conn, wire(&pgproto3.DataRow{Values: nulls}), 280)
-			_, _ = conn.Write(append(complete, wire(ready)...))
+			_, _ = conn.Write(pgtest.Wire(oneColumn))
+			repeat(conn, pgtest.Wire(&pgproto3.DataRow{Values: nulls}), 280)
+			_, _ = conn.Write(append(complete, pgtest.Wire(ready)...))
 		},
 	} {
 		for _, everywhere := range []bool{false, true} {
@@ -182,15 +152,15 @@ func TestMemoryWithManyTargets(t *testing.T) {
 	execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
 	var file strings.Builder
 	fmt.Fprintf(&file, "defaults: {%s}\ntargets:\n", login())
-	row := wire(&pgproto3.DataRow{Values: [][]byte{bytes.Repeat([]byte("x"), 1<<19)}})
+	row := pgtest.Wire(&pgproto3.DataRow{Values: [][]byte{bytes.Repeat([]byte("x"), 1<<19)}})
 	hostile := hostileServer(t, func(conn net.Conn, sql string) {
-		_, _ = conn.Write(wire(oneColumn))
+		_, _ = conn.Write(pgtest.Wire(oneColumn))
 		if strings.Contains(sql, "SELECT 1") {
-			_, _ = conn.Write(wire(&pgproto3.DataRow{Values: [][]byte{[]byte("1")}}))
+			_, _ = conn.Write(pgtest.Wire(&pgproto3.DataRow{Values: [][]byte{[]byte("1")}}))
 		} else {
 			repeat(conn, row, 30)
 		}
-		_, _ = conn.Write(wire(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")}, ready))
+		_, _ = conn.Write(pgtest.Wire(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")}, ready))
 	})
 	for i := range 200 {
 		port := s.Port

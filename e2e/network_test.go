@@ -334,7 +334,6 @@ func TestConnectionCut(t *testing.T) {
 // TestOddServers: what answers in the server's place is no server. The verdict is right, and right again afterwards.
 func TestOddServers(t *testing.T) {
 	t.Parallel()
-	silent := func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
 	say := func(text string, pause time.Duration) func(net.Conn) {
 		return func(conn net.Conn) {
 			_, _ = conn.Read(make([]byte, 1024))
@@ -344,7 +343,7 @@ func TestOddServers(t *testing.T) {
 				}
 				time.Sleep(pause)
 			}
-			silent(conn)
+			pgtest.Silent(conn)
 		}
 	}
 	for _, test := range []struct {
@@ -352,7 +351,7 @@ func TestOddServers(t *testing.T) {
 		answer func(net.Conn)
 		want   verdict
 	}{
-		{"accepts and is silent", silent, timeout},
+		{"accepts and is silent", pgtest.Silent, timeout},
 		{"half a message", say("R\x00\x00", 0), timeout},
 		{"garbage", say("nonsense nonsense", 0), verdict{"no_response", "protocol"}},
 		{"one byte a second", say("R\x00\x00\x00\x08\x00\x00\x00\x00", time.Second), timeout},

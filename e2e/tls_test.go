@@ -4,16 +4,9 @@
 package e2e
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"debug/buildinfo"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -99,7 +92,7 @@ func TestServerWithoutTLS(t *testing.T) {
 func TestNegotiation(t *testing.T) {
 	t.Parallel()
 	certificate, key := newCertificate(t)
-	clientCertificate, clientKey := signed(t, role, certificate, key)
+	clientCertificate, clientKey := newClientCertificate(t, certificate, key)
 	folder := t.TempDir()
 	for name, content := range map[string][]byte{"root.crt": certificate, "client.crt": clientCertificate, "client.key": clientKey} {
 		check(t, os.WriteFile(filepath.Join(folder, name), content, 0o600))
@@ -184,22 +177,13 @@ targets:
 	}
 }
 
-// signed makes a client certificate for name that the key of a self-signed certificate signs, and its key, in PEM.
-func signed(t *testing.T, name string, certificate, key []byte) (clientCertificate, clientKey []byte) {
+// newClientCertificate makes a client certificate for the role, which a certificate of newCertificate signs, and its key,
+// in PEM.
+func newClientCertificate(t *testing.T, signer, signerKey []byte) (certificate, key []byte) {
 	t.Helper()
-	pair, err := tls.X509KeyPair(certificate, key)
+	certificate, key, err := pgtest.NewClientCertificate(role, signer, signerKey)
 	check(t, err)
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	check(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, pair.Leaf, &private.PublicKey, pair.PrivateKey)
-	check(t, err)
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
-	check(t, err)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+	return certificate, key
 }
 
 // TestFileCredentials: certificates and passwords of a file are read from its folder, again for every login; a socket
@@ -235,7 +219,7 @@ targets:
 		}
 	}
 	expect("certificate", "tls") // no file is there yet
-	clientCertificate, clientKey := signed(t, role, certificate, key)
+	clientCertificate, clientKey := newClientCertificate(t, certificate, key)
 	write("root.crt", certificate)
 	write("client.crt", clientCertificate)
 	write("client.key", clientKey)
