@@ -167,7 +167,8 @@ func TestInhibition(t *testing.T) {
 					return
 				}
 			}
-			t.Errorf("sounding are %q, want %q; held back are %q, want %q", got[false], normal(sounding), got[true], normal(held))
+			expectEqual(t, "sounding alerts", normal(sounding), got[false])
+			expectEqual(t, "alerts held back", normal(held), got[true])
 		})
 	}
 }

@@ -77,10 +77,12 @@ checks:
 		{[]string{"check", file, "--style", "docker", "--wait=abc"}, 1, ""},
 		{[]string{"check", "--config.file=/nonexistent", "--wait=60s"}, 3, ""},
 	} {
-		code, out, errs := runProgram(t, nil, test.args...)
-		if code != test.code || !strings.HasPrefix(out, test.line) || (test.line == "") != (out == "" && errs != "") {
-			t.Errorf("%v: exit code %d, want %d: %s%s", test.args, code, test.code, out, errs)
-		}
+		t.Run(strings.ReplaceAll(strings.Join(test.args, " "), " "+file, ""), func(t *testing.T) {
+			code, out, errs := runProgram(t, nil, test.args...)
+			if code != test.code || !strings.HasPrefix(out, test.line) || (test.line == "") != (out == "" && errs != "") {
+				t.Errorf("exit code %d, want %d: %s%s", code, test.code, out, errs)
+			}
+		})
 	}
 
 	code, out, _ := runProgram(t, nil, "check", "none", file, "--format=json")
@@ -184,11 +186,14 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"postgres://u:hidden@h/d"}, 2, "servers are named in the environment or in a --config.file"},
 		{[]string{"--web.listen-address=300.0.0.1:1"}, 1, "cannot serve"},
 	} {
-		cmd := command(t, nil, test.args...)
-		out, _ := cmd.CombinedOutput() // the code is looked at
-		if code := cmd.ProcessState.ExitCode(); code != test.code || !strings.Contains(string(out), test.want) || strings.Contains(string(out), "hidden@") {
-			t.Errorf("%v: code %d, want %d and %q:\n%s", test.args, code, test.code, test.want, out)
-		}
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			cmd := command(t, nil, test.args...)
+			out, _ := cmd.CombinedOutput() // the code is looked at
+			code := cmd.ProcessState.ExitCode()
+			if code != test.code || !strings.Contains(string(out), test.want) || strings.Contains(string(out), "hidden@") {
+				t.Errorf("code %d, want %d and %q:\n%s", code, test.code, test.want, out)
+			}
+		})
 	}
 }
 

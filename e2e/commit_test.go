@@ -31,7 +31,7 @@ targets:
 	execute(t, primary, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
 	commits := func(name string, want float64) {
 		t.Helper()
-		m := e.probeMetrics(name, "")
+		m := e.ProbeMetrics(name, "")
 		if got, ok := m["pg_commit_up"]; !ok || got != want || m["pg_up"] != 1 || m[`pg_probe_state{state="accepting"}`] != 1 {
 			t.Errorf("%s: pg_commit_up is %v (there: %v), pg_up %v; want %v and 1", name, got, ok, m["pg_up"], want)
 		}
@@ -57,42 +57,42 @@ targets:
 	commits("primary", 1)
 	for _, name := range []string{"standby", "off"} {
 		for range 2 {
-			if m := e.probeMetrics(name, ""); m["pg_up"] != 1 || hasKey(m, "pg_commit_up") || m["pg_commit_duration_seconds_count"] != 0 {
+			if m := e.ProbeMetrics(name, ""); m["pg_up"] != 1 || hasKey(m, "pg_commit_up") || m["pg_commit_duration_seconds_count"] != 0 {
 				t.Errorf("%s: pg_up %v, pg_commit_up there: %v", name, m["pg_up"], hasKey(m, "pg_commit_up"))
 			}
 		}
 	}
-	if n := e.probeMetrics("primary", "")["pg_commit_duration_seconds_count"]; n != 3 {
+	if n := e.ProbeMetrics("primary", "")["pg_commit_duration_seconds_count"]; n != 3 {
 		t.Errorf("%v commits in 3 probes", n)
 	}
-	_, e.quiet = e.usage()
-	committed := e.probeMetrics("primary", "")["pg_commit_duration_seconds_count"]
+	_, e.quiet = e.Usage()
+	committed := e.ProbeMetrics("primary", "")["pg_commit_duration_seconds_count"]
 
 	check(t, standby.Stop(pgtest.Fast))
 	for range 3 {
 		commits("primary", 0)
 		noneWaits("the standby is away")
 	}
-	if m := e.probeMetrics("primary", ""); m["pg_kept_session_up"] != 1 || m["pg_connections_used"] < 1 || m["pg_commit_duration_seconds_count"] != committed {
+	if m := e.ProbeMetrics("primary", ""); m["pg_kept_session_up"] != 1 || m["pg_connections_used"] < 1 || m["pg_commit_duration_seconds_count"] != committed {
 		t.Errorf("while commits hang: kept session %v, connections %v, commits %v", m["pg_kept_session_up"], m["pg_connections_used"], m["pg_commit_duration_seconds_count"])
 	}
-	if !strings.Contains(e.logged(), "the commit probe fails") {
+	if !strings.Contains(e.Logged(), "the commit probe fails") {
 		t.Error("no line says that commits fail")
 	}
 
 	for path, status := range map[string]int{"/read-write/primary": 503, "/primary/primary": 200, "/health/primary": 200} {
-		if response, body := e.health("GET", e.address, path); response.StatusCode != status {
-			t.Errorf("%s while commits hang: status %d, want %d: %s", path, response.StatusCode, status, body)
+		if code, body := e.Health(path); code != status {
+			t.Errorf("%s while commits hang: status %d, want %d: %s", path, code, status, body)
 		}
 	}
-	if _, body := e.probe("primary", "&debug=true"); !strings.Contains(body, "The commit that followed failed: timeout") {
+	if _, body := e.Probe("primary", "&debug=true"); !strings.Contains(body, "The commit that followed failed: timeout") {
 		t.Errorf("debug says nothing of the commit:\n%.1500s", body)
 	}
 
 	// Somebody who can wait longer keeps nobody from the verdict.
-	longer := make(chan metrics)
+	longer := make(chan Metrics)
 	go func() {
-		_, body, err := e.get(context.Background(), "/probe?target=primary", 6*time.Second)
+		_, body, err := e.Get(context.Background(), "/probe?target=primary", 6*time.Second)
 		if err != nil {
 			t.Error(err)
 		}
@@ -109,16 +109,16 @@ targets:
 
 	// An exporter that is stopped meanwhile leaves nothing behind.
 	second, _ := startWithFile(t, content, "--probe.timeout=6s")
-	go func() { _, _, _ = second.get(context.Background(), "/probe?target=primary", 6*time.Second) }()
+	go func() { _, _, _ = second.Get(context.Background(), "/probe?target=primary", 6*time.Second) }()
 	eventually(t, "no commit waits", func() bool { return waiting() == 1 })
 	check(t, second.cmd.Process.Signal(syscall.SIGTERM))
 	<-second.exited
 	noneWaits("the exporter was stopped")
 
 	check(t, standby.Start(t.Context()))
-	eventually(t, "commits do not succeed again", func() bool { return e.probeMetrics("primary", "")["pg_commit_up"] == 1 })
-	e.usesNoMore()
-	if !strings.Contains(e.logged(), "the commit probe succeeds again") {
+	eventually(t, "commits do not succeed again", func() bool { return e.ProbeMetrics("primary", "")["pg_commit_up"] == 1 })
+	e.ExpectNoMoreUsed()
+	if !strings.Contains(e.Logged(), "the commit probe succeeds again") {
 		t.Error("no line says that commits succeed again")
 	}
 
@@ -128,8 +128,8 @@ targets:
 	execute(t, primary, `DO $$ DECLARE f regprocedure; BEGIN
 		FOR f IN SELECT oid FROM pg_proc WHERE proname = 'pg_logical_emit_message' LOOP
 			EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f); END LOOP; END $$`)
-	if m := e.probeMetrics("primary", ""); m["pg_up"] != 1 || hasKey(m, "pg_commit_up") {
+	if m := e.ProbeMetrics("primary", ""); m["pg_up"] != 1 || hasKey(m, "pg_commit_up") {
 		t.Errorf("not permitted: pg_up %v, pg_commit_up there: %v", m["pg_up"], hasKey(m, "pg_commit_up"))
 	}
-	eventually(t, "no line says that it is not permitted", func() bool { return strings.Contains(e.logged(), "reason=permission phase=commit") })
+	eventually(t, "no line says that it is not permitted", func() bool { return strings.Contains(e.Logged(), "reason=permission phase=commit") })
 }

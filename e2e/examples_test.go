@@ -186,9 +186,7 @@ func TestCompose(t *testing.T) {
 	for _, target := range f.Targets {
 		targets = append(targets, target.Name)
 	}
-	if got, want := strings.Join(targets, " "), "pool primary standby"; got != want {
-		t.Errorf("its targets are %s, those of make demo %s", got, want)
-	}
+	expectEqual(t, "targets, as make demo has them", []string{"pool", "primary", "standby"}, targets)
 	password := strings.TrimSpace(read(t, "examples/compose/password"))
 	if users := read(t, "examples/compose/userlist.txt"); strings.Count(users, `" "`+password+`"`) != 2 {
 		t.Errorf("PgBouncer's users have other passwords than the servers': %s", users)

@@ -26,7 +26,7 @@ type fault struct {
 	begin func(t *testing.T, s *pgtest.Server) (end func())
 	want  verdict
 	// during looks further at a scrape.
-	during func(t *testing.T, s *pgtest.Server, m metrics)
+	during func(t *testing.T, s *pgtest.Server, m Metrics)
 	// database and settings are the exporter's and the server's, if they matter.
 	database string
 	settings []string
@@ -83,7 +83,7 @@ func faults() []fault {
 			name: "all slots taken by others", want: verdict{"connection_limit", "too_many_connections"},
 			settings: []string{"max_connections = 8", "superuser_reserved_connections = 2"},
 			begin:    func(t *testing.T, s *pgtest.Server) func() { return fill(t, s, pgtest.Superuser) },
-			during: func(t *testing.T, s *pgtest.Server, m metrics) {
+			during: func(t *testing.T, s *pgtest.Server, m Metrics) {
 				keptAnswers(t, s, m)
 				if used, usable := m["pg_connections_used"], m["pg_connections_usable"]; used != 8 || usable != 6 {
 					t.Errorf("used %v of %v usable, want 8 of 6", used, usable)
@@ -108,7 +108,7 @@ func faults() []fault {
 				execute(t, s, "CREATE ROLE filler LOGIN")
 				return fill(t, s, "filler")
 			},
-			during: func(t *testing.T, s *pgtest.Server, m metrics) {
+			during: func(t *testing.T, s *pgtest.Server, m Metrics) {
 				keptAnswers(t, s, m)
 				// The login that is being refused holds a slot as well, for as long as that takes.
 				if used, usable := m["pg_connections_used"], m["pg_connections_usable"]; used < 5 || used > 6 || usable != 5 || m["pg_settings_reserved_connections"] != 3 {
@@ -209,21 +209,21 @@ func TestFaults(t *testing.T) {
 				f.database = "postgres"
 			}
 			e := startExporter(t, environment(s.Port, f.database))
-			e.settle()
+			e.Settle()
 			end := f.begin(t, s)
 			for range 3 {
-				m := e.expect(f.want)
+				m := e.Expect(f.want)
 				if f.during != nil {
 					f.during(t, s, m)
 				}
 			}
 			end()
-			m := e.expect(up)
+			m := e.Expect(up)
 			if m["pg_kept_session_up"] != 1 || m["pg_stats_privileged"] != 1 {
 				t.Errorf("afterwards: kept session %v, privileged %v", m["pg_kept_session_up"], m["pg_stats_privileged"])
 			}
-			e.leavesNothing(s)
-			e.expectChanges(s, "up", f.want.reason, "up")
+			e.ExpectNothingLeft(s)
+			e.ExpectLoggedChanges(s, "up", f.want.reason, "up")
 			if f.lost != nil {
 				expectLosses(t, m, asTold(pgtest.Major(t), f.lost))
 			}

@@ -44,7 +44,7 @@ targets:
   refuses: {host: 127.0.0.1, port: 1, %[1]s}
   wrong: {host: 127.0.0.1, port: %[2]d, user: %[5]s, password: wrong, sslmode: disable}
 `, login(), primary.Port, standby.Port, silent, role), "--health.listen-address="+plain)
-	clean := func(path, body string) {
+	clean := func(t *testing.T, path, body string) {
 		t.Helper()
 		for _, secret := range []string{password, "127.0.0.1", ":" + strconv.Itoa(primary.Port), role, "wrong\n", "authentication", "database"} {
 			if strings.Contains(body, secret) {
@@ -52,21 +52,22 @@ targets:
 			}
 		}
 	}
-	e.listens(plain)
-	expect := func(path string, status int) string {
+	e.ExpectListening(plain)
+	expect := func(t *testing.T, path string, status int) string {
 		t.Helper()
+		e := e.In(t)
 		var last string
 		for _, address := range []string{e.address, plain} {
 			for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodOptions} {
 				start := time.Now()
-				response, body := e.health(method, address, path)
-				if response.StatusCode != status {
-					t.Errorf("%s %s: status %d, want %d: %s", method, path, response.StatusCode, status, body)
+				code, body := e.HealthAt(method, address, path)
+				if code != status {
+					t.Errorf("%s %s: status %d, want %d: %s", method, path, code, status, body)
 				}
 				if took := time.Since(start); took > hanging {
 					t.Errorf("%s %s took %s", method, path, took)
 				}
-				clean(path, body)
+				clean(t, path, body)
 				if method == http.MethodGet {
 					last = body
 				}
@@ -75,8 +76,8 @@ targets:
 		return last
 	}
 	eventually(t, "the standby is no replica for /replica", func() bool {
-		response, _ := e.health(http.MethodGet, plain, "/replica/standby?lag=10s")
-		return response.StatusCode == http.StatusOK
+		code, _ := e.HealthAt(http.MethodGet, plain, "/replica/standby?lag=10s")
+		return code == http.StatusOK
 	})
 	for path, status := range map[string]int{
 		"/livez": 200, "/readyz": 200, "/-/healthy": 200, "/-/ready": 200, "/health": 503, "/health?verbose": 503, "/health-check": 500,
@@ -86,16 +87,16 @@ targets:
 		"/replica/standby": 200, "/replica/primary": 503, "/read-write/primary": 200, "/read-write/standby": 503,
 		"/read-only/primary": 200, "/read-only/standby": 200, "/read-only/hangs": 503,
 	} {
-		expect(path, status)
+		t.Run(path, func(t *testing.T) { expect(t, path, status) })
 	}
-	if response, _ := e.health(http.MethodGet, plain, "/metrics"); response.StatusCode != http.StatusNotFound {
-		t.Errorf("/metrics on the address of the health paths: status %d", response.StatusCode)
+	if code, _ := e.HealthAt(http.MethodGet, plain, "/metrics"); code != http.StatusNotFound {
+		t.Errorf("/metrics on the address of the health paths: status %d", code)
 	}
 	var answer struct {
 		Status, Service string
 		Checks          map[string][]struct{ ComponentID, Status, Output string }
 	}
-	check(t, json.Unmarshal([]byte(expect("/health", 503)), &answer))
+	check(t, json.Unmarshal([]byte(expect(t, "/health", 503)), &answer))
 	outputs := map[string]string{}
 	for _, entry := range answer.Checks["postgres:responseTime"] {
 		outputs[entry.ComponentID] = entry.Status + " " + entry.Output
@@ -104,43 +105,52 @@ targets:
 		"primary": "pass ", "standby": "pass ", "hangs": "fail no_response: timeout",
 		"refuses": "fail no_response: refused in phase dial", "wrong": "fail misconfigured: auth in phase startup, SQLSTATE 28P01",
 	} {
-		if !strings.HasPrefix(outputs[name], want) { // the phase of one that hangs hangs on which probe it is
-			t.Errorf("%s: %q, want %q", name, outputs[name], want)
-		}
+		t.Run("output of "+name, func(t *testing.T) {
+			if !strings.HasPrefix(outputs[name], want) { // the phase of one that hangs hangs on which probe it is
+				t.Errorf("%q, want %q", outputs[name], want)
+			}
+		})
 	}
 	if answer.Status != "fail" || answer.Service != "orders" || len(answer.Checks["system:uptime"]) != 1 {
 		t.Errorf("%+v", answer)
 	}
 
-	// However many ask, the server is probed once for each max_age.
-	before, start := logins(primary), time.Now()
-	var all sync.WaitGroup
-	for range 20 {
-		all.Go(func() {
-			for range 25 {
-				if response, body := e.health(http.MethodGet, plain, "/health/primary"); response.StatusCode != http.StatusOK {
-					t.Errorf("status %d: %s", response.StatusCode, body)
+	t.Run("one probe for each max_age, however many requests", func(t *testing.T) {
+		e := e.In(t)
+		before, start := logins(primary), time.Now()
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() {
+				for range 25 {
+					if code, body := e.HealthAt(http.MethodGet, plain, "/health/primary"); code != http.StatusOK {
+						t.Errorf("status %d: %s", code, body)
+					}
 				}
-			}
+			})
+		}
+		all.Wait()
+		if n, most := logins(primary)-before, 2+int(time.Since(start)/(2*time.Second)); n > most {
+			t.Errorf("500 requests in %s made %d logins", time.Since(start), n)
+		}
+	})
+	t.Run("a promotion is seen", func(t *testing.T) {
+		e := e.In(t)
+		execute(t, standby, "SELECT pg_promote()")
+		eventually(t, "/primary/standby does not become 200", func() bool {
+			code, _ := e.HealthAt(http.MethodGet, plain, "/primary/standby")
+			return code == http.StatusOK
 		})
-	}
-	all.Wait()
-	if n, most := logins(primary)-before, 2+int(time.Since(start)/(2*time.Second)); n > most {
-		t.Errorf("500 requests in %s made %d logins", time.Since(start), n)
-	}
-
-	execute(t, standby, "SELECT pg_promote()")
-	eventually(t, "a promotion is not seen", func() bool {
-		response, _ := e.health(http.MethodGet, plain, "/primary/standby")
-		return response.StatusCode == http.StatusOK
 	})
-	check(t, primary.Stop(pgtest.Fast))
-	eventually(t, "a server that was stopped passes", func() bool {
-		response, _ := e.health(http.MethodGet, plain, "/health/primary")
-		return response.StatusCode == http.StatusServiceUnavailable
+	t.Run("a server that was stopped fails, and the process does not", func(t *testing.T) {
+		e := e.In(t)
+		check(t, primary.Stop(pgtest.Fast))
+		eventually(t, "/health/primary does not become 503", func() bool {
+			code, _ := e.HealthAt(http.MethodGet, plain, "/health/primary")
+			return code == http.StatusServiceUnavailable
+		})
+		expect(t, "/livez", 200)
+		expect(t, "/readyz", 200)
 	})
-	expect("/livez", 200)
-	expect("/readyz", 200)
 }
 
 // TestAllHung: with every server and every dependency hung, each path answers 500 requests at once, the process's own with 200
@@ -161,49 +171,51 @@ checks:
   http: {http: "http://%[3]s", timeout: 2s}
   tcp: {tcp: "127.0.0.1:1"}
 `, login(), silent, address))
-	slow := make(map[string]time.Duration)
 	for path, status := range map[string]int{
 		"/livez": 200, "/readyz": 200, "/health": 503, "/health?verbose": 503, "/health/a": 503, "/health/redis": 503, "/health/celery": 503,
 		"/health-check": 500, "/primary/a": 503, "/replica/a": 503, "/read-write/b": 503, "/read-only/b": 503, "/health/none": 404, "/probe?target=a": 200,
 		"/sd": 200,
 	} {
-		start := time.Now()
-		response, body := e.health(http.MethodGet, e.address, path)
-		slow[path] = time.Since(start)
-		if !strings.HasPrefix(path, "/sd") {
-			clean(t, path, body)
-		}
-		if response.StatusCode != status {
-			t.Errorf("%s: status %d, want %d", path, response.StatusCode, status)
-		}
-		var all sync.WaitGroup
-		for range 500 {
-			all.Go(func() {
-				response, body := e.health(http.MethodGet, e.address, path)
-				if response.StatusCode != status {
-					t.Errorf("%s: status %d, want %d: %.200s", path, response.StatusCode, status, body)
-				}
-			})
-		}
-		all.Wait()
+		t.Run(path, func(t *testing.T) {
+			e := e.In(t)
+			start := time.Now()
+			code, body := e.Health(path)
+			took := time.Since(start)
+			t.Logf("one request at a time took %v", took)
+			if took > hanging {
+				t.Errorf("took %s", took)
+			}
+			if !strings.HasPrefix(path, "/sd") {
+				clean(t, path, body)
+			}
+			if code != status {
+				t.Errorf("status %d, want %d", code, status)
+			}
+			var all sync.WaitGroup
+			for range 500 {
+				all.Go(func() {
+					code, body := e.Health(path)
+					if code != status {
+						t.Errorf("status %d, want %d: %.200s", code, status, body)
+					}
+				})
+			}
+			all.Wait()
+		})
 	}
-	t.Logf("one request at a time took %v", slow)
-	for path, took := range slow {
-		if took > hanging {
-			t.Errorf("%s took %s", path, took)
-		}
-	}
-	eventually(t, "a check has no result", func() bool { return !strings.Contains(fmt.Sprint(e.outputs()), "no result yet") })
-	found := e.outputs()
+	eventually(t, "a check has no result", func() bool { return !strings.Contains(fmt.Sprint(e.HealthOutputs()), "no result yet") })
+	found := e.HealthOutputs()
 	for name, want := range map[string]string{
 		"a": "fail no_response: timeout", "b": "fail no_response: timeout",
 		"sql":   "fail no session with its target: no_response: timeout",
 		"redis": "fail no answer in time", "celery": "fail no answer in time",
 		"http": "fail no answer in time", "tcp": "fail refused",
 	} {
-		if output, there := found[name]; !there || !strings.HasPrefix(output, want) {
-			t.Errorf("%s: %q (there: %v), want %q", name, output, there, want)
-		}
+		t.Run("output of "+name, func(t *testing.T) {
+			if output, there := found[name]; !there || !strings.HasPrefix(output, want) {
+				t.Errorf("%q (there: %v), want %q", output, there, want)
+			}
+		})
 		delete(found, name)
 	}
 	if len(found) > 0 {
@@ -240,8 +252,8 @@ checks:
   sql: {target: one, sql: SELECT true}
 `, login(), one.Port, other.Port, maxAge))
 	eventually(t, "not all is well before the servers hang", func() bool {
-		response, _ := e.health(http.MethodGet, e.address, "/health")
-		return response.StatusCode == http.StatusOK
+		code, _ := e.Health("/health")
+		return code == http.StatusOK
 	})
 	for _, s := range []*pgtest.Server{one, other} {
 		freeze(t, s, append(children(t, s), s.PID())...)
@@ -254,7 +266,7 @@ checks:
 				for range requests {
 					time.Sleep(2 * maxAge) // so that the last result is too old and a new one is waited for
 					start := time.Now()
-					e.health(http.MethodGet, e.address, path)
+					e.In(t).Health(path)
 					took = append(took, time.Since(start))
 				}
 				slices.Sort(took)
@@ -269,8 +281,8 @@ checks:
 		})
 	}
 	eventually(t, "the servers that hang are not seen", func() bool {
-		response, _ := e.health(http.MethodGet, e.address, "/health")
-		return response.StatusCode == http.StatusServiceUnavailable
+		code, _ := e.Health("/health")
+		return code == http.StatusServiceUnavailable
 	})
 }
 

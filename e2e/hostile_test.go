@@ -127,15 +127,15 @@ func TestMemoryOfHostileServers(t *testing.T) {
 					}
 				})
 				e := startProgram(t, []string{program}, []string{fmt.Sprintf("DATA_SOURCE_NAME=host=127.0.0.1 port=%d user=u sslmode=disable", port)})
-				rest := e.memory("VmRSS")
+				rest := e.Memory("VmRSS")
 				for range 10 {
-					response, body, err := e.get(t.Context(), "/metrics", 4*time.Second)
+					response, body, err := e.Get(t.Context(), "/metrics", 4*time.Second)
 					check(t, err)
 					if up := strings.Contains(body, "\npg_up 1\n"); response.StatusCode != http.StatusOK || up == everywhere {
 						t.Fatalf("status %d, pg_up 1: %v", response.StatusCode, up)
 					}
 				}
-				if most := e.memory("VmHWM"); most-rest > allowed {
+				if most := e.Memory("VmHWM"); most-rest > allowed {
 					t.Errorf("%d KiB, %d KiB at rest", most, rest)
 				} else {
 					t.Logf("%d KiB more than at rest", most-rest)
@@ -171,14 +171,14 @@ func TestMemoryWithManyTargets(t *testing.T) {
 	}
 	e := startProgram(t, []string{program}, nil, "--config.file="+writeFile(t, file.String()))
 	for range 10 {
-		response, body, err := e.get(context.Background(), "/metrics", 10*time.Second)
+		response, body, err := e.Get(context.Background(), "/metrics", 10*time.Second)
 		check(t, err)
 		if n := strings.Count(body, "\npg_up{"); response.StatusCode != http.StatusOK || n != 200 {
 			t.Fatalf("status %d, %d targets", response.StatusCode, n)
 		}
 	}
 	limit := memoryLimit(t)
-	if most := e.memory("VmHWM"); most > limit {
+	if most := e.Memory("VmHWM"); most > limit {
 		t.Errorf("%d KiB, and the manifest's limit is %d", most, limit)
 	} else {
 		t.Logf("%d KiB of %d", most, limit)

@@ -133,12 +133,12 @@ func image(t *testing.T, commit string) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	check(t, err)
-	e := &exporter{t: t, address: l.Addr().String()}
+	e := &Exporter{t: t, address: l.Addr().String(), log: &pgtest.Output{}}
 	check(t, l.Close())
 	c.do(append(append([]string{"run", "--detach", "--name", "exporter"}, hardened("sslrootcert=/run/secrets/root.crt")...),
 		"exporter", "--web.listen-address="+e.address)...)
 	eventually(t, "pg_up is not 1", func() bool {
-		_, body, err := e.get(t.Context(), "/metrics", scrapeTimeout)
+		_, body, err := e.Get(t.Context(), "/metrics", scrapeTimeout)
 		return err == nil && parseMetrics(t, body)["pg_up"] == 1
 	})
 	c.do("healthcheck", "run", "exporter")

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -61,9 +60,7 @@ data:
 				t.Fatal(err)
 			}
 		}
-		if read(t, path) != want {
-			t.Errorf("%s is not what it is generated from; go test ./e2e -run Kubernetes -update writes it anew", path)
-		}
+		expectEqual(t, file+", which go test ./e2e -run Kubernetes -update writes anew", want, read(t, path))
 	}
 }
 
@@ -332,7 +329,5 @@ func TestSharded(t *testing.T) {
 	if len(first) != servers || len(shards) != 3 {
 		t.Errorf("%d servers at %v", len(first), shards)
 	}
-	if second := places(); !reflect.DeepEqual(first, second) {
-		t.Errorf("from another exporter: %v, not %v", second, first)
-	}
+	expectEqual(t, "from another exporter", first, places())
 }

@@ -29,15 +29,15 @@ func TestCompat(t *testing.T) {
 	s := newServer(t, pgtest.Config{})
 	execute(t, s, "ALTER DATABASE app CONNECTION LIMIT 50")
 	e := startExporter(t, environment(s.Port, "postgres"), "--metrics.compat")
-	e.settle()
-	theirs := &exporter{t: t, address: "127.0.0.1:" + freePort(t)}
+	e.Settle()
+	theirs := &Exporter{t: t, address: "127.0.0.1:" + freePort(t), log: &pgtest.Output{}}
 	cmd := exec.CommandContext(t.Context(), program, "--collector.postmaster", "--web.listen-address="+theirs.address)
 	cmd.Env = environment(s.Port, "postgres")
-	cmd.Stderr = &theirs.log
+	cmd.Stderr = theirs.log
 	check(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Wait() }) // the context has ended it
 	eventually(t, "postgres_exporter does not listen", func() bool {
-		_, _, err := theirs.get(t.Context(), "/metrics", 0)
+		_, _, err := theirs.Get(t.Context(), "/metrics", 0)
 		return err == nil
 	})
 	busy, err := s.Connect(t.Context())
@@ -55,7 +55,7 @@ func TestCompat(t *testing.T) {
 	} {
 		a, b := want[name], got[name]
 		if a == nil || b == nil {
-			t.Errorf("%s: postgres_exporter has it: %v, we: %v\n%s", name, a != nil, b != nil, theirs.logged())
+			t.Errorf("%s: postgres_exporter has it: %v, we: %v\n%s", name, a != nil, b != nil, theirs.Logged())
 			continue
 		}
 		if a.GetType() != b.GetType() && a.GetType() != dto.MetricType_UNTYPED {
@@ -94,9 +94,9 @@ func TestCompat(t *testing.T) {
 }
 
 // families are what an exporter shows, by name.
-func families(t *testing.T, e *exporter) map[string]*dto.MetricFamily {
+func families(t *testing.T, e *Exporter) map[string]*dto.MetricFamily {
 	t.Helper()
-	response, body, err := e.get(t.Context(), "/metrics", 0)
+	response, body, err := e.Get(t.Context(), "/metrics", 0)
 	check(t, err)
 	if response.StatusCode != http.StatusOK {
 		t.Fatalf("status %d", response.StatusCode)
@@ -144,7 +144,7 @@ func TestExposition(t *testing.T) {
 	e := startExporter(t, environment(s.Port, "postgres"), "--collect.applications")
 	for _, change := range []func(){func() {}, func() { check(t, s.Stop(pgtest.Fast)) }} {
 		change()
-		_, body, err := e.get(t.Context(), "/metrics", scrapeTimeout)
+		_, body, err := e.Get(t.Context(), "/metrics", scrapeTimeout)
 		check(t, err)
 		cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics")
 		cmd.Stdin = strings.NewReader(body)
@@ -160,10 +160,10 @@ func TestGoldenNames(t *testing.T) {
 	s := newServer(t, pgtest.Config{})
 	execute(t, s, "ALTER DATABASE app CONNECTION LIMIT 50")
 	e := startExporter(t, environment(s.Port, "app"), "--collect.applications", "--probe.commit")
-	e.settle()
+	e.Settle()
 	execute(t, s, "SELECT pg_terminate_backend("+strconv.Itoa(keptPID(t, s))+")")
 	time.Sleep(time.Second)
-	_, body, err := e.get(t.Context(), "/metrics", scrapeTimeout)
+	_, body, err := e.Get(t.Context(), "/metrics", scrapeTimeout)
 	check(t, err)
 	major := pgtest.Major(t)
 	likeGolden(t, "up", body, func(help string) bool {

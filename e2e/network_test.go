@@ -65,19 +65,19 @@ func TestNetwork(t *testing.T) {
 	t.Run("a name that does not resolve", func(t *testing.T) {
 		known.Store(true)
 		e := startExporter(t, to("somewhere.invalid"))
-		e.settle()
+		e.Settle()
 		known.Store(false)
 		for range 2 {
-			m := e.expect(verdict{"no_response", "resolve"})
+			m := e.Expect(verdict{"no_response", "resolve"})
 			keptAnswers(t, s, m)
 			if _, ok := m[`pg_probe_phase_duration_seconds{phase="dial"}`]; ok {
 				t.Error("dialled a name without an address")
 			}
 		}
 		known.Store(true)
-		e.expect(up)
-		e.leavesNothing(s)
-		e.expectChanges(s, "up", "resolve", "up")
+		e.Expect(up)
+		e.ExpectNothingLeft(s)
+		e.ExpectLoggedChanges(s, "up", "resolve", "up")
 	})
 	// The address is this machine's own until it is taken away, and then another one's.
 	for _, test := range []struct {
@@ -90,30 +90,30 @@ func TestNetwork(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			ip(t, "address", "add", test.address+"/32", "dev", "lo")
 			e := startExporter(t, to(test.address))
-			e.settle()
+			e.Settle()
 			ip(t, "address", "del", test.address+"/32", "dev", "lo")
 			for range 3 {
-				if m := e.expect(test.want); m["pg_kept_session_up"] != 0 {
+				if m := e.Expect(test.want); m["pg_kept_session_up"] != 0 {
 					t.Error("the kept session answers through no network")
 				}
 			}
 			eventually(t, "connections are left to an address that cannot be reached", func() bool {
-				m := e.scrape()
+				m := e.Scrape()
 				return m[`pg_liveness_exporter_sessions{state="in_use"}`]+m[`pg_liveness_exporter_sessions{state="idle"}`] == 0
 			})
 			ip(t, "address", "add", test.address+"/32", "dev", "lo")
 			e.last = nil // the scrapes just now were counted too
-			if m := e.scrape(); m["pg_up"] != 1 || m["pg_kept_session_up"] != 1 {
+			if m := e.Scrape(); m["pg_up"] != 1 || m["pg_kept_session_up"] != 1 {
 				t.Errorf("afterwards: pg_up %v, kept session %v", m["pg_up"], m["pg_kept_session_up"])
 			}
-			e.usesNoMore()
-			e.expectChanges(s, "up", test.want.reason, "up")
+			e.ExpectNoMoreUsed()
+			e.ExpectLoggedChanges(s, "up", test.want.reason, "up")
 		})
 	}
 	t.Run("an address that swallows packets", func(t *testing.T) {
 		e := startExporter(t, to("10.99.0.2"))
 		for range 2 {
-			m := e.expect(timeout)
+			m := e.Expect(timeout)
 			if _, ok := m[`pg_probe_phase_duration_seconds{phase="startup"}`]; ok || m[`pg_probe_phase_duration_seconds{phase="dial"}`] < .5 {
 				t.Error("the phases do not show that dialling took the time")
 			}
@@ -124,11 +124,11 @@ func TestNetwork(t *testing.T) {
 	})
 	t.Run("two addresses of which the first swallows packets", func(t *testing.T) {
 		e := startExporter(t, to("half"))
-		m := e.expect(up)
+		m := e.Expect(up)
 		if m["pg_kept_session_up"] != 1 {
 			t.Error("no session is kept")
 		}
-		e.expect(up)
+		e.Expect(up)
 	})
 }
 
@@ -303,7 +303,7 @@ func TestRoundTrip(t *testing.T) {
 	env := environment(far.port, "postgres")
 	env[0] = fmt.Sprintf("DATA_SOURCE_URI=127.0.0.1:%d/postgres", far.port) // sslmode=prefer: one more round trip
 	e := startExporter(t, env)
-	response, body, err := e.get(t.Context(), "/metrics", 10*time.Second)
+	response, body, err := e.Get(t.Context(), "/metrics", 10*time.Second)
 	check(t, err)
 	m := parseMetrics(t, body)
 	if response.StatusCode != 200 || m["pg_up"] != 1 {
@@ -322,13 +322,13 @@ func TestConnectionCut(t *testing.T) {
 	s := newServer(t, pgtest.Config{})
 	between := newProxy(t, s.Port, 0)
 	e := startExporter(t, environment(between.port, "postgres"))
-	e.settle()
+	e.Settle()
 	between.cut()
 	time.Sleep(time.Second)
-	m := e.expect(up)
+	m := e.Expect(up)
 	expectLosses(t, m, map[string]float64{"network": 1})
-	e.leavesNothing(s)
-	e.expectChanges(s, "up")
+	e.ExpectNothingLeft(s)
+	e.ExpectLoggedChanges(s, "up")
 }
 
 // TestOddServers: what answers in the server's place is no server. The verdict is right, and right again afterwards.
@@ -362,19 +362,19 @@ func TestOddServers(t *testing.T) {
 			s := newServer(t, pgtest.Config{})
 			between := newProxy(t, s.Port, 0)
 			e := startExporter(t, environment(between.port, "postgres"))
-			e.settle()
+			e.Settle()
 			between.answer(test.answer)
 			for range 2 {
-				keptAnswers(t, s, e.expect(test.want))
+				keptAnswers(t, s, e.Expect(test.want))
 			}
 			between.answer(nil)
 			if test.want == timeout {
 				between.cut() // the pending login ends; with it the kept session, which is opened anew
 				time.Sleep(time.Second)
 			}
-			e.expect(up)
-			e.leavesNothing(s)
-			e.expectChanges(s, "up", test.want.reason, "up")
+			e.Expect(up)
+			e.ExpectNothingLeft(s)
+			e.ExpectLoggedChanges(s, "up", test.want.reason, "up")
 		})
 	}
 }

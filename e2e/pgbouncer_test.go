@@ -128,9 +128,9 @@ func TestPgBouncer(t *testing.T) {
 	eachPgBouncer(t, func(t *testing.T, p *pooled, newer bool) {
 		e, _ := startWithFile(t, p.file())
 		for range 3 {
-			e.scrapeOwn()
+			e.ScrapePatiently()
 		}
-		status, body := e.probe("pool", "")
+		status, body := e.Probe("pool", "")
 		if status != 200 {
 			t.Fatalf("status %d: %s", status, body)
 		}
@@ -159,7 +159,7 @@ func TestPgBouncer(t *testing.T) {
 		}
 
 		// Through it the ordinary kind is as it always is.
-		m = e.scrapeOwn()
+		m = e.ScrapePatiently()
 		for _, target := range []string{"postgres", "app", "session", "statement"} {
 			own := m.of(target)
 			for _, series := range []string{"pg_up", "pg_kept_session_up", "pg_stats_privileged"} {
@@ -194,13 +194,13 @@ func TestPgBouncer(t *testing.T) {
 		}()
 		pool := `{database="app",user="` + role + `"}`
 		eventually(t, "nobody is seen to wait", func() bool {
-			m := e.probeMetrics("pool", "")
+			m := e.ProbeMetrics("pool", "")
 			wait := m["pgbouncer_pools_client_maxwait_seconds"+pool]
 			return m["pgbouncer_pools_client_waiting_connections"+pool] >= 1 && m["pgbouncer_pools_server_active_connections"+pool] == 2 &&
 				wait > 0 && wait < 60 && wait != float64(int(wait)) // the microseconds are there
 		})
 		p.console(t)("DISABLE app")
-		if m := e.probeMetrics("pool", ""); m["pgbouncer_databases_disabled"+app] != 1 {
+		if m := e.ProbeMetrics("pool", ""); m["pgbouncer_databases_disabled"+app] != 1 {
 			t.Error("a disabled database is not seen")
 		}
 	})
@@ -214,8 +214,8 @@ func TestPoolerRefuses(t *testing.T) {
 		console("DISABLE off")
 		expect := func(target string, want verdict) {
 			t.Helper()
-			before := failures(e.probeMetrics(target, ""))
-			m := e.probeMetrics(target, "")
+			before := failures(e.ProbeMetrics(target, ""))
+			m := e.ProbeMetrics(target, "")
 			if up, ok := m["pgbouncer_up"]; ok { // verdictOf knows the name of a PostgreSQL server's
 				m["pg_up"] = up
 			}
@@ -241,13 +241,13 @@ func TestPoolerRefuses(t *testing.T) {
 		resumed := func() {
 			t.Helper()
 			console("RESUME app")
-			eventually(t, "app is not up again", func() bool { return e.probeMetrics("app", "")["pg_up"] == 1 })
+			eventually(t, "app is not up again", func() bool { return e.ProbeMetrics("app", "")["pg_up"] == 1 })
 		}
 		resumed()
 
 		// Paused until PgBouncer's own deadline.
 		console("SET query_wait_timeout = 1", "PAUSE app")
-		_, body, err := e.get(t.Context(), "/probe?target=app", 8*time.Second)
+		_, body, err := e.Get(t.Context(), "/probe?target=app", 8*time.Second)
 		check(t, err)
 		if m := parseMetrics(t, body); m["pg_up"] != 0 || m[`pg_probe_state{state="rejecting"}`] != 1 {
 			t.Errorf("query_wait_timeout: %v", m)
@@ -257,7 +257,7 @@ func TestPoolerRefuses(t *testing.T) {
 		console("SET max_client_conn = 1")
 		expect("postgres", verdict{"connection_limit", "pooler"})
 		expect("pool", up) // who asks for the console is let in
-		if m := e.probeMetrics("pool", ""); m["pgbouncer_used_clients"] < m["pgbouncer_config_max_client_connections"] {
+		if m := e.ProbeMetrics("pool", ""); m["pgbouncer_used_clients"] < m["pgbouncer_config_max_client_connections"] {
 			t.Errorf("%v of %v clients", m["pgbouncer_used_clients"], m["pgbouncer_config_max_client_connections"])
 		}
 		console("SET max_client_conn = 100")
@@ -266,11 +266,11 @@ func TestPoolerRefuses(t *testing.T) {
 		// A server that is down behind it is down, whatever PgBouncer calls that; its console is not.
 		check(t, p.server.Stop(pgtest.Fast))
 		for range 3 {
-			m := e.scrapeOwn()
+			m := e.ScrapePatiently()
 			for _, target := range []string{"postgres", "app"} {
 				own := m.of(target)
 				if own["pg_up"] != 0 || own[`pg_probe_state{state="rejecting"}`]+own[`pg_probe_state{state="no_response"}`] != 1 {
-					t.Errorf("%s: the server is down, pg_up %v\n%s", target, own["pg_up"], e.logged())
+					t.Errorf("%s: the server is down, pg_up %v\n%s", target, own["pg_up"], e.Logged())
 				}
 			}
 			if m.of("pool")["pgbouncer_up"] != 1 {
@@ -280,10 +280,10 @@ func TestPoolerRefuses(t *testing.T) {
 		}
 		check(t, p.server.Start(t.Context()))
 		eventually(t, "not up again", func() bool {
-			m := e.scrapeOwn()
+			m := e.ScrapePatiently()
 			return m.of("postgres")["pg_up"] == 1 && m.of("app")["pg_up"] == 1
 		})
-		if strings.Contains(e.logged(), password) {
+		if strings.Contains(e.Logged(), password) {
 			t.Error("a password is logged")
 		}
 	})
@@ -295,30 +295,30 @@ func TestPgBouncerStops(t *testing.T) {
 	eachPgBouncer(t, func(t *testing.T, p *pooled, _ bool) {
 		e, _ := startWithFile(t, p.file())
 		isUp := func() bool {
-			m := e.scrapeOwn()
+			m := e.ScrapePatiently()
 			return m.of("pool")["pgbouncer_up"] == 1 && m.of("postgres")["pg_up"] == 1 && m.of("app")["pg_up"] == 1
 		}
 		isUp()
 		if !isUp() {
 			t.Fatal("not up")
 		}
-		_, e.quiet = e.usage()
+		_, e.quiet = e.Usage()
 		check(t, p.Signal(syscall.SIGTERM))
 		eventually(t, "it waits for our sessions", func() bool {
-			m := e.scrapeOwn()
+			m := e.ScrapePatiently()
 			if m.of("pool")["pgbouncer_up"] == 1 || m.of("app")["pg_up"] == 1 {
 				t.Error("up while it stops")
 			}
 			return p.Wait(100*time.Millisecond) == nil
 		})
-		if m := e.scrapeOwn(); m.of("pool")[`pg_probe_state{state="no_response"}`] != 1 {
+		if m := e.ScrapePatiently(); m.of("pool")[`pg_probe_state{state="no_response"}`] != 1 {
 			t.Error("a stopped PgBouncer answers")
 		}
 		check(t, p.Start(t.Context()))
 		if !isUp() {
 			t.Error("not up at once")
 		}
-		e.usesNoMore()
+		e.ExpectNoMoreUsed()
 	})
 }
 
@@ -337,9 +337,9 @@ func TestPgBouncerWithoutServer(t *testing.T) {
 			return err
 		}
 		check(t, ask())
-		before := e.probeMetrics("pool", "")
+		before := e.ProbeMetrics("pool", "")
 		check(t, ask())
-		after := e.probeMetrics("pool", "")
+		after := e.ProbeMetrics("pool", "")
 		if after[queries] != before[queries]+1 || after[duration] < before[duration]+0.01 {
 			t.Errorf("a query that runs: %v to %v queries, %v to %v s", before[queries], after[queries], before[duration], after[duration])
 		}
@@ -351,7 +351,7 @@ func TestPgBouncerWithoutServer(t *testing.T) {
 				t.Error("a query ran on no server")
 			}
 		}
-		after = e.probeMetrics("pool", "")
+		after = e.ProbeMetrics("pool", "")
 		if after[queries] < before[queries]+5 || after[duration] != before[duration] {
 			t.Errorf("queries that do not run: %v to %v queries, %v to %v s", before[queries], after[queries], before[duration], after[duration])
 		}
@@ -373,23 +373,23 @@ func TestPooledSession(t *testing.T) {
   tight: {host: 127.0.0.1, port: %[2]d, dbname: tight, %[1]s}
 `, login(), p.Port))
 		for i := range 4 {
-			_, body, err := e.get(t.Context(), "/probe?target=tight", 3*scrapeTimeout)
+			_, body, err := e.Get(t.Context(), "/probe?target=tight", 3*scrapeTimeout)
 			check(t, err)
 			if m := parseMetrics(t, body); m["pg_up"] != 1 || m["pg_connections_used"] < 1 {
-				t.Errorf("probe %d through a pool of one: pg_up %v, %v connections\n%s", i, m["pg_up"], m["pg_connections_used"], e.logged())
+				t.Errorf("probe %d through a pool of one: pg_up %v, %v connections\n%s", i, m["pg_up"], m["pg_connections_used"], e.Logged())
 			}
 		}
-		e.scrapeOwn()
+		e.ScrapePatiently()
 		p.console(t)("SET client_idle_timeout = 1")
 		time.Sleep(3 * time.Second)
-		m := e.scrapeOwn()
+		m := e.ScrapePatiently()
 		for _, target := range []string{"postgres", "pool"} {
 			own := m.of(target)
 			if own["pg_up"]+own["pgbouncer_up"] != 1 || len(own.losses()) > 0 {
 				t.Errorf("%s: up %v, losses %v", target, own["pg_up"]+own["pgbouncer_up"], own.losses())
 			}
 		}
-		if strings.Contains(e.logged(), "the kept session was lost") {
+		if strings.Contains(e.Logged(), "the kept session was lost") {
 			t.Error("a session that PgBouncer ended is logged as a loss")
 		}
 	})
@@ -404,7 +404,7 @@ targets:
   app: {host: 127.0.0.1, port: %[2]d, dbname: app, commit: true, timeout: 300ms, %[1]s}
 `, login(), p.Port))
 		for range 20 {
-			if m := e.probeMetrics("app", ""); m["pg_up"] != 1 || m["pg_commit_up"] != 0 {
+			if m := e.ProbeMetrics("app", ""); m["pg_up"] != 1 || m["pg_commit_up"] != 0 {
 				t.Errorf("pg_up %v, pg_commit_up %v", m["pg_up"], m["pg_commit_up"])
 			}
 			time.Sleep(50 * time.Millisecond)

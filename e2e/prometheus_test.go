@@ -126,7 +126,7 @@ scrape_configs:
 	waitFor(`pg_up{target="odd \"name\" {}, ü/&?\\ +%"}`, "1")
 
 	check(t, os.WriteFile(path, []byte(file(21)), 0o600))
-	if status, body := e.reload(); status != http.StatusOK {
+	if status, body := e.Reload(); status != http.StatusOK {
 		t.Fatalf("status %d: %s", status, body)
 	}
 	waitFor(`count(pg_up == 1)`, "21")

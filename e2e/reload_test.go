@@ -28,14 +28,14 @@ func TestReload(t *testing.T) {
 	}
 	e, path := startWithFile(t, "targets:\n"+target("stays", "")+target("changes", "")+target("goes", ""), "--web.enable-lifecycle")
 	write := func(content string) { check(t, os.WriteFile(path, []byte(content), 0o600)) }
-	e.scrape()
-	e.scrape()
+	e.Scrape()
+	e.Scrape()
 	session := keptSession(t, s)
 	write("targets:\n" + target("stays", "") + target("changes", ", timeout: 3s") + target("comes", ""))
-	if status, body := e.reload(); status != http.StatusOK {
+	if status, body := e.Reload(); status != http.StatusOK {
 		t.Fatalf("status %d: %s", status, body)
 	}
-	m := e.scrape()
+	m := e.Scrape()
 	for name, want := range map[string]float64{"stays": 3, "changes": 1, "comes": 1, "goes": 0} {
 		own := m.of(name)
 		if own["pg_probes_total"] != want || own["pg_connect_duration_seconds_count"] != want || (want == 0) != (len(own) == 0) {
@@ -50,39 +50,50 @@ func TestReload(t *testing.T) {
 		return len(now) == 3 && slices.ContainsFunc(now, func(pid string) bool { return slices.Contains(session, pid) })
 	})
 	at := m["pg_liveness_exporter_config_last_reload_success_timestamp_seconds"]
+	probes := 3.0
 	for name, content := range map[string]string{
 		"syntax": "targets: {", "unknown key": "targets:\n" + target("new", ", hunter2: 1"), "empty": "", "not UTF-8": "\xff\xfe",
 		"large": strings.Repeat("# 10 MB of nothing\n", 10<<20/19), "twice": "targets:\n" + target("a", "") + target("a", ""),
 		"anchor": "targets: {a: &a {host: *a}}", "wrong type": "targets: [1, 2]",
 	} {
-		write(content)
-		status, body := e.reload()
-		if status != http.StatusInternalServerError || !strings.Contains(body, "config.yml") || strings.Contains(body, password) {
-			t.Errorf("%s: status %d: %s", name, status, body)
-		}
-		after := e.scrape()
-		if after["pg_liveness_exporter_config_last_reload_successful"] != 0 || after["pg_liveness_exporter_targets"] != 3 ||
-			after["pg_liveness_exporter_config_last_reload_success_timestamp_seconds"] != at {
-			t.Errorf("%s: the exporter's own metrics are not right", name)
-		}
-		if !slices.Equal(e.discovered(), []string{"changes", "comes", "stays"}) {
-			t.Errorf("%s: now there are %v", name, e.discovered())
-		}
+		t.Run(name, func(t *testing.T) {
+			e := e.In(t)
+			write(content)
+			status, body := e.Reload()
+			if status != http.StatusInternalServerError || !strings.Contains(body, "config.yml") {
+				t.Errorf("status %d: %s", status, body)
+			}
+			if strings.Contains(body, password) {
+				t.Error("the password is in the answer")
+			}
+			after := e.Scrape()
+			probes++
+			for metric, want := range map[string]float64{
+				"pg_liveness_exporter_config_last_reload_successful":                0,
+				"pg_liveness_exporter_config_last_reload_success_timestamp_seconds": at,
+				"pg_liveness_exporter_targets":                                      3,
+			} {
+				if got, there := after[metric]; !there || got != want {
+					t.Errorf("%s is %v (there: %v), want %v", metric, got, there, want)
+				}
+			}
+			expectEqual(t, "targets", []string{"changes", "comes", "stays"}, e.Discovered())
+		})
 	}
-	if n := e.scrape().of("stays")["pg_probes_total"]; n != 12 {
-		t.Errorf("%v probes in the end", n)
+	if n := e.Scrape().of("stays")["pg_probes_total"]; n != probes+1 {
+		t.Errorf("%v probes in the end, want %v", n, probes+1)
 	}
-	if strings.Count(e.logged(), `msg="cannot use the configuration"`) < 8 {
-		t.Errorf("the log does not say what is wrong:\n%s", e.logged())
+	if strings.Count(e.Logged(), `msg="cannot use the configuration"`) < 8 {
+		t.Errorf("the log does not say what is wrong:\n%s", e.Logged())
 	}
 	// SIGHUP does the same.
 	write("targets:\n" + target("stays", ""))
 	check(t, e.cmd.Process.Signal(syscall.SIGHUP))
-	eventually(t, "SIGHUP does not reload", func() bool { return slices.Equal(e.discovered(), []string{"stays"}) })
+	eventually(t, "SIGHUP does not reload", func() bool { return slices.Equal(e.Discovered(), []string{"stays"}) })
 	check(t, os.Remove(path))
 	check(t, os.Mkdir(path, 0o700))
 	check(t, e.cmd.Process.Signal(syscall.SIGHUP))
-	eventually(t, "a directory is not refused", func() bool { return strings.Contains(e.logged(), "is a directory") })
+	eventually(t, "a directory is not refused", func() bool { return strings.Contains(e.Logged(), "is a directory") })
 }
 
 // TestReloadIsOff: without the flag nobody can reload, with it a body does not matter, and without a file SIGHUP ends
@@ -91,24 +102,24 @@ func TestReloadIsOff(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
 	e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %d, %s}}", s.Port, login()))
-	if status, _ := e.reload(); status != http.StatusForbidden {
+	if status, _ := e.Reload(); status != http.StatusForbidden {
 		t.Errorf("status %d", status)
 	}
 	file := writeFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %d, %s}}", s.Port, login()))
 	on := startExporter(t, nil, "--config.file="+file, "--web.enable-lifecycle")
 	for _, text := range []string{"", "now", strings.Repeat("now ", 1<<18)} {
-		if status, _ := on.reloadWith(text); status != http.StatusOK {
+		if status, _ := on.ReloadWith(text); status != http.StatusOK {
 			t.Errorf("with a body of %d bytes: status %d", len(text), status)
 		}
 	}
-	if response, _, err := e.get(t.Context(), "/-/reload", 0); err != nil || response.StatusCode != http.StatusMethodNotAllowed {
+	if response, _, err := e.Get(t.Context(), "/-/reload", 0); err != nil || response.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("GET: %v", err)
 	}
 	one := startExporter(t, environment(s.Port, "postgres"))
-	one.settle()
+	one.Settle()
 	check(t, one.cmd.Process.Signal(syscall.SIGHUP))
 	time.Sleep(200 * time.Millisecond)
-	one.expect(up)
+	one.Expect(up)
 }
 
 // TestManyReloads: reloads while 50 scrapes are under way, and a hundred in a row, lose no answer and leave nothing.
@@ -130,14 +141,14 @@ func TestManyReloads(t *testing.T) {
 	}
 	// 500 logins at once must not be measured here.
 	e, path := startWithFile(t, file(0), "--web.enable-lifecycle", "--probe.timeout=20s")
-	e.scrape()
-	_, e.quiet = e.usage()
+	e.Scrape()
+	_, e.quiet = e.Usage()
 	before := e.last.byTarget()
 	var scrapes sync.WaitGroup
 	for range 50 {
 		scrapes.Go(func() {
 			for range 4 {
-				response, body, err := e.get(context.Background(), "/metrics", 2*hanging)
+				response, body, err := e.Get(context.Background(), "/metrics", 2*hanging)
 				switch {
 				case err != nil:
 					t.Error(err)
@@ -155,12 +166,12 @@ func TestManyReloads(t *testing.T) {
 	}
 	for generation := range 100 {
 		check(t, os.WriteFile(path, []byte(file(generation+1)), 0o600))
-		if status, body := e.reload(); status != http.StatusOK {
+		if status, body := e.Reload(); status != http.StatusOK {
 			t.Fatalf("reload %d: status %d: %s", generation, status, body)
 		}
 	}
 	scrapes.Wait()
-	e.usesNoMore()
+	e.ExpectNoMoreUsed()
 	for metric, targets := range e.last.byTarget() {
 		if targets != before[metric] {
 			t.Errorf("%d targets have %s, %d had it before", targets, metric, before[metric])
@@ -170,7 +181,7 @@ func TestManyReloads(t *testing.T) {
 }
 
 // byTarget counts the targets that have a metric, whatever else it is split by: a database may be seen later than others.
-func (m metrics) byTarget() map[string]int {
+func (m Metrics) byTarget() map[string]int {
 	targets := map[string]map[string]bool{}
 	for series := range m {
 		name, labels, _ := strings.Cut(series, "{")
@@ -249,24 +260,24 @@ func TestRemovedWhileProbed(t *testing.T) {
 	silent := silentServer(t)
 	stays := fmt.Sprintf("targets:\n  stays: {host: 127.0.0.1, port: %d, %s}\n", s.Port, login())
 	e, path := startWithFile(t, stays, "--web.enable-lifecycle")
-	e.scrape()
-	_, e.quiet = e.usage()
+	e.Scrape()
+	_, e.quiet = e.Usage()
 	check(t, os.WriteFile(path, []byte(stays+fmt.Sprintf("  hangs: {host: 127.0.0.1, port: %d, %s}\n", silent, login())), 0o600))
-	if status, body := e.reload(); status != http.StatusOK {
+	if status, body := e.Reload(); status != http.StatusOK {
 		t.Fatalf("status %d: %s", status, body)
 	}
-	answer := make(chan metrics)
-	go func() { answer <- e.probeMetrics("hangs", "") }()
+	answer := make(chan Metrics)
+	go func() { answer <- e.ProbeMetrics("hangs", "") }()
 	time.Sleep(300 * time.Millisecond)
 	check(t, os.WriteFile(path, []byte(stays), 0o600))
-	if status, body := e.reload(); status != http.StatusOK {
+	if status, body := e.Reload(); status != http.StatusOK {
 		t.Fatalf("status %d: %s", status, body)
 	}
 	if m := <-answer; m["pg_up"] != 0 || m[`pg_probe_failures_total{reason="timeout"}`] != 1 {
 		t.Errorf("up %v, %v time-outs", m["pg_up"], m[`pg_probe_failures_total{reason="timeout"}`])
 	}
-	if status, _ := e.probe("hangs", ""); status != http.StatusBadRequest {
+	if status, _ := e.Probe("hangs", ""); status != http.StatusBadRequest {
 		t.Errorf("a removed target: status %d", status)
 	}
-	e.usesNoMore()
+	e.ExpectNoMoreUsed()
 }

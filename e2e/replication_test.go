@@ -34,18 +34,18 @@ targets:
 	caughtUp := func(what string) {
 		t.Helper()
 		eventually(t, what, func() bool {
-			m := e.scrapeOwn().of("standby")
+			m := e.ScrapePatiently().of("standby")
 			lag, ok := m["pg_replication_lag_seconds"]
 			return ok && lag == 0 && m["pg_wal_receiver_up"] == 1
 		})
 	}
 	write()
 	caughtUp("streaming: the lag does not become 0")
-	_, body := e.probe("standby", "")
+	_, body := e.Probe("standby", "")
 	likeGolden(t, "standby", body, func(help string) bool {
 		return !strings.Contains(help, "pg_replication_") && !strings.Contains(help, "pg_wal_") && !strings.Contains(help, "read_only")
 	})
-	m := e.scrapeOwn()
+	m := e.ScrapePatiently()
 	for target, want := range map[string]map[string]float64{
 		"primary": {"pg_replication_is_replica": 0, "pg_transaction_read_only": 0},
 		"standby": {"pg_replication_is_replica": 1, "pg_transaction_read_only": 1, "pg_wal_receiver_up": 1},
@@ -66,7 +66,7 @@ targets:
 	// remembered as long as the session is kept.
 	execute(t, primary, "REVOKE EXECUTE ON FUNCTION pg_stat_get_wal_receiver() FROM PUBLIC")
 	eventually(t, "what a server does not tell costs more than that", func() bool {
-		m := e.scrapeOwn()
+		m := e.ScrapePatiently()
 		plain, own := m.of("plain"), m.of("primary")
 		_, lag := plain["pg_replication_lag_seconds"]
 		return plain["pg_connections_used"] > 0 && own["pg_connections_used"] > 0 && plain["pg_replication_is_replica"] == 1 && !lag
@@ -76,7 +76,7 @@ targets:
 	caughtUp("told again: the lag does not become 0")
 
 	time.Sleep(2 * time.Second) // an idle primary makes no lag
-	if lag := e.scrapeOwn().of("standby")["pg_replication_lag_seconds"]; lag != 0 {
+	if lag := e.ScrapePatiently().of("standby")["pg_replication_lag_seconds"]; lag != 0 {
 		t.Errorf("idle: the lag is %v", lag)
 	}
 
@@ -84,7 +84,7 @@ targets:
 	for _, change := range []string{"SET default_transaction_read_only = on", "RESET default_transaction_read_only"} {
 		execute(t, primary, "ALTER ROLE "+role+" "+change)
 		want := map[bool]float64{true: 1}[strings.HasPrefix(change, "SET")]
-		if got := e.scrapeOwn().of("primary")["pg_transaction_read_only"]; got != want {
+		if got := e.ScrapePatiently().of("primary")["pg_transaction_read_only"]; got != want {
 			t.Errorf("after %s, pg_transaction_read_only is %v", change, got)
 		}
 	}
@@ -92,7 +92,7 @@ targets:
 	execute(t, standby, "SELECT pg_wal_replay_pause()")
 	write()
 	time.Sleep(2 * time.Second)
-	m = e.scrapeOwn()
+	m = e.ScrapePatiently()
 	if lag := m.of("standby")["pg_replication_lag_seconds"]; lag < 1.5 || lag > 60 {
 		t.Errorf("paused: the lag is %v", lag)
 	}
@@ -104,14 +104,14 @@ targets:
 
 	check(t, primary.Stop(pgtest.Fast))
 	eventually(t, "disconnected: no lag is seen", func() bool {
-		m := e.scrapeOwn().of("standby")
+		m := e.ScrapePatiently().of("standby")
 		return m["pg_up"] == 1 && m["pg_wal_receiver_up"] == 0 && m["pg_replication_lag_seconds"] > 0 && m["pg_replication_lag_seconds"] < 60
 	})
 	check(t, primary.Start(t.Context()))
 	caughtUp("connected again: the lag does not become 0")
 
 	execute(t, standby, "SELECT pg_promote()")
-	m = e.scrapeOwn().of("standby")
+	m = e.ScrapePatiently().of("standby")
 	_, lag := m["pg_replication_lag_seconds"]
 	_, receiver := m["pg_wal_receiver_up"]
 	if m["pg_replication_is_replica"] != 0 || m["pg_transaction_read_only"] != 0 || lag || receiver {

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -53,9 +52,8 @@ func TestRunbooks(t *testing.T) {
 		for _, h := range headings.FindAllStringSubmatch(regexp.MustCompile("(?s)```.*?```").ReplaceAllString(text, ""), -1) {
 			got = append(got, h[1])
 		}
-		if want := []string{name, "Meaning", "Impact", "Diagnosis", "Mitigation", "Safe", "Not safe"}; !slices.Equal(got, want) {
-			t.Errorf("%s: headings %q, want %q", name, got, want)
-		}
+		want := []string{name, "Meaning", "Impact", "Diagnosis", "Mitigation", "Safe", "Not safe"}
+		expectEqual(t, name+": headings", want, got)
 		_, diagnosis, _ := strings.Cut(text, "## Diagnosis")
 		diagnosis, _, _ = strings.Cut(diagnosis, "## Mitigation")
 		if !strings.Contains(diagnosis, "```sql\n-- psql, ") {

@@ -53,20 +53,20 @@ func TestLosses(t *testing.T) {
 			t.Parallel()
 			s := newServer(t, pgtest.Config{})
 			e := startExporter(t, environment(s.Port, "postgres"))
-			e.settle()
+			e.Settle()
 			before := float64(time.Now().Unix())
 			test.end(t, s)
 			time.Sleep(time.Second) // within which it must have been counted
-			m := e.expect(up)
+			m := e.Expect(up)
 			expectLosses(t, m, asTold(pgtest.Major(t), map[string]float64{test.want: 1}))
 			if last := m["pg_session_last_loss_timestamp_seconds"]; last < before || last > before+60 {
 				t.Errorf("last loss at %v, the test began at %v", last, before)
 			}
-			if m = e.expect(up); m["pg_kept_session_up"] != 1 {
+			if m = e.Expect(up); m["pg_kept_session_up"] != 1 {
 				t.Error("no session is kept afterwards")
 			}
-			e.leavesNothing(s)
-			e.expectChanges(s, "up")
+			e.ExpectNothingLeft(s)
+			e.ExpectLoggedChanges(s, "up")
 		})
 	}
 }
@@ -80,9 +80,9 @@ func TestIdleSessionTimeout(t *testing.T) {
 	}
 	execute(t, s, "ALTER ROLE "+role+" SET idle_session_timeout = '100ms'")
 	e := startExporter(t, environment(s.Port, "postgres"))
-	e.expect(up)
+	e.Expect(up)
 	time.Sleep(time.Second)
-	losses := e.expect(up).losses()
+	losses := e.Expect(up).losses()
 	// One more where that scrape's own session was asked for its figures too late.
 	if n := losses["terminated"]; len(losses) != 1 || n < 1 || n > 2 {
 		t.Errorf("losses %v, want one terminated", losses)
@@ -93,39 +93,39 @@ func TestKeptBackendStopped(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"))
-	e.settle()
+	e.Settle()
 	thaw := freeze(t, s, keptPID(t, s))
-	if m := e.expect(up); m["pg_kept_session_up"] != 0 {
+	if m := e.Expect(up); m["pg_kept_session_up"] != 0 {
 		t.Error("the kept session answers while its process is stopped")
 	}
-	m := e.expect(up) // another session is kept by now
+	m := e.Expect(up) // another session is kept by now
 	if m["pg_kept_session_up"] != 1 {
 		t.Error("a session that does not answer was not replaced")
 	}
 	expectLosses(t, m, map[string]float64{})
 	thaw()
-	e.leavesNothing(s)
-	e.expectChanges(s, "up")
+	e.ExpectNothingLeft(s)
+	e.ExpectLoggedChanges(s, "up")
 }
 
 func TestSmartShutdownIsNotHeldOpen(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"))
-	e.settle()
+	e.Settle()
 	check(t, s.Signal(pgtest.Smart))
 	time.Sleep(300 * time.Millisecond)
-	m := e.expect(verdict{"rejecting", "not_accepting"})
+	m := e.Expect(verdict{"rejecting", "not_accepting"})
 	if m["pg_kept_session_up"] != 1 {
 		t.Error("the kept session did not answer during the smart shutdown")
 	}
 	check(t, s.Wait(hanging))
-	m = e.expect(refused)
+	m = e.Expect(refused)
 	expectLosses(t, m, map[string]float64{}) // we ended it
 	check(t, s.Start(t.Context()))
-	e.expect(up)
-	e.leavesNothing(s)
-	e.expectChanges(s, "up", "not_accepting", "refused", "up")
+	e.Expect(up)
+	e.ExpectNothingLeft(s)
+	e.ExpectLoggedChanges(s, "up", "not_accepting", "refused", "up")
 }
 
 func TestServerStartsLater(t *testing.T) {
@@ -134,7 +134,7 @@ func TestServerStartsLater(t *testing.T) {
 	check(t, s.Stop(pgtest.Fast))
 	e := startExporter(t, environment(s.Port, "postgres"))
 	for range 2 {
-		m := e.expect(refused)
+		m := e.Expect(refused)
 		for _, absent := range []string{"pg_connections_used", `pg_probe_phase_duration_seconds{phase="startup"}`, "pg_probe_last_success_timestamp_seconds"} {
 			if _, ok := m[absent]; ok {
 				t.Errorf("%s is there while nothing is known", absent)
@@ -145,12 +145,12 @@ func TestServerStartsLater(t *testing.T) {
 		}
 	}
 	check(t, s.Start(t.Context()))
-	if m := e.expect(up); m["pg_kept_session_up"] != 1 || m["pg_probe_consecutive_failures"] != 0 || m["pg_connections_used"] == 0 {
+	if m := e.Expect(up); m["pg_kept_session_up"] != 1 || m["pg_probe_consecutive_failures"] != 0 || m["pg_connections_used"] == 0 {
 		t.Error("the first scrape of a started server does not show all")
 	}
-	e.settle()
-	e.leavesNothing(s)
-	e.expectChanges(s, "refused", "up")
+	e.Settle()
+	e.ExpectNothingLeft(s)
+	e.ExpectLoggedChanges(s, "refused", "up")
 }
 
 // TestDatabaseLocked: names of databases cannot be looked up, the figures go on.
@@ -158,10 +158,10 @@ func TestDatabaseLocked(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"))
-	e.settle()
+	e.Settle()
 	locker := hold(t, s, "BEGIN; LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE")
 	for range 2 {
-		m := e.scrape() // a new login may hang behind the lock; what it says is not the point
+		m := e.Scrape() // a new login may hang behind the lock; what it says is not the point
 		keptAnswers(t, s, m)
 		if m[`pg_connections{datname="postgres",state="idle in transaction"}`] != 1 {
 			t.Error("the figures lack the session that holds the lock")
@@ -171,9 +171,9 @@ func TestDatabaseLocked(t *testing.T) {
 		}
 	}
 	check(t, locker.Close(context.Background()))
-	e.expect(up)
-	e.leavesNothing(s)
-	if changes := e.changes(); changes[0] != "up" || changes[len(changes)-1] != "up" || len(changes) > 3 {
+	e.Expect(up)
+	e.ExpectNothingLeft(s)
+	if changes := e.LoggedChanges(); changes[0] != "up" || changes[len(changes)-1] != "up" || len(changes) > 3 {
 		t.Errorf("logged %v", changes)
 	}
 }
@@ -185,9 +185,9 @@ func TestUnprivileged(t *testing.T) {
 	execute(t, s, "REVOKE pg_monitor FROM "+role)
 	hold(t, s, "BEGIN")
 	e := startExporter(t, environment(s.Port, "postgres"), "--collect.applications", "--probe.commit")
-	e.expect(up)
-	m := e.expect(up)
-	_, body, err := e.get(t.Context(), "/metrics", scrapeTimeout)
+	e.Expect(up)
+	m := e.Expect(up)
+	_, body, err := e.Get(t.Context(), "/metrics", scrapeTimeout)
 	check(t, err)
 	likeGolden(t, "unprivileged", body, func(help string) bool {
 		for _, name := range []string{"pg_settings_reserved_", "pg_sessions_", "pg_database_connection_limit", "pg_session_last_loss"} {
@@ -215,7 +215,7 @@ func TestUnprivileged(t *testing.T) {
 		t.Errorf("%v sessions in an unknown state, want the one held open", n)
 	}
 	execute(t, s, "GRANT pg_monitor TO "+role)
-	if m = e.expect(up); m["pg_stats_privileged"] != 1 {
+	if m = e.Expect(up); m["pg_stats_privileged"] != 1 {
 		t.Error("a privilege granted later is not noticed")
 	}
 }
@@ -228,20 +228,20 @@ func TestPasswordFile(t *testing.T) {
 	env := environment(s.Port, "postgres")
 	env[2] = "DATA_SOURCE_PASS_FILE=" + file
 	e := startExporter(t, env)
-	e.settle()
+	e.Settle()
 	execute(t, s, "ALTER ROLE "+role+" PASSWORD 'rotated'")
-	e.expect(verdict{"misconfigured", "auth"})
+	e.Expect(verdict{"misconfigured", "auth"})
 	check(t, os.WriteFile(file, []byte("rotated"), 0o600))
-	e.expect(up)
+	e.Expect(up)
 	check(t, os.Remove(file))
-	e.expect(verdict{"misconfigured", "auth"})
-	if !strings.Contains(e.logged(), "DATA_SOURCE_PASS_FILE: no such file") {
+	e.Expect(verdict{"misconfigured", "auth"})
+	if !strings.Contains(e.Logged(), "DATA_SOURCE_PASS_FILE: no such file") {
 		t.Error("the log does not say which file is missing")
 	}
 	check(t, os.WriteFile(file, []byte("rotated\r\n"), 0o600))
-	e.expect(up)
-	e.leavesNothing(s)
-	e.expectChanges(s, "up", "auth", "up", "auth", "up")
+	e.Expect(up)
+	e.ExpectNothingLeft(s)
+	e.ExpectLoggedChanges(s, "up", "auth", "up", "auth", "up")
 }
 
 // TestNoKeep: without a kept session nothing stays open, and the new one does its work.
@@ -249,8 +249,8 @@ func TestNoKeep(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"), "--no-probe.keep", "--collect.applications")
-	e.expect(up)
-	m := e.expect(up)
+	e.Expect(up)
+	m := e.Expect(up)
 	if m["pg_connections_used"] == 0 || m["pg_query_duration_seconds_count"] != 2 {
 		t.Errorf("used %v, queries %v", m["pg_connections_used"], m["pg_query_duration_seconds_count"])
 	}
@@ -273,10 +273,10 @@ func TestLongLock(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"))
-	e.settle()
+	e.Settle()
 	locker := hold(t, s, "BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
 	for begin := time.Now(); time.Since(begin) < 18*time.Second; {
-		keptAnswers(t, s, e.expect(timeout))
+		keptAnswers(t, s, e.Expect(timeout))
 	}
 	waiting := 0
 	for _, pid := range children(t, s) {
@@ -289,9 +289,9 @@ func TestLongLock(t *testing.T) {
 		t.Errorf("%d sessions of ours on the server after 18 s, want 3", waiting)
 	}
 	check(t, locker.Close(context.Background()))
-	e.expect(up)
-	e.leavesNothing(s)
-	e.expectChanges(s, "up", "timeout", "up")
+	e.Expect(up)
+	e.ExpectNothingLeft(s)
+	e.ExpectLoggedChanges(s, "up", "timeout", "up")
 }
 
 // TestChurn: sessions are counted by how they ended, also while the catalogue is locked.
@@ -299,9 +299,9 @@ func TestChurn(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{HBA: trusting})
 	e := startExporter(t, environment(s.Port, "postgres"))
-	e.settle()
+	e.Settle()
 	if pgtest.Major(t) < 14 {
-		if hasSeries(e.scrape(), "pg_sessions_") {
+		if hasSeries(e.Scrape(), "pg_sessions_") {
 			t.Error("PostgreSQL 13 counts sessions")
 		}
 		return
@@ -313,7 +313,7 @@ func TestChurn(t *testing.T) {
 	}
 	kinds := []string{"", "abandoned_", "fatal_", "killed_"}
 	counts := func() (n [4]float64) {
-		m := e.scrape()
+		m := e.Scrape()
 		for i, kind := range kinds {
 			series := "pg_sessions_" + kind + `total{datname="app"}`
 			if !hasKey(m, series) {
@@ -344,7 +344,5 @@ func TestChurn(t *testing.T) {
 	defer func() { _ = locker.Close(context.Background()) }()
 	_, err = locker.Exec(t.Context(), "BEGIN; LOCK TABLE pg_database, pg_authid IN ACCESS EXCLUSIVE MODE").ReadAll()
 	check(t, err)
-	if n := counts(); n != want {
-		t.Errorf("while the catalogue is locked: %v", n)
-	}
+	expectEqual(t, "counts while the catalogue is locked", want, counts())
 }

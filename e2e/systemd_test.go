@@ -55,21 +55,21 @@ func TestSystemdSocket(t *testing.T) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	check(t, err)
-	e := &exporter{t: t, address: l.Addr().String()}
+	e := &Exporter{t: t, address: l.Addr().String(), log: &pgtest.Output{}}
 	check(t, l.Close())
 	args := []string{"--listen=" + e.address}
 	for _, variable := range append(cleanEnvironment(), "DATA_SOURCE_NAME=postgres://u@127.0.0.1:1/postgres") {
 		args = append(args, "--setenv="+variable)
 	}
 	cmd := exec.CommandContext(t.Context(), activate, append(args, program(t), "--web.systemd-socket")...)
-	cmd.Stderr = &e.log
+	cmd.Stderr = e.log
 	check(t, cmd.Start())
 	eventually(t, "it does not answer", func() bool {
-		response, _, err := e.get(t.Context(), "/livez", 0)
+		response, _, err := e.Get(t.Context(), "/livez", 0)
 		return err == nil && response.StatusCode == http.StatusOK
 	})
 	check(t, cmd.Process.Signal(syscall.SIGTERM)) // it has become the exporter
 	if err := cmd.Wait(); err != nil {
-		t.Errorf("%v\n%s", err, e.logged())
+		t.Errorf("%v\n%s", err, e.Logged())
 	}
 }

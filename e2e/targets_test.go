@@ -46,7 +46,7 @@ func TestManyTargets(t *testing.T) {
 	scrape := func() {
 		t.Helper()
 		start := time.Now()
-		response, body, err := e.get(t.Context(), "/metrics", announced)
+		response, body, err := e.Get(t.Context(), "/metrics", announced)
 		check(t, err)
 		if took := time.Since(start); took > announced+hanging || response.StatusCode != http.StatusOK {
 			t.Fatalf("status %d after %s", response.StatusCode, took)
@@ -78,7 +78,7 @@ func TestManyTargets(t *testing.T) {
 			}
 		}
 		if len(wrong) > 0 {
-			t.Errorf("%v\n%.3000s", wrong, e.logged())
+			t.Errorf("%v\n%.3000s", wrong, e.Logged())
 		}
 	}
 	for range 3 {
@@ -93,7 +93,7 @@ func TestManyTargets(t *testing.T) {
 			for i := worker; i < 500; i += 21 {
 				path := fmt.Sprintf("/probe?target=t%03d", i)
 				start := time.Now()
-				response, body, err := e.get(context.Background(), path, announced)
+				response, body, err := e.Get(context.Background(), path, announced)
 				if took := time.Since(start); took > hanging {
 					t.Errorf("%s took %s", path, took)
 				}
@@ -104,7 +104,7 @@ func TestManyTargets(t *testing.T) {
 		})
 	}
 	probes.Wait()
-	if n := e.scrapeOwn()[`pg_liveness_exporter_sessions{state="in_use"}`]; n > 100*4+50 {
+	if n := e.ScrapePatiently()[`pg_liveness_exporter_sessions{state="in_use"}`]; n > 100*4+50 {
 		t.Errorf("%v connections in use", n)
 	}
 }
@@ -120,10 +120,10 @@ func TestProbeAndMetrics(t *testing.T) {
 		fmt.Fprintf(&file, "  %q: {host: 127.0.0.1, port: %d, %s}\n", name, s.Port, login())
 	}
 	e, _ := startWithFile(t, file.String())
-	e.scrape()
-	all := e.scrape()
+	e.Scrape()
+	all := e.Scrape()
 	for _, name := range names {
-		one, labelled := e.probeMetrics(name, ""), all.of(name)
+		one, labelled := e.ProbeMetrics(name, ""), all.of(name)
 		if one["pg_up"] != 1 || labelled["pg_up"] != 1 || one["pg_probes_total"] != 3 {
 			t.Errorf("%s: up %v %v, probes %v", name, one["pg_up"], labelled["pg_up"], one["pg_probes_total"])
 		}
@@ -145,12 +145,12 @@ func TestProbeAndMetrics(t *testing.T) {
 		t.Error("the exporter's own metrics are not right")
 	}
 	own, _ := startWithFile(t, file.String(), "--no-metrics.targets")
-	_, body, err := own.get(t.Context(), "/metrics", scrapeTimeout)
+	_, body, err := own.Get(t.Context(), "/metrics", scrapeTimeout)
 	check(t, err)
 	if strings.Contains(body, "pg_up") || !strings.Contains(body, "\npg_liveness_exporter_targets 4\n") {
 		t.Errorf("with --no-metrics.targets:\n%.500s", body)
 	}
-	if own.probeMetrics("plain", "")["pg_up"] != 1 {
+	if own.ProbeMetrics("plain", "")["pg_up"] != 1 {
 		t.Error("/probe does not work with --no-metrics.targets")
 	}
 }
@@ -171,17 +171,17 @@ targets:
   named: {host: 127.0.0.1, port: %[2]d, module: near}`, login(), s.Port))
 	server := fmt.Sprintf("127.0.0.1:%d", s.Port)
 	for range 2 {
-		if m := e.probeMetrics(server, "&module=near"); m["pg_up"] != 1 {
+		if m := e.ProbeMetrics(server, "&module=near"); m["pg_up"] != 1 {
 			t.Fatalf("an allowed address: %v", m)
 		}
 	}
-	if m := e.probeMetrics(fmt.Sprintf("localhost:%d", s.Port), "&auth_module=near"); m["pg_up"] != 1 {
+	if m := e.ProbeMetrics(fmt.Sprintf("localhost:%d", s.Port), "&auth_module=near"); m["pg_up"] != 1 {
 		t.Fatalf("an allowed name: %v", m)
 	}
-	if m := e.probeMetrics(server, "&module=near"); m["pg_probes_total"] != 3 || m["pg_kept_session_up"] != 1 {
+	if m := e.ProbeMetrics(server, "&module=near"); m["pg_probes_total"] != 3 || m["pg_kept_session_up"] != 1 {
 		t.Errorf("nothing is kept of an ad-hoc target: %v", m)
 	}
-	if m := e.scrapeOwn(); m.of(server)["pg_up"] != 0 || m["pg_liveness_exporter_targets"] != 1 {
+	if m := e.ScrapePatiently(); m.of(server)["pg_up"] != 0 || m["pg_liveness_exporter_targets"] != 1 {
 		t.Error("an ad-hoc target is on /metrics")
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", stranger)
@@ -202,9 +202,13 @@ targets:
 		"unknown":                                   "",
 		"named":                                     "far",
 	} {
-		if status, body := e.probe(target, "&module="+module); status != http.StatusBadRequest || strings.Contains(body, target) || strings.Contains(body, "127.0.0.1") {
-			t.Errorf("%q with %s: status %d: %s", target, module, status, body)
-		}
+		name := strings.ReplaceAll(target, strconv.Itoa(stranger), "PORT")
+		t.Run(fmt.Sprintf("%q with module %s", name, module), func(t *testing.T) {
+			status, body := e.In(t).Probe(target, "&module="+module)
+			if status != http.StatusBadRequest || strings.Contains(body, target) || strings.Contains(body, "127.0.0.1") {
+				t.Errorf("status %d: %s", status, body)
+			}
+		})
 	}
 	if got := seen(); len(got) > 0 {
 		t.Errorf("a server that is not allowed received %q", got)
@@ -215,7 +219,7 @@ targets:
 		module string
 		gets   bool
 	}{{"strict", false}, {"near", true}} {
-		if m := e.probeMetrics(address, "&module="+test.module); m["pg_up"] != 0 {
+		if m := e.ProbeMetrics(address, "&module="+test.module); m["pg_up"] != 0 {
 			t.Error("the recorder is up")
 		}
 		if got := string(seen()); !strings.Contains(got, role) || strings.Contains(got, password) != test.gets {
@@ -224,9 +228,9 @@ targets:
 	}
 	// One server is one target, however its address is written.
 	for _, spelling := range []string{"127.0.0.1:0%d", "[::ffff:127.0.0.1]:%d", "127.0.0.1:000%d"} {
-		e.probeMetrics(fmt.Sprintf(spelling, s.Port), "&module=near")
+		e.ProbeMetrics(fmt.Sprintf(spelling, s.Port), "&module=near")
 	}
-	if m := e.probeMetrics(server, "&module=near"); m["pg_probes_total"] != 7 {
+	if m := e.ProbeMetrics(server, "&module=near"); m["pg_probes_total"] != 7 {
 		t.Errorf("%v probes of one server", m["pg_probes_total"])
 	}
 }
@@ -285,16 +289,16 @@ targets:
   up: {host: 127.0.0.1, port: %[3]d, %[1]s}`, login(), silentServer(t), s.Port), "--probe.max-in-flight=1")
 	hung := make(chan error, 1)
 	go func() {
-		_, _, err := e.get(context.Background(), "/probe?target=hangs", 2*scrapeTimeout)
+		_, _, err := e.Get(context.Background(), "/probe?target=hangs", 2*scrapeTimeout)
 		hung <- err
 	}()
 	eventually(t, "nothing hangs", func() bool {
-		m := e.probeMetrics("up", "")
+		m := e.ProbeMetrics("up", "")
 		return m["pg_up"] == 0 && m[`pg_probe_state{state="misconfigured"}`] == 1 && m[`pg_probe_failures_total{reason="other"}`] > 0
 	})
 	check(t, <-hung)
-	eventually(t, "not up although there is room", func() bool { return e.probeMetrics("up", "")["pg_up"] == 1 })
-	if m := e.probeMetrics("up", ""); m[`pg_probe_failures_total{reason="timeout"}`] != 0 {
+	eventually(t, "not up although there is room", func() bool { return e.ProbeMetrics("up", "")["pg_up"] == 1 })
+	if m := e.ProbeMetrics("up", ""); m[`pg_probe_failures_total{reason="timeout"}`] != 0 {
 		t.Error("waiting for room counts as the server's silence")
 	}
 }
@@ -314,21 +318,24 @@ targets:
 		"wrong":  {"Verdict: misconfigured", "Reason: auth", "failed in phase startup", "SQLSTATE is 28P01", `msg="the probe fails"`, "\npg_up 0\n"},
 		"closed": {"Verdict: no_response", "Reason: refused", "failed in phase dial", "\npg_up 0\n"},
 	} {
-		e.probe(target, "") // its log line is there by the second one
-		status, body := e.probe(target, "&debug=true")
-		if status != http.StatusOK {
-			t.Errorf("%s: status %d", target, status)
-		}
-		for _, text := range want {
-			if !strings.Contains(body, text) {
-				t.Errorf("%s: lacks %q:\n%s", target, text, body)
+		t.Run(target, func(t *testing.T) {
+			e := e.In(t)
+			e.Probe(target, "") // its log line is there by the second one
+			status, body := e.Probe(target, "&debug=true")
+			if status != http.StatusOK {
+				t.Errorf("status %d", status)
 			}
-		}
-		for _, secret := range []string{"nonsense", "127.0.0.1", strconv.Itoa(s.Port), `user=`} {
-			if strings.Contains(body, secret) {
-				t.Errorf("%s: shows %q:\n%s", target, secret, body)
+			for _, text := range want {
+				if !strings.Contains(body, text) {
+					t.Errorf("lacks %q:\n%s", text, body)
+				}
 			}
-		}
+			for _, secret := range []string{"nonsense", "127.0.0.1", strconv.Itoa(s.Port), `user=`} {
+				if strings.Contains(body, secret) {
+					t.Errorf("shows %q:\n%s", secret, body)
+				}
+			}
+		})
 	}
 }
 
@@ -349,8 +356,8 @@ targets:
   fails: {host: 127.0.0.1, port: %[2]d, password_command: [sh, -c, "echo secret; exit 1"]}
   missing: {host: 127.0.0.1, port: %[2]d, password_command: [/nonexistent/command]}`, role, s.Port, runs, token))
 	for range 3 {
-		if m := e.probeMetrics("token", ""); m["pg_up"] != 1 {
-			t.Fatalf("with a token: %v\n%s", m["pg_up"], e.logged())
+		if m := e.ProbeMetrics("token", ""); m["pg_up"] != 1 {
+			t.Fatalf("with a token: %v\n%s", m["pg_up"], e.Logged())
 		}
 	}
 	content, err := os.ReadFile(runs)
@@ -360,7 +367,7 @@ targets:
 	}
 	for range 2 {
 		for _, target := range []string{"hangs", "silent", "fails", "missing"} {
-			m := e.probeMetrics(target, "")
+			m := e.ProbeMetrics(target, "")
 			if m["pg_up"] != 0 || m[`pg_probe_state{state="misconfigured"}`] != 1 || m[`pg_probe_failures_total{reason="auth"}`] != m["pg_probes_total"] {
 				t.Errorf("%s: up %v, %v of %v failures are auth", target, m["pg_up"], m[`pg_probe_failures_total{reason="auth"}`], m["pg_probes_total"])
 			}
@@ -369,7 +376,7 @@ targets:
 	time.Sleep(10 * time.Second) // a token that is just fetched is not fetched again
 	execute(t, s, "ALTER ROLE "+role+" PASSWORD 'another'")
 	set("another")
-	m := e.probeMetrics("token", "")
+	m := e.ProbeMetrics("token", "")
 	if m["pg_up"] != 1 || m[`pg_probe_failures_total{reason="auth"}`] != 0 {
 		t.Errorf("after a rotation: up %v, failures %v", m["pg_up"], m[`pg_probe_failures_total{reason="auth"}`])
 	}

@@ -44,7 +44,7 @@ func TestTLS(t *testing.T) {
 			env := environment(s.Port, "postgres")
 			env[0] = fmt.Sprintf("DATA_SOURCE_URI=127.0.0.1:%d/postgres?%s", s.Port, test.settings)
 			e := startExporter(t, env)
-			m := e.expect(test.want)
+			m := e.Expect(test.want)
 			if _, ok := m[`pg_probe_phase_duration_seconds{phase="tls"}`]; ok != (test.settings != "sslmode=disable") {
 				t.Errorf("time of TLS is there: %v", ok)
 			}
@@ -57,11 +57,11 @@ func TestTLS(t *testing.T) {
 				t.Errorf("the certificate ends in %s, a cipher is there: %v", in, cipher)
 			}
 			if test.want == up {
-				_, body, err := e.get(t.Context(), "/metrics", scrapeTimeout)
+				_, body, err := e.Get(t.Context(), "/metrics", scrapeTimeout)
 				check(t, err)
 				likeGolden(t, "tls", body, func(help string) bool { return !strings.Contains(help, "pg_tls_") })
-				e.settle()
-				e.usesNoMore()
+				e.Settle()
+				e.ExpectNoMoreUsed()
 			}
 		})
 	}
@@ -81,7 +81,7 @@ func TestServerWithoutTLS(t *testing.T) {
 			env := environment(s.Port, "postgres")
 			env[0] = fmt.Sprintf("DATA_SOURCE_URI=127.0.0.1:%d/postgres?sslmode=%s", s.Port, mode)
 			e := startExporter(t, env)
-			if m := e.expect(want); hasSeries(m, "pg_tls_") {
+			if m := e.Expect(want); hasSeries(m, "pg_tls_") {
 				t.Error("there are series about TLS")
 			}
 		})
@@ -121,7 +121,7 @@ func TestNegotiation(t *testing.T) {
 			t.Parallel()
 			env := environment(test.server.Port, "postgres")
 			env[0] = fmt.Sprintf("DATA_SOURCE_URI=127.0.0.1:%d/postgres?%s", test.server.Port, test.settings)
-			startExporter(t, env).expect(test.want)
+			startExporter(t, env).Expect(test.want)
 		})
 	}
 }
@@ -164,9 +164,9 @@ targets:
   none: {dsn: "host=127.0.0.1 port=%[3]d sslmode=require sslrootcert=''"}`, role, password, s.Port))
 			check(t, os.WriteFile(filepath.Join(filepath.Dir(path), "root.crt"), root, 0o600))
 			for target, want := range map[string]float64{"full": 0, "ca": map[string]float64{"host": 1}[name], "none": 1} {
-				m := e.probeMetrics(target, "")
+				m := e.ProbeMetrics(target, "")
 				if m["pg_up"] != want || m[`pg_probe_failures_total{reason="tls"}`] != 1-want {
-					t.Errorf("%s: up %v, want %v\n%s", target, m["pg_up"], want, e.logged())
+					t.Errorf("%s: up %v, want %v\n%s", target, m["pg_up"], want, e.Logged())
 				}
 				in := time.Until(time.Unix(int64(m["pg_tls_certificate_not_after_timestamp_seconds"]), 0))
 				if (in < 0) != (name == "expired") || in < -2*time.Hour || hasSeries(m, "pg_tls_info{") != (want == 1) {
@@ -208,14 +208,14 @@ targets:
 	}
 	expect := func(target, reason string) {
 		t.Helper()
-		before := e.probeMetrics(target, "")
-		after := e.probeMetrics(target, "")
+		before := e.ProbeMetrics(target, "")
+		after := e.ProbeMetrics(target, "")
 		if reason == "" && after["pg_up"] != 1 {
-			t.Errorf("%s is down\n%s", target, e.logged())
+			t.Errorf("%s is down\n%s", target, e.Logged())
 		}
 		series := `pg_probe_failures_total{reason="` + reason + `"}`
 		if reason != "" && (after["pg_up"] != 0 || after[`pg_probe_state{state="misconfigured"}`] != 1 || after[series] != before[series]+1) {
-			t.Errorf("%s: up %v, want a failure for %s\n%s", target, after["pg_up"], reason, e.logged())
+			t.Errorf("%s: up %v, want a failure for %s\n%s", target, after["pg_up"], reason, e.Logged())
 		}
 	}
 	expect("certificate", "tls") // no file is there yet

@@ -30,7 +30,7 @@ func TestManyScrapesAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"))
-	e.settle()
+	e.Settle()
 	const many = 50
 	all := func(want float64) {
 		t.Helper()
@@ -40,7 +40,7 @@ func TestManyScrapesAtOnce(t *testing.T) {
 		)
 		for range many {
 			scrapes.Go(func() {
-				response, body, err := e.get(context.Background(), "/metrics", scrapeTimeout)
+				response, body, err := e.Get(context.Background(), "/metrics", scrapeTimeout)
 				if err != nil || response.StatusCode != http.StatusOK || !strings.Contains(body, fmt.Sprintf("\npg_up %v\n", want)) {
 					wrong.Add(1)
 				}
@@ -53,9 +53,9 @@ func TestManyScrapesAtOnce(t *testing.T) {
 	}
 	all(1)
 	thaw := freeze(t, s, append(children(t, s), s.PID())...)
-	before := e.scrape()
+	before := e.Scrape()
 	all(0)
-	after := e.scrape()
+	after := e.Scrape()
 	if probes := after["pg_probes_total"] - before["pg_probes_total"]; probes > 5 {
 		t.Errorf("%v probes for %d scrapes at once of a server that hangs", probes, many)
 	}
@@ -66,8 +66,8 @@ func TestManyScrapesAtOnce(t *testing.T) {
 		t.Error("no shared probe was counted")
 	}
 	thaw()
-	e.expect(up)
-	e.leavesNothing(s)
+	e.Expect(up)
+	e.ExpectNothingLeft(s)
 }
 
 // TestClientHangsUp: a probe that nobody waits for is no probe.
@@ -75,27 +75,27 @@ func TestClientHangsUp(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"))
-	e.settle()
+	e.Settle()
 	before := e.last["pg_probes_total"]
 	thaw := freeze(t, s, s.PID())
 	for range 3 {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		_, _, err := e.get(ctx, "/metrics", scrapeTimeout)
+		_, _, err := e.Get(ctx, "/metrics", scrapeTimeout)
 		cancel()
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("a client that hung up got an answer: %v", err)
 		}
 	}
 	thaw()
-	m := e.expect(up)
+	m := e.Expect(up)
 	if n := m["pg_probes_total"] - before; n != 1 {
 		t.Errorf("%v probes were counted, want that of the last scrape alone", n)
 	}
 	if m["pg_kept_session_up"] != 1 {
 		t.Error("a client that hangs up costs the kept session")
 	}
-	e.leavesNothing(s)
-	e.expectChanges(s, "up")
+	e.ExpectNothingLeft(s)
+	e.ExpectLoggedChanges(s, "up")
 }
 
 // TestSignalInMidScrape: the exporter ends within five seconds, with code 0, and leaves no session on the server.
@@ -106,12 +106,12 @@ func TestSignalInMidScrape(t *testing.T) {
 			t.Parallel()
 			s := newServer(t, pgtest.Config{})
 			e := startExporter(t, environment(s.Port, "postgres"), "--probe.timeout=30s")
-			e.settle()
+			e.Settle()
 			thaw := freeze(t, s, s.PID())
 			scraped := make(chan struct{})
 			go func() {
 				defer close(scraped)
-				response, body, err := e.get(context.Background(), "/metrics", 0)
+				response, body, err := e.Get(context.Background(), "/metrics", 0)
 				if err == nil && (response.StatusCode != http.StatusOK || !strings.Contains(body, "\npg_up 0\n")) {
 					t.Errorf("neither cut off nor an answer: status %d, %d bytes", response.StatusCode, len(body))
 				}
@@ -142,7 +142,7 @@ func TestLongProbe(t *testing.T) {
 	s := newServer(t, pgtest.Config{})
 	e := startExporter(t, environment(s.Port, "postgres"), "--probe.timeout=8s")
 	freeze(t, s, s.PID())
-	response, body, err := e.get(t.Context(), "/metrics", 0)
+	response, body, err := e.Get(t.Context(), "/metrics", 0)
 	check(t, err)
 	if m := parseMetrics(t, body); response.StatusCode != http.StatusOK || m["pg_probe_deadline_seconds"] < 7.9 || m["pg_probe_last_duration_seconds"] < 7.9 {
 		t.Errorf("status %d after %v of %v s", response.StatusCode, m["pg_probe_last_duration_seconds"], m["pg_probe_deadline_seconds"])
@@ -155,17 +155,17 @@ func TestSlowClients(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, pgtest.Config{})
 	e := startLimited(t, 1024, environment(s.Port, "postgres"))
-	e.settle()
+	e.Settle()
 	leave := crowd(t, 1100, func(ctx context.Context, i int) { slowClient(ctx, e.address, i%2 == 0) })
 	for range 10 {
-		e.expect(up)
+		e.Expect(up)
 		time.Sleep(100 * time.Millisecond)
 	}
 	if n := e.last["process_open_fds"]; n > 600 {
 		t.Errorf("%v descriptors", n)
 	}
 	leave()
-	e.leavesNothing(s)
+	e.ExpectNothingLeft(s)
 }
 
 // crowd lets many clients in, each of them again and again, until somebody makes them leave.
@@ -256,7 +256,7 @@ func TestBodilessCrowd(t *testing.T) {
 	plain := "127.0.0.1:" + freePort(t)
 	file := writeFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %d, %s}}", s.Port, login()))
 	e := startLimited(t, 512, nil, "--config.file="+file, "--health.listen-address="+plain)
-	e.listens(plain)
+	e.ExpectListening(plain)
 	paths := []string{"/metrics", "/probe?target=a"}
 	bodies := []string{"Content-Length: 10", "Transfer-Encoding: chunked"}
 	leave := crowd(t, 300, func(ctx context.Context, i int) {
@@ -272,15 +272,15 @@ func TestBodilessCrowd(t *testing.T) {
 	})
 	time.Sleep(time.Second) // until all are there
 	for range 5 {
-		_, body, err := e.get(t.Context(), paths[1], scrapeTimeout)
+		_, body, err := e.Get(t.Context(), paths[1], scrapeTimeout)
 		check(t, err)
 		if !strings.Contains(body, "\npg_up 1\n") {
 			t.Errorf("a scrape among others whose bodies do not come: %.200s", body)
 		}
-		e.lives(plain)
+		e.ExpectLive(plain)
 		time.Sleep(500 * time.Millisecond)
 	}
-	if n := e.scrape()["process_open_fds"]; n > 300 {
+	if n := e.Scrape()["process_open_fds"]; n > 300 {
 		t.Errorf("%v descriptors", n)
 	}
 	leave()
@@ -294,7 +294,7 @@ func TestOwnBound(t *testing.T) {
 	plain := "127.0.0.1:" + freePort(t)
 	e := startLimited(t, 512, environment(s.Port, "postgres"),
 		"--health.listen-address="+plain, "--probe.timeout=60s")
-	e.listens(plain)
+	e.ExpectListening(plain)
 	freeze(t, s, s.PID())
 	leave := crowd(t, 300, func(ctx context.Context, _ int) {
 		if conn := dial(ctx, e.address); conn != nil {
@@ -305,7 +305,7 @@ func TestOwnBound(t *testing.T) {
 	})
 	time.Sleep(time.Second) // until all are there
 	for range 5 {
-		e.lives(plain)
+		e.ExpectLive(plain)
 		time.Sleep(100 * time.Millisecond)
 	}
 	leave()
@@ -318,7 +318,7 @@ func TestBodies(t *testing.T) {
 	plain := "127.0.0.1:" + freePort(t)
 	e := startExporter(t, []string{"DATA_SOURCE_NAME=host=127.0.0.1 port=1 password=hidden"},
 		"--health.listen-address="+plain)
-	e.listens(plain)
+	e.ExpectListening(plain)
 	var clients sync.WaitGroup
 	for _, address := range []string{e.address, plain} {
 		for _, head := range bodiless() {
@@ -385,12 +385,12 @@ func slowClient(ctx context.Context, address string, speaks bool) {
 func TestLandingPage(t *testing.T) {
 	t.Parallel()
 	e := startExporter(t, []string{"DATA_SOURCE_NAME=host=127.0.0.1 port=1 password=hidden"})
-	response, body, err := e.get(t.Context(), "/", 0)
+	response, body, err := e.Get(t.Context(), "/", 0)
 	check(t, err)
 	if response.StatusCode != http.StatusOK || !strings.Contains(body, `href="metrics"`) && !strings.Contains(body, `href="/metrics"`) {
 		t.Errorf("status %d:\n%s", response.StatusCode, body)
 	}
-	if response, _, err = e.get(t.Context(), "/nothing", 0); err != nil || response.StatusCode != http.StatusNotFound {
+	if response, _, err = e.Get(t.Context(), "/nothing", 0); err != nil || response.StatusCode != http.StatusNotFound {
 		t.Errorf("an unknown path: %v, %v", response, err)
 	}
 }
@@ -434,6 +434,6 @@ func TestWebConfiguration(t *testing.T) {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
 	})
-	activated := &exporter{t: t, address: address}
-	activated.expect(up)
+	activated := &Exporter{t: t, address: address, log: &pgtest.Output{}}
+	activated.Expect(up)
 }
