@@ -153,7 +153,7 @@ func record(t *testing.T, kind config.Kind) {
 			_, _ = client.Write(buffer[:n])
 		}
 	})
-	p := newTestProberOf(t, kind, proxy.port, 0)
+	p := newTestProberOf(t, kind, proxy.Port, 0)
 	for range 2 {
 		if r := ask(t, p, hanging); !r.Up() {
 			t.Fatalf("got %+v", r.Failure)
@@ -223,7 +223,7 @@ func play(t testing.TB, kind config.Kind, r recording) (p *Prober, stop func()) 
 		}
 		_, _ = io.Copy(io.Discard, conn)
 	})
-	return newTestProberOf(t, kind, s.port, time.Second), end
+	return newTestProberOf(t, kind, s.Port, time.Second), end
 }
 
 // hangUp stands for a message where the server hangs up.

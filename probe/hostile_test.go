@@ -15,54 +15,19 @@ import (
 	"testing"
 	"time"
 
+	"pg_liveness_exporter/internal/testservers"
+
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// wire is messages as a server sends them.
-func wire(messages ...pgproto3.BackendMessage) []byte {
-	var out []byte
-	for _, m := range messages {
-		var err error
-		if out, err = m.Encode(out); err != nil {
-			panic(err)
-		}
-	}
-	return out
-}
-
 var (
-	ready     = &pgproto3.ReadyForQuery{TxStatus: 'I'}
-	oneColumn = &pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("x"), DataTypeOID: 25, DataTypeSize: -1, TypeModifier: -1}}}
-	one       = wire(oneColumn, &pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, &pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")}, ready)
-	letIn     = wire(&pgproto3.AuthenticationOk{}, &pgproto3.BackendKeyData{ProcessID: 1, SecretKey: []byte("1234")}, ready)
+	ready     = testservers.Ready()
+	oneColumn = testservers.OneColumn()
+	one       = testservers.One()
+	letIn     = testservers.LetIn()
 	// panics makes pgconn unlock a connection that is not locked (jackc/pgx#1833).
-	panics = wire(oneColumn, ready, ready)
+	panics = testservers.Wire(oneColumn, ready, ready)
 )
-
-// converse lets a login through and answers what the client says with what reply returns for it.
-func converse(greeting []byte, reply func(conn net.Conn, m pgproto3.FrontendMessage) []byte) func(net.Conn) {
-	return func(conn net.Conn) {
-		backend := pgproto3.NewBackend(conn, conn)
-		if _, err := backend.ReceiveStartupMessage(); err != nil {
-			return
-		}
-		if _, err := conn.Write(greeting); err != nil {
-			return
-		}
-		for {
-			m, err := backend.Receive()
-			if err != nil {
-				return
-			}
-			if _, ok := m.(*pgproto3.Terminate); ok {
-				return
-			}
-			if _, err := conn.Write(reply(conn, m)); err != nil {
-				return
-			}
-		}
-	}
-}
 
 // log collects what a prober logs.
 type log struct {
@@ -105,8 +70,8 @@ func isQuery(m pgproto3.FrontendMessage, sql string) bool {
 // next probe.
 func TestPanics(t *testing.T) {
 	t.Parallel()
-	s := newFakeServer(t, converse(letIn, func(net.Conn, pgproto3.FrontendMessage) []byte { return panics }))
-	p, l, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+	s := newFakeServer(t, testservers.Converse(letIn, func(net.Conn, pgproto3.FrontendMessage) []byte { return panics }))
+	p, l, losses := newWatchedProber(t, dsnOf(s))
 	for range 8 {
 		r := ask(t, p, hanging)
 		want := Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseQuery}
@@ -125,20 +90,20 @@ func TestPanics(t *testing.T) {
 	}
 }
 
-func dsnOf(s *fakeServer, more string) string {
-	return fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", s.port, more)
+func dsnOf(s *testservers.FakeServer) string {
+	return fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p sslmode=disable", s.Port)
 }
 
 // TestPanicOnKeptSession: the kept session's panic costs the figures of one probe. It is no loss, and nothing is reopened.
 func TestPanicOnKeptSession(t *testing.T) {
 	t.Parallel()
-	s := newFakeServer(t, converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+	s := newFakeServer(t, testservers.Converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
 		if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
 			return one
 		}
 		return panics
 	}))
-	p, l, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+	p, l, losses := newWatchedProber(t, dsnOf(s))
 	for i := range 4 {
 		r := ask(t, p, hanging)
 		if !r.Up() || r.StatsFailure == nil || r.StatsFailure.Reason != ReasonProtocol {
@@ -146,7 +111,7 @@ func TestPanicOnKeptSession(t *testing.T) {
 		}
 		// Each probe asks one session for figures, and opens one or two.
 		eventually(t, func() bool { return p.keptNow() == nil })
-		if n := s.accepted.Load(); n > int64(2*(i+1)) {
+		if n := s.Accepted(); n > 2*(i+1) {
 			t.Errorf("%d sessions after %d probes", n, i+1)
 		}
 	}
@@ -177,10 +142,10 @@ func eventually(t *testing.T, ok func() bool) {
 // TestPanicElsewhere: what a check, a commit and a PgBouncer's console answer may make pgconn panic as well.
 func TestPanicElsewhere(t *testing.T) {
 	t.Parallel()
-	all := newFakeServer(t, converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+	all := newFakeServer(t, testservers.Converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
 		switch {
 		case isQuery(m, "lock_timeout"):
-			return wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready)
+			return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready)
 		case isQuery(m, "SELECT 1"):
 			return one
 		}
@@ -188,7 +153,7 @@ func TestPanicElsewhere(t *testing.T) {
 	}))
 	t.Run("check", func(t *testing.T) {
 		t.Parallel()
-		p, _, _ := newWatchedProber(t, dsnOf(all, "sslmode=disable"))
+		p, _, _ := newWatchedProber(t, dsnOf(all))
 		p.target.Timeout = hanging
 		for range 5 {
 			ctx, cancel := context.WithTimeout(t.Context(), hanging)
@@ -202,7 +167,7 @@ func TestPanicElsewhere(t *testing.T) {
 	t.Run("commit", func(t *testing.T) {
 		t.Parallel()
 		outcomes := make(chan *CommitResult, 8)
-		p := newTestProberFor(t, dsnOf(all, "sslmode=disable"), func(o *Options) {
+		p := newTestProberFor(t, dsnOf(all), func(o *Options) {
 			o.Keep = false
 			o.OnCommit = func(o *CommitResult) { outcomes <- o }
 		})
@@ -229,13 +194,13 @@ func TestPanicElsewhere(t *testing.T) {
 // TestBudgets: a server that sends without end is not read any further, in whatever message it does so.
 func TestBudgets(t *testing.T) {
 	t.Parallel()
-	flood := func(conn net.Conn, begin []byte, message []byte) []byte {
+	flood := func(conn net.Conn, begin []byte, message []byte) {
 		if _, err := conn.Write(begin); err != nil {
-			return nil
+			return
 		}
 		for many := bytes.Repeat(message, max(1, (64<<10)/len(message))); ; {
 			if _, err := conn.Write(many); err != nil {
-				return nil
+				return
 			}
 		}
 	}
@@ -244,14 +209,14 @@ func TestBudgets(t *testing.T) {
 		columns = append(columns, nil)
 	}
 	for name, test := range map[string]struct{ begin, message []byte }{
-		"rows":             {wire(oneColumn), wire(&pgproto3.DataRow{Values: [][]byte{[]byte("value")}})},
-		"large rows":       {wire(oneColumn), wire(&pgproto3.DataRow{Values: [][]byte{bytes.Repeat([]byte("x"), 1<<19)}})},
-		"empty rows":       {wire(&pgproto3.RowDescription{}), wire(&pgproto3.DataRow{})},
-		"rows of nulls":    {wire(oneColumn), wire(&pgproto3.DataRow{Values: columns})},
-		"command complete": {nil, wire(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})},
-		"parameter status": {nil, wire(&pgproto3.ParameterStatus{Name: "application_name", Value: "x"})},
-		"notices":          {nil, wire(&pgproto3.NoticeResponse{Severity: "NOTICE", Code: "00000", Message: "m"})},
-		"errors":           {nil, wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "XX000", Message: "m"})},
+		"rows":             {testservers.Wire(oneColumn), testservers.Wire(&pgproto3.DataRow{Values: [][]byte{[]byte("value")}})},
+		"large rows":       {testservers.Wire(oneColumn), testservers.Wire(&pgproto3.DataRow{Values: [][]byte{bytes.Repeat([]byte("x"), 1<<19)}})},
+		"empty rows":       {testservers.Wire(&pgproto3.RowDescription{}), testservers.Wire(&pgproto3.DataRow{})},
+		"rows of nulls":    {testservers.Wire(oneColumn), testservers.Wire(&pgproto3.DataRow{Values: columns})},
+		"command complete": {nil, testservers.Wire(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})},
+		"parameter status": {nil, testservers.Wire(&pgproto3.ParameterStatus{Name: "application_name", Value: "x"})},
+		"notices":          {nil, testservers.Wire(&pgproto3.NoticeResponse{Severity: "NOTICE", Code: "00000", Message: "m"})},
+		"errors":           {nil, testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "XX000", Message: "m"})},
 	} {
 		limit := 2 * hanging
 		expect := func(t *testing.T, f *Failure) {
@@ -262,10 +227,11 @@ func TestBudgets(t *testing.T) {
 		}
 		t.Run(name+" in an answer", func(t *testing.T) {
 			t.Parallel()
-			s := newFakeServer(t, converse(letIn, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
-				return flood(conn, test.begin, test.message)
+			s := newFakeServer(t, testservers.Converse(letIn, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
+				flood(conn, test.begin, test.message)
+				return nil
 			}))
-			p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+			p, _, losses := newWatchedProber(t, dsnOf(s))
 			r := ask(t, p, limit)
 			expect(t, r.Failure)
 			if n := losses.Load(); n != 0 {
@@ -274,13 +240,14 @@ func TestBudgets(t *testing.T) {
 		})
 		t.Run(name+" in the figures", func(t *testing.T) {
 			t.Parallel()
-			s := newFakeServer(t, converse(letIn, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
+			s := newFakeServer(t, testservers.Converse(letIn, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
 				if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
 					return one
 				}
-				return flood(conn, test.begin, test.message)
+				flood(conn, test.begin, test.message)
+				return nil
 			}))
-			p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+			p, _, losses := newWatchedProber(t, dsnOf(s))
 			r := ask(t, p, limit)
 			expect(t, r.StatsFailure)
 			if n := losses.Load(); n != 0 || !r.Up() {
@@ -296,18 +263,19 @@ func TestBudgets(t *testing.T) {
 				_, _ = conn.Read(make([]byte, 1024))
 				flood(conn, nil, test.message)
 			})
-			p, _, _ := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+			p, _, _ := newWatchedProber(t, dsnOf(s))
 			expect(t, ask(t, p, limit).Failure)
 		})
 		t.Run(name+" while idle", func(t *testing.T) {
 			t.Parallel()
-			s := newFakeServer(t, converse(letIn, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
+			s := newFakeServer(t, testservers.Converse(letIn, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
 				if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
 					return one
 				}
-				return flood(conn, wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready), test.message)
+				flood(conn, testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready), test.message)
+				return nil
 			}))
-			p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+			p, _, losses := newWatchedProber(t, dsnOf(s))
 			if r := ask(t, p, limit); !r.Up() {
 				t.Errorf("got %+v", r.Failure)
 			}
@@ -315,7 +283,7 @@ func TestBudgets(t *testing.T) {
 			if n := losses.Load(); n != 0 {
 				t.Errorf("%d losses", n)
 			}
-			if n := s.accepted.Load(); n != 1 {
+			if n := s.Accepted(); n != 1 {
 				t.Errorf("%d sessions, want none reopened", n)
 			}
 		})
@@ -327,15 +295,15 @@ func TestBudgets(t *testing.T) {
 func TestParametersForLife(t *testing.T) {
 	t.Parallel()
 	var sent atomic.Int64
-	s := newFakeServer(t, converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
-		changes := bytes.Repeat(wire(&pgproto3.ParameterStatus{Name: "TimeZone", Value: "UTC"}), 200) // some 55 KB by the meter
+	s := newFakeServer(t, testservers.Converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+		changes := bytes.Repeat(testservers.Wire(&pgproto3.ParameterStatus{Name: "TimeZone", Value: "UTC"}), 200) // some 55 KB by the meter
 		sent.Add(200)
 		if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
 			return append(one[:len(one):len(one)], changes...)
 		}
-		return append(wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready), changes...)
+		return append(testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready), changes...)
 	}))
-	p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+	p, _, losses := newWatchedProber(t, dsnOf(s))
 	for range 20 {
 		if r := ask(t, p, hanging); !r.Up() {
 			t.Fatalf("got %+v", r.Failure)
@@ -344,7 +312,7 @@ func TestParametersForLife(t *testing.T) {
 	if n := losses.Load(); n != 0 {
 		t.Errorf("%d losses", n)
 	}
-	if n := s.accepted.Load(); n < 22 {
+	if n := s.Accepted(); n < 22 {
 		t.Errorf("%d sessions for 20 probes: the kept one was never exchanged", n)
 	}
 }
@@ -352,18 +320,18 @@ func TestParametersForLife(t *testing.T) {
 // TestBreaksOffInAnswer: a connection that ends in the middle of an answer is said to have ended, and tried once more.
 func TestBreaksOffInAnswer(t *testing.T) {
 	t.Parallel()
-	for _, sent := range [][]byte{nil, wire(oneColumn), one[:len(one)-3]} {
-		s := newFakeServer(t, converse(letIn, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
+	for _, sent := range [][]byte{nil, testservers.Wire(oneColumn), one[:len(one)-3]} {
+		s := newFakeServer(t, testservers.Converse(letIn, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
 			_, _ = conn.Write(sent)
 			_ = conn.Close()
 			return nil
 		}))
-		r := ask(t, newTestProberFor(t, dsnOf(s, "sslmode=disable"), nil), hanging)
+		r := ask(t, newTestProberFor(t, dsnOf(s), nil), hanging)
 		want := Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseQuery}
 		if r.Up() || *r.Failure != want {
 			t.Errorf("after %d bytes: got %+v, want %+v", len(sent), r.Failure, want)
 		}
-		if n := s.accepted.Load(); n < 2 {
+		if n := s.Accepted(); n < 2 {
 			t.Errorf("%d connections, want a second try", n)
 		}
 	}
@@ -373,7 +341,7 @@ func TestBreaksOffInAnswer(t *testing.T) {
 // ends in time.
 func TestReadyTooEarly(t *testing.T) {
 	t.Parallel()
-	early := wire(oneColumn, &pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, ready)
+	early := testservers.Wire(oneColumn, &pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, ready)
 	for name, reply := range map[string]func(pgproto3.FrontendMessage) []byte{
 		"on the new session": func(pgproto3.FrontendMessage) []byte { return early },
 		"on the kept session": func(m pgproto3.FrontendMessage) []byte {
@@ -385,8 +353,8 @@ func TestReadyTooEarly(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newFakeServer(t, converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte { return reply(m) }))
-			p := newTestProberFor(t, dsnOf(s, "sslmode=disable"), nil)
+			s := newFakeServer(t, testservers.Converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte { return reply(m) }))
+			p := newTestProberFor(t, dsnOf(s), nil)
 			for range 3 {
 				r := ask(t, p, 200*time.Millisecond)
 				if f := r.Failure; f != nil && f.Reason != ReasonTimeout {

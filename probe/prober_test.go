@@ -5,19 +5,13 @@ package probe
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,55 +27,23 @@ import (
 // hanging is the most anything may take on a busy machine before it counts as hung.
 const hanging = 4 * time.Second
 
-// fakeServer runs handle for each connection and counts those that are open.
-type fakeServer struct {
-	port      int
-	open      atomic.Int64
-	most      atomic.Int64
-	accepted  atomic.Int64
-	listening net.Listener
-}
-
-func newFakeServer(t testing.TB, handle func(net.Conn)) *fakeServer {
+// newFakeServer starts a fake server that is closed when the test ends.
+func newFakeServer(t testing.TB, handle func(net.Conn)) *testservers.FakeServer {
 	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	s, err := testservers.NewFakeServer(t.Context(), handle)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &fakeServer{port: l.Addr().(*net.TCPAddr).Port, listening: l}
-	var handlers sync.WaitGroup
-	t.Cleanup(func() {
-		_ = l.Close()
-		handlers.Wait()
-	})
-	handlers.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			s.accepted.Add(1)
-			handlers.Go(func() {
-				defer func() { _ = conn.Close() }()
-				s.most.Store(max(s.most.Load(), s.open.Add(1)))
-				defer s.open.Add(-1)
-				handle(conn)
-			})
-		}
-	})
+	t.Cleanup(func() { _ = s.Close() })
 	return s
 }
-
-// silent reads until the client goes, and says nothing.
-func silent(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
 
 // say reads the client's first message, sends bytes, and then is silent.
 func say(bytes string) func(net.Conn) {
 	return func(conn net.Conn) {
 		_, _ = conn.Read(make([]byte, 1024))
 		_, _ = io.WriteString(conn, bytes)
-		silent(conn)
+		testservers.Silent(conn)
 	}
 }
 
@@ -149,8 +111,8 @@ func TestWhatNoServerDoes(t *testing.T) {
 		dsn    string
 		want   Failure
 	}{
-		{"accepts and is silent", silent, "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
-		{"silent to SSLRequest", silent, "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseTLS}},
+		{"accepts and is silent", testservers.Silent, "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
+		{"silent to SSLRequest", testservers.Silent, "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseTLS}},
 		{"half a message", say("R\x00\x00"), "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
 		{"half a message and hangs up", sayAndClose("R\x00\x00"), "sslmode=disable", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseStartup}},
 		{"hangs up at once", sayAndClose(""), "sslmode=disable", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseStartup}},
@@ -172,14 +134,14 @@ func TestWhatNoServerDoes(t *testing.T) {
 					return
 				}
 			}
-			silent(conn)
+			testservers.Silent(conn)
 		}, "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
 		{"a message of a gigabyte", say("R\x3f\xff\xff\xff\x00\x00\x00\x00"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := newFakeServer(t, test.handle)
-			p := newTestProber(t, s.port, test.dsn)
+			p := newTestProber(t, s.Port, test.dsn)
 			r := ask(t, p, 500*time.Millisecond)
 			if r.Up() {
 				t.Fatal("up")
@@ -194,7 +156,7 @@ func TestWhatNoServerDoes(t *testing.T) {
 			if !r.Phases[test.want.Phase].Known {
 				t.Errorf("no time for the phase that failed: %v", r.Phases)
 			}
-			if n := s.accepted.Load(); n > 2 {
+			if n := s.Accepted(); n > 2 {
 				t.Errorf("%d connections for one probe", n)
 			}
 		})
@@ -271,17 +233,17 @@ func TestReasons(t *testing.T) {
 			s := newFakeServer(t, refuse(pgproto3.ErrorResponse{
 				Severity: "FATALE", SeverityUnlocalized: "FATAL", Code: test.code, Routine: test.routine, Message: test.message,
 			}))
-			p := newTestProber(t, s.port, "sslmode=disable")
+			p := newTestProber(t, s.Port, "sslmode=disable")
 			r := ask(t, p, hanging)
 			want := Failure{Reason: test.reason, State: test.state, Phase: PhaseStartup, SQLState: test.code, Routine: test.routine}
 			if r.Up() || *r.Failure != want {
 				t.Errorf("got %+v, want %+v", r.Failure, want)
 			}
-			connections := int64(1)
+			connections := 1
 			if test.reason == ReasonTerminated {
 				connections = 2 // tried once more
 			}
-			if n := s.accepted.Load(); n != connections {
+			if n := s.Accepted(); n != connections {
 				t.Errorf("%d connections, want %d", n, connections)
 			}
 		})
@@ -326,7 +288,7 @@ func TestAddresses(t *testing.T) {
 		{names{err: &net.DNSError{Err: "server misbehaving", IsTemporary: true}}, ReasonResolve},
 		{names{err: &net.DNSError{Err: "i/o timeout", IsTimeout: true}}, ReasonTimeout},
 	} {
-		p := newTestProberFor(t, fmt.Sprintf("host=name.invalid port=%d user=u sslmode=disable", s.port),
+		p := newTestProberFor(t, fmt.Sprintf("host=name.invalid port=%d user=u sslmode=disable", s.Port),
 			func(o *Options) { o.Resolver = test.names })
 		if r := ask(t, p, hanging); r.Up() || r.Failure.Reason != test.want {
 			t.Errorf("%+v: got %+v, want %s", test.names, r.Failure, test.want)
@@ -342,7 +304,7 @@ func TestPendingLogins(t *testing.T) {
 	s := newFakeServer(t, func(conn net.Conn) {
 		silence := make(chan struct{})
 		go func() {
-			silent(conn)
+			testservers.Silent(conn)
 			close(silence)
 		}()
 		select {
@@ -350,7 +312,7 @@ func TestPendingLogins(t *testing.T) {
 		case <-silence:
 		}
 	})
-	p := newTestProber(t, s.port, "sslmode=disable")
+	p := newTestProber(t, s.Port, "sslmode=disable")
 	p.limits = limits{maxPending: 400 * time.Millisecond, minAge: 100 * time.Millisecond, maxLogins: 4}
 	for begin := time.Now(); time.Since(begin) < 2*time.Second; {
 		if r := ask(t, p, 20*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout {
@@ -360,10 +322,10 @@ func TestPendingLogins(t *testing.T) {
 			t.Fatalf("%d logins at once, want at most 4", n)
 		}
 	}
-	if n := s.most.Load(); n < 2 || n > 5 { // the server may learn late of one that was dropped
+	if n := s.MaxOpen(); n < 2 || n > 5 { // the server may learn late of one that was dropped
 		t.Errorf("the server saw %d logins at once", n)
 	}
-	if n := s.accepted.Load(); n > 25 {
+	if n := s.Accepted(); n > 25 {
 		t.Errorf("%d logins in 2 s, want one each 100 ms", n)
 	}
 	close(answers) // hangs up, which is an end too
@@ -382,14 +344,14 @@ func TestAnotherPendingLoginEnds(t *testing.T) {
 	s := newFakeServer(t, func(conn net.Conn) {
 		switch logins.Add(1) {
 		case 1:
-			silent(conn)
+			testservers.Silent(conn)
 		case 2:
 			<-end
 		default:
 			refuse(pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03"})(conn)
 		}
 	})
-	p := newTestProber(t, s.port, "sslmode=disable")
+	p := newTestProber(t, s.Port, "sslmode=disable")
 	p.limits = limits{maxPending: time.Minute, minAge: time.Millisecond, maxLogins: 2}
 	ask(t, p, 50*time.Millisecond)
 	ask(t, p, 50*time.Millisecond)
@@ -488,14 +450,14 @@ func TestOddFigures(t *testing.T) {
 				}
 				return rows
 			}))
-			r := ask(t, newTestProber(t, s.port, "sslmode=disable"), hanging)
+			r := ask(t, newTestProber(t, s.Port, "sslmode=disable"), hanging)
 			if !r.Up() || !r.KeptUp || r.ServerStats != nil || r.StatsFailure == nil || r.StatsFailure.Reason != ReasonProtocol {
 				t.Errorf("got %+v, %+v", r, r.StatsFailure)
 			}
 		})
 	}
 	s := newFakeServer(t, accept(func(string) [][]string { return [][]string{{"2"}} }))
-	if r := ask(t, newTestProber(t, s.port, "sslmode=disable"), hanging); r.Up() || r.Failure.Reason != ReasonProtocol {
+	if r := ask(t, newTestProber(t, s.Port, "sslmode=disable"), hanging); r.Up() || r.Failure.Reason != ReasonProtocol {
 		t.Errorf("SELECT 1 returned 2: %+v", r.Failure)
 	}
 }
@@ -503,8 +465,8 @@ func TestOddFigures(t *testing.T) {
 // TestCloseEndsPendingLogins: a prober that is closed leaves no login behind and asks no more.
 func TestCloseEndsPendingLogins(t *testing.T) {
 	t.Parallel()
-	s := newFakeServer(t, silent)
-	p := newTestProber(t, s.port, "sslmode=disable")
+	s := newFakeServer(t, testservers.Silent)
+	p := newTestProber(t, s.Port, "sslmode=disable")
 	ask(t, p, 50*time.Millisecond)
 	if n := p.options.Sessions.InUse(); n != 1 {
 		t.Errorf("%d connections, want the pending login", n)
@@ -519,29 +481,27 @@ func TestCloseEndsPendingLogins(t *testing.T) {
 	}
 }
 
-// certificate makes a certificate that nobody signed, valid until the time given.
-func certificate(t *testing.T, name string, until time.Time) tls.Certificate {
+// certificate makes a certificate that nobody signed.
+func certificate(t *testing.T, name string) tls.Certificate {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	certificate, key, err := testservers.NewCertificate(func(c *x509.Certificate) {
+		c.Subject.CommonName, c.DNSNames, c.IPAddresses = name, []string{name}, nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: until, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	return pair
 }
 
 // TestUntrustedCertificate: no login, and above all no password, goes to a server whose certificate fails.
 func TestUntrustedCertificate(t *testing.T) {
 	t.Parallel()
 	var spoke atomic.Int64
-	cert := certificate(t, "db.invalid", time.Now().Add(time.Hour))
+	cert := certificate(t, "db.invalid")
 	s := newFakeServer(t, func(conn net.Conn) {
 		request := make([]byte, 8)
 		if _, err := io.ReadFull(conn, request); err != nil {
@@ -555,7 +515,7 @@ func TestUntrustedCertificate(t *testing.T) {
 		}
 	})
 	for _, dsn := range []string{"sslmode=verify-full sslrootcert=system", "sslmode=verify-full"} {
-		p := newTestProber(t, s.port, dsn)
+		p := newTestProber(t, s.Port, dsn)
 		r := ask(t, p, hanging)
 		if r.Up() || r.Failure.Reason != ReasonTLS || r.Failure.State != StateMisconfigured || !strings.Contains(r.Failure.Detail, "certificate") {
 			t.Errorf("%s: got %+v", dsn, r.Failure)
@@ -570,7 +530,7 @@ func TestUntrustedCertificate(t *testing.T) {
 // it on the side and tells of a write that failed.
 func TestAlertThatWasRead(t *testing.T) {
 	t.Parallel()
-	cert := certificate(t, "client", time.Now().Add(time.Hour))
+	cert := certificate(t, "client")
 	s := newFakeServer(t, func(conn net.Conn) {
 		server := tls.Server(conn, &tls.Config{
 			Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13,
@@ -584,7 +544,7 @@ func TestAlertThatWasRead(t *testing.T) {
 			InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13,
 		}}
 		var netDialer net.Dialer
-		conn, err := netDialer.DialContext(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
+		conn, err := netDialer.DialContext(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", s.Port))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -624,7 +584,7 @@ func TestFarAndHurried(t *testing.T) {
 		time.Sleep(4 * roundTrip)
 		answers(conn)
 	})
-	p := newTestProber(t, s.port, "sslmode=disable")
+	p := newTestProber(t, s.Port, "sslmode=disable")
 	limit := 7 * roundTrip // enough for the login and two queries, but not for two more
 	if r := ask(t, p, limit); !r.Up() || r.KeptUp {
 		t.Errorf("first: %+v, kept %v", r.Failure, r.KeptUp)
@@ -684,7 +644,7 @@ modules:
 		},
 		"anywhere": {{[]string{"127.0.0.1"}, false}, {[]string{"::1"}, false}, {[]string{"169.254.169.254"}, false}, {[]string{"fe80::1%lo"}, false}},
 	} {
-		target, err := file.AdHoc(fmt.Sprintf("name.invalid:%d", s.port), module)
+		target, err := file.AdHoc(fmt.Sprintf("name.invalid:%d", s.Port), module)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -692,10 +652,10 @@ modules:
 		p := New(target, credentials.NewStore(t.Context()).For(target), Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(LossReason, time.Time) {}, Resolver: where})
 		for _, c := range cases {
 			where.addresses = c.addresses
-			before := s.accepted.Load()
+			before := s.Accepted()
 			r := ask(t, p, hanging)
-			if r.Failure == nil || r.Failure.Forbidden == c.connects || (s.accepted.Load() > before) != c.connects {
-				t.Errorf("%s leads to %v: %+v, %d connects", module, c.addresses, r.Failure, s.accepted.Load()-before)
+			if r.Failure == nil || r.Failure.Forbidden == c.connects || (s.Accepted() > before) != c.connects {
+				t.Errorf("%s leads to %v: %+v, %d connects", module, c.addresses, r.Failure, s.Accepted()-before)
 			}
 			if !c.connects && (r.Failure.Reason != ReasonPermission || r.Failure.State != StateMisconfigured) {
 				t.Errorf("%s leads to %v: %+v", module, c.addresses, r.Failure)
@@ -738,7 +698,7 @@ func TestStuckCommit(t *testing.T) {
 		answers(&replayed{conn, length[:]})
 	})
 	var outcomes atomic.Int64
-	p := newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u sslmode=disable", s.port), func(o *Options) {
+	p := newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u sslmode=disable", s.Port), func(o *Options) {
 		o.OnCommit = func(*CommitResult) { outcomes.Add(1) }
 	})
 	p.target.Commit, p.target.Timeout = true, 500*time.Millisecond
@@ -786,7 +746,7 @@ func TestCloseWhileCommitHangs(t *testing.T) {
 			return [][]string{{"1"}}
 		}))
 		t.Cleanup(func() { close(release) })
-		p := newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u sslmode=disable", s.port), func(o *Options) {
+		p := newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u sslmode=disable", s.Port), func(o *Options) {
 			o.OnCommit = func(*CommitResult) {}
 		})
 		p.target.Commit, p.target.Timeout = true, 200*time.Millisecond

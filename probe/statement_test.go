@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // TestStatementBesideProbe: no probe waits for the login of a statement, until that has been given up: then it counts among
@@ -18,12 +20,12 @@ func TestStatementBesideProbe(t *testing.T) {
 	var connections atomic.Int64
 	s := newFakeServer(t, func(conn net.Conn) {
 		if connections.Add(1) == 1 {
-			silent(conn)
+			testservers.Silent(conn)
 			return
 		}
 		accept(func(string) [][]string { return [][]string{{"1"}} })(conn)
 	})
-	p := newTestProber(t, s.port, "sslmode=disable")
+	p := newTestProber(t, s.Port, "sslmode=disable")
 	p.target.Timeout = hanging
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -1,0 +1,371 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"pg_liveness_exporter/internal/testenv"
+)
+
+// ruleFile is a file of rules as Prometheus reads it.
+type ruleFile struct {
+	Groups []ruleGroup `yaml:"groups"`
+}
+
+type ruleGroup struct {
+	Name        string `yaml:"name"`
+	Interval    string `yaml:"interval"`
+	QueryOffset string `yaml:"query_offset,omitempty"`
+	Rules       []rule `yaml:"rules"`
+}
+
+type rule struct {
+	Record        string            `yaml:"record,omitempty"`
+	Alert         string            `yaml:"alert,omitempty"`
+	Expr          string            `yaml:"expr"`
+	For           string            `yaml:"for,omitempty"`
+	KeepFiringFor string            `yaml:"keep_firing_for,omitempty"`
+	Labels        map[string]string `yaml:"labels,omitempty"`
+	Annotations   map[string]string `yaml:"annotations,omitempty"`
+}
+
+func (r rule) name() string { return r.Record + r.Alert }
+
+func readRules(t *testing.T) ruleFile {
+	t.Helper()
+	var f ruleFile
+	if err := yaml.Unmarshal([]byte(read(t, "examples/alerts.yml")), &f); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// all returns the rules of all groups.
+func (f ruleFile) all() []rule {
+	var rules []rule
+	for _, g := range f.Groups {
+		rules = append(rules, g.Rules...)
+	}
+	return rules
+}
+
+// ruleTests are the tests of the rules: by file, and in it one text for each test, which begins with its name.
+func ruleTests(t *testing.T) map[string][]string {
+	t.Helper()
+	tests := map[string][]string{}
+	for _, file := range glob(t, "examples/alerts*_test.yml") {
+		tests[file] = strings.Split(read(t, file), "\n  - name: ")[1:]
+	}
+	return tests
+}
+
+// suite is what tells whether a rule is as it should be: the tests of its alert, or of all that lean on it, and the rules
+// that they need.
+type suite struct {
+	tool  string
+	names string // a pattern of the tests' names
+	root  string // the module's
+	files []string
+	rules ruleFile
+}
+
+// suiteOf returns the suite of the rule with this name.
+func suiteOf(t *testing.T, tool, name string, rules ruleFile, tests map[string][]string) suite {
+	t.Helper()
+	alerts := []string{name}
+	if strings.Contains(name, ":") {
+		alerts = nil
+		for _, r := range rules.all() {
+			if r.Alert != "" && strings.Contains(r.Expr, name) {
+				alerts = append(alerts, r.Alert)
+			}
+		}
+	}
+	s := suite{tool: tool, root: inRoot(t, ""), names: "^(" + strings.Join(alerts, "|") + ") "}
+	ours := regexp.MustCompile(s.names)
+	var text strings.Builder
+	for file, all := range tests {
+		for _, test := range all {
+			if ours.MatchString(test) {
+				text.WriteString(test)
+				if !slices.Contains(s.files, file) {
+					s.files = append(s.files, file)
+				}
+			}
+		}
+	}
+	if len(s.files) == 0 {
+		t.Fatalf("no test's name begins with one of %v", alerts)
+	}
+	needed := text.String()
+	for before := -1; before != len(needed); { // rules lean on rules
+		before = len(needed)
+		s.rules.Groups = nil
+		for _, g := range rules.Groups {
+			kept := g
+			kept.Rules = nil
+			for _, r := range g.Rules {
+				if strings.Contains(needed, r.name()) {
+					kept.Rules = append(kept.Rules, r)
+					if !strings.Contains(needed, r.Expr) {
+						needed += r.Expr
+					}
+				}
+			}
+			s.rules.Groups = append(s.rules.Groups, kept)
+		}
+	}
+	return s
+}
+
+// passes says whether the suite passes with these rules.
+func (s suite) passes(t *testing.T, rules ruleFile) (passed bool, output string, err error) {
+	t.Helper()
+	dir, err := os.MkdirTemp(t.TempDir(), "")
+	if err != nil {
+		return false, "", err
+	}
+	content, err := yaml.Marshal(rules)
+	if err != nil {
+		return false, "", err
+	}
+	args := []string{"test", "rules", "--run", s.names}
+	for _, file := range s.files {
+		test, err := os.ReadFile(filepath.Join(s.root, file))
+		if err != nil {
+			return false, "", err
+		}
+		content := filepath.Join(dir, filepath.Base(file))
+		if err := os.WriteFile(content, test, 0o600); err != nil {
+			return false, "", err
+		}
+		args = append(args, content)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "alerts.yml"), content, 0o600); err != nil {
+		return false, "", err
+	}
+	// Hundreds of these are not to take the processor from tests that have deadlines.
+	args = append([]string{"-n", "10", s.tool}, args...)
+	out, err := exec.CommandContext(t.Context(), "nice", args...).CombinedOutput()
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) {
+		return false, "", err
+	}
+	return err == nil, string(out), nil
+}
+
+// with returns the rules with a change to the one of this name.
+func (f ruleFile) with(name string, change func(*rule)) ruleFile {
+	groups := slices.Clone(f.Groups)
+	for i := range groups {
+		groups[i].Rules = slices.Clone(groups[i].Rules)
+		for j := range groups[i].Rules {
+			if groups[i].Rules[j].name() == name {
+				change(&groups[i].Rules[j])
+			}
+		}
+	}
+	return ruleFile{groups}
+}
+
+// mutant is the rules with one small mistake, and the suite that should find it.
+type mutant struct {
+	what  string
+	rules ruleFile
+	suite suite
+}
+
+// TestMutations tests the tests: each small change of a rule (a number, a duration, an operator, a matcher, a label that
+// series are matched on) must make one of that rule's tests fail.
+func TestMutations(t *testing.T) {
+	t.Parallel()
+	tool := testenv.Tool(t, "PROMTOOL", "promtool")
+	rules, tests := readRules(t), ruleTests(t)
+	var mutants []mutant
+	for _, r := range rules.all() {
+		s := suiteOf(t, tool, r.name(), rules, tests)
+		add := func(what string, change func(*rule)) {
+			what = r.name() + ": " + what
+			if !slices.ContainsFunc(unseen, func(u string) bool { return strings.HasPrefix(what, u+" at ") }) {
+				mutants = append(mutants, mutant{what, s.rules.with(r.name(), change), s})
+			}
+		}
+		add("", func(*rule) {}) // no change: the suite passes
+		for _, m := range mutateExpr(r.Expr) {
+			add(m.what, func(r *rule) { r.Expr = m.expr })
+		}
+		for _, d := range neighbours(t, r.For, scrapeInterval) {
+			add("for "+d, func(r *rule) { r.For = d })
+		}
+		for _, d := range neighbours(t, r.KeepFiringFor, scrapeInterval) {
+			add("keep_firing_for "+d, func(r *rule) { r.KeepFiringFor = d })
+		}
+		if r.Alert == "PostgresDown" {
+			for _, d := range neighbours(t, s.rules.Groups[0].QueryOffset, time.Second) {
+				m := mutant{r.name() + ": query_offset " + d, s.rules.with("", nil), s}
+				m.rules.Groups[0].QueryOffset = d
+				mutants = append(mutants, m)
+			}
+		}
+	}
+	const atOnce = 2
+	queue := make(chan mutant)
+	var workers sync.WaitGroup
+	for range atOnce {
+		workers.Go(func() {
+			for m := range queue {
+				passed, output, err := m.suite.passes(t, m.rules)
+				unchanged := strings.HasSuffix(m.what, ": ")
+				switch {
+				case err != nil:
+					t.Error(err)
+				case unchanged && !passed:
+					t.Errorf("%s: its tests fail:\n%s", strings.TrimSuffix(m.what, ": "), output)
+				case !unchanged && passed:
+					t.Errorf("no test finds %s", m.what)
+				}
+			}
+		})
+	}
+	for _, m := range mutants {
+		queue <- m
+	}
+	close(queue)
+	workers.Wait()
+	t.Logf("%d mutants", len(mutants))
+}
+
+// scrapeInterval is what the rules are written for.
+const scrapeInterval = 15 * time.Second
+
+// unseen are the changes that no test can find, since no series makes the two sides exactly equal, or since increase
+// makes a little more of one.
+var unseen = []string{
+	"PostgresFlapping: > instead of >=",
+	"PostgresConnectsSlow: >= instead of >",
+	"PostgresConnectionsFillingUp: >= instead of >",
+	"PostgresCrashRestarted: 1 instead of 0",
+	"PostgresErrorBudgetBurnFast: >= instead of >",
+	"PostgresErrorBudgetBurnFast: > instead of >=",
+	"PostgresErrorBudgetBurnSlow: >= instead of >",
+	"PostgresErrorBudgetBurnSlow: > instead of >=",
+}
+
+// neighbours returns the durations a step below and above one, none of "".
+func neighbours(t *testing.T, duration string, step time.Duration) []string {
+	t.Helper()
+	if duration == "" {
+		return nil
+	}
+	d, err := time.ParseDuration(duration)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{(d - step).String(), (d + step).String()}
+}
+
+type mutation struct{ what, expr string }
+
+// part matches what mutateExpr changes in an expression: a selector's matchers, a text, the labels of `on`, a range, a
+// number, an operator. The labels of `by` need none: the tests compare an alert's labels.
+var part = regexp.MustCompile(`\{[^}]*\}|"[^"]*"|on \([a-z, ]*\)|\[\w+\]|\b\d+(?:\.\d+)?\b|[=<>]=?|\b(?:and|or|unless)\b`)
+
+// mutateExpr returns an expression's mutations, each with one change.
+func mutateExpr(expr string) []mutation {
+	var all []mutation
+	for _, at := range part.FindAllStringIndex(expr, -1) {
+		old := expr[at[0]:at[1]]
+		for _, changed := range mutatePart(old) {
+			// The position, since the same part may stand in several places.
+			what := fmt.Sprintf("%s instead of %s at %d", changed, old, at[0])
+			all = append(all, mutation{what, expr[:at[0]] + changed + expr[at[1]:]})
+		}
+	}
+	return all
+}
+
+func mutatePart(old string) []string {
+	swapped := map[string]string{
+		"==": "!=", ">": ">=", ">=": ">", "<": "<=", "and": "unless", "unless": "and", "or": "and",
+	}
+	switch {
+	case swapped[old] != "":
+		return []string{swapped[old]}
+	case old[0] == '"':
+		return nil
+	case old[0] == '{':
+		return mutateMatchers(old[1 : len(old)-1])
+	case old[0] == '[':
+		return mutateRange(old[1 : len(old)-1])
+	case strings.HasPrefix(old, "on ("):
+		return mutateLabels(old)
+	}
+	const small, share = 20, 0.05
+	number, err := strconv.ParseFloat(old, 64)
+	if err != nil {
+		panic(err)
+	}
+	step := number * share
+	if number <= small && number == float64(int(number)) {
+		step = 1
+	}
+	format := func(f float64) string { return strconv.FormatFloat(f, 'g', 8, 64) }
+	return []string{format(number - step), format(number + step)}
+}
+
+// mutateMatchers leaves out each matcher, and each alternative of a pattern.
+func mutateMatchers(matchers string) []string {
+	var all []string
+	list := regexp.MustCompile(`,\s+`).Split(strings.TrimSpace(matchers), -1)
+	for i, m := range list {
+		others := slices.Delete(slices.Clone(list), i, i+1)
+		all = append(all, "{"+strings.Join(others, ", ")+"}")
+		label, pattern, found := strings.Cut(m, `~"`)
+		if !found {
+			continue
+		}
+		alternatives := strings.Split(strings.TrimSuffix(pattern, `"`), "|")
+		for j := range alternatives {
+			fewer := strings.Join(slices.Delete(slices.Clone(alternatives), j, j+1), "|")
+			all = append(all, "{"+strings.Join(append(slices.Clone(others), label+`~"`+fewer+`"`), ", ")+"}")
+		}
+	}
+	return all
+}
+
+// mutateRange makes a range an interval, or a tenth, shorter and longer.
+func mutateRange(old string) []string {
+	d, err := time.ParseDuration(old)
+	if err != nil {
+		panic(err)
+	}
+	const share = 10
+	step := max(scrapeInterval, (d / share).Round(scrapeInterval))
+	return []string{"[" + (d - step).String() + "]", "[" + (d + step).String() + "]"}
+}
+
+// mutateLabels leaves out each label.
+func mutateLabels(old string) []string {
+	word, labels, _ := strings.Cut(strings.TrimSuffix(old, ")"), " (")
+	list := strings.Split(labels, ", ")
+	var all []string
+	for i := range list {
+		all = append(all, word+" ("+strings.Join(slices.Delete(slices.Clone(list), i, i+1), ", ")+")")
+	}
+	return all
+}

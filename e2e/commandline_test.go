@@ -1,0 +1,229 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"pg_liveness_exporter/internal/testservers"
+)
+
+// runProgram runs the program to its end and returns its exit code and what it wrote.
+func runProgram(t *testing.T, env []string, args ...string) (code int, out, errs string) {
+	t.Helper()
+	cmd := command(t, env, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if strings.Contains(stdout.String()+stderr.String(), password) {
+		t.Error("the password is in the output")
+	}
+	return cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()
+}
+
+// TestCheck: exit codes and output of the command check, against real servers and none.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	silent := silentServer(t)
+	path := writeFile(t, fmt.Sprintf(`
+defaults: {timeout: 1s, commit: true, %[1]s}
+targets:
+  up: {host: 127.0.0.1, port: %[2]d}
+  gone: {host: 127.0.0.1, port: 1}
+  hangs: {host: 127.0.0.1, port: %[3]d}
+  wrong: {host: 127.0.0.1, port: %[2]d, password: wrong}
+checks:
+  'true': {target: up, sql: SELECT true}
+  'false': {target: up, sql: SELECT false}
+  refused: {target: gone, sql: SELECT true}
+  many: {target: up, sql: SELECT 7, warn_above: 5}
+  port: {tcp: "127.0.0.1:1"}
+`, login(), s.Port, silent))
+	file := "--config.file=" + path
+	for _, test := range []struct {
+		args []string
+		code int
+		line string
+	}{
+		{[]string{"check", "up", file}, 0, "accepting ("},
+		{[]string{"check", "gone", file}, 2, "no_response: refused in phase dial"},
+		{[]string{"check", "hangs", file}, 2, "no_response: timeout in phase startup"},
+		{[]string{"check", "wrong", file}, 3, "misconfigured: auth in phase startup, SQLSTATE 28P01"},
+		{[]string{"check", "gone", file, "--style=docker"}, 1, "no_response"},
+		{[]string{"check", "true", file}, 0, "pass ("},
+		{[]string{"check", "false", file}, 1, "fail: the statement returned false ("},
+		{[]string{"check", "refused", file, "--style=docker"}, 1, "fail: no session with its target: no_response: refused"},
+		{[]string{"check", "many", file, "--format=json"}, 0, `{"check":"many","status":"warn","output":"7 is above 5","value":7,"duration_seconds":`},
+		{[]string{"check", "port", file}, 1, "fail: refused ("},
+		{[]string{"check", "up", file, "--style=docker"}, 0, "accepting"},
+		{[]string{"check", "none", file}, 3, ""},
+		{[]string{"check", file}, 3, ""},
+		{[]string{"check", file, "--format=xml"}, 3, ""},
+		{[]string{"check", file, "--style", "docker", "--wait=abc"}, 1, ""},
+		{[]string{"check", "--config.file=/nonexistent", "--wait=60s"}, 3, ""},
+	} {
+		t.Run(strings.ReplaceAll(strings.Join(test.args, " "), " "+file, ""), func(t *testing.T) {
+			code, out, errs := runProgram(t, nil, test.args...)
+			if code != test.code || !strings.HasPrefix(out, test.line) || (test.line == "") != (out == "" && errs != "") {
+				t.Errorf("exit code %d, want %d: %s%s", code, test.code, out, errs)
+			}
+		})
+	}
+
+	code, out, _ := runProgram(t, nil, "check", "none", file, "--format=json")
+	if code != 3 || !strings.HasPrefix(out, `{"target":"none","up":false,"state":"not_tried","detail":"there is no target`) {
+		t.Errorf("exit code %d: %s", code, out)
+	}
+	env := environment(s.Port, "postgres")
+	code, out, _ = runProgram(t, env, "check", "--format=json")
+	var answer struct {
+		Up     bool
+		State  string
+		Phases map[string]float64 `json:"phase_durations_seconds"`
+	}
+	check(t, json.Unmarshal([]byte(out), &answer))
+	if code != 0 || !answer.Up || answer.State != "accepting" || answer.Phases["startup"] <= 0 || answer.Phases["query"] <= 0 {
+		t.Errorf("exit code %d: %s", code, out)
+	}
+
+	execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT 0")
+	if code, out, _ := runProgram(t, env, "check"); code != 3 || !strings.HasPrefix(out, "misconfigured: role_limit") {
+		t.Errorf("no connections for the role: exit code %d: %s", code, out)
+	}
+	execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1", "ALTER DATABASE app CONNECTION LIMIT 0")
+	if code, out, _ := runProgram(t, environment(s.Port, "app"), "check"); code != 1 || !strings.HasPrefix(out, "connection_limit: database_limit") {
+		t.Errorf("no connections for the database: exit code %d: %s", code, out)
+	}
+
+	// Waiting for a server that starts.
+	check(t, s.Stop(testservers.Fast))
+	started := make(chan error, 1)
+	go func() {
+		time.Sleep(2 * time.Second)
+		started <- s.Start(context.Background())
+	}()
+	if code, out, _ := runProgram(t, env, "check", "--wait=60s"); code != 0 {
+		t.Errorf("exit code %d: %s", code, out)
+	}
+	check(t, <-started)
+	start := time.Now()
+	if code, _, _ := runProgram(t, nil, "check", "gone", file, "--wait=2s"); code != 2 || time.Since(start) < 2*time.Second {
+		t.Errorf("exit code %d after %s", code, time.Since(start))
+	}
+}
+
+// TestUnusableEnvironment: one line names the variable and nothing of its value.
+func TestUnusableEnvironment(t *testing.T) {
+	t.Parallel()
+	const secret = `s3cr'et\%zz`
+	for _, test := range []struct{ name, variable, value string }{
+		{"URL", "DATA_SOURCE_NAME", "postgres://monitor:" + secret + "@db.example.org:5432/app"},
+		{"URL with a bad port", "DATA_SOURCE_NAME", "postgres://monitor:" + secret + ":5432@db.example.org:port/app"},
+		{"keywords", "DATA_SOURCE_NAME", "host=db.example.org user=monitor password='" + secret},
+		{"keywords with a space", "DATA_SOURCE_NAME", "host=db.example.org password=" + secret + " and more"},
+		{"no connection string", "DATABASE_URL", secret},
+		{"several servers", "DATA_SOURCE_NAME", "postgres://monitor:" + secret + "@a/b,postgres://monitor:" + secret + "@c/d"},
+		{"several hosts", "DATA_SOURCE_NAME", "host=a,b user=monitor password=secret"},
+		{"several hosts in a URI", "DATA_SOURCE_URI", "a.example.org,b.example.org/app"},
+		{"mode", "DATA_SOURCE_NAME", "host=a password=secret sslmode=" + "maybe"},
+		{"root certificate", "DATA_SOURCE_NAME", "host=a password=secret sslmode=verify-full sslrootcert=/nonexistent"},
+		{"another scheme", "DATABASE_URL", "jdbc:postgresql://db.example.org/app?user=monitor&password=" + secret},
+		{"a URL in quotes", "DATA_SOURCE_NAME", "'postgres://monitor:" + secret + "@db.example.org/app'"},
+		{"a mistyped scheme", "DATA_SOURCE_NAME", "postgre://monitor:" + secret + "@db.example.org/app"},
+		{"no URI", "DATA_SOURCE_USER", "monitor"},
+		{"an empty file", "DATA_SOURCE_NAME_FILE", os.DevNull},
+		{"file", "DATA_SOURCE_NAME_FILE", "/nonexistent"},
+		{"the secret itself for a file", "DATA_SOURCE_NAME_FILE", "postgres://monitor:" + secret + "@db.example.org/app"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			cmd := command(t, []string{test.variable + "=" + test.value, "DATA_SOURCE_PASS=" + secret}, "--web.listen-address=127.0.0.1:0")
+			out, _ := cmd.CombinedOutput() // the code is looked at
+			text := strings.TrimSpace(string(out))
+			if code := cmd.ProcessState.ExitCode(); code != 1 {
+				t.Errorf("exit code %d", code)
+			}
+			if !strings.Contains(text, test.variable) || strings.Contains(text, "\n") {
+				t.Errorf("not one line that names the variable: %s", text)
+			}
+			for _, hidden := range []string{secret, "s3cr", "secret", "example.org", "monitor"} {
+				if strings.Contains(text, hidden) {
+					t.Errorf("%q is in the message: %s", hidden, text)
+				}
+			}
+		})
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"--version"}, 0, "pg_liveness_exporter, version"},
+		{[]string{"--help"}, 0, "--probe.timeout"},
+		{[]string{"--probe.timeout=1ms"}, 2, "--probe.timeout is 1ms"},
+		{[]string{"--web.telemetry-path=metrics"}, 2, "is not a path"},
+		{[]string{"--nonsense"}, 2, "unknown long flag"},
+		{[]string{"serve", "--version"}, 0, "pg_liveness_exporter, version"},
+		{[]string{"postgres://u:hidden@h/d"}, 2, "servers are named in the environment or in a --config.file"},
+		{[]string{"--web.listen-address=300.0.0.1:1"}, 1, "cannot serve"},
+	} {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			cmd := command(t, nil, test.args...)
+			out, _ := cmd.CombinedOutput() // the code is looked at
+			code := cmd.ProcessState.ExitCode()
+			if code != test.code || !strings.Contains(string(out), test.want) || strings.Contains(string(out), "hidden@") {
+				t.Errorf("code %d, want %d and %q:\n%s", code, test.code, test.want, out)
+			}
+		})
+	}
+}
+
+// TestConfigCheck: --config.check says what is wrong and nothing else happens.
+func TestConfigCheck(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		content, out, errs string
+		code               int
+	}{
+		{"targets: {a: {host: h, user: u, password_file: /nonexistent}}", "config.yml can be used; targets: 1, modules: 0, checks: 0\n", "", 0},
+		{"targets:\n  a: {hots: h}\n  b: {host: h, port: x, user: u}\n", "", "config.yml:2: targets.a.hots: unknown key", 1},
+	} {
+		path := writeFile(t, test.content)
+		code, out, errs := runProgram(t, nil, "--config.file="+path, "--config.check")
+		if code != test.code || !strings.HasSuffix(out, test.out) || !strings.Contains(errs, test.errs) {
+			t.Errorf("code %d\n%s%s", code, out, errs)
+		}
+		if lines := strings.Count(errs, "\n"); test.code == 1 && lines != 3 {
+			t.Errorf("%d lines for three problems:\n%s", lines, errs)
+		}
+	}
+}
+
+// TestConfigFileIgnoresService: a configuration file alone says where its targets are, whatever PGSERVICE names.
+func TestConfigFileIgnoresService(t *testing.T) {
+	t.Parallel()
+	path := writeFile(t, "targets: {a: {host: h, user: u}, b: {dsn: 'host=h user=u'}}\n")
+	cmd := command(t, []string{"PGSERVICE=missing", "PGSERVICEFILE=/nonexistent"}, "--config.file="+path, "--config.check")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}

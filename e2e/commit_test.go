@@ -1,0 +1,135 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"pg_liveness_exporter/internal/testservers"
+)
+
+// TestCommit: the commits of a real primary, whose synchronous standby goes away and comes back.
+func TestCommit(t *testing.T) {
+	t.Parallel()
+	primary := newServer(t, testservers.PostgresConfig{})
+	standby, err := primary.Standby(t.Context())
+	check(t, err)
+	t.Cleanup(func() { check(t, standby.Remove()) })
+	content := fmt.Sprintf(`
+defaults: {commit: true}
+targets:
+  primary: {host: 127.0.0.1, port: %[2]d, %[1]s}
+  standby: {host: 127.0.0.1, port: %[3]d, %[1]s}
+  off: {host: 127.0.0.1, port: %[2]d, commit: false, %[1]s}`, login(), primary.Port, standby.Port)
+	e, _ := startWithFile(t, content, "--probe.timeout=6s")
+	execute(t, primary, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
+	commits := func(name string, want float64) {
+		t.Helper()
+		m := e.ProbeMetrics(name, "")
+		if got, ok := m["pg_commit_up"]; !ok || got != want || m["pg_up"] != 1 || m[`pg_probe_state{state="accepting"}`] != 1 {
+			t.Errorf("%s: pg_commit_up is %v (there: %v), pg_up %v; want %v and 1", name, got, ok, m["pg_up"], want)
+		}
+	}
+	waiting := func() int {
+		rows, err := primary.Query(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+		check(t, err)
+		n := 0
+		_, err = fmt.Sscan(rows[0], &n)
+		check(t, err)
+		return n
+	}
+	noneWaits := func(when string) {
+		t.Helper()
+		eventually(t, when+": a commit is left waiting", func() bool { return waiting() == 0 })
+	}
+	eventually(t, "the standby is not synchronous", func() bool {
+		rows, err := primary.Query(context.Background(), "SELECT sync_state FROM pg_stat_replication")
+		return err == nil && len(rows) == 1 && rows[0] == "sync"
+	})
+
+	commits("primary", 1) // on the first probe, whose session is kept, too
+	commits("primary", 1)
+	for _, name := range []string{"standby", "off"} {
+		for range 2 {
+			if m := e.ProbeMetrics(name, ""); m["pg_up"] != 1 || hasKey(m, "pg_commit_up") || m["pg_commit_duration_seconds_count"] != 0 {
+				t.Errorf("%s: pg_up %v, pg_commit_up there: %v", name, m["pg_up"], hasKey(m, "pg_commit_up"))
+			}
+		}
+	}
+	if n := e.ProbeMetrics("primary", "")["pg_commit_duration_seconds_count"]; n != 3 {
+		t.Errorf("%v commits in 3 probes", n)
+	}
+	_, e.quiet = e.Usage()
+	committed := e.ProbeMetrics("primary", "")["pg_commit_duration_seconds_count"]
+
+	check(t, standby.Stop(testservers.Fast))
+	for range 3 {
+		commits("primary", 0)
+		noneWaits("the standby is away")
+	}
+	if m := e.ProbeMetrics("primary", ""); m["pg_kept_session_up"] != 1 || m["pg_connections_used"] < 1 || m["pg_commit_duration_seconds_count"] != committed {
+		t.Errorf("while commits hang: kept session %v, connections %v, commits %v", m["pg_kept_session_up"], m["pg_connections_used"], m["pg_commit_duration_seconds_count"])
+	}
+	if !strings.Contains(e.Logged(), "the commit probe fails") {
+		t.Error("no line says that commits fail")
+	}
+
+	for path, status := range map[string]int{"/read-write/primary": 503, "/primary/primary": 200, "/health/primary": 200} {
+		if code, body := e.Health(path); code != status {
+			t.Errorf("%s while commits hang: status %d, want %d: %s", path, code, status, body)
+		}
+	}
+	if _, body := e.Probe("primary", "&debug=true"); !strings.Contains(body, "The commit that followed failed: timeout") {
+		t.Errorf("debug says nothing of the commit:\n%.1500s", body)
+	}
+
+	// Somebody who can wait longer keeps nobody from the verdict.
+	longer := make(chan Metrics)
+	go func() {
+		_, body, err := e.Get(context.Background(), "/probe?target=primary", 6*time.Second)
+		if err != nil {
+			t.Error(err)
+		}
+		longer <- parseMetrics(t, body)
+	}()
+	eventually(t, "no commit waits", func() bool { return waiting() == 1 })
+	commits("primary", 0)
+
+	// A commit that an administrator cancels ends with success and a warning, and is not one.
+	execute(t, primary, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+	if m := <-longer; m["pg_up"] != 1 || m["pg_commit_up"] != 0 || m["pg_commit_duration_seconds_count"] != committed {
+		t.Errorf("cancelled: pg_up %v, pg_commit_up %v", m["pg_up"], m["pg_commit_up"])
+	}
+
+	// An exporter that is stopped meanwhile leaves nothing behind.
+	second, _ := startWithFile(t, content, "--probe.timeout=6s")
+	go func() { _, _, _ = second.Get(context.Background(), "/probe?target=primary", 6*time.Second) }()
+	eventually(t, "no commit waits", func() bool { return waiting() == 1 })
+	check(t, second.cmd.Process.Signal(syscall.SIGTERM))
+	<-second.exited
+	noneWaits("the exporter was stopped")
+
+	check(t, standby.Start(t.Context()))
+	eventually(t, "commits do not succeed again", func() bool { return e.ProbeMetrics("primary", "")["pg_commit_up"] == 1 })
+	e.ExpectNoMoreUsed()
+	if !strings.Contains(e.Logged(), "the commit probe succeeds again") {
+		t.Error("no line says that commits succeed again")
+	}
+
+	// What the server does not let us try says nothing of its commits. A role that reads by default commits all the same.
+	execute(t, primary, "ALTER ROLE "+role+" SET default_transaction_read_only = on")
+	commits("primary", 1)
+	execute(t, primary, `DO $$ DECLARE f regprocedure; BEGIN
+		FOR f IN SELECT oid FROM pg_proc WHERE proname = 'pg_logical_emit_message' LOOP
+			EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f); END LOOP; END $$`)
+	if m := e.ProbeMetrics("primary", ""); m["pg_up"] != 1 || hasKey(m, "pg_commit_up") {
+		t.Errorf("not permitted: pg_up %v, pg_commit_up there: %v", m["pg_up"], hasKey(m, "pg_commit_up"))
+	}
+	eventually(t, "no line says that it is not permitted", func() bool { return strings.Contains(e.Logged(), "reason=permission phase=commit") })
+}

@@ -1,0 +1,192 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
+)
+
+// faster is how many times as fast as shipped the outage is played.
+const faster = 5
+
+// TestOutage stops a server under the whole stack and follows what becomes of it: pg_up, the alert pending and then firing
+// after its time, one notification and no other page, and after a restart that all is well again. Before that nobody is
+// paged. Intervals and waits are a fifth of those that are shipped, and the server shares a cluster with its pooler; nothing
+// else differs.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	var (
+		mu       sync.Mutex // protects what follows
+		notified []string
+	)
+	s, err := testservers.NewStack(t.Context(), testservers.StackConfig{
+		Postgres: testenv.Bin(t), PgBouncer: testenv.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: plainProgram(t),
+		Prometheus: testenv.Tool(t, "PROMETHEUS", "prometheus"), Alertmanager: testenv.Tool(t, "ALERTMANAGER", "alertmanager"), Examples: fasterExamples(t),
+		Change: func(configuration string) string {
+			commented := regexp.MustCompile(`(?m)^    # (metric_relabel_configs:)\n    # (.*regex: ").*?(".* replacement: orders})$`)
+			if !commented.MatchString(configuration) {
+				t.Error("prometheus.yml does not show how to label a cluster")
+			}
+			return commented.ReplaceAllString(configuration, "    $1\n    ${2}primary|pool$3")
+		},
+		Notified: func(n testservers.Notification) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, a := range n.Alerts {
+				if a.Labels["target"] == "primary" || n.Receiver == "pagerduty" {
+					notified = append(notified, strings.Join([]string{n.Receiver, a.Labels["alertname"], a.Labels["target"], a.Status}, " "))
+					if d := a.Annotations["description"]; a.Labels["alertname"] == "PostgresDown" && !strings.Contains(d, "refused") {
+						t.Errorf("the notification does not say why: %q", d)
+					}
+				}
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	got := func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(notified)
+	}
+	const own = `{target="primary"}`
+	becomes := func(what string, happened func() bool) time.Time {
+		t.Helper()
+		for end := time.Now().Add(3 * time.Minute); !happened(); time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: never. Notifications: %q", what, got())
+			}
+		}
+		return time.Now()
+	}
+	alert := func(state string) string {
+		return `ALERTS{alertname="PostgresDown", target="primary", alertstate="` + state + `"}`
+	}
+	becomes("pg_up 1", func() bool { return slices.Equal(instant(t, s, "pg_up"+own), []float64{1}) })
+	becomes("a check passes", func() bool {
+		return slices.Equal(instant(t, s, `pg_liveness_check_up{target="primary", check="schema"}`), []float64{1})
+	})
+	time.Sleep(30 * time.Second)
+	if critical := got(); len(critical) > 0 {
+		t.Errorf("all is well, and notified is %q", critical)
+	}
+	if err := s.Primary.Stop(testservers.Fast); err != nil {
+		t.Fatal(err)
+	}
+	down := becomes("pg_up 0", func() bool { return slices.Equal(instant(t, s, "pg_up"+own), []float64{0}) })
+	if len(instant(t, s, alert("pending"))) > 0 || len(instant(t, s, alert("firing"))) > 0 {
+		t.Error("the alert is there before pg_up is 0")
+	}
+	pending := becomes("pending", func() bool { return len(instant(t, s, alert("pending"))) > 0 })
+	if len(got()) > 0 {
+		t.Errorf("notified while it is pending: %q", got())
+	}
+	firing := becomes("firing", func() bool { return len(instant(t, s, alert("firing"))) > 0 })
+	// Three failed scrapes, and one evaluation more at the most.
+	if took, least := firing.Sub(down), 2*scrapeInterval/faster-time.Second; took < least {
+		t.Errorf("fires %s after pg_up 0, too soon (pending after %s)", took, pending.Sub(down))
+	}
+	page := []string{"pagerduty PostgresDown primary firing"}
+	becomes("a notification", func() bool { return slices.Equal(got(), page) })
+	held := func() bool {
+		return len(instant(t, s, `ALERTS{alertname="PgLivenessCheckFailing", target="primary", alertstate="firing"}`)) > 0 &&
+			slices.Contains(inhibitedNames(t, s), "PgLivenessCheckFailing")
+	}
+	becomes("an alert that is held back", held)
+	time.Sleep(20 * time.Second) // a pooler's alert would be there
+	if !slices.Equal(got(), page) {
+		t.Errorf("notified of more than one alert: %q", got())
+	}
+	if err := s.Primary.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	becomes("pg_up 1 again", func() bool { return slices.Equal(instant(t, s, "pg_up"+own), []float64{1}) })
+	page = append(page, "pagerduty PostgresDown primary resolved")
+	becomes("a notice that it is over", func() bool {
+		// What happened to the kept session, a restart, may be told now.
+		return slices.Equal(slices.DeleteFunc(got(), func(n string) bool { return strings.Contains(n, "Restarted") }), page)
+	})
+}
+
+// fasterExamples are the configurations in a folder, with shorter intervals and waits.
+func fasterExamples(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	times := regexp.MustCompile(`(?m)^( *(?:interval|query_offset|for|keep_firing_for|scrape_interval|evaluation_interval|scrape_timeout|group_wait|group_interval): )(\d+)([sm])`)
+	for _, name := range []string{"alerts.yml", "prometheus.yml", "alertmanager.yml"} {
+		content := times.ReplaceAllStringFunc(read(t, "examples/"+name), func(line string) string {
+			parts := times.FindStringSubmatch(line)
+			d, err := time.ParseDuration(parts[2] + parts[3])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return fmt.Sprintf("%s%ds", parts[1], d/faster/time.Second)
+		})
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// instant returns the values that an expression has now.
+func instant(t *testing.T, s *testservers.Stack, expression string) []float64 {
+	t.Helper()
+	var body struct {
+		Error string
+		Data  struct {
+			Result []struct{ Value [2]any }
+		}
+	}
+	getJSON(t, "http://"+s.Prometheus+"/api/v1/query?"+url.Values{"query": {expression}}.Encode(), &body)
+	if body.Error != "" {
+		t.Fatalf("%s: %s", expression, body.Error)
+	}
+	var values []float64
+	for _, series := range body.Data.Result {
+		text, _ := series.Value[1].(string)
+		value, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		values = append(values, value)
+	}
+	return values
+}
+
+// inhibitedNames are the alerts that Alertmanager holds back because of others.
+func inhibitedNames(t *testing.T, s *testservers.Stack) []string {
+	t.Helper()
+	var alerts []struct {
+		Labels map[string]string
+		Status struct{ InhibitedBy []string }
+	}
+	getJSON(t, "http://"+s.Alertmanager+"/api/v2/alerts", &alerts)
+	var names []string
+	for _, a := range alerts {
+		if len(a.Status.InhibitedBy) > 0 {
+			names = append(names, a.Labels["alertname"])
+		}
+	}
+	return names
+}

@@ -1,0 +1,120 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"pg_liveness_exporter/internal/testservers"
+)
+
+// TestReplication: role and lag of a real primary and its standby: streaming, idle, replay paused, disconnected, promoted.
+func TestReplication(t *testing.T) {
+	t.Parallel()
+	primary := newServer(t, testservers.PostgresConfig{})
+	execute(t, primary, "CREATE TABLE busy (n int)", "CREATE ROLE plain LOGIN PASSWORD 'plain'")
+	standby, err := primary.Standby(t.Context())
+	check(t, err)
+	t.Cleanup(func() { check(t, standby.Remove()) })
+	e, _ := startWithFile(t, fmt.Sprintf(`
+targets:
+  primary: {host: 127.0.0.1, port: %[2]d, %[1]s}
+  standby: {host: 127.0.0.1, port: %[3]d, %[1]s}
+  plain: {host: 127.0.0.1, port: %[3]d, user: plain, password: plain, sslmode: disable}`, login(), primary.Port, standby.Port))
+	eventually(t, "the standby does not stream", func() bool {
+		rows, err := standby.Query(context.Background(), "SELECT status FROM pg_stat_wal_receiver")
+		return err == nil && len(rows) == 1 && rows[0] == "streaming"
+	})
+	write := func() { execute(t, primary, "INSERT INTO busy VALUES (1)") }
+	caughtUp := func(what string) {
+		t.Helper()
+		eventually(t, what, func() bool {
+			m := e.ScrapePatiently().of("standby")
+			lag, ok := m["pg_replication_lag_seconds"]
+			return ok && lag == 0 && m["pg_wal_receiver_up"] == 1
+		})
+	}
+	write()
+	caughtUp("streaming: the lag does not become 0")
+	_, body := e.Probe("standby", "")
+	likeGolden(t, "standby", body, func(help string) bool {
+		return !strings.Contains(help, "pg_replication_") && !strings.Contains(help, "pg_wal_") && !strings.Contains(help, "read_only")
+	})
+	m := e.ScrapePatiently()
+	for target, want := range map[string]map[string]float64{
+		"primary": {"pg_replication_is_replica": 0, "pg_transaction_read_only": 0},
+		"standby": {"pg_replication_is_replica": 1, "pg_transaction_read_only": 1, "pg_wal_receiver_up": 1},
+		"plain":   {"pg_replication_is_replica": 1, "pg_transaction_read_only": 1},
+	} {
+		own := m.of(target)
+		for _, name := range []string{"pg_replication_is_replica", "pg_transaction_read_only", "pg_wal_receiver_up"} {
+			if got, ok := own[name]; ok != hasKey(want, name) || got != want[name] {
+				t.Errorf("%s: %s is %v (there: %v), want %v", target, name, got, ok, want)
+			}
+		}
+		if _, ok := own["pg_replication_lag_seconds"]; ok != (target == "standby") {
+			t.Errorf("%s: a lag is there: %v", target, ok)
+		}
+	}
+
+	// A server that does not let us call a function, or does not have it as Aurora, costs that series alone. It is
+	// remembered as long as the session is kept.
+	execute(t, primary, "REVOKE EXECUTE ON FUNCTION pg_stat_get_wal_receiver() FROM PUBLIC")
+	eventually(t, "what a server does not tell costs more than that", func() bool {
+		m := e.ScrapePatiently()
+		plain, own := m.of("plain"), m.of("primary")
+		_, lag := plain["pg_replication_lag_seconds"]
+		return plain["pg_connections_used"] > 0 && own["pg_connections_used"] > 0 && plain["pg_replication_is_replica"] == 1 && !lag
+	})
+	execute(t, primary, "GRANT EXECUTE ON FUNCTION pg_stat_get_wal_receiver() TO PUBLIC")
+	execute(t, standby, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('plain', '"+role+"')")
+	caughtUp("told again: the lag does not become 0")
+
+	time.Sleep(2 * time.Second) // an idle primary makes no lag
+	if lag := e.ScrapePatiently().of("standby")["pg_replication_lag_seconds"]; lag != 0 {
+		t.Errorf("idle: the lag is %v", lag)
+	}
+
+	// A default that is changed while a session is kept counts from the next session on.
+	for _, change := range []string{"SET default_transaction_read_only = on", "RESET default_transaction_read_only"} {
+		execute(t, primary, "ALTER ROLE "+role+" "+change)
+		want := map[bool]float64{true: 1}[strings.HasPrefix(change, "SET")]
+		if got := e.ScrapePatiently().of("primary")["pg_transaction_read_only"]; got != want {
+			t.Errorf("after %s, pg_transaction_read_only is %v", change, got)
+		}
+	}
+
+	execute(t, standby, "SELECT pg_wal_replay_pause()")
+	write()
+	time.Sleep(2 * time.Second)
+	m = e.ScrapePatiently()
+	if lag := m.of("standby")["pg_replication_lag_seconds"]; lag < 1.5 || lag > 60 {
+		t.Errorf("paused: the lag is %v", lag)
+	}
+	if lag := m.of("plain")["pg_replication_lag_seconds"]; lag < 1.5 || lag > 60 {
+		t.Errorf("paused: the lag that a plain role sees is %v", lag)
+	}
+	execute(t, standby, "SELECT pg_wal_replay_resume()")
+	caughtUp("resumed: the lag does not become 0")
+
+	check(t, primary.Stop(testservers.Fast))
+	eventually(t, "disconnected: no lag is seen", func() bool {
+		m := e.ScrapePatiently().of("standby")
+		return m["pg_up"] == 1 && m["pg_wal_receiver_up"] == 0 && m["pg_replication_lag_seconds"] > 0 && m["pg_replication_lag_seconds"] < 60
+	})
+	check(t, primary.Start(t.Context()))
+	caughtUp("connected again: the lag does not become 0")
+
+	execute(t, standby, "SELECT pg_promote()")
+	m = e.ScrapePatiently().of("standby")
+	_, lag := m["pg_replication_lag_seconds"]
+	_, receiver := m["pg_wal_receiver_up"]
+	if m["pg_replication_is_replica"] != 0 || m["pg_transaction_read_only"] != 0 || lag || receiver {
+		t.Errorf("promoted: replica %v, read only %v, lag %v, receiver %v", m["pg_replication_is_replica"], m["pg_transaction_read_only"], lag, receiver)
+	}
+}
