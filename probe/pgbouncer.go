@@ -34,13 +34,13 @@ type PoolerRow struct {
 	Values map[string]float64
 }
 
-// PoolLabels returns the columns that are the labels of a row of Pooler.Pools.
+// PoolLabels returns the columns that are the labels of a row of PoolerStats.Pools.
 func PoolLabels() []string { return []string{"database", "user"} }
 
-// DatabaseLabels returns the columns that are the labels of a row of Pooler.Databases: all texts but the address.
+// DatabaseLabels returns the columns that are the labels of a row of PoolerStats.Databases: all texts but the address.
 func DatabaseLabels() []string { return []string{"database", "force_user", "name", "pool_mode"} }
 
-// TotalLabels returns the columns that are the labels of a row of Pooler.Totals.
+// TotalLabels returns the columns that are the labels of a row of PoolerStats.Totals.
 func TotalLabels() []string { return []string{"database"} }
 
 // pgbouncer asks PgBouncer's console, which knows the simple protocol and one command at a time.

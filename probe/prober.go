@@ -19,8 +19,8 @@ import (
 
 // limits of logins that were given up.
 type limits struct {
-	// maxPending is how long such a login may maxPending pending: the server keeps a slot for it as long as authentication_timeout, 60 s
-	// unless set otherwise.
+	// maxPending is how long such a login may stay pending. The server keeps a slot for it for authentication_timeout,
+	// which is 60 s by default.
 	maxPending time.Duration
 	// minAge is how old the youngest pending login must be for another one to start.
 	minAge time.Duration
@@ -29,7 +29,7 @@ type limits struct {
 }
 
 const (
-	// maxReopen and reopenEvery bound the tries to open a lost session anew.
+	// maxReopen and reopenInterval bound the tries to open a lost session anew.
 	maxReopen      = time.Second
 	reopenInterval = 50 * time.Millisecond
 )
@@ -62,7 +62,7 @@ type kind interface {
 	readStartTimes(ctx context.Context, s *session) startTimes
 	// reset says that the next session that is read may lead to another server.
 	reset()
-	// queryCount is how many queryCount a session answers when it is asked for the first time.
+	// queryCount is how many queries a session runs when its statistics are read for the first time.
 	queryCount() int
 }
 

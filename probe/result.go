@@ -28,8 +28,8 @@ type Result struct {
 	Superuser bool
 	// Keep says that a session is kept at all, KeptUp that it answered in this probe.
 	Keep, KeptUp bool
-	// ServerStats and Pooler are what a PostgreSQL server and a PgBouncer say of themselves, nil when no session could read
-	// them; FiguresFailure says why where a session tried.
+	// ServerStats and PoolerStats are what a PostgreSQL server and a PgBouncer say of themselves, nil when no session could read
+	// them; StatsFailure says why where a session tried.
 	ServerStats  *ServerStats
 	PoolerStats  *PoolerStats
 	StatsFailure *Failure

@@ -142,7 +142,7 @@ const (
 	noReplayColumns = ` NULL, NULL, NULL, NULL, NULL, NULL`
 )
 
-// The columns of figuresSQL.
+// The columns of the rows that statsSQL returns.
 const (
 	columnKind = iota
 	columnDatabase
@@ -179,7 +179,7 @@ const (
 	rowApplication = "application"
 )
 
-// counted is a row of figuresSQL that counts backends of one database and state.
+// counted is a row of statsSQL's result that counts backends of one database and state.
 type counted struct {
 	database uint32 // OID, 0 for none
 	state    string
@@ -187,7 +187,7 @@ type counted struct {
 	age      float64 // of their oldest transaction in seconds
 }
 
-// parseFigures reads the answer to figuresSQL. Databases are still OIDs: names come from elsewhere. pid is the process
+// parseFigures reads the result of statsSQL. Databases are still OIDs: names come from elsewhere. pid is the process
 // that we were told at the login: a pooler tells a number of its own.
 func parseFigures(results []*pgconn.Result, pid uint32) (*ServerStats, []counted, replay, error) {
 	if len(results) == 0 {
