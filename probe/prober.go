@@ -8,7 +8,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,17 +15,6 @@ import (
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/bounded"
 )
-
-// limits of logins that were given up.
-type limits struct {
-	// maxPending is how long such a login may stay pending. The server keeps a slot for it for authentication_timeout,
-	// which is 60 s by default.
-	maxPending time.Duration
-	// minAge is how old the youngest pending login must be for another one to start.
-	minAge time.Duration
-	// maxLogins is how many logins may be under way on the server at once.
-	maxLogins int
-}
 
 const (
 	// maxReopen and reopenInterval bound the tries to open a lost session anew.
@@ -107,18 +95,6 @@ type Prober struct {
 
 	// gaveWay says that a kept session took the server that a pooler had for a new one. From then on none is kept.
 	gaveWay atomic.Bool
-}
-
-// pendingLogin is a login under way. Its result is there once done is closed.
-type pendingLogin struct {
-	started   time.Time
-	trace     *trace
-	waits     bool // a command may print the password, which takes time
-	aside     bool // a Query's: no probe waits for it, unless it was abandoned
-	done      chan struct{}
-	session   *session
-	err       error
-	abandoned bool // nobody waits any more; protected by Prober.mu
 }
 
 // New returns a prober of target, which logs in with credentials. The caller must call Close when it does not need the
@@ -336,100 +312,6 @@ func (p *Prober) readStatsOnce(ctx context.Context, s *session) reply {
 		a.failure = classify(err, PhaseQuery)
 	}
 	return a
-}
-
-// open opens a session within ctx. A login for which the server already holds a slot when ctx ends goes on without its
-// caller; while one is under way this waits for it, and starts another only when it has become old.
-func (p *Prober) open(ctx context.Context, t *trace, aside bool) (*session, error) {
-	for {
-		l, before := p.admit(ctx, t, aside)
-		if l != nil {
-			return p.await(ctx, l)
-		}
-		again := time.NewTimer(before.wait)
-		select {
-		case <-before.ended:
-		case <-again.C:
-		case <-ctx.Done():
-		}
-		again.Stop()
-		if ctx.Err() != nil {
-			return nil, before.youngest.overrun(ctx)
-		}
-	}
-}
-
-// obstacle is logins under way, and how long they keep another one from starting if none of them ends before.
-type obstacle struct {
-	youngest *pendingLogin
-	ended    <-chan struct{}
-	wait     time.Duration
-}
-
-// overrun is the error of a probe that ended before a login did.
-func (l *pendingLogin) overrun(ctx context.Context) error {
-	if _, phase := l.trace.read(); phase == PhaseCredentials && l.waits {
-		return &loginError{err: &configError{errNoCredentials}, phase: phase} // nothing was asked of the server
-	}
-	return context.Cause(ctx)
-}
-
-// admit starts a login, or says what to wait for.
-func (p *Prober) admit(ctx context.Context, t *trace, aside bool) (*pendingLogin, obstacle) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	pending := slices.DeleteFunc(slices.Clone(p.pending), func(l *pendingLogin) bool { return l.aside && !l.abandoned && !aside })
-	if n := len(pending); n > 0 {
-		youngest := pending[n-1]
-		if age := now.Sub(youngest.started); age < p.limits.minAge {
-			return nil, obstacle{youngest, p.ended, p.limits.minAge - age}
-		}
-		if n >= p.limits.maxLogins {
-			return nil, obstacle{youngest, p.ended, p.limits.maxPending}
-		}
-	}
-	l := &pendingLogin{
-		started: now, trace: t, waits: p.credentials.HasPasswordCommand(), aside: aside, done: make(chan struct{}),
-	}
-	p.pending = append(p.pending, l)
-	p.work.Go(func() { p.login(ctx, l) })
-	return l, obstacle{}
-}
-
-// login runs a login to its end, which may be long after bounded ended.
-func (p *Prober) login(bounded context.Context, l *pendingLogin) {
-	ctx, cancel := context.WithTimeout(p.ctx, p.limits.maxPending)
-	defer cancel()
-	l.session, l.err = login(ctx, bounded, p.target, p.credentials, &p.options, l.trace)
-	p.mu.Lock()
-	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
-	abandoned := l.abandoned
-	close(l.done)
-	close(p.ended)
-	p.ended = make(chan struct{})
-	p.mu.Unlock()
-	if abandoned && l.session != nil {
-		l.session.close(ctx)
-	}
-}
-
-// await waits for a login's end or ctx's.
-func (p *Prober) await(ctx context.Context, l *pendingLogin) (*session, error) {
-	select {
-	case <-l.done:
-		return l.session, l.err
-	case <-ctx.Done():
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-l.done:
-		return l.session, l.err
-	default:
-		l.abandoned = true
-		return nil, l.overrun(ctx)
-	}
 }
 
 // keep makes s the kept session, and returns nil where there is one by now.

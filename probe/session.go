@@ -7,14 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"runtime/debug"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
-
-	"pg_liveness_exporter/config"
 )
 
 const (
@@ -43,67 +39,6 @@ type session struct {
 	uncancelled bool
 	// unreplicated says that a commit did not wait for its synchronous standbys.
 	unreplicated bool
-}
-
-// loginError is a login's failure and the phase that failed.
-type loginError struct {
-	err      error
-	phase    Phase
-	password config.Secret // that was sent, if it came so far
-	// cutOff says that the server ended the session just after it was sent a client certificate.
-	cutOff bool
-}
-
-func (e *loginError) Error() string { return e.phase.String() + ": " + e.err.Error() }
-func (e *loginError) Unwrap() error { return e.err }
-
-// login opens a session. ctx bounds the login as a whole, bounded the part before the server holds a slot for it.
-// An error is a *loginError.
-func login(
-	ctx, bounded context.Context, target *config.Target, credentials Credentials, options *Options, t *trace,
-) (*session, error) {
-	defer t.done()
-	t.enter(PhaseCredentials)
-	cfg, err := credentials.ConnConfig(ctx)
-	if err != nil {
-		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
-	}
-	s := &session{dialer: newDialer(bounded, cfg, target.Permits, options, t)}
-	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs picks one server of several; here is one
-	cfg.MaxProtocolMessageBodyLen = maxMessage
-	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		s.meter = newMeter(r)
-		return pgproto3.NewFrontend(s.meter, w)
-	}
-	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-		if len(n.Code) == 5 && n.Code[:3] == "57P" {
-			s.notice = n.Code
-		}
-		s.unreplicated = s.unreplicated || n.Routine == waitCancelled
-	}
-	cfg.OnPgError = func(_ *pgconn.PgConn, e *pgconn.PgError) bool {
-		if isFatal(e) {
-			s.fatal = e
-		}
-		return s.fatal == nil
-	}
-	err = s.guard(func() error {
-		var err error
-		s.conn, err = pgconn.ConnectConfig(ctx, cfg)
-		return err
-	})
-	if err != nil {
-		s.dialer.sockets.closeAll()
-		_, phase := t.read()
-		ended := phase == PhaseStartup && classify(err, phase).Reason == ReasonTerminated
-		cutOff := ended && s.dialer.refusedCertificate()
-		if alert := s.dialer.shaken.alert(); ended && alert != nil {
-			err = alert
-		}
-		return nil, &loginError{err, phase, config.Secret(cfg.Password), cutOff}
-	}
-	credentials.Accepted()
-	return s, nil
 }
 
 // readOnlyByDefault says whether transactions of a session that begins now cannot write unless they say so. An older

@@ -1,0 +1,194 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"context"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"pg_liveness_exporter/config"
+)
+
+// limits of logins that were given up.
+type limits struct {
+	// maxPending is how long such a login may stay pending. The server keeps a slot for it for authentication_timeout,
+	// which is 60 s by default.
+	maxPending time.Duration
+	// minAge is how old the youngest pending login must be for another one to start.
+	minAge time.Duration
+	// maxLogins is how many logins may be under way on the server at once.
+	maxLogins int
+}
+
+// pendingLogin is a login under way. Its result is there once done is closed.
+type pendingLogin struct {
+	started   time.Time
+	trace     *trace
+	waits     bool // a command may print the password, which takes time
+	aside     bool // a Query's: no probe waits for it, unless it was abandoned
+	done      chan struct{}
+	session   *session
+	err       error
+	abandoned bool // nobody waits any more; protected by Prober.mu
+}
+
+// open opens a session within ctx. A login for which the server already holds a slot when ctx ends goes on without its
+// caller; while one is under way this waits for it, and starts another only when it has become old.
+func (p *Prober) open(ctx context.Context, t *trace, aside bool) (*session, error) {
+	for {
+		l, before := p.admit(ctx, t, aside)
+		if l != nil {
+			return p.await(ctx, l)
+		}
+		again := time.NewTimer(before.wait)
+		select {
+		case <-before.ended:
+		case <-again.C:
+		case <-ctx.Done():
+		}
+		again.Stop()
+		if ctx.Err() != nil {
+			return nil, before.youngest.overrun(ctx)
+		}
+	}
+}
+
+// obstacle is logins under way, and how long they keep another one from starting if none of them ends before.
+type obstacle struct {
+	youngest *pendingLogin
+	ended    <-chan struct{}
+	wait     time.Duration
+}
+
+// overrun is the error of a probe that ended before a login did.
+func (l *pendingLogin) overrun(ctx context.Context) error {
+	if _, phase := l.trace.read(); phase == PhaseCredentials && l.waits {
+		return &loginError{err: &configError{errNoCredentials}, phase: phase} // nothing was asked of the server
+	}
+	return context.Cause(ctx)
+}
+
+// admit starts a login, or says what to wait for.
+func (p *Prober) admit(ctx context.Context, t *trace, aside bool) (*pendingLogin, obstacle) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	pending := slices.DeleteFunc(slices.Clone(p.pending), func(l *pendingLogin) bool { return l.aside && !l.abandoned && !aside })
+	if n := len(pending); n > 0 {
+		youngest := pending[n-1]
+		if age := now.Sub(youngest.started); age < p.limits.minAge {
+			return nil, obstacle{youngest, p.ended, p.limits.minAge - age}
+		}
+		if n >= p.limits.maxLogins {
+			return nil, obstacle{youngest, p.ended, p.limits.maxPending}
+		}
+	}
+	l := &pendingLogin{
+		started: now, trace: t, waits: p.credentials.HasPasswordCommand(), aside: aside, done: make(chan struct{}),
+	}
+	p.pending = append(p.pending, l)
+	p.work.Go(func() { p.login(ctx, l) })
+	return l, obstacle{}
+}
+
+// login runs a login to its end, which may be long after bounded ended.
+func (p *Prober) login(bounded context.Context, l *pendingLogin) {
+	ctx, cancel := context.WithTimeout(p.ctx, p.limits.maxPending)
+	defer cancel()
+	l.session, l.err = login(ctx, bounded, p.target, p.credentials, &p.options, l.trace)
+	p.mu.Lock()
+	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
+	abandoned := l.abandoned
+	close(l.done)
+	close(p.ended)
+	p.ended = make(chan struct{})
+	p.mu.Unlock()
+	if abandoned && l.session != nil {
+		l.session.close(ctx)
+	}
+}
+
+// await waits for a login's end or ctx's.
+func (p *Prober) await(ctx context.Context, l *pendingLogin) (*session, error) {
+	select {
+	case <-l.done:
+		return l.session, l.err
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-l.done:
+		return l.session, l.err
+	default:
+		l.abandoned = true
+		return nil, l.overrun(ctx)
+	}
+}
+
+// loginError is a login's failure and the phase that failed.
+type loginError struct {
+	err      error
+	phase    Phase
+	password config.Secret // that was sent, if it came so far
+	// cutOff says that the server ended the session just after it was sent a client certificate.
+	cutOff bool
+}
+
+func (e *loginError) Error() string { return e.phase.String() + ": " + e.err.Error() }
+func (e *loginError) Unwrap() error { return e.err }
+
+// login opens a session. ctx bounds the login as a whole, bounded the part before the server holds a slot for it.
+// An error is a *loginError.
+func login(
+	ctx, bounded context.Context, target *config.Target, credentials Credentials, options *Options, t *trace,
+) (*session, error) {
+	defer t.done()
+	t.enter(PhaseCredentials)
+	cfg, err := credentials.ConnConfig(ctx)
+	if err != nil {
+		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
+	}
+	s := &session{dialer: newDialer(bounded, cfg, target.Permits, options, t)}
+	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs picks one server of several; here is one
+	cfg.MaxProtocolMessageBodyLen = maxMessage
+	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		s.meter = newMeter(r)
+		return pgproto3.NewFrontend(s.meter, w)
+	}
+	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if len(n.Code) == 5 && n.Code[:3] == "57P" {
+			s.notice = n.Code
+		}
+		s.unreplicated = s.unreplicated || n.Routine == waitCancelled
+	}
+	cfg.OnPgError = func(_ *pgconn.PgConn, e *pgconn.PgError) bool {
+		if isFatal(e) {
+			s.fatal = e
+		}
+		return s.fatal == nil
+	}
+	err = s.guard(func() error {
+		var err error
+		s.conn, err = pgconn.ConnectConfig(ctx, cfg)
+		return err
+	})
+	if err != nil {
+		s.dialer.sockets.closeAll()
+		_, phase := t.read()
+		ended := phase == PhaseStartup && classify(err, phase).Reason == ReasonTerminated
+		cutOff := ended && s.dialer.refusedCertificate()
+		if alert := s.dialer.shaken.alert(); ended && alert != nil {
+			err = alert
+		}
+		return nil, &loginError{err, phase, config.Secret(cfg.Password), cutOff}
+	}
+	credentials.Accepted()
+	return s, nil
+}
