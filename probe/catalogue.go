@@ -29,22 +29,22 @@ SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = CURRENT_USER`
 
 // catalogue is what is remembered of names, limits and replay. It belongs to the goroutine that asks for the figures.
 type catalogue struct {
-	read      time.Time // the last attempt
-	databases map[uint32]*database
-	roleLimit Number
-	noReplay  bool      // the server does not tell of replay
-	caughtUp  time.Time // when a replica had last replayed all that there was, as far as its receiver had heard
-	lagWas0   time.Time // when that was last seen
-	churnSQL  string    // reads the churn of the databases
+	lastRefresh       time.Time // the last attempt
+	databases         map[uint32]*database
+	roleLimit         Number
+	noReplayFunctions bool      // the server does not tell of replay
+	caughtUpAt        time.Time // when a replica had last replayed all that there was, as far as its receiver had heard
+	lagZeroAt         time.Time // when that was last seen
+	sessionStatsSQL   string    // reads the churn of the databases
 }
 
 type database struct {
-	name  string
-	limit int  // below 0: none
-	open  bool // sessions may begin in it
-	seen  bool // had a connection while we looked
+	name              string
+	limit             int  // below 0: none
+	allowsConnections bool // sessions may begin in it
+	hadConnections    bool // had a connection while we looked
 
-	churned bool // had sessions before
+	hadSessions bool // had sessions before
 }
 
 // query runs one simple query; a session's queryRows method is one.
@@ -52,28 +52,28 @@ type query func(ctx context.Context, sql string) ([]*pgconn.Result, error)
 
 // refresh reads names and limits when backends of an unknown database are there or a minute has passed. What cannot be
 // read stays as it was; only an error that is not the server's word (the session is lost) is returned.
-func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) error {
+func (c *catalogue) refresh(ctx context.Context, run query, backends []backendCount) error {
 	now := time.Now()
-	if !c.missing(backends) && now.Sub(c.read) < namesInterval {
+	if !c.hasUnknownDatabase(backends) && now.Sub(c.lastRefresh) < namesInterval {
 		return nil
 	}
-	c.read = now
+	c.lastRefresh = now
 	rows, err := run.rows(ctx, databasesSQL, 4)
 	if err != nil {
 		return err
 	}
-	var p numbers
+	var p numberParser
 	if len(rows) > 0 {
 		fresh := make(map[uint32]*database, len(rows))
 		for _, row := range rows {
 			oid := p.oid(row[0])
-			fresh[oid] = &database{name: valid(row[1]), limit: p.integer(row[2]), open: string(row[3]) == "t"}
+			fresh[oid] = &database{name: toValidUTF8(row[1]), limit: p.integer(row[2]), allowsConnections: string(row[3]) == "t"}
 			if old := c.databases[oid]; old != nil {
-				fresh[oid].seen, fresh[oid].churned = old.seen, old.churned
+				fresh[oid].hadConnections, fresh[oid].hadSessions = old.hadConnections, old.hadSessions
 			}
 		}
 		c.databases = fresh
-		c.churnSQL = churnSQL(slices.Sorted(maps.Keys(fresh)))
+		c.sessionStatsSQL = buildSessionStatsSQL(slices.Sorted(maps.Keys(fresh)))
 	}
 	rows, err = run.rows(ctx, roleSQL, 1)
 	if err != nil {
@@ -106,7 +106,7 @@ func (run query) rows(ctx context.Context, sql string, columns int) ([][][]byte,
 	return rows, nil
 }
 
-func (c *catalogue) missing(backends []counted) bool {
+func (c *catalogue) hasUnknownDatabase(backends []backendCount) bool {
 	for _, b := range backends {
 		if b.database != 0 && c.databases[b.database] == nil {
 			return true
@@ -117,7 +117,7 @@ func (c *catalogue) missing(backends []counted) bool {
 
 // fill puts names in the place of OIDs and adds zeros for every state of a database that had a connection before, so
 // that a series does not end with its last connection.
-func (c *catalogue) fill(f *ServerStats, backends []counted) {
+func (c *catalogue) fill(server *ServerStats, backends []backendCount) {
 	type (
 		key   struct{ database, state string }
 		group struct {
@@ -135,18 +135,18 @@ func (c *catalogue) fill(f *ServerStats, backends []counted) {
 		if b.database != 0 {
 			name = stateUnknown
 			if d := c.databases[b.database]; d != nil {
-				name, d.seen = d.name, true
+				name, d.hadConnections = d.name, true
 			}
 		}
 		add(key{name, b.state}, b.count, b.age)
 	}
 	states := backendStates()
-	if !f.Privileged {
+	if !server.Privileged {
 		states = []string{stateUnknown}
 	}
 	limits := make(map[string]int)
 	for _, d := range c.databases {
-		if d.seen {
+		if d.hadConnections {
 			for _, state := range states {
 				add(key{d.name, state}, 0, 0)
 			}
@@ -156,15 +156,15 @@ func (c *catalogue) fill(f *ServerStats, backends []counted) {
 		}
 	}
 	for name, limit := range limits {
-		f.DatabaseLimits = append(f.DatabaseLimits, DatabaseLimit{name, limit})
+		server.DatabaseLimits = append(server.DatabaseLimits, DatabaseLimit{name, limit})
 	}
-	f.RoleLimit = c.roleLimit
-	f.Connections = make([]Connections, 0, len(groups))
+	server.RoleLimit = c.roleLimit
+	server.Connections = make([]Connections, 0, len(groups))
 	for k, g := range groups {
-		shown := Connections{Database: k.database, State: k.state, Count: g.count}
-		if f.Privileged {
-			shown.TransactionMax = known(g.age)
+		row := Connections{Database: k.database, State: k.state, Count: g.count}
+		if server.Privileged {
+			row.TransactionMax = known(g.age)
 		}
-		f.Connections = append(f.Connections, shown)
+		server.Connections = append(server.Connections, row)
 	}
 }

@@ -11,10 +11,10 @@ import (
 
 // Commit is a commit of the commit probe: it begins with the verdict of a probe and goes on beside what comes next.
 type Commit struct {
-	// begun says that the statement was sent to a server that is known to be no replica.
-	begun  bool
-	done   chan struct{}
-	result *CommitResult // there once done is closed
+	// onPrimary says that the statement was sent to a server that is known to be no replica.
+	onPrimary bool
+	done      chan struct{}
+	result    *CommitResult // there once done is closed
 }
 
 // CommitResult is what became of a commit, nil where there is nothing to say: on a replica, or where it was not tried.
@@ -36,31 +36,33 @@ func (c *Commit) Result() *CommitResult {
 		return c.result
 	default:
 	}
-	if c.begun {
-		return overrun()
+	if c.onPrimary {
+		return commitTimeout()
 	}
 	return nil
 }
 
 // NewCommit returns a commit under way. begun says that who cannot wait for it may call it late.
-func NewCommit(begun bool) *Commit { return &Commit{begun: begun, done: make(chan struct{})} }
+func NewCommit(onPrimary bool) *Commit {
+	return &Commit{onPrimary: onPrimary, done: make(chan struct{})}
+}
 
 // End says what became of the commit, once.
-func (c *Commit) End(o *CommitResult) {
-	c.result = o
+func (c *Commit) End(result *CommitResult) {
+	c.result = result
 	close(c.done)
 }
 
-func overrun() *CommitResult {
+func commitTimeout() *CommitResult {
 	return &CommitResult{Failure: &Failure{Reason: ReasonTimeout, State: StateRejecting, Phase: PhaseCommit}}
 }
 
 // Up says whether the server commits; it is unknown when it did not let us try.
-func (o *CommitResult) Up() Number {
+func (r *CommitResult) Up() Number {
 	switch {
-	case o == nil, o.Failure != nil && o.Failure.State == StateMisconfigured:
+	case r == nil, r.Failure != nil && r.Failure.State == StateMisconfigured:
 		return Number{}
-	case o.Failure != nil:
+	case r.Failure != nil:
 		return known(0)
 	}
 	return known(1)
@@ -71,9 +73,9 @@ func (o *CommitResult) Up() Number {
 const commitSQL = `SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery()
   THEN pg_catalog.pg_logical_emit_message(true, 'pg_liveness_exporter', '') END`
 
-// waitCancelled is the routine that warns of a commit that does not wait for its standbys any more
+// syncWaitCancelledRoutine is the routine that warns of a commit that does not wait for its standbys any more
 // (src/backend/replication/syncrep.c). The statement succeeds all the same.
-const waitCancelled = "SyncRepWaitForLSN"
+const syncWaitCancelledRoutine = "SyncRepWaitForLSN"
 
 // minCancelTime and maxCancelTime are how long a request to cancel may take, and how long its effect is waited for, at first
 // and after several.
@@ -90,62 +92,62 @@ type commits struct{ current atomic.Pointer[Commit] }
 // instead, since no other starts before it has ended.
 func (p *Prober) commit(s *session, r *Result) *Commit {
 	c := NewCommit(r.ServerStats != nil && !r.ServerStats.Replica)
-	switch before := p.commits.current.Load(); {
-	case before != nil:
-		c = before
+	switch running := p.commits.current.Load(); {
+	case running != nil:
+		c = running
 	case r.ServerStats != nil && r.ServerStats.Replica:
 		c = nil
 	default:
 		p.commits.current.Store(c)
-		taken := s
-		p.work.Go(func() { p.runCommit(c, taken) })
+		owned := s
+		p.work.Go(func() { p.runCommit(c, owned) })
 		return c
 	}
 	if s != nil {
-		p.end(s)
+		p.closeInBackground(s)
 	}
 	return c
 }
 
 // runCommit runs a commit to its end, and tells of it when it has ended or overrun, in the time that a probe may take.
 func (p *Prober) runCommit(c *Commit, s *session) {
-	limited, cancel := context.WithTimeout(p.ctx, p.target.Timeout)
+	waitCtx, cancel := context.WithTimeout(p.ctx, p.target.Timeout)
 	defer cancel()
 	if s == nil {
 		var err error
-		if s, err = p.open(limited, &trace{}, false); err != nil {
+		if s, err = p.open(waitCtx, &trace{}, false); err != nil {
 			p.commits.current.Store(nil)
 			c.End(nil) // the next probe says why
 			return
 		}
 	}
 	// It goes on when the prober is closed, until it has been cancelled.
-	life, give := context.WithCancel(context.WithoutCancel(p.ctx))
-	defer give()
-	ended, left := make(chan *CommitResult, 1), make(chan struct{})
+	commitCtx, cancelCommit := context.WithCancel(context.WithoutCancel(p.ctx))
+	defer cancelCommit()
+	results, returned := make(chan *CommitResult, 1), make(chan struct{})
 	p.work.Go(func() {
-		defer close(left)
-		ended <- s.commit(life)
+		defer close(returned)
+		results <- s.commit(commitCtx)
 	})
-	var outcome *CommitResult
+	var result *CommitResult
 	select {
-	case outcome = <-ended:
+	case result = <-results:
 		p.commits.current.Store(nil)
-	case <-limited.Done():
+	case <-waitCtx.Done():
 		if p.ctx.Err() == nil { // else nobody will know
-			outcome = overrun()
+			result = commitTimeout()
 		}
 	}
-	if outcome != nil && p.ctx.Err() == nil {
-		p.options.OnCommit(outcome)
+	if result != nil && p.ctx.Err() == nil {
+		p.options.OnCommit(result)
 	}
-	c.End(outcome)
+	c.End(result)
 	if p.commits.current.Load() == c {
-		s.cancel(p.ctx, ended)
+		s.cancelCommit(p.ctx, results)
 		p.commits.current.Store(nil)
 	}
-	give()
-	<-left // the session is that goroutine's until then
+	cancelCommit()
+	<-returned // the session is that goroutine's until then
 	s.close(p.ctx)
 }
 
@@ -164,7 +166,7 @@ func (s *session) commit(ctx context.Context) *CommitResult {
 			f.Reason, f.State = ReasonPermission, StateMisconfigured
 		}
 		return &CommitResult{Failure: f}
-	case s.unreplicated:
+	case s.syncWaitCancelled:
 		return &CommitResult{Failure: &Failure{
 			Reason: ReasonOther, State: StateRejecting, Phase: PhaseCommit, Detail: "the wait for a synchronous standby was cancelled",
 		}}
@@ -176,32 +178,32 @@ func (s *session) commit(ctx context.Context) *CommitResult {
 	return &CommitResult{Took: knownDuration(time.Since(start))}
 }
 
-// cancel asks the server again and again to cancel the commit of the session, until that has ended, or once more when
+// cancelCommit asks the server again and again to cancel the commit of the session, until that has ended, or once more when
 // ctx has. It lets every request come to its own end: PgBouncer 1.18 crashes when the connection of one is cut while it
 // passes the request on.
-func (s *session) cancel(ctx context.Context, ended <-chan *CommitResult) {
-	s.dialer.patient.Store(true)
+func (s *session) cancelCommit(ctx context.Context, results <-chan *CommitResult) {
+	s.dialer.callerBoundsCancel.Store(true)
 	for wait := minCancelTime; ; wait = min(2*wait, maxCancelTime) {
 		last := ctx.Err() != nil
 		if last {
 			wait = closeGrace
 		}
-		asking, asked := context.WithTimeout(context.WithoutCancel(ctx), wait)
-		hurry := context.AfterFunc(ctx, func() { time.AfterFunc(closeGrace, asked) })
-		_ = contain(s.dialer, func() error { return s.conn.CancelRequest(asking) }) // whether it helped shows by what it ends
+		requestCtx, cancelRequest := context.WithTimeout(context.WithoutCancel(ctx), wait)
+		stopTimer := context.AfterFunc(ctx, func() { time.AfterFunc(closeGrace, cancelRequest) })
+		_ = contain(s.dialer, func() error { return s.conn.CancelRequest(requestCtx) }) // whether it helped shows by what it ends
 		var stop <-chan struct{}
 		if !last {
 			stop = ctx.Done()
 		}
 		select {
-		case <-ended:
-			asked()
+		case <-results:
+			cancelRequest()
 			return
-		case <-asking.Done():
+		case <-requestCtx.Done():
 		case <-stop:
 		}
-		hurry()
-		asked()
+		stopTimer()
+		cancelRequest()
 		if last {
 			return
 		}

@@ -80,49 +80,49 @@ type resolver interface {
 // pgconn would hide the handshake in the start-up, dial twice where a server has no TLS and repeat a login in
 // plaintext; here a login has one socket.
 type dialer struct {
-	resolver  resolver
-	permits   func(address string) bool
-	trace     *trace
-	logger    *slog.Logger
-	tlsConfig *tls.Config // nil: no TLS
-	plaintext bool        // go on without TLS when the server answers N
-	direct    bool        // TLS without SSLRequest (PostgreSQL 17)
-	certifies bool        // a server that does not ask for our certificate will not do (sslcertmode=require)
-	sockets   sockets
+	resolver           resolver
+	permitsAddress     func(address string) bool
+	trace              *trace
+	logger             *slog.Logger
+	tlsConfig          *tls.Config // nil: no TLS
+	allowPlaintext     bool        // go on without TLS when the server answers N
+	directTLS          bool        // TLS without SSLRequest (PostgreSQL 17)
+	requireCertificate bool        // a server that does not ask for our certificate will not do (sslcertmode=require)
+	sockets            sockets
 
-	// bounded ends with the probe: a name or a server that does not answer before is dropped. What follows TCP is
+	// probeCtx ends with the probe: a name or a server that does not answer before is dropped. What follows TCP is
 	// bounded by the login, since the server holds a slot for it by then.
-	bounded context.Context //nolint:containedctx // DialFunc has room for one context, and a login has two
+	probeCtx context.Context //nolint:containedctx // DialFunc has room for one context, and a login has two
 
-	shaken   handshake   // of the login's own connection
-	loggedIn bool        // that was made, later ones carry a cancel request
-	busy     atomic.Bool // a query is under way, so that a cancel request makes sense
-	patient  atomic.Bool // the request's own context bounds it
+	loginHandshake     handshake   // of the login's own connection
+	loginDialed        bool        // that was made, later ones carry a cancel request
+	busy               atomic.Bool // a query is under way, so that a cancel request makes sense
+	callerBoundsCancel atomic.Bool // the request's own context bounds it
 }
 
 // handshake is what is remembered of one.
 type handshake struct {
-	certified bool // a certificate of ours was sent
-	encrypted *tls.Conn
-	under     *countedConn // what TLS runs on
-	received  int64        // how many bytes were received when it was complete
+	sentCertificate bool // a certificate of ours was sent
+	conn            *tls.Conn
+	raw             *countedConn // what TLS runs on
+	received        int64        // how many bytes were received when it was complete
 }
 
 // newDialer takes over what cfg says of hosts and TLS, and makes cfg dial through the dialer.
 // ParseConfig gives sslmode as a list: [TLS] (require and more), [nil] (disable), both for prefer and allow.
 // allow is treated like prefer: plaintext is used only where the server has no TLS.
 func newDialer(
-	bounded context.Context, cfg *pgconn.Config, permits func(string) bool, options *Options, t *trace,
+	probeCtx context.Context, cfg *pgconn.Config, permitsAddress func(string) bool, options *Options, t *trace,
 ) *dialer {
 	d := &dialer{
-		resolver: options.Resolver, permits: permits, trace: t, logger: options.Logger, bounded: bounded,
+		resolver: options.Resolver, permitsAddress: permitsAddress, trace: t, logger: options.Logger, probeCtx: probeCtx,
 		sockets:   sockets{sessions: options.Sessions},
-		tlsConfig: cfg.TLSConfig, plaintext: cfg.TLSConfig == nil, direct: cfg.SSLNegotiation == "direct",
-		certifies: cfg.SSLCertMode == "require",
+		tlsConfig: cfg.TLSConfig, allowPlaintext: cfg.TLSConfig == nil, directTLS: cfg.SSLNegotiation == "direct",
+		requireCertificate: cfg.SSLCertMode == "require",
 	}
 	for _, fallback := range cfg.Fallbacks {
 		if fallback.TLSConfig == nil {
-			d.plaintext = true
+			d.allowPlaintext = true
 		} else {
 			d.tlsConfig = fallback.TLSConfig
 		}
@@ -136,23 +136,23 @@ func newDialer(
 
 // dial is pgconn's DialFunc. ctx is the login's, or that of a cancel request.
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	if d.loggedIn {
+	if d.loginDialed {
 		return d.dialCancel(ctx, network, address)
 	}
 	conn, err := d.dialLogin(network, address)
 	if err != nil {
 		return nil, err
 	}
-	d.loggedIn = true
+	d.loginDialed = true
 	if d.tlsConfig != nil {
 		d.trace.enter(PhaseTLS)
-		conn, err = d.encrypt(ctx, conn, &d.shaken)
-		d.trace.secured(describeTLS(conn, err))
+		conn, err = d.encrypt(ctx, conn, &d.loginHandshake)
+		d.trace.setTLS(describeTLS(conn, err))
 		if err != nil {
 			return nil, err
 		}
 	}
-	if d.certifies && !d.shaken.certified {
+	if d.requireCertificate && !d.loginHandshake.sentCertificate {
 		return nil, &tlsError{errNotCertified}
 	}
 	d.trace.enter(PhaseStartup)
@@ -165,7 +165,7 @@ func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.C
 	if !d.busy.Load() {
 		return nil, net.ErrClosed
 	}
-	if !d.patient.Load() {
+	if !d.callerBoundsCancel.Load() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, closeGrace)
 		defer cancel()
@@ -180,7 +180,7 @@ func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.C
 func (d *dialer) dialLogin(network, address string) (net.Conn, error) {
 	if network == "unix" {
 		d.trace.enter(PhaseDial)
-		ctx, cancel := endingWith(d.bounded)
+		ctx, cancel := endingWith(d.probeCtx)
 		defer cancel()
 		return d.connect(ctx, network, address)
 	}
@@ -189,32 +189,32 @@ func (d *dialer) dialLogin(network, address string) (net.Conn, error) {
 		return nil, fmt.Errorf("split host and port: %w", err)
 	}
 	d.trace.enter(PhaseResolve)
-	addresses, err := d.resolver.LookupHost(d.bounded, host)
+	addresses, err := d.resolver.LookupHost(d.probeCtx, host)
 	if err != nil {
 		return nil, err
 	}
 	for _, address := range addresses { // the very ones that are dialled: a second look could find others
-		if !d.permits(address) {
+		if !d.permitsAddress(address) {
 			return nil, errForbidden
 		}
 	}
 	d.trace.enter(PhaseDial)
-	var failed []error
+	var errs []error
 	for i, address := range addresses {
 		// An address that swallows packets must leave time for the next one.
-		ctx, cancel := endingWith(d.bounded)
-		if deadline, ok := d.bounded.Deadline(); ok && i < len(addresses)-1 {
+		ctx, cancel := endingWith(d.probeCtx)
+		if deadline, ok := d.probeCtx.Deadline(); ok && i < len(addresses)-1 {
 			cancel()
-			ctx, cancel = context.WithTimeout(d.bounded, time.Until(deadline)/time.Duration(len(addresses)-i))
+			ctx, cancel = context.WithTimeout(d.probeCtx, time.Until(deadline)/time.Duration(len(addresses)-i))
 		}
 		conn, err := d.connect(ctx, network, net.JoinHostPort(address, port))
 		cancel()
 		if err == nil {
 			return conn, nil
 		}
-		failed = append(failed, err)
+		errs = append(errs, err)
 	}
-	return nil, errors.Join(failed...)
+	return nil, errors.Join(errs...)
 }
 
 // endingWith returns a context that ends with another one and has no deadline of its own: net.Dialer reads a deadline
@@ -245,53 +245,53 @@ func (d *dialer) connect(ctx context.Context, network, address string) (net.Conn
 
 // encrypt negotiates TLS and completes the handshake. It returns the plain connection where the server has no TLS and
 // the mode allows that, and else a bare *tls.Conn, in which pgconn looks for channel binding.
-func (d *dialer) encrypt(ctx context.Context, conn net.Conn, shaken *handshake) (net.Conn, error) {
-	if !d.direct {
+func (d *dialer) encrypt(ctx context.Context, conn net.Conn, h *handshake) (net.Conn, error) {
+	if !d.directTLS {
 		offered, err := requestTLS(ctx, conn)
 		if err != nil {
 			return nil, err
 		}
 		if !offered {
-			if d.plaintext {
+			if d.allowPlaintext {
 				return conn, nil
 			}
 			return nil, &tlsError{errNoTLS}
 		}
 	}
-	shaken.under = &countedConn{Conn: conn}
-	shaken.encrypted = tls.Client(shaken.under, d.watchedTLS(shaken))
-	err := shaken.encrypted.HandshakeContext(ctx)
-	shaken.received = shaken.under.received.Load()
+	h.raw = &countedConn{Conn: conn}
+	h.conn = tls.Client(h.raw, d.tlsConfigFor(h))
+	err := h.conn.HandshakeContext(ctx)
+	h.received = h.raw.received.Load()
 	var netErr net.Error
 	hungUp := errors.Is(err, io.EOF) || neterr.Reset(err)
 	switch {
 	case err == nil:
-		return shaken.encrypted, nil
-	case ctx.Err() != nil, errors.As(err, &netErr) && netErr.Timeout(), hungUp && !d.direct:
+		return h.conn, nil
+	case ctx.Err() != nil, errors.As(err, &netErr) && netErr.Timeout(), hungUp && !d.directTLS:
 		return nil, err
 	}
 	// What is left is a certificate, an alert, or no TLS: a server below 17 hangs up on a direct negotiation.
 	return nil, &tlsError{err}
 }
 
-// watchedTLS returns the TLS settings, which note when a client certificate is sent, and tell of a certificate that does
+// tlsConfigFor returns the TLS settings, which note when a client certificate is sent, and tell of a certificate that does
 // not verify which one it was.
-func (d *dialer) watchedTLS(shaken *handshake) *tls.Config {
-	watched := d.tlsConfig.Clone()
-	if len(watched.Certificates) > 0 {
+func (d *dialer) tlsConfigFor(h *handshake) *tls.Config {
+	cfg := d.tlsConfig.Clone()
+	if len(cfg.Certificates) > 0 {
 		// The choice is crypto/tls's own (getClientCertificate in handshake_client.go).
-		watched.GetClientCertificate = func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			for i := range watched.Certificates {
-				if request.SupportsCertificate(&watched.Certificates[i]) == nil {
-					shaken.certified = true
-					return &watched.Certificates[i], nil
+		cfg.GetClientCertificate = func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			for i := range cfg.Certificates {
+				if request.SupportsCertificate(&cfg.Certificates[i]) == nil {
+					h.sentCertificate = true
+					return &cfg.Certificates[i], nil
 				}
 			}
 			return new(tls.Certificate), nil
 		}
 	}
-	if verify := watched.VerifyPeerCertificate; verify != nil { // pgconn's, for verify-ca
-		watched.VerifyPeerCertificate = func( //nolint:gosec // no session is resumed: there is no ClientSessionCache
+	if verify := cfg.VerifyPeerCertificate; verify != nil { // pgconn's, for verify-ca
+		cfg.VerifyPeerCertificate = func( //nolint:gosec // no session is resumed: there is no ClientSessionCache
 			raw [][]byte, chains [][]*x509.Certificate,
 		) error {
 			err := verify(raw, chains)
@@ -305,7 +305,7 @@ func (d *dialer) watchedTLS(shaken *handshake) *tls.Config {
 			return &tls.CertificateVerificationError{UnverifiedCertificates: []*x509.Certificate{certificate}, Err: err}
 		}
 	}
-	return watched
+	return cfg
 }
 
 // countedConn counts what is received.
@@ -320,21 +320,21 @@ func (c *countedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// refusedCertificate says whether a session that ended may have done so for our certificate: with TLS 1.3 that is looked
+// mayHaveRefusedCertificate says whether a session that ended may have done so for our certificate: with TLS 1.3 that is looked
 // at behind the handshake, and before anything else is said.
-func (d *dialer) refusedCertificate() bool {
-	shown := d.trace.security()
-	return d.shaken.certified && shown != nil && shown.Version == tls.VersionName(tls.VersionTLS13) &&
-		d.shaken.under.received.Load() == d.shaken.received
+func (d *dialer) mayHaveRefusedCertificate() bool {
+	info := d.trace.tlsInfo()
+	return d.loginHandshake.sentCertificate && info != nil && info.Version == tls.VersionName(tls.VersionTLS13) &&
+		d.loginHandshake.raw.received.Load() == d.loginHandshake.received
 }
 
 // alert returns the alert that a connection, which is closed by now, ended with, if it was read: pgconn reads beside a write
 // that takes long (bgreader there), and tells of the write alone. crypto/tls repeats what reading ended with.
 func (h *handshake) alert() error {
-	if h.encrypted == nil {
+	if h.conn == nil {
 		return nil
 	}
-	if _, err := h.encrypted.Read(make([]byte, 1)); isAlert(err) {
+	if _, err := h.conn.Read(make([]byte, 1)); isAlert(err) {
 		return err
 	}
 	return nil
@@ -351,11 +351,11 @@ func describeTLS(conn net.Conn, err error) *TLS {
 		return nil
 	}
 	state := encrypted.ConnectionState()
-	shown := &TLS{Version: tls.VersionName(state.Version), Cipher: tls.CipherSuiteName(state.CipherSuite)}
+	info := &TLS{Version: tls.VersionName(state.Version), Cipher: tls.CipherSuiteName(state.CipherSuite)}
 	if len(state.PeerCertificates) > 0 {
-		shown.NotAfter = state.PeerCertificates[0].NotAfter
+		info.NotAfter = state.PeerCertificates[0].NotAfter
 	}
-	return shown
+	return info
 }
 
 // requestTLS sends an SSLRequest and reports whether the server agreed. It reads one byte and no more, so that nothing
@@ -366,11 +366,11 @@ func requestTLS(ctx context.Context, conn net.Conn) (bool, error) {
 	if _, err := conn.Write([]byte{0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f}); err != nil {
 		return false, err
 	}
-	var answer [1]byte
-	if _, err := io.ReadFull(conn, answer[:]); err != nil {
+	var reply [1]byte
+	if _, err := io.ReadFull(conn, reply[:]); err != nil {
 		return false, err
 	}
-	switch answer[0] {
+	switch reply[0] {
 	case 'S':
 		return true, nil
 	case 'N':
@@ -378,5 +378,5 @@ func requestTLS(ctx context.Context, conn net.Conn) (bool, error) {
 	case 'E':
 		return false, forkError{}
 	}
-	return false, errors.New("answer to SSLRequest is " + strconv.Itoa(int(answer[0])))
+	return false, errors.New("answer to SSLRequest is " + strconv.Itoa(int(reply[0])))
 }

@@ -78,7 +78,7 @@ func TestRecordings(t *testing.T) {
 		}
 		p, stop := play(t, kind, readRecording(t, kind))
 		for range 2 {
-			r := ask(t, p, hanging)
+			r := runProbe(t, p, hanging)
 			if !r.Up() || !r.KeptUp || r.ServerStats == nil && r.PoolerStats == nil {
 				t.Errorf("%s: got %+v, figures %+v", kind, r.Failure, r.StatsFailure)
 			}
@@ -112,7 +112,7 @@ func record(t *testing.T, kind config.Kind) {
 	var (
 		mu       sync.Mutex // protects recorded
 		recorded recording
-		first    sync.Once
+		once     sync.Once
 	)
 	proxy := newFakeServer(t, func(client net.Conn) {
 		server, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)) //nolint:noctx // ends with the test's servers
@@ -120,8 +120,8 @@ func record(t *testing.T, kind config.Kind) {
 			return
 		}
 		defer func() { _ = server.Close() }()
-		mine := false
-		first.Do(func() { mine = true })
+		isFirst := false
+		once.Do(func() { isFirst = true })
 		go func() {
 			buffer := make([]byte, 64<<10)
 			for {
@@ -131,7 +131,7 @@ func record(t *testing.T, kind config.Kind) {
 					return
 				}
 				mu.Lock()
-				if mine {
+				if isFirst {
 					recorded = append(recorded, nil)
 				}
 				mu.Unlock()
@@ -146,7 +146,7 @@ func record(t *testing.T, kind config.Kind) {
 				return
 			}
 			mu.Lock()
-			if mine {
+			if isFirst {
 				recorded[len(recorded)-1] = append(recorded[len(recorded)-1], split(buffer[:n])...)
 			}
 			mu.Unlock()
@@ -155,7 +155,7 @@ func record(t *testing.T, kind config.Kind) {
 	})
 	p := newTestProberOf(t, kind, proxy.port, 0)
 	for range 2 {
-		if r := ask(t, p, hanging); !r.Up() {
+		if r := runProbe(t, p, hanging); !r.Up() {
 			t.Fatalf("got %+v", r.Failure)
 		}
 	}
@@ -242,11 +242,11 @@ func (r recording) mutate(changes []byte) recording {
 		if len(*reply) > 0 {
 			at = int(changes[1]) % len(*reply)
 		}
-		what := changes[2] % 10
-		if len(*reply) == 0 && what > 1 {
+		operation := changes[2] % 10
+		if len(*reply) == 0 && operation > 1 {
 			continue
 		}
-		switch what {
+		switch operation {
 		case 0: // another message, with a body as it is or none
 			m := message{kinds[how%len(kinds)], nil}
 			if how >= 128 && len(*reply) > 0 {
@@ -291,9 +291,9 @@ func FuzzServerBytes(f *testing.F) {
 		f.Add(false, []byte{turn, 1, 8, 3, turn, 2, 8, 3})
 		f.Add(true, []byte{turn, 1, 8, 3, turn, 2, 8, 3})
 	}
-	for what := range byte(10) {
-		f.Add(false, []byte{0, 3, what, 200, 2, 1, what, 7})
-		f.Add(true, []byte{1, 2, what, 100, 3, 0, what, 3})
+	for operation := range byte(10) {
+		f.Add(false, []byte{0, 3, operation, 200, 2, 1, operation, 7})
+		f.Add(true, []byte{1, 2, operation, 100, 3, 0, operation, 3})
 	}
 	recordings := map[bool]recording{
 		false: readRecording(f, config.KindPostgres), true: readRecording(f, config.KindPgBouncer),
@@ -308,7 +308,7 @@ func FuzzServerBytes(f *testing.F) {
 		}()
 		p, stop := play(t, kinds[pgbouncer], recordings[pgbouncer].mutate(changes))
 		for range 2 {
-			ask(t, p, 25*time.Millisecond)
+			runProbe(t, p, 25*time.Millisecond)
 		}
 		if !pgbouncer {
 			ctx, cancel := context.WithTimeout(t.Context(), 25*time.Millisecond)

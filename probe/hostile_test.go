@@ -33,10 +33,10 @@ func wire(messages ...pgproto3.BackendMessage) []byte {
 var (
 	ready     = &pgproto3.ReadyForQuery{TxStatus: 'I'}
 	oneColumn = &pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("x"), DataTypeOID: 25, DataTypeSize: -1, TypeModifier: -1}}}
-	one       = wire(oneColumn, &pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, &pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")}, ready)
-	letIn     = wire(&pgproto3.AuthenticationOk{}, &pgproto3.BackendKeyData{ProcessID: 1, SecretKey: []byte("1234")}, ready)
-	// panics makes pgconn unlock a connection that is not locked (jackc/pgx#1833).
-	panics = wire(oneColumn, ready, ready)
+	selectOne = wire(oneColumn, &pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, &pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")}, ready)
+	loginOK   = wire(&pgproto3.AuthenticationOk{}, &pgproto3.BackendKeyData{ProcessID: 1, SecretKey: []byte("1234")}, ready)
+	// panicExchange makes pgconn unlock a connection that is not locked (jackc/pgx#1833).
+	panicExchange = wire(oneColumn, ready, ready)
 )
 
 // converse lets a login through and answers what the client says with what reply returns for it.
@@ -82,8 +82,8 @@ func (l *log) String() string {
 	return l.text.String()
 }
 
-// newWatchedProber returns a prober whose log and losses can be looked at.
-func newWatchedProber(t *testing.T, dsn string) (*Prober, *log, *atomic.Int64) {
+// newObservedProber returns a prober whose log and losses can be looked at.
+func newObservedProber(t *testing.T, dsn string) (*Prober, *log, *atomic.Int64) {
 	t.Helper()
 	var (
 		l      log
@@ -105,10 +105,10 @@ func isQuery(m pgproto3.FrontendMessage, sql string) bool {
 // next probe.
 func TestPanics(t *testing.T) {
 	t.Parallel()
-	s := newFakeServer(t, converse(letIn, func(net.Conn, pgproto3.FrontendMessage) []byte { return panics }))
-	p, l, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+	s := newFakeServer(t, converse(loginOK, func(net.Conn, pgproto3.FrontendMessage) []byte { return panicExchange }))
+	p, l, losses := newObservedProber(t, dsnOf(s, "sslmode=disable"))
 	for range 8 {
-		r := ask(t, p, hanging)
+		r := runProbe(t, p, hanging)
 		want := Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseQuery}
 		if r.Up() || *r.Failure != want {
 			t.Fatalf("got %+v, want %+v", r.Failure, want)
@@ -125,22 +125,22 @@ func TestPanics(t *testing.T) {
 	}
 }
 
-func dsnOf(s *fakeServer, more string) string {
-	return fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", s.port, more)
+func dsnOf(s *fakeServer, settings string) string {
+	return fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", s.port, settings)
 }
 
 // TestPanicOnKeptSession: the kept session's panic costs the figures of one probe. It is no loss, and nothing is reopened.
 func TestPanicOnKeptSession(t *testing.T) {
 	t.Parallel()
-	s := newFakeServer(t, converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+	s := newFakeServer(t, converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
 		if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
-			return one
+			return selectOne
 		}
-		return panics
+		return panicExchange
 	}))
-	p, l, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+	p, l, losses := newObservedProber(t, dsnOf(s, "sslmode=disable"))
 	for i := range 4 {
-		r := ask(t, p, hanging)
+		r := runProbe(t, p, hanging)
 		if !r.Up() || r.StatsFailure == nil || r.StatsFailure.Reason != ReasonProtocol {
 			t.Fatalf("got %+v, figures %+v", r.Failure, r.StatsFailure)
 		}
@@ -174,21 +174,21 @@ func eventually(t *testing.T, ok func() bool) {
 	}
 }
 
-// TestPanicElsewhere: what a check, a commit and a PgBouncer's console answer may make pgconn panic as well.
-func TestPanicElsewhere(t *testing.T) {
+// TestPanicInCheckAndCommit: what a check, a commit and a PgBouncer's console answer may make pgconn panic as well.
+func TestPanicInCheckAndCommit(t *testing.T) {
 	t.Parallel()
-	all := newFakeServer(t, converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+	all := newFakeServer(t, converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
 		switch {
 		case isQuery(m, "lock_timeout"):
 			return wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready)
 		case isQuery(m, "SELECT 1"):
-			return one
+			return selectOne
 		}
-		return panics
+		return panicExchange
 	}))
 	t.Run("check", func(t *testing.T) {
 		t.Parallel()
-		p, _, _ := newWatchedProber(t, dsnOf(all, "sslmode=disable"))
+		p, _, _ := newObservedProber(t, dsnOf(all, "sslmode=disable"))
 		p.target.Timeout = hanging
 		for range 5 {
 			ctx, cancel := context.WithTimeout(t.Context(), hanging)
@@ -201,19 +201,19 @@ func TestPanicElsewhere(t *testing.T) {
 	})
 	t.Run("commit", func(t *testing.T) {
 		t.Parallel()
-		outcomes := make(chan *CommitResult, 8)
+		results := make(chan *CommitResult, 8)
 		p := newTestProberFor(t, dsnOf(all, "sslmode=disable"), func(o *Options) {
 			o.Keep = false
-			o.OnCommit = func(o *CommitResult) { outcomes <- o }
+			o.OnCommit = func(o *CommitResult) { results <- o }
 		})
 		p.target.Commit, p.target.Timeout = true, hanging
 		for range 5 {
-			r := ask(t, p, hanging)
+			r := runProbe(t, p, hanging)
 			if r.Commit == nil {
 				t.Fatalf("no commit: %+v", r.Failure)
 			}
 			select {
-			case o := <-outcomes:
+			case o := <-results:
 				if o.Failure == nil || o.Failure.Reason != ReasonProtocol {
 					t.Fatalf("got %+v", o.Failure)
 				}
@@ -262,11 +262,11 @@ func TestBudgets(t *testing.T) {
 		}
 		t.Run(name+" in an answer", func(t *testing.T) {
 			t.Parallel()
-			s := newFakeServer(t, converse(letIn, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
+			s := newFakeServer(t, converse(loginOK, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
 				return flood(conn, test.begin, test.message)
 			}))
-			p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
-			r := ask(t, p, limit)
+			p, _, losses := newObservedProber(t, dsnOf(s, "sslmode=disable"))
+			r := runProbe(t, p, limit)
 			expect(t, r.Failure)
 			if n := losses.Load(); n != 0 {
 				t.Errorf("%d losses", n)
@@ -274,14 +274,14 @@ func TestBudgets(t *testing.T) {
 		})
 		t.Run(name+" in the figures", func(t *testing.T) {
 			t.Parallel()
-			s := newFakeServer(t, converse(letIn, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
+			s := newFakeServer(t, converse(loginOK, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
 				if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
-					return one
+					return selectOne
 				}
 				return flood(conn, test.begin, test.message)
 			}))
-			p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
-			r := ask(t, p, limit)
+			p, _, losses := newObservedProber(t, dsnOf(s, "sslmode=disable"))
+			r := runProbe(t, p, limit)
 			expect(t, r.StatsFailure)
 			if n := losses.Load(); n != 0 || !r.Up() {
 				t.Errorf("%d losses, %+v", n, r.Failure)
@@ -296,19 +296,19 @@ func TestBudgets(t *testing.T) {
 				_, _ = conn.Read(make([]byte, 1024))
 				flood(conn, nil, test.message)
 			})
-			p, _, _ := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
-			expect(t, ask(t, p, limit).Failure)
+			p, _, _ := newObservedProber(t, dsnOf(s, "sslmode=disable"))
+			expect(t, runProbe(t, p, limit).Failure)
 		})
 		t.Run(name+" while idle", func(t *testing.T) {
 			t.Parallel()
-			s := newFakeServer(t, converse(letIn, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
+			s := newFakeServer(t, converse(loginOK, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
 				if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
-					return one
+					return selectOne
 				}
 				return flood(conn, wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready), test.message)
 			}))
-			p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
-			if r := ask(t, p, limit); !r.Up() {
+			p, _, losses := newObservedProber(t, dsnOf(s, "sslmode=disable"))
+			if r := runProbe(t, p, limit); !r.Up() {
 				t.Errorf("got %+v", r.Failure)
 			}
 			eventually(t, func() bool { return p.keptNow() == nil && p.options.Sessions.Idle() == 0 })
@@ -322,22 +322,22 @@ func TestBudgets(t *testing.T) {
 	}
 }
 
-// TestParametersForLife: a session that was told of very many parameters in its life is exchanged by the next probe, which
+// TestParameterBudgetOfKeptSession: a session that was told of very many parameters in its life is exchanged by the next probe, which
 // shows figures as ever.
-func TestParametersForLife(t *testing.T) {
+func TestParameterBudgetOfKeptSession(t *testing.T) {
 	t.Parallel()
 	var sent atomic.Int64
-	s := newFakeServer(t, converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+	s := newFakeServer(t, converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
 		changes := bytes.Repeat(wire(&pgproto3.ParameterStatus{Name: "TimeZone", Value: "UTC"}), 200) // some 55 KB by the meter
 		sent.Add(200)
 		if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
-			return append(one[:len(one):len(one)], changes...)
+			return append(selectOne[:len(selectOne):len(selectOne)], changes...)
 		}
 		return append(wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready), changes...)
 	}))
-	p, _, losses := newWatchedProber(t, dsnOf(s, "sslmode=disable"))
+	p, _, losses := newObservedProber(t, dsnOf(s, "sslmode=disable"))
 	for range 20 {
-		if r := ask(t, p, hanging); !r.Up() {
+		if r := runProbe(t, p, hanging); !r.Up() {
 			t.Fatalf("got %+v", r.Failure)
 		}
 	}
@@ -349,16 +349,16 @@ func TestParametersForLife(t *testing.T) {
 	}
 }
 
-// TestBreaksOffInAnswer: a connection that ends in the middle of an answer is said to have ended, and tried once more.
-func TestBreaksOffInAnswer(t *testing.T) {
+// TestConnectionEndsInReply: a connection that ends in the middle of an answer is said to have ended, and tried once more.
+func TestConnectionEndsInReply(t *testing.T) {
 	t.Parallel()
-	for _, sent := range [][]byte{nil, wire(oneColumn), one[:len(one)-3]} {
-		s := newFakeServer(t, converse(letIn, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
+	for _, sent := range [][]byte{nil, wire(oneColumn), selectOne[:len(selectOne)-3]} {
+		s := newFakeServer(t, converse(loginOK, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
 			_, _ = conn.Write(sent)
 			_ = conn.Close()
 			return nil
 		}))
-		r := ask(t, newTestProberFor(t, dsnOf(s, "sslmode=disable"), nil), hanging)
+		r := runProbe(t, newTestProberFor(t, dsnOf(s, "sslmode=disable"), nil), hanging)
 		want := Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseQuery}
 		if r.Up() || *r.Failure != want {
 			t.Errorf("after %d bytes: got %+v, want %+v", len(sent), r.Failure, want)
@@ -369,26 +369,26 @@ func TestBreaksOffInAnswer(t *testing.T) {
 	}
 }
 
-// TestReadyTooEarly: a ReadyForQuery where CommandComplete is missing makes pgconn read on without a deadline. A probe still
+// TestReadyWithoutCommandComplete: a ReadyForQuery where CommandComplete is missing makes pgconn read on without a deadline. A probe still
 // ends in time.
-func TestReadyTooEarly(t *testing.T) {
+func TestReadyWithoutCommandComplete(t *testing.T) {
 	t.Parallel()
 	early := wire(oneColumn, &pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, ready)
 	for name, reply := range map[string]func(pgproto3.FrontendMessage) []byte{
 		"on the new session": func(pgproto3.FrontendMessage) []byte { return early },
 		"on the kept session": func(m pgproto3.FrontendMessage) []byte {
 			if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
-				return one
+				return selectOne
 			}
 			return early
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newFakeServer(t, converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte { return reply(m) }))
+			s := newFakeServer(t, converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte { return reply(m) }))
 			p := newTestProberFor(t, dsnOf(s, "sslmode=disable"), nil)
 			for range 3 {
-				r := ask(t, p, 200*time.Millisecond)
+				r := runProbe(t, p, 200*time.Millisecond)
 				if f := r.Failure; f != nil && f.Reason != ReasonTimeout {
 					t.Errorf("got %+v", f)
 				}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// answerGrace is how long after the deadline the part of an answer that came in time may take to arrive.
-const answerGrace = 50 * time.Millisecond
+// replyGrace is how long after the deadline the part of an answer that came in time may take to arrive.
+const replyGrace = 50 * time.Millisecond
 
 // request asks a kept session: whether the server is alive, and then what it says of itself.
 type request struct {
@@ -27,11 +27,11 @@ type reply struct {
 	failure *Failure // why there is no reading
 }
 
-// take reads what the server says of itself.
-func (a *reply) take(ctx context.Context, s *session, asked kind) error {
+// readStats reads what the server says of itself.
+func (r *reply) readStats(ctx context.Context, s *session, kind kind) error {
 	return s.guard(func() error {
 		var err error
-		a.stats, err = asked.readStats(ctx, s)
+		r.stats, err = kind.readStats(ctx, s)
 		return err
 	})
 }
@@ -62,34 +62,34 @@ func newKept(ctx context.Context, s *session) *kept {
 // send puts a question to the session and returns where the answer will be. There is none when the session's life ends
 // before. One goroutine asks at a time.
 func (k *kept) send(ctx context.Context) <-chan reply {
-	a := make(chan reply, 1)
+	replies := make(chan reply, 1)
 	select {
 	case <-k.requests: // its caller gave up before it was read
 	default:
 	}
-	k.requests <- request{ctx, a}
+	k.requests <- request{ctx, replies}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.wake != nil {
 		k.wake()
 	}
-	return a
+	return replies
 }
 
 // wait returns the answer, an empty one when the session's life or ctx ended before.
-func (k *kept) wait(ctx context.Context, answers <-chan reply) reply {
+func (k *kept) wait(ctx context.Context, replies <-chan reply) reply {
 	select {
-	case a := <-answers:
-		return a
+	case rep := <-replies:
+		return rep
 	case <-k.ctx.Done():
 	case <-ctx.Done():
 	}
-	late := time.NewTimer(answerGrace)
-	defer late.Stop()
+	timer := time.NewTimer(replyGrace)
+	defer timer.Stop()
 	select {
-	case a := <-answers:
-		return a
-	case <-late.C:
+	case rep := <-replies:
+		return rep
+	case <-timer.C:
 		return reply{}
 	}
 }
@@ -102,8 +102,8 @@ func (k *kept) listen() *request {
 	k.wake = cancel // before the look at the questions: one that comes after it cancels ctx
 	k.mu.Unlock()
 	select {
-	case q := <-k.requests:
-		return &q
+	case req := <-k.requests:
+		return &req
 	default:
 	}
 	idle := &k.dialer.sockets.sessions.idle
@@ -119,8 +119,8 @@ func (k *kept) listen() *request {
 		return nil
 	}
 	select {
-	case q := <-k.requests:
-		return &q
+	case req := <-k.requests:
+		return &req
 	default:
 		return nil
 	}
@@ -130,11 +130,11 @@ func (k *kept) listen() *request {
 //
 // The deadline of the one who asks ends the query, and with it the session. A caller who only hangs up does not: the
 // query goes on, up to the deadline that he had.
-func (k *kept) handle(q *request, asked kind) (overrun bool) {
+func (k *kept) handle(req *request, kind kind) (overrun bool) {
 	ctx, cancel := context.WithCancel(k.ctx)
 	defer cancel()
-	stop := context.AfterFunc(q.ctx, func() {
-		if deadline, ok := q.ctx.Deadline(); ok && !errors.Is(context.Cause(q.ctx), context.DeadlineExceeded) {
+	stop := context.AfterFunc(req.ctx, func() {
+		if deadline, ok := req.ctx.Deadline(); ok && !errors.Is(context.Cause(req.ctx), context.DeadlineExceeded) {
 			timer := time.NewTimer(time.Until(deadline))
 			defer timer.Stop()
 			select {
@@ -146,20 +146,20 @@ func (k *kept) handle(q *request, asked kind) (overrun bool) {
 	})
 	defer stop()
 
-	var a reply
+	var rep reply
 	start := time.Now()
-	err := k.guard(func() error { return asked.ping(ctx, k.session) })
+	err := k.guard(func() error { return kind.ping(ctx, k.session) })
 	if err == nil {
-		a.up, a.query = true, time.Since(start)
-		err = a.take(ctx, k.session, asked)
+		rep.up, rep.query = true, time.Since(start)
+		err = rep.readStats(ctx, k.session, kind)
 	}
 	if err != nil {
-		a.failure = classify(err, PhaseQuery)
-	} else if a.server != nil {
-		k.started = a.server.startTimes()
+		rep.failure = classify(err, PhaseQuery)
+	} else if rep.server != nil {
+		k.started = rep.server.startTimes()
 	}
 	overrun = ctx.Err() != nil && k.conn.IsClosed() && k.fatal == nil
-	q.reply <- a
+	req.reply <- rep
 	return overrun
 }
 
@@ -174,9 +174,9 @@ func (k *kept) loss() loss {
 	return l
 }
 
-// certain decides what the end of the session alone tells. The facts were tried on PostgreSQL 13 to 18; the routines
+// reasonFromEnd decides what the end of the session alone tells. The facts were tried on PostgreSQL 13 to 18; the routines
 // are those of src/backend/libpq/be-secure.c and src/backend/tcop/postgres.c.
-func (l loss) certain() (LossReason, bool) {
+func (l loss) reasonFromEnd() (LossReason, bool) {
 	switch {
 	case l.code == "57P02", l.notice == "57P02", l.routine == "secure_read": // crash_shutdown; the postmaster is gone
 		return LossCrash, true
@@ -186,32 +186,32 @@ func (l loss) certain() (LossReason, bool) {
 	return "", false
 }
 
-// reason decides from how the session ended and from what a new login met: its error, or the start times that the new
+// reasonFromLogin decides from how the session ended and from what a new login met: its error, or the start times that the new
 // session read. It is not decided yet when the second result is false: another try may tell more.
-func (l loss) reason(before, after startTimes, err error) (LossReason, bool) {
-	told := l.code == "57P01" || l.notice == "57P01" // admin_shutdown: a shutdown and a terminate look the same
+func (l loss) reasonFromLogin(before, after startTimes, err error) (LossReason, bool) {
+	announced := l.code == "57P01" || l.notice == "57P01" // admin_shutdown: a shutdown and a terminate look the same
 	if err == nil {
 		switch {
-		case newer(before.postmaster, after.postmaster):
-			if told {
+		case increased(before.postmaster, after.postmaster):
+			if announced {
 				return LossShutdown, true
 			}
-		case newer(before.checkpointer, after.checkpointer):
+		case increased(before.checkpointer, after.checkpointer):
 			return LossCrash, true
-		case told:
+		case announced:
 			return LossTerminated, true
 		}
 		return LossNetwork, true
 	}
 	f := classify(err, PhaseStartup)
 	switch {
-	case f.Reason == ReasonNotAccepting && told:
+	case f.Reason == ReasonNotAccepting && announced:
 		return LossShutdown, true
 	case f.Reason == ReasonNotAccepting && l.code == "":
 		return LossCrash, true
-	case told && (f.Reason == ReasonRefused || f.Reason == ReasonTerminated):
+	case announced && (f.Reason == ReasonRefused || f.Reason == ReasonTerminated):
 		return LossShutdown, true
-	case told && f.SQLState != "": // alive, and it refuses us for another reason
+	case announced && f.SQLState != "": // alive, and it refuses us for another reason
 		return LossTerminated, true
 	case f.SQLState != "":
 		return LossNetwork, true
@@ -219,6 +219,6 @@ func (l loss) reason(before, after startTimes, err error) (LossReason, bool) {
 	return LossNetwork, false
 }
 
-func newer(before, after Number) bool {
+func increased(before, after Number) bool {
 	return before.Known && after.Known && after.Value > before.Value
 }

@@ -28,33 +28,33 @@ type limits struct {
 
 // pendingLogin is a login under way. Its result is there once done is closed.
 type pendingLogin struct {
-	started   time.Time
-	trace     *trace
-	waits     bool // a command may print the password, which takes time
-	aside     bool // a Query's: no probe waits for it, unless it was abandoned
-	done      chan struct{}
-	session   *session
-	err       error
-	abandoned bool // nobody waits any more; protected by Prober.mu
+	started    time.Time
+	trace      *trace
+	hasCommand bool // a command may print the password, which takes time
+	forQuery   bool // a Query's: no probe waits for it, unless it was abandoned
+	done       chan struct{}
+	session    *session
+	err        error
+	abandoned  bool // nobody waits any more; protected by Prober.mu
 }
 
 // open opens a session within ctx. A login for which the server already holds a slot when ctx ends goes on without its
 // caller; while one is under way this waits for it, and starts another only when it has become old.
-func (p *Prober) open(ctx context.Context, t *trace, aside bool) (*session, error) {
+func (p *Prober) open(ctx context.Context, t *trace, forQuery bool) (*session, error) {
 	for {
-		l, before := p.admit(ctx, t, aside)
+		l, obstacle := p.admit(ctx, t, forQuery)
 		if l != nil {
 			return p.await(ctx, l)
 		}
-		again := time.NewTimer(before.wait)
+		timer := time.NewTimer(obstacle.wait)
 		select {
-		case <-before.ended:
-		case <-again.C:
+		case <-obstacle.ended:
+		case <-timer.C:
 		case <-ctx.Done():
 		}
-		again.Stop()
+		timer.Stop()
 		if ctx.Err() != nil {
-			return nil, before.youngest.overrun(ctx)
+			return nil, obstacle.youngest.timeoutError(ctx)
 		}
 	}
 }
@@ -66,48 +66,48 @@ type obstacle struct {
 	wait     time.Duration
 }
 
-// overrun is the error of a probe that ended before a login did.
-func (l *pendingLogin) overrun(ctx context.Context) error {
-	if _, phase := l.trace.read(); phase == PhaseCredentials && l.waits {
+// timeoutError is the error of a probe that ended before a login did.
+func (l *pendingLogin) timeoutError(ctx context.Context) error {
+	if _, phase := l.trace.read(); phase == PhaseCredentials && l.hasCommand {
 		return &loginError{err: &configError{errNoCredentials}, phase: phase} // nothing was asked of the server
 	}
 	return context.Cause(ctx)
 }
 
 // admit starts a login, or says what to wait for.
-func (p *Prober) admit(ctx context.Context, t *trace, aside bool) (*pendingLogin, obstacle) {
+func (p *Prober) admit(ctx context.Context, t *trace, forQuery bool) (*pendingLogin, obstacle) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	pending := slices.DeleteFunc(slices.Clone(p.pending), func(l *pendingLogin) bool { return l.aside && !l.abandoned && !aside })
+	pending := slices.DeleteFunc(slices.Clone(p.pending), func(login *pendingLogin) bool { return login.forQuery && !login.abandoned && !forQuery })
 	if n := len(pending); n > 0 {
 		youngest := pending[n-1]
 		if age := now.Sub(youngest.started); age < p.limits.minAge {
-			return nil, obstacle{youngest, p.ended, p.limits.minAge - age}
+			return nil, obstacle{youngest, p.loginEnded, p.limits.minAge - age}
 		}
 		if n >= p.limits.maxLogins {
-			return nil, obstacle{youngest, p.ended, p.limits.maxPending}
+			return nil, obstacle{youngest, p.loginEnded, p.limits.maxPending}
 		}
 	}
-	l := &pendingLogin{
-		started: now, trace: t, waits: p.credentials.HasPasswordCommand(), aside: aside, done: make(chan struct{}),
+	login := &pendingLogin{
+		started: now, trace: t, hasCommand: p.credentials.HasPasswordCommand(), forQuery: forQuery, done: make(chan struct{}),
 	}
-	p.pending = append(p.pending, l)
-	p.work.Go(func() { p.login(ctx, l) })
-	return l, obstacle{}
+	p.pending = append(p.pending, login)
+	p.work.Go(func() { p.login(ctx, login) })
+	return login, obstacle{}
 }
 
 // login runs a login to its end, which may be long after bounded ended.
-func (p *Prober) login(bounded context.Context, l *pendingLogin) {
+func (p *Prober) login(probeCtx context.Context, l *pendingLogin) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.limits.maxPending)
 	defer cancel()
-	l.session, l.err = login(ctx, bounded, p.target, p.credentials, &p.options, l.trace)
+	l.session, l.err = login(ctx, probeCtx, p.target, p.credentials, &p.options, l.trace)
 	p.mu.Lock()
 	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
 	abandoned := l.abandoned
 	close(l.done)
-	close(p.ended)
-	p.ended = make(chan struct{})
+	close(p.loginEnded)
+	p.loginEnded = make(chan struct{})
 	p.mu.Unlock()
 	if abandoned && l.session != nil {
 		l.session.close(ctx)
@@ -128,7 +128,7 @@ func (p *Prober) await(ctx context.Context, l *pendingLogin) (*session, error) {
 		return l.session, l.err
 	default:
 		l.abandoned = true
-		return nil, l.overrun(ctx)
+		return nil, l.timeoutError(ctx)
 	}
 }
 
@@ -137,8 +137,8 @@ type loginError struct {
 	err      error
 	phase    Phase
 	password config.Secret // that was sent, if it came so far
-	// cutOff says that the server ended the session just after it was sent a client certificate.
-	cutOff bool
+	// endedAfterCertificate says that the server ended the session just after it was sent a client certificate.
+	endedAfterCertificate bool
 }
 
 func (e *loginError) Error() string { return e.phase.String() + ": " + e.err.Error() }
@@ -147,7 +147,7 @@ func (e *loginError) Unwrap() error { return e.err }
 // login opens a session. ctx bounds the login as a whole, bounded the part before the server holds a slot for it.
 // An error is a *loginError.
 func login(
-	ctx, bounded context.Context, target *config.Target, credentials Credentials, options *Options, t *trace,
+	ctx, probeCtx context.Context, target *config.Target, credentials Credentials, options *Options, t *trace,
 ) (*session, error) {
 	defer t.done()
 	t.enter(PhaseCredentials)
@@ -155,7 +155,7 @@ func login(
 	if err != nil {
 		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
 	}
-	s := &session{dialer: newDialer(bounded, cfg, target.Permits, options, t)}
+	s := &session{dialer: newDialer(probeCtx, cfg, target.Permits, options, t)}
 	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs picks one server of several; here is one
 	cfg.MaxProtocolMessageBodyLen = maxMessage
 	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
@@ -166,7 +166,7 @@ func login(
 		if len(n.Code) == 5 && n.Code[:3] == "57P" {
 			s.notice = n.Code
 		}
-		s.unreplicated = s.unreplicated || n.Routine == waitCancelled
+		s.syncWaitCancelled = s.syncWaitCancelled || n.Routine == syncWaitCancelledRoutine
 	}
 	cfg.OnPgError = func(_ *pgconn.PgConn, e *pgconn.PgError) bool {
 		if isFatal(e) {
@@ -183,11 +183,11 @@ func login(
 		s.dialer.sockets.closeAll()
 		_, phase := t.read()
 		ended := phase == PhaseStartup && classify(err, phase).Reason == ReasonTerminated
-		cutOff := ended && s.dialer.refusedCertificate()
-		if alert := s.dialer.shaken.alert(); ended && alert != nil {
+		endedAfterCertificate := ended && s.dialer.mayHaveRefusedCertificate()
+		if alert := s.dialer.loginHandshake.alert(); ended && alert != nil {
 			err = alert
 		}
-		return nil, &loginError{err, phase, config.Secret(cfg.Password), cutOff}
+		return nil, &loginError{err, phase, config.Secret(cfg.Password), endedAfterCertificate}
 	}
 	credentials.Accepted()
 	return s, nil

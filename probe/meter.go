@@ -37,21 +37,21 @@ var errBudget = errors.New("the server sent more than this exporter reads")
 // TLS, and charges each message before the frontend sees its header: the frontend allocates as many bytes as a header
 // announces. It belongs to the goroutine that owns the session.
 type meter struct {
-	r          io.Reader
-	left       int // of the budget of what is under way
+	reader     io.Reader
+	remaining  int // of the budget of what is under way
 	parameters int // of parameterBudget
-	head       []byte
-	body       int // bytes of the message's body that are still to come
+	header     []byte
+	bodyLeft   int // bytes of the message's body that are still to come
 	// err is what reading ended with, errBudget or an error of the connection's, a time-out apart. It is returned from then on.
 	err error
 }
 
 func newMeter(r io.Reader) *meter {
-	return &meter{r: r, left: loginBudget, parameters: parameterBudget, head: make([]byte, 0, 7)}
+	return &meter{reader: r, remaining: loginBudget, parameters: parameterBudget, header: make([]byte, 0, 7)}
 }
 
 // grant sets the budget of what begins now.
-func (m *meter) grant(budget int) { m.left = budget }
+func (m *meter) grant(budget int) { m.remaining = budget }
 
 // exceeded reports whether the server sent more than it may.
 func (m *meter) exceeded() bool { return errors.Is(m.err, errBudget) }
@@ -61,8 +61,8 @@ func (m *meter) Read(p []byte) (int, error) {
 	if m.err != nil {
 		return 0, m.err
 	}
-	n, err := m.r.Read(p)
-	if covered := m.charge(p[:n]); covered < n {
+	n, err := m.reader.Read(p)
+	if covered := m.chargeAll(p[:n]); covered < n {
 		m.err = errBudget
 		if covered > 0 {
 			return covered, nil
@@ -75,59 +75,59 @@ func (m *meter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// charge takes what the messages that begin in p cost off the budgets. It returns how many bytes of p lie before the header of
+// chargeAll takes what the messages that begin in p cost off the budgets. It returns how many bytes of p lie before the header of
 // the first one that is not covered, and len(p) when all are.
-func (m *meter) charge(p []byte) int {
-	begin := 0 // of the header that is being read
+func (m *meter) chargeAll(p []byte) int {
+	headerStart := 0 // of the header that is being read
 	for i := 0; i < len(p); {
-		if len(m.head) == 0 {
-			if m.body > 0 {
-				skipped := min(m.body, len(p)-i)
-				m.body -= skipped
+		if len(m.header) == 0 {
+			if m.bodyLeft > 0 {
+				skipped := min(m.bodyLeft, len(p)-i)
+				m.bodyLeft -= skipped
 				i += skipped
 				continue
 			}
-			begin = i
+			headerStart = i
 		}
-		m.head = append(m.head, p[i])
+		m.header = append(m.header, p[i])
 		i++
-		if len(m.head) < headerLength(m.head) {
+		if len(m.header) < headerLength(m.header) {
 			continue
 		}
-		if !m.pay(m.head) {
-			return begin
+		if !m.charge(m.header) {
+			return headerStart
 		}
-		m.body = max(0, bodyLength(m.head)-(len(m.head)-5))
-		m.head = m.head[:0]
+		m.bodyLeft = max(0, bodyLength(m.header)-(len(m.header)-5))
+		m.header = m.header[:0]
 	}
 	return len(p)
 }
 
 // headerLength is how many bytes of a message tell what it costs: type and length, and the number of columns of those that
 // begin with it.
-func headerLength(head []byte) int {
-	if hasColumns := head[0] == 'D' || head[0] == 'T'; hasColumns && (len(head) < 5 || bodyLength(head) >= 2) {
+func headerLength(header []byte) int {
+	if hasColumns := header[0] == 'D' || header[0] == 'T'; hasColumns && (len(header) < 5 || bodyLength(header) >= 2) {
 		return 7
 	}
 	return 5
 }
 
 // bodyLength is the length of the body that a header of 5 bytes or more announces, negative in one that is invalid.
-func bodyLength(head []byte) int { return int(int32(binary.BigEndian.Uint32(head[1:5]))) - 4 } //nolint:gosec // as pgproto3 reads it
+func bodyLength(header []byte) int { return int(int32(binary.BigEndian.Uint32(header[1:5]))) - 4 } //nolint:gosec // as pgproto3 reads it
 
-// pay takes what a message costs off the budgets, and reports whether they covered it. The frontend itself refuses a message
+// charge takes what a message costs off the budgets, and reports whether they covered it. The frontend itself refuses a message
 // that is longer than any may be, which mostly is no message at all.
-func (m *meter) pay(head []byte) bool {
-	if bodyLength(head) > maxMessage {
+func (m *meter) charge(header []byte) bool {
+	if bodyLength(header) > maxMessage {
 		return true
 	}
-	cost := 5 + max(0, bodyLength(head)) + messageCost
-	if len(head) == 7 {
-		cost += columnCost * int(binary.BigEndian.Uint16(head[5:7]))
+	cost := 5 + max(0, bodyLength(header)) + messageCost
+	if len(header) == 7 {
+		cost += columnCost * int(binary.BigEndian.Uint16(header[5:7]))
 	}
-	if head[0] == 'S' {
+	if header[0] == 'S' {
 		m.parameters -= cost
 	}
-	m.left -= cost
-	return m.left >= 0 && m.parameters >= 0
+	m.remaining -= cost
+	return m.remaining >= 0 && m.parameters >= 0
 }

@@ -50,15 +50,15 @@ const showVersion = "SHOW VERSION"
 
 func (pgbouncer) ping(ctx context.Context, s *session) error {
 	s.pooled = true
-	_, err := version(ctx, s)
+	_, err := readVersion(ctx, s)
 	return err
 }
 
 // errNoConsole is a server, or a database behind a pooler, that does not know a console's command.
 var errNoConsole = errors.New("this is not the console of a PgBouncer")
 
-func version(ctx context.Context, s *session) (string, error) {
-	answer, err := s.queryRows(ctx, showVersion)
+func readVersion(ctx context.Context, s *session) (string, error) {
+	results, err := s.queryRows(ctx, showVersion)
 	var pgErr *pgconn.PgError
 	switch {
 	case errors.As(err, &pgErr) && pgErr.Code == "42704": // PostgreSQL knows no parameter of this name
@@ -66,9 +66,9 @@ func version(ctx context.Context, s *session) (string, error) {
 	case err != nil:
 		return "", err
 	}
-	for columns := range rowsOf(answer) {
-		if found := valid(columns["version"]); found != "" {
-			return found, nil
+	for columns := range rowsOf(results) {
+		if text := toValidUTF8(columns["version"]); text != "" {
+			return text, nil
 		}
 	}
 	return "", errors.New("SHOW VERSION did not return a version")
@@ -78,31 +78,31 @@ func version(ctx context.Context, s *session) (string, error) {
 // commands, and a role that is neither in admin_users nor in stats_users does not get here.
 func (pgbouncer) readStats(ctx context.Context, s *session) (stats, error) {
 	var (
-		p   = &PoolerStats{}
-		err error
+		pooler = &PoolerStats{}
+		err    error
 	)
-	if p.Version, err = version(ctx, s); err != nil {
+	if pooler.Version, err = readVersion(ctx, s); err != nil {
 		return stats{}, err
 	}
 	for _, part := range []struct {
 		command string
-		take    func(answer []*pgconn.Result)
+		parse   func(results []*pgconn.Result)
 	}{
-		{"SHOW POOLS", func(answer []*pgconn.Result) { p.Pools = poolerRows(answer, PoolLabels()) }},
-		{"SHOW DATABASES", func(answer []*pgconn.Result) { p.Databases = poolerRows(answer, DatabaseLabels()) }},
-		{"SHOW STATS_TOTALS", func(answer []*pgconn.Result) { p.Totals = poolerRows(answer, TotalLabels()) }},
-		{"SHOW LISTS", func(answer []*pgconn.Result) { p.Lists = namedNumbers(answer, "list", "items") }},
-		{"SHOW CONFIG", func(answer []*pgconn.Result) { p.Config = namedNumbers(answer, "key", "value") }},
+		{"SHOW POOLS", func(results []*pgconn.Result) { pooler.Pools = poolerRows(results, PoolLabels()) }},
+		{"SHOW DATABASES", func(results []*pgconn.Result) { pooler.Databases = poolerRows(results, DatabaseLabels()) }},
+		{"SHOW STATS_TOTALS", func(results []*pgconn.Result) { pooler.Totals = poolerRows(results, TotalLabels()) }},
+		{"SHOW LISTS", func(results []*pgconn.Result) { pooler.Lists = namedNumbers(results, "list", "items") }},
+		{"SHOW CONFIG", func(results []*pgconn.Result) { pooler.Config = namedNumbers(results, "key", "value") }},
 	} {
-		answer, err := s.queryRows(ctx, part.command)
+		results, err := s.queryRows(ctx, part.command)
 		switch {
 		case err == nil:
-			part.take(answer)
+			part.parse(results)
 		case !isRefusal(err):
 			return stats{}, err
 		}
 	}
-	return stats{pooler: p}, nil
+	return stats{pooler: pooler}, nil
 }
 
 // readStartTimes knows nothing: PgBouncer does not tell when it began.
@@ -113,10 +113,10 @@ func (pgbouncer) reset() {}
 func (pgbouncer) queryCount() int { return 7 }
 
 // rowsOf returns the rows of an answer, by the names of their columns. A row is the next one's once it was looked at.
-func rowsOf(answer []*pgconn.Result) iter.Seq[map[string][]byte] {
+func rowsOf(results []*pgconn.Result) iter.Seq[map[string][]byte] {
 	return func(yield func(map[string][]byte) bool) {
 		columns := make(map[string][]byte)
-		for _, result := range answer {
+		for _, result := range results {
 			for _, row := range result.Rows {
 				clear(columns)
 				for i, value := range row[:min(len(row), len(result.FieldDescriptions))] {
@@ -131,13 +131,13 @@ func rowsOf(answer []*pgconn.Result) iter.Seq[map[string][]byte] {
 }
 
 // poolerRows splits rows into labels and numbers. Rows whose labels are equal, once they are valid UTF-8, are summed.
-func poolerRows(answer []*pgconn.Result, labels []string) []PoolerRow {
+func poolerRows(results []*pgconn.Result, labels []string) []PoolerRow {
 	var rows []PoolerRow
-	at := make(map[string]int)
-	for columns := range rowsOf(answer) {
+	indexes := make(map[string]int)
+	for columns := range rowsOf(results) {
 		row := PoolerRow{Labels: make([]string, len(labels)), Values: make(map[string]float64)}
 		for i, label := range labels {
-			row.Labels[i] = valid(columns[label])
+			row.Labels[i] = toValidUTF8(columns[label])
 		}
 		for column, text := range columns {
 			if value, err := strconv.ParseFloat(string(text), 64); err == nil && !slices.Contains(labels, column) {
@@ -145,9 +145,9 @@ func poolerRows(answer []*pgconn.Result, labels []string) []PoolerRow {
 			}
 		}
 		key := strings.Join(row.Labels, "\x00")
-		i, ok := at[key]
+		i, ok := indexes[key]
 		if !ok {
-			at[key] = len(rows)
+			indexes[key] = len(rows)
 			rows = append(rows, row)
 			continue
 		}
@@ -159,11 +159,11 @@ func poolerRows(answer []*pgconn.Result, labels []string) []PoolerRow {
 }
 
 // namedNumbers reads an answer that has a name and a value in each row.
-func namedNumbers(answer []*pgconn.Result, name, value string) map[string]float64 {
+func namedNumbers(results []*pgconn.Result, name, value string) map[string]float64 {
 	numbers := make(map[string]float64)
-	for columns := range rowsOf(answer) {
+	for columns := range rowsOf(results) {
 		if n, err := strconv.ParseFloat(string(columns[value]), 64); err == nil {
-			numbers[valid(columns[name])] = n
+			numbers[toValidUTF8(columns[name])] = n
 		}
 	}
 	return numbers

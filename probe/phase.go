@@ -39,11 +39,11 @@ type Phases [phaseCount]Number
 
 // trace takes the times of one login's phases.
 type trace struct {
-	mu    sync.Mutex // protects what follows: a login may outlive the probe that began it and reads its trace
-	at    Phase
-	since time.Time
-	took  Phases
-	tls   *TLS
+	mu        sync.Mutex // protects what follows: a login may outlive the probe that began it and reads its trace
+	current   Phase
+	enteredAt time.Time
+	times     Phases
+	tls       *TLS
 }
 
 // enter ends the phase under way and begins p.
@@ -51,19 +51,19 @@ func (t *trace) enter(p Phase) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	t.end(now)
-	t.at, t.since = p, now
+	t.endLocked(now)
+	t.current, t.enteredAt = p, now
 }
 
-// secured notes what a TLS handshake showed.
-func (t *trace) secured(shown *TLS) {
+// setTLS notes what a TLS handshake showed.
+func (t *trace) setTLS(info *TLS) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.tls = shown
+	t.tls = info
 }
 
-// security returns what the TLS handshake showed, if there was one.
-func (t *trace) security() *TLS {
+// tlsInfo returns what the TLS handshake showed, if there was one.
+func (t *trace) tlsInfo() *TLS {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.tls
@@ -73,13 +73,13 @@ func (t *trace) security() *TLS {
 func (t *trace) done() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.end(time.Now())
-	t.at = PhaseNone
+	t.endLocked(time.Now())
+	t.current = PhaseNone
 }
 
-func (t *trace) end(now time.Time) {
-	if t.at != PhaseNone {
-		t.took[t.at] = knownDuration(now.Sub(t.since))
+func (t *trace) endLocked(now time.Time) {
+	if t.current != PhaseNone {
+		t.times[t.current] = knownDuration(now.Sub(t.enteredAt))
 	}
 }
 
@@ -87,9 +87,9 @@ func (t *trace) end(now time.Time) {
 func (t *trace) read() (Phases, Phase) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	took := t.took
-	if t.at != PhaseNone {
-		took[t.at] = knownDuration(time.Since(t.since))
+	times := t.times
+	if t.current != PhaseNone {
+		times[t.current] = knownDuration(time.Since(t.enteredAt))
 	}
-	return took, t.at
+	return times, t.current
 }

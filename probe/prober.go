@@ -84,17 +84,17 @@ type Prober struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // logins, kept sessions, closing
 
-	mu      sync.Mutex // protects what follows
-	closed  bool
-	kept    *kept
-	pending []*pendingLogin // logins under way, the youngest last
-	ended   chan struct{}   // closed, and replaced, when one of them ends
+	mu         sync.Mutex // protects what follows
+	closed     bool
+	kept       *kept
+	pending    []*pendingLogin // logins under way, the youngest last
+	loginEnded chan struct{}   // closed, and replaced, when one of them ends
 
-	refused bool        // the last probe was refused for what we are; belongs to the probe under way
-	pooled  atomic.Bool // the sessions are a pooler's
+	lastMisconfigured bool        // the last probe was refused for what we are; belongs to the probe under way
+	pooled            atomic.Bool // the sessions are a pooler's
 
-	// gaveWay says that a kept session took the server that a pooler had for a new one. From then on none is kept.
-	gaveWay atomic.Bool
+	// stopKeeping says that a kept session took the server that a pooler had for a new one. From then on none is kept.
+	stopKeeping atomic.Bool
 }
 
 // New returns a prober of target, which logs in with credentials. The caller must call Close when it does not need the
@@ -108,7 +108,7 @@ func New(target *config.Target, credentials Credentials, options Options) *Probe
 	}
 	p := &Prober{
 		target: target, credentials: credentials, options: options, kind: newKind(target),
-		limits: limits{maxPending: time.Minute, minAge: 15 * time.Second, maxLogins: 4}, ended: make(chan struct{}),
+		limits: limits{maxPending: time.Minute, minAge: 15 * time.Second, maxLogins: 4}, loginEnded: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
@@ -133,27 +133,27 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	if deadline, ok := ctx.Deadline(); ok {
 		r.Deadline = deadline.Sub(r.Start).Round(time.Millisecond)
 	}
-	k, ok := p.begin()
+	k, ok := p.beginWork()
 	if !ok {
 		return Unanswered(r.Start, 0, r.Keep)
 	}
 	defer p.work.Done()
-	var answers <-chan reply
+	var replies <-chan reply
 	if k != nil {
-		answers = k.send(ctx)
+		replies = k.send(ctx)
 	}
 	s := p.openAndPing(ctx, r, k)
 	if k != nil {
-		r.take(k.wait(ctx, answers))
-		if r.KeptUp && r.shutsDown() {
+		r.setStats(k.wait(ctx, replies))
+		if r.KeptUp && r.mayBlockShutdown() {
 			p.release(k)
 		}
 	}
 	switch {
 	case s == nil:
-	case !p.options.Keep, p.gaveWay.Load():
+	case !p.options.Keep, p.stopKeeping.Load():
 		r.Query = r.Phases[PhaseQuery]
-		r.take(p.readStatsOnce(ctx, s))
+		r.setStats(p.readStatsOnce(ctx, s))
 	case p.keepNew(ctx, r, k, s):
 		s = nil
 	case r.ServerStats != nil && !r.ServerStats.Pooled: // they are the kept session's, which may be older than a default
@@ -161,14 +161,14 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 			r.ServerStats.ReadOnly = r.ServerStats.Replica || readOnly
 		}
 	}
-	p.refused = r.Failure != nil && r.Failure.State == StateMisconfigured
+	p.lastMisconfigured = r.Failure != nil && r.Failure.State == StateMisconfigured
 	p.pooled.Store(r.pooled() || p.pooled.Load() && r.ServerStats == nil)
 	r.Duration = time.Since(r.Start)
 	switch {
 	case p.target.Commit && r.Up():
 		r.Commit = p.commit(s, r)
 	case s != nil:
-		p.end(s)
+		p.closeInBackground(s)
 	default:
 		r.Commit = p.commits.current.Load()
 	}
@@ -179,16 +179,16 @@ func (r *Result) pooled() bool {
 	return r.PoolerStats != nil || r.ServerStats != nil && r.ServerStats.Pooled
 }
 
-// shutsDown says whether the server may be waiting for our session to end: one that answers while new ones are refused
+// mayBlockShutdown says whether the server may be waiting for our session to end: one that answers while new ones are refused
 // stands in the way of a smart shutdown, and of PgBouncer's, which closes its port (SIGTERM from 1.23 on).
-func (r *Result) shutsDown() bool {
+func (r *Result) mayBlockShutdown() bool {
 	return r.Failure != nil && (r.Failure.Reason == ReasonNotAccepting || r.Failure.Reason == ReasonRefused && r.pooled())
 }
 
 // keepNew keeps the new session s where none stands, or where the one that stands, k, may have become another one: the
 // name leads elsewhere by now, or the role was made anew since the last probe was refused. It reports whether s is kept.
 func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bool {
-	if k != nil && r.KeptUp && (p.refused || k.address() != s.address()) {
+	if k != nil && r.KeptUp && (p.lastMisconfigured || k.address() != s.address()) {
 		p.release(k)
 	}
 	if k = p.keep(s); k == nil {
@@ -197,13 +197,13 @@ func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bo
 	// A session that is asked and overruns is lost. Where too little time is left, it is asked in the next probe.
 	needed := time.Duration(float64(p.kind.queryCount()) * r.Phases[PhaseQuery].Value * float64(time.Second))
 	if needed < r.Deadline-time.Since(r.Start) {
-		r.take(k.wait(ctx, k.send(ctx)))
+		r.setStats(k.wait(ctx, k.send(ctx)))
 	}
 	return true
 }
 
-// begin counts a probe as work and returns the kept session, if one stands. It reports false once the prober is closed.
-func (p *Prober) begin() (*kept, bool) {
+// beginWork counts a probe as work and returns the kept session, if one stands. It reports false once the prober is closed.
+func (p *Prober) beginWork() (*kept, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -213,15 +213,15 @@ func (p *Prober) begin() (*kept, bool) {
 	return p.kept, true
 }
 
-// end closes a session behind the caller's back.
-func (p *Prober) end(s *session) { p.work.Go(func() { s.close(p.ctx) }) }
+// closeInBackground closes a session behind the caller's back.
+func (p *Prober) closeInBackground(s *session) { p.work.Go(func() { s.close(p.ctx) }) }
 
-func (r *Result) take(a reply) {
-	r.ServerStats, r.PoolerStats, r.StatsFailure = a.server, a.pooler, a.failure
+func (r *Result) setStats(rep reply) {
+	r.ServerStats, r.PoolerStats, r.StatsFailure = rep.server, rep.pooler, rep.failure
 	if r.Keep {
-		r.KeptUp = a.up
-		if a.up {
-			r.Query = knownDuration(a.query)
+		r.KeptUp = rep.up
+		if rep.up {
+			r.Query = knownDuration(rep.query)
 		}
 	}
 }
@@ -231,7 +231,7 @@ func (r *Result) take(a reply) {
 // administrator's terminate, and if it is not, the second try says what is. So is a password that was refused, where
 // there is another one by now.
 func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
-	for try := 1; ; try++ {
+	for attempt := 1; ; attempt++ {
 		t := &trace{}
 		s, err := p.open(ctx, t, false)
 		if err == nil {
@@ -243,19 +243,19 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
 			r.Connect = known(connect)
 			t.enter(PhaseQuery)
 			s.pooled = p.pooled.Load()
-			if err = p.alive(ctx, s, k); err == nil {
+			if err = p.pingNew(ctx, s, k); err == nil {
 				t.done()
 				r.Phases, _ = t.read()
-				r.TLS = t.security()
+				r.TLS = t.tlsInfo()
 				r.Failure = nil
 				r.Superuser = p.target.Kind != config.KindPgBouncer && s.conn.ParameterStatus("is_superuser") == "on"
 				return s
 			}
-			p.end(s)
+			p.closeInBackground(s)
 		}
 		var phase Phase
 		r.Phases, phase = t.read()
-		r.TLS = t.security()
+		r.TLS = t.tlsInfo()
 		var loginErr *loginError
 		if errors.As(err, &loginErr) {
 			phase = loginErr.phase
@@ -264,40 +264,40 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
 		if p.pooled.Load() && p.target.Kind != config.KindPgBouncer && phase == PhaseQuery && r.Failure.Reason == ReasonTimeout {
 			r.Failure.Reason = ReasonPooler // it let us in, and has no server for us: paused, or all are taken or hang
 		}
-		if try == 2 && loginErr != nil && loginErr.cutOff {
+		if attempt == 2 && loginErr != nil && loginErr.endedAfterCertificate {
 			// With TLS 1.3 a server says only now that it does not accept a certificate, and its end of the connection
 			// may overtake the alert (RFC 8446, section 6.2). Once may be bad luck.
 			r.Failure = classify(&tlsError{errNotAccepted}, phase)
 		}
-		if try == 2 || ctx.Err() != nil || !p.again(r.Failure, loginErr) {
+		if attempt == 2 || ctx.Err() != nil || !p.shouldRetry(r.Failure, loginErr) {
 			return nil
 		}
 		r.Connect = Number{}
 	}
 }
 
-// again says whether a failure is worth a second try. loginErr may be nil.
-func (p *Prober) again(f *Failure, loginErr *loginError) bool {
+// shouldRetry says whether a failure is worth a second try. loginErr may be nil.
+func (p *Prober) shouldRetry(f *Failure, loginErr *loginError) bool {
 	return f.Reason == ReasonTerminated ||
 		f.Reason == ReasonAuth && f.SQLState != "" && loginErr != nil && p.credentials.PasswordRefused(loginErr.password)
 }
 
-// alive asks the question on a new session.
-func (p *Prober) alive(ctx context.Context, s *session, k *kept) error {
-	defer p.giveWay(ctx, k)()
+// pingNew asks the question on a new session.
+func (p *Prober) pingNew(ctx context.Context, s *session, k *kept) error {
+	defer p.releaseIfStarved(ctx, k)()
 	return s.guard(func() error { return p.kind.ping(ctx, s) })
 }
 
-// giveWay has the kept session give way, unless what it returns is called in time: in session mode it holds a server of the
+// releaseIfStarved has the kept session give way, unless what it returns is called in time: in session mode it holds a server of the
 // pool, and there may be none left for a new one. k is nil where none is kept.
-func (p *Prober) giveWay(ctx context.Context, k *kept) (stop func()) {
+func (p *Prober) releaseIfStarved(ctx context.Context, k *kept) (stop func()) {
 	deadline, ok := ctx.Deadline()
 	if k == nil || !p.pooled.Load() || !ok {
 		return func() {}
 	}
 	timer := time.AfterFunc(time.Until(deadline)/2, func() {
 		if k.listening.Load() { // it was answered, so that there is a server, and we have it
-			p.gaveWay.Store(true)
+			p.stopKeeping.Store(true)
 			p.release(k)
 		}
 	})
@@ -306,12 +306,12 @@ func (p *Prober) giveWay(ctx context.Context, k *kept) (stop func()) {
 
 // readStatsOnce reads on a session that is not kept.
 func (p *Prober) readStatsOnce(ctx context.Context, s *session) reply {
-	var a reply
+	var rep reply
 	p.kind.reset() // behind a name with several servers, it may have been another one
-	if err := a.take(ctx, s, p.kind); err != nil {
-		a.failure = classify(err, PhaseQuery)
+	if err := rep.readStats(ctx, s, p.kind); err != nil {
+		rep.failure = classify(err, PhaseQuery)
 	}
-	return a
+	return rep
 }
 
 // keep makes s the kept session, and returns nil where there is one by now.
@@ -324,7 +324,7 @@ func (p *Prober) keep(s *session) *kept {
 	k := newKept(p.ctx, s)
 	p.kept = k
 	p.kind.reset()
-	p.work.Go(func() { p.run(k) })
+	p.work.Go(func() { p.runKept(k) })
 	return k
 }
 
@@ -338,24 +338,24 @@ func (p *Prober) release(k *kept) {
 	k.cancel()
 }
 
-// run is the kept session's goroutine.
-func (p *Prober) run(k *kept) {
+// runKept is the kept session's goroutine.
+func (p *Prober) runKept(k *kept) {
 	overrun := false
 	for !k.conn.IsClosed() && k.ctx.Err() == nil {
 		overrun = false
-		if q := k.listen(); q != nil {
-			overrun = k.handle(q, p.kind)
+		if req := k.listen(); req != nil {
+			overrun = k.handle(req, p.kind)
 		}
 	}
 	at := time.Now()
 	// Dropping a session that does not answer, or that sends what no server sends, is no loss.
-	lost := k.conn.IsClosed() && k.ctx.Err() == nil && !overrun && !k.gaveUp()
+	lost := k.conn.IsClosed() && k.ctx.Err() == nil && !overrun && !k.abortedByUs()
 	p.release(k)
-	p.end(k.session)
+	p.closeInBackground(k.session)
 	if !lost || k.pooled {
 		return
 	}
-	reason, ok := k.loss().certain()
+	reason, ok := k.loss().reasonFromEnd()
 	if !ok {
 		reason = p.reopen(k)
 	}
@@ -377,10 +377,10 @@ func (p *Prober) reopen(k *kept) LossReason {
 				return nil
 			})
 			if p.keep(s) == nil {
-				p.end(s)
+				p.closeInBackground(s)
 			}
 		}
-		reason, decided := k.loss().reason(k.started, after, err)
+		reason, decided := k.loss().reasonFromLogin(k.started, after, err)
 		if decided {
 			return reason
 		}

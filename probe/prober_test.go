@@ -35,11 +35,11 @@ const hanging = 4 * time.Second
 
 // fakeServer runs handle for each connection and counts those that are open.
 type fakeServer struct {
-	port      int
-	open      atomic.Int64
-	most      atomic.Int64
-	accepted  atomic.Int64
-	listening net.Listener
+	port     int
+	open     atomic.Int64
+	maxOpen  atomic.Int64
+	accepted atomic.Int64
+	listener net.Listener
 }
 
 func newFakeServer(t testing.TB, handle func(net.Conn)) *fakeServer {
@@ -49,7 +49,7 @@ func newFakeServer(t testing.TB, handle func(net.Conn)) *fakeServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &fakeServer{port: l.Addr().(*net.TCPAddr).Port, listening: l}
+	s := &fakeServer{port: l.Addr().(*net.TCPAddr).Port, listener: l}
 	var handlers sync.WaitGroup
 	t.Cleanup(func() {
 		_ = l.Close()
@@ -64,7 +64,7 @@ func newFakeServer(t testing.TB, handle func(net.Conn)) *fakeServer {
 			s.accepted.Add(1)
 			handlers.Go(func() {
 				defer func() { _ = conn.Close() }()
-				s.most.Store(max(s.most.Load(), s.open.Add(1)))
+				s.maxOpen.Store(max(s.maxOpen.Load(), s.open.Add(1)))
 				defer s.open.Add(-1)
 				handle(conn)
 			})
@@ -73,20 +73,20 @@ func newFakeServer(t testing.TB, handle func(net.Conn)) *fakeServer {
 	return s
 }
 
-// silent reads until the client goes, and says nothing.
-func silent(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
+// staySilent reads until the client goes, and says nothing.
+func staySilent(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
 
-// say reads the client's first message, sends bytes, and then is silent.
-func say(bytes string) func(net.Conn) {
+// sendBytes reads the client's first message, sends bytes, and then is silent.
+func sendBytes(bytes string) func(net.Conn) {
 	return func(conn net.Conn) {
 		_, _ = conn.Read(make([]byte, 1024))
 		_, _ = io.WriteString(conn, bytes)
-		silent(conn)
+		staySilent(conn)
 	}
 }
 
-// sayAndClose hangs up after the bytes.
-func sayAndClose(bytes string) func(net.Conn) {
+// sendAndClose hangs up after the bytes.
+func sendAndClose(bytes string) func(net.Conn) {
 	return func(conn net.Conn) {
 		_, _ = conn.Read(make([]byte, 1024))
 		_, _ = io.WriteString(conn, bytes)
@@ -94,9 +94,9 @@ func sayAndClose(bytes string) func(net.Conn) {
 }
 
 // newTestProber asks the server on a port of this machine; more is added to the connection string.
-func newTestProber(t *testing.T, port int, more string) *Prober {
+func newTestProber(t *testing.T, port int, settings string) *Prober {
 	t.Helper()
-	return newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", port, more), nil)
+	return newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", port, settings), nil)
 }
 
 func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
@@ -128,7 +128,7 @@ func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
 	return p
 }
 
-func ask(t testing.TB, p *Prober, limit time.Duration) *Result {
+func runProbe(t testing.TB, p *Prober, limit time.Duration) *Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -140,8 +140,8 @@ func ask(t testing.TB, p *Prober, limit time.Duration) *Result {
 	return r
 }
 
-// TestWhatNoServerDoes: answers that a real server cannot be made to give.
-func TestWhatNoServerDoes(t *testing.T) {
+// TestUnusualReplies: answers that a real server cannot be made to give.
+func TestUnusualReplies(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name   string
@@ -149,22 +149,22 @@ func TestWhatNoServerDoes(t *testing.T) {
 		dsn    string
 		want   Failure
 	}{
-		{"accepts and is silent", silent, "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
-		{"silent to SSLRequest", silent, "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseTLS}},
-		{"half a message", say("R\x00\x00"), "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
-		{"half a message and hangs up", sayAndClose("R\x00\x00"), "sslmode=disable", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseStartup}},
-		{"hangs up at once", sayAndClose(""), "sslmode=disable", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseStartup}},
-		{"hangs up at SSLRequest", sayAndClose(""), "sslmode=require", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseTLS}},
-		{"hangs up in the handshake", sayAndClose("S"), "sslmode=require", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseTLS}},
-		{"garbage", say("\x01\x02\x03\x04\x05\x06\x07\x08\x09"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
-		{"an HTTP server", sayAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=prefer", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseTLS}},
-		{"an HTTP server without SSLRequest", sayAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
-		{"garbage instead of a handshake", say("Snonsense nonsense nonsense"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
-		{"no process for the session", sayAndClose("Ecould not fork\n\x00"), "sslmode=prefer", Failure{Reason: ReasonResources, State: StateRejecting, Phase: PhaseTLS}},
-		{"no TLS", say("N"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
-		{"no TLS, and then silent", say("N"), "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
-		{"no direct TLS", sayAndClose(""), "sslmode=require sslnegotiation=direct", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
-		{"a password in plain text, not accepted", say("R\x00\x00\x00\x08\x00\x00\x00\x03"), "sslmode=disable require_auth=scram-sha-256", Failure{Reason: ReasonAuth, State: StateMisconfigured, Phase: PhaseStartup}},
+		{"accepts and is silent", staySilent, "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
+		{"silent to SSLRequest", staySilent, "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseTLS}},
+		{"half a message", sendBytes("R\x00\x00"), "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
+		{"half a message and hangs up", sendAndClose("R\x00\x00"), "sslmode=disable", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseStartup}},
+		{"hangs up at once", sendAndClose(""), "sslmode=disable", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseStartup}},
+		{"hangs up at SSLRequest", sendAndClose(""), "sslmode=require", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseTLS}},
+		{"hangs up in the handshake", sendAndClose("S"), "sslmode=require", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseTLS}},
+		{"garbage", sendBytes("\x01\x02\x03\x04\x05\x06\x07\x08\x09"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
+		{"an HTTP server", sendAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=prefer", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseTLS}},
+		{"an HTTP server without SSLRequest", sendAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
+		{"garbage instead of a handshake", sendBytes("Snonsense nonsense nonsense"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
+		{"no process for the session", sendAndClose("Ecould not fork\n\x00"), "sslmode=prefer", Failure{Reason: ReasonResources, State: StateRejecting, Phase: PhaseTLS}},
+		{"no TLS", sendBytes("N"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
+		{"no TLS, and then silent", sendBytes("N"), "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
+		{"no direct TLS", sendAndClose(""), "sslmode=require sslnegotiation=direct", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
+		{"a password in plain text, not accepted", sendBytes("R\x00\x00\x00\x08\x00\x00\x00\x03"), "sslmode=disable require_auth=scram-sha-256", Failure{Reason: ReasonAuth, State: StateMisconfigured, Phase: PhaseStartup}},
 		{"one byte a second", func(conn net.Conn) {
 			for _, b := range []byte("R\x00\x00\x00\x08\x00\x00\x00\x00") {
 				time.Sleep(time.Second)
@@ -172,15 +172,15 @@ func TestWhatNoServerDoes(t *testing.T) {
 					return
 				}
 			}
-			silent(conn)
+			staySilent(conn)
 		}, "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
-		{"a message of a gigabyte", say("R\x3f\xff\xff\xff\x00\x00\x00\x00"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
+		{"a message of a gigabyte", sendBytes("R\x3f\xff\xff\xff\x00\x00\x00\x00"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := newFakeServer(t, test.handle)
 			p := newTestProber(t, s.port, test.dsn)
-			r := ask(t, p, 500*time.Millisecond)
+			r := runProbe(t, p, 500*time.Millisecond)
 			if r.Up() {
 				t.Fatal("up")
 			}
@@ -213,8 +213,8 @@ func refuse(e pgproto3.ErrorResponse) func(net.Conn) {
 	}
 }
 
-// TestReasons: what the server says decides, in its codes alone.
-func TestReasons(t *testing.T) {
+// TestReasonsBySQLState: what the server says decides, in its codes alone.
+func TestReasonsBySQLState(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		code, routine, message string
@@ -272,7 +272,7 @@ func TestReasons(t *testing.T) {
 				Severity: "FATALE", SeverityUnlocalized: "FATAL", Code: test.code, Routine: test.routine, Message: test.message,
 			}))
 			p := newTestProber(t, s.port, "sslmode=disable")
-			r := ask(t, p, hanging)
+			r := runProbe(t, p, hanging)
 			want := Failure{Reason: test.reason, State: test.state, Phase: PhaseStartup, SQLState: test.code, Routine: test.routine}
 			if r.Up() || *r.Failure != want {
 				t.Errorf("got %+v, want %+v", r.Failure, want)
@@ -288,7 +288,7 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-func TestUnusualTargets(t *testing.T) {
+func TestNoListener(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		dsn  string
@@ -297,38 +297,40 @@ func TestUnusualTargets(t *testing.T) {
 		{"host=127.0.0.1 port=1 user=u", Failure{Reason: ReasonRefused, State: StateNoResponse, Phase: PhaseDial}},
 		{"host=/nonexistent user=u", Failure{Reason: ReasonRefused, State: StateNoResponse, Phase: PhaseDial}},
 	} {
-		r := ask(t, newTestProberFor(t, test.dsn, nil), hanging)
+		r := runProbe(t, newTestProberFor(t, test.dsn, nil), hanging)
 		if r.Up() || *r.Failure != test.want {
 			t.Errorf("%s: got %+v, want %+v", test.dsn, r.Failure, test.want)
 		}
 	}
 }
 
-// names resolves a name to fixed addresses, or to an error.
-type names struct {
+// fixedAddresses resolves a name to fixed addresses, or to an error.
+type fixedAddresses struct {
 	addresses []string
 	err       error
 }
 
-func (n names) LookupHost(context.Context, string) ([]string, error) { return n.addresses, n.err }
+func (n fixedAddresses) LookupHost(context.Context, string) ([]string, error) {
+	return n.addresses, n.err
+}
 
-// TestAddresses: every address of a name is tried, and the last resort decides.
-func TestAddresses(t *testing.T) {
+// TestTriesAllAddresses: every address of a name is tried, and the last resort decides.
+func TestTriesAllAddresses(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, refuse(pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03"}))
 	for _, test := range []struct {
-		names names
+		names fixedAddresses
 		want  Reason
 	}{
-		{names{addresses: []string{"127.0.0.2", "127.0.0.1"}}, ReasonNotAccepting}, // nobody listens on the first
-		{names{addresses: []string{"127.0.0.2", "127.0.0.3"}}, ReasonRefused},
-		{names{err: &net.DNSError{Err: "no such host", IsNotFound: true}}, ReasonResolve},
-		{names{err: &net.DNSError{Err: "server misbehaving", IsTemporary: true}}, ReasonResolve},
-		{names{err: &net.DNSError{Err: "i/o timeout", IsTimeout: true}}, ReasonTimeout},
+		{fixedAddresses{addresses: []string{"127.0.0.2", "127.0.0.1"}}, ReasonNotAccepting}, // nobody listens on the first
+		{fixedAddresses{addresses: []string{"127.0.0.2", "127.0.0.3"}}, ReasonRefused},
+		{fixedAddresses{err: &net.DNSError{Err: "no such host", IsNotFound: true}}, ReasonResolve},
+		{fixedAddresses{err: &net.DNSError{Err: "server misbehaving", IsTemporary: true}}, ReasonResolve},
+		{fixedAddresses{err: &net.DNSError{Err: "i/o timeout", IsTimeout: true}}, ReasonTimeout},
 	} {
 		p := newTestProberFor(t, fmt.Sprintf("host=name.invalid port=%d user=u sslmode=disable", s.port),
 			func(o *Options) { o.Resolver = test.names })
-		if r := ask(t, p, hanging); r.Up() || r.Failure.Reason != test.want {
+		if r := runProbe(t, p, hanging); r.Up() || r.Failure.Reason != test.want {
 			t.Errorf("%+v: got %+v, want %s", test.names, r.Failure, test.want)
 		}
 	}
@@ -338,36 +340,36 @@ func TestAddresses(t *testing.T) {
 // first answer lets probes open their own again.
 func TestPendingLogins(t *testing.T) {
 	t.Parallel()
-	answers := make(chan struct{})
+	release := make(chan struct{})
 	s := newFakeServer(t, func(conn net.Conn) {
-		silence := make(chan struct{})
+		clientGone := make(chan struct{})
 		go func() {
-			silent(conn)
-			close(silence)
+			staySilent(conn)
+			close(clientGone)
 		}()
 		select {
-		case <-answers:
-		case <-silence:
+		case <-release:
+		case <-clientGone:
 		}
 	})
 	p := newTestProber(t, s.port, "sslmode=disable")
 	p.limits = limits{maxPending: 400 * time.Millisecond, minAge: 100 * time.Millisecond, maxLogins: 4}
 	for begin := time.Now(); time.Since(begin) < 2*time.Second; {
-		if r := ask(t, p, 20*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout {
+		if r := runProbe(t, p, 20*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout {
 			t.Fatalf("got %+v", r.Failure)
 		}
 		if n := p.options.Sessions.InUse(); n > 4 {
 			t.Fatalf("%d logins at once, want at most 4", n)
 		}
 	}
-	if n := s.most.Load(); n < 2 || n > 5 { // the server may learn late of one that was dropped
+	if n := s.maxOpen.Load(); n < 2 || n > 5 { // the server may learn late of one that was dropped
 		t.Errorf("the server saw %d logins at once", n)
 	}
 	if n := s.accepted.Load(); n > 25 {
 		t.Errorf("%d logins in 2 s, want one each 100 ms", n)
 	}
-	close(answers) // hangs up, which is an end too
-	if r := ask(t, p, hanging); r.Up() || r.Failure.Reason != ReasonTerminated {
+	close(release) // hangs up, which is an end too
+	if r := runProbe(t, p, hanging); r.Up() || r.Failure.Reason != ReasonTerminated {
 		t.Errorf("got %+v, want what the server does now", r.Failure)
 	}
 }
@@ -376,31 +378,31 @@ func TestPendingLogins(t *testing.T) {
 func TestAnotherPendingLoginEnds(t *testing.T) {
 	t.Parallel()
 	var (
-		logins atomic.Int64
-		end    = make(chan struct{})
+		logins    atomic.Int64
+		endSecond = make(chan struct{})
 	)
 	s := newFakeServer(t, func(conn net.Conn) {
 		switch logins.Add(1) {
 		case 1:
-			silent(conn)
+			staySilent(conn)
 		case 2:
-			<-end
+			<-endSecond
 		default:
 			refuse(pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03"})(conn)
 		}
 	})
 	p := newTestProber(t, s.port, "sslmode=disable")
 	p.limits = limits{maxPending: time.Minute, minAge: time.Millisecond, maxLogins: 2}
-	ask(t, p, 50*time.Millisecond)
-	ask(t, p, 50*time.Millisecond)
-	time.AfterFunc(100*time.Millisecond, func() { close(end) })
-	if r := ask(t, p, hanging); r.Up() || r.Failure.Reason != ReasonNotAccepting {
+	runProbe(t, p, 50*time.Millisecond)
+	runProbe(t, p, 50*time.Millisecond)
+	time.AfterFunc(100*time.Millisecond, func() { close(endSecond) })
+	if r := runProbe(t, p, hanging); r.Up() || r.Failure.Reason != ReasonNotAccepting {
 		t.Errorf("got %+v, want what a new login meets", r.Failure)
 	}
 }
 
-// TestDeadlineMoves: a probe whose deadline moves while it dials goes on dialling.
-func TestDeadlineMoves(t *testing.T) {
+// TestDialIgnoresMovingDeadline: a probe whose deadline moves while it dials goes on dialling.
+func TestDialIgnoresMovingDeadline(t *testing.T) {
 	t.Parallel()
 	moving := &movingContext{Context: t.Context(), deadline: time.Now().Add(50 * time.Millisecond)}
 	ctx, cancel := endingWith(moving)
@@ -428,7 +430,7 @@ type movingContext struct {
 func (c *movingContext) Deadline() (time.Time, bool) { return c.deadline, true }
 
 // accept lets a login through, and then answers every query with the rows that answer gives for it.
-func accept(answer func(sql string) [][]string) func(net.Conn) {
+func accept(rowsFor func(sql string) [][]string) func(net.Conn) {
 	return func(conn net.Conn) {
 		backend := pgproto3.NewBackend(conn, conn)
 		if _, err := backend.ReceiveStartupMessage(); err != nil {
@@ -448,7 +450,7 @@ func accept(answer func(sql string) [][]string) func(net.Conn) {
 			if !ok {
 				return
 			}
-			rows := answer(q.String)
+			rows := rowsFor(q.String)
 			if len(rows) == 0 {
 				backend.Send(&pgproto3.EmptyQueryResponse{})
 				continue
@@ -470,8 +472,8 @@ func accept(answer func(sql string) [][]string) func(net.Conn) {
 	}
 }
 
-// TestOddFigures: rows that are not as they should be cost the figures, and nothing else.
-func TestOddFigures(t *testing.T) {
+// TestInvalidStats: rows that are not as they should be cost the figures, and nothing else.
+func TestInvalidStats(t *testing.T) {
 	t.Parallel()
 	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "0", "", "0", "60", "f", "0"}
 	for name, rows := range map[string][][]string{
@@ -488,14 +490,14 @@ func TestOddFigures(t *testing.T) {
 				}
 				return rows
 			}))
-			r := ask(t, newTestProber(t, s.port, "sslmode=disable"), hanging)
+			r := runProbe(t, newTestProber(t, s.port, "sslmode=disable"), hanging)
 			if !r.Up() || !r.KeptUp || r.ServerStats != nil || r.StatsFailure == nil || r.StatsFailure.Reason != ReasonProtocol {
 				t.Errorf("got %+v, %+v", r, r.StatsFailure)
 			}
 		})
 	}
 	s := newFakeServer(t, accept(func(string) [][]string { return [][]string{{"2"}} }))
-	if r := ask(t, newTestProber(t, s.port, "sslmode=disable"), hanging); r.Up() || r.Failure.Reason != ReasonProtocol {
+	if r := runProbe(t, newTestProber(t, s.port, "sslmode=disable"), hanging); r.Up() || r.Failure.Reason != ReasonProtocol {
 		t.Errorf("SELECT 1 returned 2: %+v", r.Failure)
 	}
 }
@@ -503,9 +505,9 @@ func TestOddFigures(t *testing.T) {
 // TestCloseEndsPendingLogins: a prober that is closed leaves no login behind and asks no more.
 func TestCloseEndsPendingLogins(t *testing.T) {
 	t.Parallel()
-	s := newFakeServer(t, silent)
+	s := newFakeServer(t, staySilent)
 	p := newTestProber(t, s.port, "sslmode=disable")
-	ask(t, p, 50*time.Millisecond)
+	runProbe(t, p, 50*time.Millisecond)
 	if n := p.options.Sessions.InUse(); n != 1 {
 		t.Errorf("%d connections, want the pending login", n)
 	}
@@ -537,10 +539,10 @@ func certificate(t *testing.T, name string, until time.Time) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// TestUntrustedCertificate: no login, and above all no password, goes to a server whose certificate fails.
-func TestUntrustedCertificate(t *testing.T) {
+// TestNoLoginToUntrustedServer: no login, and above all no password, goes to a server whose certificate fails.
+func TestNoLoginToUntrustedServer(t *testing.T) {
 	t.Parallel()
-	var spoke atomic.Int64
+	var sent atomic.Int64
 	cert := certificate(t, "db.invalid", time.Now().Add(time.Hour))
 	s := newFakeServer(t, func(conn net.Conn) {
 		request := make([]byte, 8)
@@ -551,24 +553,24 @@ func TestUntrustedCertificate(t *testing.T) {
 		encrypted := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
 		n, err := encrypted.Read(make([]byte, 64))
 		if err == nil || !errors.Is(err, io.EOF) && n > 0 {
-			spoke.Add(1)
+			sent.Add(1)
 		}
 	})
 	for _, dsn := range []string{"sslmode=verify-full sslrootcert=system", "sslmode=verify-full"} {
 		p := newTestProber(t, s.port, dsn)
-		r := ask(t, p, hanging)
+		r := runProbe(t, p, hanging)
 		if r.Up() || r.Failure.Reason != ReasonTLS || r.Failure.State != StateMisconfigured || !strings.Contains(r.Failure.Detail, "certificate") {
 			t.Errorf("%s: got %+v", dsn, r.Failure)
 		}
 	}
-	if spoke.Load() > 0 {
+	if sent.Load() > 0 {
 		t.Error("something was sent after a handshake that failed")
 	}
 }
 
-// TestAlertThatWasRead: a server's alert about our certificate is known after the connection was closed, though pgconn read
+// TestAlertKnownAfterClose: a server's alert about our certificate is known after the connection was closed, though pgconn read
 // it on the side and tells of a write that failed.
-func TestAlertThatWasRead(t *testing.T) {
+func TestAlertKnownAfterClose(t *testing.T) {
 	t.Parallel()
 	cert := certificate(t, "client", time.Now().Add(time.Hour))
 	s := newFakeServer(t, func(conn net.Conn) {
@@ -579,8 +581,8 @@ func TestAlertThatWasRead(t *testing.T) {
 		_ = server.HandshakeContext(t.Context())
 	})
 	for _, wasRead := range []bool{true, false} {
-		var shaken handshake
-		d := &dialer{direct: true, tlsConfig: &tls.Config{
+		var h handshake
+		d := &dialer{directTLS: true, tlsConfig: &tls.Config{
 			InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13,
 		}}
 		var netDialer net.Dialer
@@ -588,9 +590,9 @@ func TestAlertThatWasRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		encrypted, err := d.encrypt(t.Context(), conn, &shaken)
-		if err != nil || !shaken.certified {
-			t.Fatal(err, shaken.certified)
+		encrypted, err := d.encrypt(t.Context(), conn, &h)
+		if err != nil || !h.sentCertificate {
+			t.Fatal(err, h.sentCertificate)
 		}
 		if wasRead {
 			if _, err := encrypted.Read(make([]byte, 64)); !isAlert(err) {
@@ -600,17 +602,17 @@ func TestAlertThatWasRead(t *testing.T) {
 		if err := conn.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if alert := shaken.alert(); (alert != nil) != wasRead {
+		if alert := h.alert(); (alert != nil) != wasRead {
 			t.Errorf("the alert was read: %t; it is %v", wasRead, alert)
 		}
 	}
 }
 
-// TestFarAndHurried: where a login takes most of the time, the session is kept first and asked in the next probe.
-func TestFarAndHurried(t *testing.T) {
+// TestSlowServerKeepsSessionFirst: where a login takes most of the time, the session is kept first and asked in the next probe.
+func TestSlowServerKeepsSessionFirst(t *testing.T) {
 	t.Parallel()
 	const roundTrip = 200 * time.Millisecond
-	answers := accept(func(sql string) [][]string {
+	reply := accept(func(sql string) [][]string {
 		time.Sleep(roundTrip)
 		switch {
 		case sql == "SELECT 1":
@@ -622,20 +624,20 @@ func TestFarAndHurried(t *testing.T) {
 	})
 	s := newFakeServer(t, func(conn net.Conn) {
 		time.Sleep(4 * roundTrip)
-		answers(conn)
+		reply(conn)
 	})
 	p := newTestProber(t, s.port, "sslmode=disable")
 	limit := 7 * roundTrip // enough for the login and two queries, but not for two more
-	if r := ask(t, p, limit); !r.Up() || r.KeptUp {
+	if r := runProbe(t, p, limit); !r.Up() || r.KeptUp {
 		t.Errorf("first: %+v, kept %v", r.Failure, r.KeptUp)
 	}
-	if r := ask(t, p, limit); !r.Up() || !r.KeptUp || r.ServerStats == nil || r.ServerStats.Used != 5 {
+	if r := runProbe(t, p, limit); !r.Up() || !r.KeptUp || r.ServerStats == nil || r.ServerStats.Used != 5 {
 		t.Errorf("second: %+v, kept %v, figures %+v", r.Failure, r.KeptUp, r.ServerStats)
 	}
 }
 
-// TestNameMoves: when a name leads to another address, the session that is kept moves there too.
-func TestNameMoves(t *testing.T) {
+// TestKeptSessionFollowsName: when a name leads to another address, the session that is kept moves there too.
+func TestKeptSessionFollowsName(t *testing.T) {
 	t.Parallel()
 	s, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{
 		Bin: testenv.Bin(t), Settings: []string{"listen_addresses = '127.0.0.1, 127.0.0.2'"}, HBA: "host all all all trust",
@@ -644,11 +646,11 @@ func TestNameMoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Remove() })
-	where := &names{addresses: []string{"127.0.0.1"}}
-	p := newTestProberFor(t, fmt.Sprintf("host=name.invalid port=%d user=postgres sslmode=disable", s.Port), func(o *Options) { o.Resolver = where })
+	resolver := &fixedAddresses{addresses: []string{"127.0.0.1"}}
+	p := newTestProberFor(t, fmt.Sprintf("host=name.invalid port=%d user=postgres sslmode=disable", s.Port), func(o *Options) { o.Resolver = resolver })
 	for _, address := range []string{"127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.1"} {
-		where.addresses = []string{address}
-		if r := ask(t, p, hanging); !r.Up() || !r.KeptUp || r.ServerStats == nil {
+		resolver.addresses = []string{address}
+		if r := runProbe(t, p, hanging); !r.Up() || !r.KeptUp || r.ServerStats == nil {
 			t.Fatalf("got %+v, kept %v, figures %v", r.Failure, r.KeptUp, r.ServerStats)
 		}
 		p.mu.Lock()
@@ -688,12 +690,12 @@ modules:
 		if err != nil {
 			t.Fatal(err)
 		}
-		where := &names{}
-		p := New(target, credentials.NewStore(t.Context()).For(target), Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(LossReason, time.Time) {}, Resolver: where})
+		resolver := &fixedAddresses{}
+		p := New(target, credentials.NewStore(t.Context()).For(target), Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(LossReason, time.Time) {}, Resolver: resolver})
 		for _, c := range cases {
-			where.addresses = c.addresses
+			resolver.addresses = c.addresses
 			before := s.accepted.Load()
-			r := ask(t, p, hanging)
+			r := runProbe(t, p, hanging)
 			if r.Failure == nil || r.Failure.Forbidden == c.connects || (s.accepted.Load() > before) != c.connects {
 				t.Errorf("%s leads to %v: %+v, %d connects", module, c.addresses, r.Failure, s.accepted.Load()-before)
 			}
@@ -707,15 +709,15 @@ modules:
 	}
 }
 
-// TestStuckCommit: of a server that neither commits nor heeds requests to cancel, one commit is under way and no more,
+// TestOneStuckCommitAtATime: of a server that neither commits nor heeds requests to cancel, one commit is under way and no more,
 // and it takes nothing from the verdict.
-func TestStuckCommit(t *testing.T) {
+func TestOneStuckCommitAtATime(t *testing.T) {
 	t.Parallel()
 	var (
 		commits, cancels atomic.Int64
 		release          = make(chan struct{})
 	)
-	answers := accept(func(sql string) [][]string {
+	reply := accept(func(sql string) [][]string {
 		switch sql {
 		case "SELECT 1":
 			return [][]string{{"1"}}
@@ -735,16 +737,16 @@ func TestStuckCommit(t *testing.T) {
 			cancels.Add(1)
 			return
 		}
-		answers(&replayed{conn, length[:]})
+		reply(&replayConn{conn, length[:]})
 	})
-	var outcomes atomic.Int64
+	var reported atomic.Int64
 	p := newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u sslmode=disable", s.port), func(o *Options) {
-		o.OnCommit = func(*CommitResult) { outcomes.Add(1) }
+		o.OnCommit = func(*CommitResult) { reported.Add(1) }
 	})
 	p.target.Commit, p.target.Timeout = true, 500*time.Millisecond
 	for i := range 3 {
 		start := time.Now()
-		r := ask(t, p, hanging)
+		r := runProbe(t, p, hanging)
 		if !r.Up() || r.Commit == nil || time.Since(start) > hanging/2 {
 			t.Fatalf("probe %d: %+v, commit %+v after %s", i, r.Failure, r.Commit, time.Since(start))
 		}
@@ -753,8 +755,8 @@ func TestStuckCommit(t *testing.T) {
 			t.Errorf("probe %d: %+v", i, r.Commit.Result())
 		}
 	}
-	if n := commits.Load(); n != 1 || outcomes.Load() != 1 {
-		t.Errorf("%d commits are under way, %d were told of", n, outcomes.Load())
+	if n := commits.Load(); n != 1 || reported.Load() != 1 {
+		t.Errorf("%d commits are under way, %d were told of", n, reported.Load())
 	}
 	for deadline := time.Now().Add(hanging); cancels.Load() < 2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -763,7 +765,7 @@ func TestStuckCommit(t *testing.T) {
 	}
 	close(release)
 	for deadline := time.Now().Add(hanging); ; time.Sleep(10 * time.Millisecond) {
-		r := ask(t, p, hanging)
+		r := runProbe(t, p, hanging)
 		<-r.Commit.Done()
 		if r.Commit.Result().Up() == known(1) {
 			break
@@ -790,7 +792,7 @@ func TestCloseWhileCommitHangs(t *testing.T) {
 			o.OnCommit = func(*CommitResult) {}
 		})
 		p.target.Commit, p.target.Timeout = true, 200*time.Millisecond
-		r := ask(t, p, hanging)
+		r := runProbe(t, p, hanging)
 		if !r.Up() || r.Commit == nil {
 			t.Fatalf("got %+v", r.Failure)
 		}
@@ -803,16 +805,16 @@ func TestCloseWhileCommitHangs(t *testing.T) {
 	}
 }
 
-// replayed gives back what was read of a connection.
-type replayed struct {
+// replayConn gives back what was read of a connection.
+type replayConn struct {
 	net.Conn
-	first []byte
+	pending []byte
 }
 
-func (c *replayed) Read(p []byte) (int, error) {
-	if len(c.first) > 0 {
-		n := copy(p, c.first)
-		c.first = c.first[n:]
+func (c *replayConn) Read(p []byte) (int, error) {
+	if len(c.pending) > 0 {
+		n := copy(p, c.pending)
+		c.pending = c.pending[n:]
 		return n, nil
 	}
 	return c.Conn.Read(p)

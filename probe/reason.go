@@ -108,7 +108,7 @@ func classify(err error, phase Phase) *Failure {
 	f := &Failure{Phase: phase}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
-		f.SQLState, f.Routine = code(pgErr.Code, 5), code(pgErr.Routine, 63)
+		f.SQLState, f.Routine = safeCode(pgErr.Code, 5), safeCode(pgErr.Routine, 63)
 		f.Reason, f.State = classifySQLState(pgErr, phase)
 		return f
 	}
@@ -118,10 +118,10 @@ func classify(err error, phase Phase) *Failure {
 	return f
 }
 
-// code returns what looks like a code or a name of at most so many characters, and nothing for any other text of a server's.
-func code(text string, most int) string {
-	odd := func(r rune) bool { return r != '_' && (r > 0x7f || !unicode.IsLetter(r) && !unicode.IsDigit(r)) }
-	if len(text) > most || strings.ContainsFunc(text, odd) {
+// safeCode returns what looks like a code or a name of at most so many characters, and nothing for any other text of a server's.
+func safeCode(text string, maxLength int) string {
+	isUnsafe := func(r rune) bool { return r != '_' && (r > 0x7f || !unicode.IsLetter(r) && !unicode.IsDigit(r)) }
+	if len(text) > maxLength || strings.ContainsFunc(text, isUnsafe) {
 		return ""
 	}
 	return text

@@ -49,9 +49,9 @@ func (r *Result) State() State {
 }
 
 // Unanswered is the result of a probe whose caller could not wait for it any longer.
-func Unanswered(start time.Time, waited time.Duration, keeps bool) *Result {
+func Unanswered(start time.Time, waited time.Duration, keep bool) *Result {
 	return &Result{
-		Start: start, Duration: waited, Deadline: waited, Keep: keeps,
+		Start: start, Duration: waited, Deadline: waited, Keep: keep,
 		Failure: &Failure{Reason: ReasonTimeout, State: StateNoResponse},
 	}
 }
@@ -65,8 +65,8 @@ type TLS struct {
 }
 
 // Overloaded is the result of a probe for which the exporter had no room in time: it says nothing of the server.
-func Overloaded(start time.Time, waited time.Duration, keeps bool) *Result {
-	r := Unanswered(start, waited, keeps)
+func Overloaded(start time.Time, waited time.Duration, keep bool) *Result {
+	r := Unanswered(start, waited, keep)
 	r.Failure = &Failure{Reason: ReasonOther, State: StateMisconfigured, Detail: "too many probes are under way in this exporter"}
 	return r
 }

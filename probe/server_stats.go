@@ -91,21 +91,21 @@ const lockTimeout = `SELECT pg_catalog.set_config('lock_timeout', '100ms', true)
 // each application name when they are asked for, and one for all.
 func statsSQL(applications bool) string {
 	if applications {
-		return figuresApplicationsSQL
+		return statsApplicationsSQL
 	}
-	return figuresPlainSQL
+	return statsPlainSQL
 }
 
 // The two statements are constants: a thousand targets share them.
 const (
-	figuresPlainSQL = figuresKind + `
-  ELSE 'total' END, datid, state, NULL,` + figuresColumns + `((datid, state), ())`
-	figuresApplicationsSQL = figuresKind + `
-  WHEN GROUPING(application_name) = 0 THEN 'application' ELSE 'total' END, datid, state, application_name,` + figuresColumns + `((datid, state), (application_name), ())`
+	statsPlainSQL = statsRowKindSQL + `
+  ELSE 'total' END, datid, state, NULL,` + statsColumnsSQL + `((datid, state), ())`
+	statsApplicationsSQL = statsRowKindSQL + `
+  WHEN GROUPING(application_name) = 0 THEN 'application' ELSE 'total' END, datid, state, application_name,` + statsColumnsSQL + `((datid, state), (application_name), ())`
 
-	figuresKind = lockTimeout + `
+	statsRowKindSQL = lockTimeout + `
 SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database'`
-	figuresColumns = `
+	statsColumnsSQL = `
   count(*) FILTER (WHERE backend_type = 'client backend'),
   count(*) FILTER (WHERE datid IS NOT NULL AND usesysid IS NOT NULL),
   count(*) FILTER (WHERE backend_type = 'client backend' AND wait_event_type = 'Lock'),
@@ -179,17 +179,17 @@ const (
 	rowApplication = "application"
 )
 
-// counted is a row of statsSQL's result that counts backends of one database and state.
-type counted struct {
+// backendCount is a row of statsSQL's result that counts backends of one database and state.
+type backendCount struct {
 	database uint32 // OID, 0 for none
 	state    string
 	count    int
 	age      float64 // of their oldest transaction in seconds
 }
 
-// parseFigures reads the result of statsSQL. Databases are still OIDs: names come from elsewhere. pid is the process
+// parseStats reads the result of statsSQL. Databases are still OIDs: names come from elsewhere. pid is the process
 // that we were told at the login: a pooler tells a number of its own.
-func parseFigures(results []*pgconn.Result, pid uint32) (*ServerStats, []counted, replay, error) {
+func parseStats(results []*pgconn.Result, pid uint32) (*ServerStats, []backendCount, replay, error) {
 	if len(results) == 0 {
 		return nil, nil, replay{}, errors.New("no result")
 	}
@@ -200,15 +200,15 @@ func parseFigures(results []*pgconn.Result, pid uint32) (*ServerStats, []counted
 	if i < 0 {
 		return nil, nil, replay{}, errors.New("no row of totals")
 	}
-	var p numbers
-	f := p.totals(rows[i])
+	var p numberParser
+	server := p.parseTotals(rows[i])
 	backend := p.number(rows[i][columnBackendPID])
-	f.Pooled = backend.Known && backend.Value != float64(pid)
+	server.Pooled = backend.Known && backend.Value != float64(pid)
 	countColumn := columnVisible
-	if f.Privileged {
+	if server.Privileged {
 		countColumn = columnClients
 	}
-	var backends []counted
+	var backends []backendCount
 	for _, row := range rows {
 		if len(row) != columnCount {
 			return nil, nil, replay{}, errors.New("a row of another width")
@@ -216,86 +216,86 @@ func parseFigures(results []*pgconn.Result, pid uint32) (*ServerStats, []counted
 		n := p.integer(row[countColumn])
 		switch kind := string(row[columnKind]); {
 		case kind == rowTotal:
-			f.Used = n
+			server.Used = n
 		case n == 0:
 		case kind == rowApplication:
-			f.Applications = append(f.Applications, Applications{valid(row[columnApplication]), n})
+			server.Applications = append(server.Applications, Applications{toValidUTF8(row[columnApplication]), n})
 		default:
-			c := counted{state: stateUnknown, count: n}
+			c := backendCount{state: stateUnknown, count: n}
 			if row[columnDatabase] != nil {
 				c.database = p.oid(row[columnDatabase])
 			}
 			if row[columnState] != nil {
-				c.state = valid(row[columnState])
+				c.state = toValidUTF8(row[columnState])
 			}
 			c.age = max(0, p.number(row[columnTransaction]).Value)
 			backends = append(backends, c)
 		}
 	}
-	f.Applications = largest(f.Applications)
-	return f, backends, p.replay(rows[i]), p.err
+	server.Applications = topApplications(server.Applications)
+	return server, backends, p.parseReplay(rows[i]), p.err
 }
 
-// numbers parses numbers in text format and keeps the first error.
-type numbers struct{ err error }
+// numberParser parses numbers in text format and keeps the first error.
+type numberParser struct{ err error }
 
-func (p *numbers) keep(err error) {
+func (p *numberParser) recordError(err error) {
 	if p.err == nil {
 		p.err = err
 	}
 }
 
-func (p *numbers) integer(text []byte) int {
+func (p *numberParser) integer(text []byte) int {
 	n, err := strconv.Atoi(string(text))
-	p.keep(err)
+	p.recordError(err)
 	return n
 }
 
-func (p *numbers) oid(text []byte) uint32 {
+func (p *numberParser) oid(text []byte) uint32 {
 	n, err := strconv.ParseUint(string(text), 10, 32)
-	p.keep(err)
+	p.recordError(err)
 	return uint32(n)
 }
 
 // number returns an unknown for NULL.
-func (p *numbers) number(text []byte) Number {
+func (p *numberParser) number(text []byte) Number {
 	if text == nil {
 		return Number{}
 	}
 	n, err := strconv.ParseFloat(string(text), 64)
-	p.keep(err)
+	p.recordError(err)
 	return known(n)
 }
 
-func (p *numbers) totals(row [][]byte) *ServerStats {
-	f := &ServerStats{
+func (p *numberParser) parseTotals(row [][]byte) *ServerStats {
+	server := &ServerStats{
 		MaxConnections:               p.integer(row[columnMaxConnections]),
 		SuperuserReservedConnections: p.integer(row[columnSuperuserReserved]),
 		ReservedConnections:          p.number(row[columnReserved]),
 		Privileged:                   string(row[columnPrivileged]) == "t",
 		PostmasterStart:              p.number(row[columnPostmasterStart]),
-		Version:                      valid(row[columnVersion]),
-		VersionNum:                   valid(row[columnVersionNum]),
+		Version:                      toValidUTF8(row[columnVersion]),
+		VersionNum:                   toValidUTF8(row[columnVersionNum]),
 		Replica:                      string(row[columnIsReplica]) == "t",
 		ReadOnly:                     string(row[columnReadOnly]) == "on",
 	}
-	f.Usable = f.MaxConnections - f.SuperuserReservedConnections - int(f.ReservedConnections.Value)
-	if f.Privileged {
-		f.CheckpointerStart = p.number(row[columnCheckpointerStart])
-		f.LockWaiting = p.number(row[columnLockWaiting])
+	server.Usable = server.MaxConnections - server.SuperuserReservedConnections - int(server.ReservedConnections.Value)
+	if server.Privileged {
+		server.CheckpointerStart = p.number(row[columnCheckpointerStart])
+		server.LockWaiting = p.number(row[columnLockWaiting])
 		// An age of which there is no session is 0: the role would have seen one. An age is never negative, though the
 		// clock is read for each row and a transaction may be younger than its reading.
-		f.IdleInTransactionMax = known(max(0, p.number(row[columnIdleInTransaction]).Value))
-		f.TransactionMax = known(max(0, p.number(row[columnTransaction]).Value))
+		server.IdleInTransactionMax = known(max(0, p.number(row[columnIdleInTransaction]).Value))
+		server.TransactionMax = known(max(0, p.number(row[columnTransaction]).Value))
 	}
-	return f
+	return server
 }
 
-// valid makes a text of the server's fit for a label: databases may have any encoding.
-func valid(text []byte) string { return strings.ToValidUTF8(string(text), "\uFFFD") }
+// toValidUTF8 makes a text of the server's fit for a label: databases may have any encoding.
+func toValidUTF8(text []byte) string { return strings.ToValidUTF8(string(text), "\uFFFD") }
 
-// largest returns the largest applications, sums equal names, and puts what is left into "other".
-func largest(all []Applications) []Applications {
+// topApplications returns the largest applications, sums equal names, and puts what is left into "other".
+func topApplications(all []Applications) []Applications {
 	counts := make(map[string]int, len(all))
 	for _, a := range all {
 		counts[a.Name] += a.Count

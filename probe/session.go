@@ -35,10 +35,10 @@ type session struct {
 	// pooled says that the other side is a pooler: it needs no request to cancel what we leave, which PgBouncer 1.18 may crash
 	// of, and does not say why it ends a session.
 	pooled bool
-	// uncancelled says that what we leave ends by itself, so that no request to cancel is needed either.
-	uncancelled bool
-	// unreplicated says that a commit did not wait for its synchronous standbys.
-	unreplicated bool
+	// hasStatementTimeout says that what we leave ends by itself, so that no request to cancel is needed either.
+	hasStatementTimeout bool
+	// syncWaitCancelled says that a commit did not wait for its synchronous standbys.
+	syncWaitCancelled bool
 }
 
 // readOnlyByDefault says whether transactions of a session that begins now cannot write unless they say so. An older
@@ -63,7 +63,7 @@ func (s *session) address() string { return s.conn.Conn().RemoteAddr().String() 
 // cancel request goes out behind the answer and the session is closed.
 func (s *session) query(ctx context.Context, sql string, budget int) ([]*pgconn.Result, error) {
 	var results []*pgconn.Result
-	s.dialer.busy.Store(!s.pooled && !s.uncancelled)
+	s.dialer.busy.Store(!s.pooled && !s.hasStatementTimeout)
 	err := s.run(ctx, budget, func() error {
 		var err error
 		results, err = s.conn.Exec(ctx, sql).ReadAll()
@@ -78,15 +78,15 @@ func (s *session) query(ctx context.Context, sql string, budget int) ([]*pgconn.
 // run guards a statement, whose reply may cost as much as budget. pgconn does not watch ctx any more once it has read
 // ReadyForQuery, and goes on reading where CommandComplete was missing before it: the sockets are closed then.
 func (s *session) run(ctx context.Context, budget int, statement func() error) error {
-	ended, end := context.WithCancel(context.Background())
-	defer end()
+	finished, finish := context.WithCancel(context.Background())
+	defer finish()
 	defer context.AfterFunc(ctx, func() {
-		late := time.NewTimer(answerGrace)
-		defer late.Stop()
+		timer := time.NewTimer(replyGrace)
+		defer timer.Stop()
 		select {
-		case <-late.C:
+		case <-timer.C:
 			s.dialer.sockets.closeAll()
-		case <-ended.Done():
+		case <-finished.Done():
 		}
 	})()
 	s.meter.grant(budget)
@@ -108,8 +108,8 @@ func (s *session) queryRows(ctx context.Context, sql string) ([]*pgconn.Result, 
 	return s.query(ctx, sql, largeBudget)
 }
 
-// gaveUp reports whether this side ended the session because of what the server sent.
-func (s *session) gaveUp() bool { return s.panicked || s.meter.exceeded() }
+// abortedByUs reports whether this side ended the session because of what the server sent.
+func (s *session) abortedByUs() bool { return s.panicked || s.meter.exceeded() }
 
 // guard runs something that parses what the server sends, and returns its error. A panic ends the session and not the
 // process: pgconn panics on some orders of messages that no server sends (jackc/pgx#1833). The goroutine that owns the

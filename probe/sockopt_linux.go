@@ -17,12 +17,12 @@ func limitUnacknowledged(limit time.Duration) func(network, address string, c sy
 		if network == "unix" {
 			return nil
 		}
-		var failed error
+		var sockErr error
 		if err := c.Control(func(fd uintptr) {
-			failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+			sockErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
 		}); err != nil {
 			return err
 		}
-		return failed
+		return sockErr
 	}
 }

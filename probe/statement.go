@@ -40,8 +40,8 @@ var errClosed = errors.New("the prober is closed")
 // The statement goes by the extended protocol, which takes no second one behind a semicolon that could end the transaction
 // (exec_parse_message in src/backend/tcop/postgres.c). The server ends it by itself when its time is over; no request to cancel
 // is sent.
-func (p *Prober) Query(ctx context.Context, sql string, most time.Duration) (Scalar, *Failure) {
-	k, ok := p.begin()
+func (p *Prober) Query(ctx context.Context, sql string, maxDuration time.Duration) (Scalar, *Failure) {
+	k, ok := p.beginWork()
 	if !ok {
 		return Scalar{}, classify(errClosed, PhaseNone)
 	}
@@ -49,8 +49,8 @@ func (p *Prober) Query(ctx context.Context, sql string, most time.Duration) (Sca
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()
-	for try := 1; ; try++ {
-		result, phase, err := p.queryOnce(ctx, sql, most, k)
+	for attempt := 1; ; attempt++ {
+		result, phase, err := p.queryOnce(ctx, sql, maxDuration, k)
 		if err == nil {
 			return result, nil
 		}
@@ -59,71 +59,71 @@ func (p *Prober) Query(ctx context.Context, sql string, most time.Duration) (Sca
 			phase = loginErr.phase
 		}
 		f := classify(err, phase)
-		if try == 2 || ctx.Err() != nil || !p.again(f, loginErr) {
+		if attempt == 2 || ctx.Err() != nil || !p.shouldRetry(f, loginErr) {
 			return Scalar{}, f
 		}
 	}
 }
 
 // queryOnce is one try. With an error comes the phase in which it was.
-func (p *Prober) queryOnce(ctx context.Context, sql string, most time.Duration, k *kept) (Scalar, Phase, error) {
+func (p *Prober) queryOnce(ctx context.Context, sql string, maxDuration time.Duration, k *kept) (Scalar, Phase, error) {
 	t := &trace{}
-	opening, cancel := context.WithTimeout(ctx, p.target.Timeout)
-	s, err := p.open(opening, t, true)
+	loginCtx, cancel := context.WithTimeout(ctx, p.target.Timeout)
+	s, err := p.open(loginCtx, t, true)
 	cancel()
 	if err != nil {
 		_, phase := t.read()
 		return Scalar{}, phase, err
 	}
 	defer s.close(p.ctx)
-	s.uncancelled = true
-	bounded, cancel := context.WithTimeout(ctx, most)
+	s.hasStatementTimeout = true
+	queryCtx, cancel := context.WithTimeout(ctx, maxDuration)
 	defer cancel()
-	result, err := s.readOnly(bounded, sql, p.giveWay(ctx, k))
+	result, err := s.queryReadOnly(queryCtx, sql, p.releaseIfStarved(ctx, k))
 	return result, PhaseQuery, err
 }
 
-// readOnly runs a statement in a transaction that cannot write. begun is called when there is one.
-func (s *session) readOnly(ctx context.Context, sql string, begun func()) (Scalar, error) {
+// queryReadOnly runs a statement in a transaction that cannot write. begun is called when there is one.
+func (s *session) queryReadOnly(ctx context.Context, sql string, onBegin func()) (Scalar, error) {
 	begin := "BEGIN READ ONLY"
 	if deadline, ok := ctx.Deadline(); ok {
 		begin += fmt.Sprintf("; SET LOCAL statement_timeout = %d", max(1, time.Until(deadline).Milliseconds()))
 	}
 	_, err := s.query(ctx, begin, smallBudget)
-	begun()
+	onBegin()
 	if err != nil {
 		return Scalar{}, err
 	}
-	result, err := s.first(ctx, sql)
+	result, err := s.queryFirst(ctx, sql)
 	if !s.conn.IsClosed() {
 		_, _ = s.query(ctx, "ROLLBACK", smallBudget) // or a pooler would drop the server's session with ours
 	}
 	return result, err
 }
 
-// first runs one statement and reads its first value. If there are more rows, the session is closed with it.
-func (s *session) first(ctx context.Context, sql string) (Scalar, error) {
-	var found Scalar
-	err := s.run(ctx, largeBudget, func() error { return readFirst(ctx, s.conn, sql, &found) })
-	return found, err
+// queryFirst runs one statement and reads its first value. If there are more rows, the session is closed with it.
+func (s *session) queryFirst(ctx context.Context, sql string) (Scalar, error) {
+	var scalar Scalar
+	err := s.run(ctx, largeBudget, func() error { return readFirst(ctx, s.conn, sql, &scalar) })
+	return scalar, err
 }
 
-func readFirst(ctx context.Context, conn *pgconn.PgConn, sql string, found *Scalar) error {
+func readFirst(ctx context.Context, conn *pgconn.PgConn, sql string, scalar *Scalar) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	reader := conn.ExecParams(ctx, sql, nil, nil, nil, nil)
-	for found.Rows < maxRows && reader.NextRow() {
-		if values := reader.Values(); found.Rows == 0 && len(values) > 0 {
-			found.Text, found.Null = string(values[0]), values[0] == nil
+	for scalar.Rows < maxRows && reader.NextRow() {
+		if values := reader.Values(); scalar.Rows == 0 && len(values) > 0 {
+			scalar.Text, scalar.Null = string(values[0]), values[0] == nil
 		}
-		found.Rows++
+		scalar.Rows++
 	}
 	if fields := reader.FieldDescriptions(); len(fields) > 0 {
-		found.Columns = len(fields)
-		found.Bool = fields[0].DataTypeOID == pgtype.BoolOID
-		found.Number = slices.Contains(numericTypes(), fields[0].DataTypeOID)
+		scalar.Columns = len(fields)
+		scalar.Bool = fields[0].DataTypeOID == pgtype.BoolOID
+		scalar.Number = slices.Contains(numericTypes(), fields[0].DataTypeOID)
 	}
-	if found.Rows == maxRows {
+	if scalar.Rows == maxRows {
 		cancel()
 		_, _ = reader.Close() // ends with that
 		return nil

@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// TestStatementBesideProbe: no probe waits for the login of a statement, until that has been given up: then it counts among
+// TestQueryDoesNotDelayProbe: no probe waits for the login of a statement, until that has been given up: then it counts among
 // those that the server may still hold a slot for.
-func TestStatementBesideProbe(t *testing.T) {
+func TestQueryDoesNotDelayProbe(t *testing.T) {
 	t.Parallel()
 	var connections atomic.Int64
 	s := newFakeServer(t, func(conn net.Conn) {
 		if connections.Add(1) == 1 {
-			silent(conn)
+			staySilent(conn)
 			return
 		}
 		accept(func(string) [][]string { return [][]string{{"1"}} })(conn)
@@ -35,7 +35,7 @@ func TestStatementBesideProbe(t *testing.T) {
 	for connections.Load() == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	if r := ask(t, p, hanging); !r.Up() {
+	if r := runProbe(t, p, hanging); !r.Up() {
 		t.Fatalf("a statement's login keeps a probe waiting: %+v", r.Failure)
 	}
 	cancel()
@@ -43,7 +43,7 @@ func TestStatementBesideProbe(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	start := time.Now()
-	if r := ask(t, p, 300*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout || connections.Load() != 2 {
+	if r := runProbe(t, p, 300*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout || connections.Load() != 2 {
 		t.Errorf("after a login was given up: %+v, %d connections, %s", r.Failure, connections.Load(), time.Since(start))
 	}
 }
