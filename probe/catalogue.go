@@ -13,11 +13,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// namesInterval is how often names and limits are read anew when no unknown database asks for it before.
+// namesInterval is how often names and limits are read if no unknown database appears in between.
 const namesInterval = time.Minute
 
-// Every way from an OID to a name waits for a lock on its catalogue, so the lock is asked for first and not waited for
-// (55P03 when somebody holds it). The lock of a view takes those of its tables.
+// Every way to turn an OID into a name waits for a lock on the catalogue. The statements therefore take the lock first,
+// with NOWAIT. They fail with SQLSTATE 55P03 if another session holds a conflicting lock. LOCK TABLE on a view also
+// locks the view's tables.
 const (
 	databasesSQL = lockTimeout + `
 LOCK TABLE pg_catalog.pg_database IN ACCESS SHARE MODE NOWAIT;
@@ -27,31 +28,32 @@ LOCK TABLE pg_catalog.pg_roles IN ACCESS SHARE MODE NOWAIT;
 SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = CURRENT_USER`
 )
 
-// catalogue is what is remembered of names, limits and replay. It belongs to the goroutine that asks for the figures.
+// catalogue remembers names, limits and replay between two probes. It belongs to the goroutine that reads the
+// statistics.
 type catalogue struct {
-	lastRefresh       time.Time // the last attempt
+	lastRefresh       time.Time // when refresh last tried to read
 	databases         map[uint32]*database
 	roleLimit         Number
-	noReplayFunctions bool      // the server does not tell of replay
-	caughtUpAt        time.Time // when a replica had last replayed all that there was, as far as its receiver had heard
-	lagZeroAt         time.Time // when that was last seen
-	sessionStatsSQL   string    // reads the churn of the databases
+	noReplayFunctions bool      // the server has no replay functions, or the role may not call them
+	caughtUpAt        time.Time // when the receiver last heard from the primary with everything replayed
+	lagZeroAt         time.Time // when the lag was last reported as 0
+	sessionStatsSQL   string    // reads the session statistics of the known databases
 }
 
 type database struct {
 	name              string
-	limit             int  // below 0: none
-	allowsConnections bool // sessions may begin in it
-	hadConnections    bool // had a connection while we looked
+	limit             int  // negative: no limit
+	allowsConnections bool // datallowconn
+	hadConnections    bool // a probe has seen a connection to it
 
-	hadSessions bool // had sessions before
+	hadSessions bool // the session statistics counted a session earlier
 }
 
-// query runs one simple query; a session's queryRows method is one.
+// query runs SQL text by the simple protocol and returns all results. session.queryRows is one.
 type query func(ctx context.Context, sql string) ([]*pgconn.Result, error)
 
-// refresh reads names and limits when backends of an unknown database are there or a minute has passed. What cannot be
-// read stays as it was; only an error that is not the server's word (the session is lost) is returned.
+// refresh reads names and limits if backends belong to an unknown database or namesInterval has passed. If the server
+// refuses a statement, the old values stay. Any other error is returned: the session is lost or the reply is malformed.
 func (c *catalogue) refresh(ctx context.Context, run query, backends []backendCount) error {
 	now := time.Now()
 	if !c.hasUnknownDatabase(backends) && now.Sub(c.lastRefresh) < namesInterval {
@@ -88,7 +90,8 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []backendCo
 	return p.err
 }
 
-// rows runs sql and returns the rows of its last result, which must have so many columns; none when the server refused.
+// rows runs sql and returns the rows of its last result. It returns none if the server refused the statement, and an
+// error if a row does not have the given number of columns.
 func (run query) rows(ctx context.Context, sql string, columns int) ([][][]byte, error) {
 	results, err := run(ctx, sql)
 	switch {
@@ -106,6 +109,7 @@ func (run query) rows(ctx context.Context, sql string, columns int) ([][][]byte,
 	return rows, nil
 }
 
+// hasUnknownDatabase reports whether a backend belongs to a database whose name is not known yet.
 func (c *catalogue) hasUnknownDatabase(backends []backendCount) bool {
 	for _, b := range backends {
 		if b.database != 0 && c.databases[b.database] == nil {
@@ -115,8 +119,8 @@ func (c *catalogue) hasUnknownDatabase(backends []backendCount) bool {
 	return false
 }
 
-// fill puts names in the place of OIDs and adds zeros for every state of a database that had a connection before, so
-// that a series does not end with its last connection.
+// fill replaces OIDs by names. For each database that has had a connection, it adds zeros for all states, so that a
+// series does not end with the last connection. It also sets the limits.
 func (c *catalogue) fill(server *ServerStats, backends []backendCount) {
 	type (
 		key   struct{ database, state string }
@@ -152,7 +156,7 @@ func (c *catalogue) fill(server *ServerStats, backends []backendCount) {
 			}
 		}
 		if d.limit >= 0 {
-			limits[d.name] += d.limit // names that are equal once they are valid UTF-8
+			limits[d.name] += d.limit // two names may become equal in toValidUTF8
 		}
 	}
 	for name, limit := range limits {

@@ -26,7 +26,8 @@ import (
 
 var update = flag.Bool("update", false, "record the sessions of testdata/sessions anew, on real servers")
 
-// recording is what a real server sent in a session: its reply to the login, and then to each thing that the client said.
+// recording is what a real server sent in a session: its reply to the login, and then to each thing that the client
+// said.
 type recording [][]message
 
 // message is one message of a server's: its type and its body.
@@ -68,8 +69,8 @@ func readRecording(t testing.TB, kind config.Kind) recording {
 	return r
 }
 
-// TestRecordings: what was recorded makes a probe succeed when it is played again, so that what the fuzzer changes is near to
-// what servers say.
+// TestRecordings: what was recorded makes a probe succeed when it is played again, so that what the fuzzer changes is
+// near to what servers say.
 func TestRecordings(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []config.Kind{config.KindPostgres, config.KindPgBouncer} {
@@ -198,7 +199,8 @@ func newTestProberOf(t testing.TB, kind config.Kind, port int, timeout time.Dura
 	return p
 }
 
-// play starts a server that says in every session what r holds, and returns a prober of it. stop ends all sessions at once.
+// play starts a server that says in every session what r holds, and returns a prober of it. stop ends all sessions at
+// once.
 func play(t testing.TB, kind config.Kind, r recording) (p *Prober, stop func()) {
 	t.Helper()
 	ended, end := context.WithCancel(context.Background())
@@ -283,10 +285,12 @@ func (r recording) mutate(changes []byte) recording {
 	return changed
 }
 
-// FuzzServerBytes: whatever a server makes of a session, a probe ends in time, the process goes on, and nothing is left.
+// FuzzServerBytes: whatever a server makes of a session, a probe ends in time, the process goes on, and nothing is
+// left.
 func FuzzServerBytes(f *testing.F) {
 	f.Add(false, []byte{})
-	// The exchange that makes pgconn panic: RowDescription, ReadyForQuery, ReadyForQuery, in answer to SELECT 1 and later.
+	// The exchange that makes pgconn panic: RowDescription, ReadyForQuery, ReadyForQuery, in answer to SELECT 1 and
+	// later.
 	for turn := range byte(6) {
 		f.Add(false, []byte{turn, 1, 8, 3, turn, 2, 8, 3})
 		f.Add(true, []byte{turn, 1, 8, 3, turn, 2, 8, 3})

@@ -101,8 +101,8 @@ func isQuery(m pgproto3.FrontendMessage, sql string) bool {
 	return ok && strings.Contains(q.String, sql)
 }
 
-// TestPanics: an exchange that makes pgconn panic ends the session, and neither the process, nor the login queue, nor the
-// next probe.
+// TestPanics: an exchange that makes pgconn panic ends the session, and neither the process, nor the login queue, nor
+// the next probe.
 func TestPanics(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, converse(loginOK, func(net.Conn, pgproto3.FrontendMessage) []byte { return panicExchange }))
@@ -129,7 +129,8 @@ func dsnOf(s *fakeServer, settings string) string {
 	return fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", s.port, settings)
 }
 
-// TestPanicOnKeptSession: the kept session's panic costs the figures of one probe. It is no loss, and nothing is reopened.
+// TestPanicOnKeptSession: the kept session's panic costs the figures of one probe. It is no loss, and nothing is
+// reopened.
 func TestPanicOnKeptSession(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
@@ -322,8 +323,8 @@ func TestBudgets(t *testing.T) {
 	}
 }
 
-// TestParameterBudgetOfKeptSession: a session that was told of very many parameters in its life is exchanged by the next probe, which
-// shows figures as ever.
+// TestParameterBudgetOfKeptSession: a session that was told of very many parameters in its life is exchanged by the
+// next probe, which shows figures as ever.
 func TestParameterBudgetOfKeptSession(t *testing.T) {
 	t.Parallel()
 	var sent atomic.Int64
@@ -349,7 +350,8 @@ func TestParameterBudgetOfKeptSession(t *testing.T) {
 	}
 }
 
-// TestConnectionEndsInReply: a connection that ends in the middle of an answer is said to have ended, and tried once more.
+// TestConnectionEndsInReply: a connection that ends in the middle of an answer is said to have ended, and tried once
+// more.
 func TestConnectionEndsInReply(t *testing.T) {
 	t.Parallel()
 	for _, sent := range [][]byte{nil, wire(oneColumn), selectOne[:len(selectOne)-3]} {
@@ -369,8 +371,8 @@ func TestConnectionEndsInReply(t *testing.T) {
 	}
 }
 
-// TestReadyWithoutCommandComplete: a ReadyForQuery where CommandComplete is missing makes pgconn read on without a deadline. A probe still
-// ends in time.
+// TestReadyWithoutCommandComplete: a ReadyForQuery where CommandComplete is missing makes pgconn read on without a
+// deadline. A probe still ends in time.
 func TestReadyWithoutCommandComplete(t *testing.T) {
 	t.Parallel()
 	early := wire(oneColumn, &pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, ready)

@@ -15,31 +15,33 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-// limits of logins that were given up.
+// limits bounds the logins that are under way.
 type limits struct {
-	// maxPending is how long such a login may stay pending. The server keeps a slot for it for authentication_timeout,
-	// which is 60 s by default.
+	// maxPending is how long a login may take, even if its caller no longer waits. The server keeps a slot for it for
+	// authentication_timeout, which is 60 s by default.
 	maxPending time.Duration
-	// minAge is how old the youngest pending login must be for another one to start.
+	// minAge is how old the youngest pending login must be before another one starts.
 	minAge time.Duration
-	// maxLogins is how many logins may be under way on the server at once.
+	// maxLogins is how many logins may be under way at once.
 	maxLogins int
 }
 
-// pendingLogin is a login under way. Its result is there once done is closed.
+// pendingLogin is a login under way. session and err are set before done is closed.
 type pendingLogin struct {
 	started    time.Time
 	trace      *trace
-	hasCommand bool // a command may print the password, which takes time
-	forQuery   bool // a Query's: no probe waits for it, unless it was abandoned
+	hasCommand bool // a command may have to print the password first
+	forQuery   bool // started by Query; probes wait for it only if it was abandoned
 	done       chan struct{}
 	session    *session
 	err        error
-	abandoned  bool // nobody waits any more; protected by Prober.mu
+	abandoned  bool // no caller waits for it any more; protected by Prober.mu
 }
 
-// open opens a session within ctx. A login for which the server already holds a slot when ctx ends goes on without its
-// caller; while one is under way this waits for it, and starts another only when it has become old.
+// open opens a session. ctx bounds how long it waits. If ctx ends while the server already holds a slot for the login,
+// the login continues without its caller. If other logins are under way, open waits until one of them ends or limits
+// allow another one. A non-nil error is a *loginError or the cause of ctx. Query sets forQuery, and probes do not wait
+// for its logins unless they were abandoned.
 func (p *Prober) open(ctx context.Context, t *trace, forQuery bool) (*session, error) {
 	for {
 		l, obstacle := p.admit(ctx, t, forQuery)
@@ -59,27 +61,29 @@ func (p *Prober) open(ctx context.Context, t *trace, forQuery bool) (*session, e
 	}
 }
 
-// obstacle is logins under way, and how long they keep another one from starting if none of them ends before.
+// obstacle describes the logins that keep another one from starting.
 type obstacle struct {
 	youngest *pendingLogin
 	ended    <-chan struct{}
-	wait     time.Duration
+	wait     time.Duration // how long they keep it from starting if none of them ends
 }
 
-// timeoutError is the error of a probe that ended before a login did.
+// timeoutError returns the error of a caller whose ctx ended before the login did.
 func (l *pendingLogin) timeoutError(ctx context.Context) error {
 	if _, phase := l.trace.read(); phase == PhaseCredentials && l.hasCommand {
-		return &loginError{err: &configError{errNoCredentials}, phase: phase} // nothing was asked of the server
+		return &loginError{err: &configError{errNoCredentials}, phase: phase} // nothing was sent to the server
 	}
 	return context.Cause(ctx)
 }
 
-// admit starts a login, or says what to wait for.
+// admit starts a login and returns it, or returns nil and the obstacle to wait for.
 func (p *Prober) admit(ctx context.Context, t *trace, forQuery bool) (*pendingLogin, obstacle) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	pending := slices.DeleteFunc(slices.Clone(p.pending), func(login *pendingLogin) bool { return login.forQuery && !login.abandoned && !forQuery })
+	pending := slices.DeleteFunc(slices.Clone(p.pending), func(l *pendingLogin) bool {
+		return l.forQuery && !l.abandoned && !forQuery
+	})
 	if n := len(pending); n > 0 {
 		youngest := pending[n-1]
 		if age := now.Sub(youngest.started); age < p.limits.minAge {
@@ -89,15 +93,17 @@ func (p *Prober) admit(ctx context.Context, t *trace, forQuery bool) (*pendingLo
 			return nil, obstacle{youngest, p.loginEnded, p.limits.maxPending}
 		}
 	}
-	login := &pendingLogin{
-		started: now, trace: t, hasCommand: p.credentials.HasPasswordCommand(), forQuery: forQuery, done: make(chan struct{}),
+	l := &pendingLogin{
+		started: now, trace: t, hasCommand: p.credentials.HasPasswordCommand(), forQuery: forQuery,
+		done: make(chan struct{}),
 	}
-	p.pending = append(p.pending, login)
-	p.work.Go(func() { p.login(ctx, login) })
-	return login, obstacle{}
+	p.pending = append(p.pending, l)
+	p.work.Go(func() { p.login(ctx, l) })
+	return l, obstacle{}
 }
 
-// login runs a login to its end, which may be long after bounded ended.
+// login runs a login until it ends, which may be long after probeCtx. limits.maxPending bounds it. If the login was
+// abandoned, its session is closed.
 func (p *Prober) login(probeCtx context.Context, l *pendingLogin) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.limits.maxPending)
 	defer cancel()
@@ -114,7 +120,7 @@ func (p *Prober) login(probeCtx context.Context, l *pendingLogin) {
 	}
 }
 
-// await waits for a login's end or ctx's.
+// await waits until the login or ctx ends. If ctx ends first, it marks the login as abandoned.
 func (p *Prober) await(ctx context.Context, l *pendingLogin) (*session, error) {
 	select {
 	case <-l.done:
@@ -132,20 +138,20 @@ func (p *Prober) await(ctx context.Context, l *pendingLogin) (*session, error) {
 	}
 }
 
-// loginError is a login's failure and the phase that failed.
+// loginError is why a login failed, and in which phase.
 type loginError struct {
 	err      error
 	phase    Phase
-	password config.Secret // that was sent, if it came so far
-	// endedAfterCertificate says that the server ended the session just after it was sent a client certificate.
+	password config.Secret // the password that was sent, empty if the login did not get that far
+	// endedAfterCertificate reports whether the server ended the session right after the client certificate was sent.
 	endedAfterCertificate bool
 }
 
 func (e *loginError) Error() string { return e.phase.String() + ": " + e.err.Error() }
 func (e *loginError) Unwrap() error { return e.err }
 
-// login opens a session. ctx bounds the login as a whole, bounded the part before the server holds a slot for it.
-// An error is a *loginError.
+// login opens a session. ctx bounds the whole login. probeCtx bounds resolving and dialling, before the server holds a
+// slot for the login. A non-nil error is a *loginError.
 func login(
 	ctx, probeCtx context.Context, target *config.Target, credentials Credentials, options *Options, t *trace,
 ) (*session, error) {
@@ -156,7 +162,7 @@ func login(
 		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
 	}
 	s := &session{dialer: newDialer(probeCtx, cfg, target.Permits, options, t)}
-	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs picks one server of several; here is one
+	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs chooses among several servers; here is one
 	cfg.MaxProtocolMessageBodyLen = maxMessage
 	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		s.meter = newMeter(r)

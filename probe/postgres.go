@@ -13,9 +13,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// postgres asks a PostgreSQL server: SELECT 1, and then the figures.
+// postgres is the kind of a PostgreSQL server. It runs SELECT 1 and then reads the server statistics.
 type postgres struct {
-	sql       string // reads the figures
+	sql       string // reads the server statistics
 	catalogue catalogue
 }
 
@@ -30,7 +30,7 @@ func (*postgres) ping(ctx context.Context, s *session) error {
 	return nil
 }
 
-// readStats reads the connection figures, and names and limits when it is time.
+// readStats reads the server statistics and session statistics. Names and limits are read if they are due.
 func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 	c := &p.catalogue
 	results, withReplay, err := p.runStats(ctx, s, !c.noReplayFunctions)
@@ -56,8 +56,8 @@ func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 	return stats{server: server}, nil
 }
 
-// runStats runs the statement for the figures, and without what it says of replay where the server does not have that or it
-// is not asked for. It reports whether that is in the answer.
+// runStats runs the statistics statement. It reads replication if withReplay is set and the server supports it, and
+// reports whether the result includes it.
 func (p *postgres) runStats(ctx context.Context, s *session, withReplay bool) ([]*pgconn.Result, bool, error) {
 	if withReplay {
 		results, err := s.queryRows(ctx, p.sql)
@@ -81,7 +81,7 @@ func (p *postgres) readStartTimes(ctx context.Context, s *session) startTimes {
 	return server.startTimes()
 }
 
-// queryCount counts SELECT 1, figures, databases, role and churn.
+// queryCount counts SELECT 1 and the statements for server statistics, databases, role and session statistics.
 func (p *postgres) queryCount() int { return 5 }
 
 func (p *postgres) reset() {

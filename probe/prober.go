@@ -17,44 +17,47 @@ import (
 )
 
 const (
-	// maxReopen and reopenInterval bound the tries to open a lost session anew.
+	// maxReopen and reopenInterval bound how long and how often reopen tries to log in after a session was lost.
 	maxReopen      = time.Second
 	reopenInterval = 50 * time.Millisecond
 )
 
-// Options say how a prober asks.
+// Options configure a prober.
 type Options struct {
-	// Keep opens a session that stays, beside the new one of each probe.
+	// Keep makes the prober keep one session open, in addition to the new session of each probe.
 	Keep bool
-	// Sessions counts connections; it must not be nil.
+	// Sessions counts connections. It must not be nil.
 	Sessions *Sessions
-	// OnSessionLost is told when and why a kept session was ended by the other side, from a goroutine of the prober's.
+	// OnSessionLost is called with the reason and the time when the other side ended a kept session. A goroutine of the
+	// prober calls it.
 	OnSessionLost func(LossReason, time.Time)
-	// OnCommit is told what became of a commit, from a goroutine of the prober's. It may be nil where there are none.
+	// OnCommit is called with the result of each commit that has one. A goroutine of the prober calls it. It may be nil
+	// if the target's commits are not probed.
 	OnCommit func(*CommitResult)
-	// Logger gets a line at debug for each panic that was contained; nil means none.
+	// Logger receives a debug message for each contained panic. If it is nil, nothing is logged.
 	Logger *slog.Logger
-	// Resolver finds addresses; nil means Go's own resolver, which gives up when it is told to.
+	// Resolver looks up addresses. If it is nil, Go's own resolver is used, which stops when its context ends.
 	Resolver resolver
 }
 
-// kind is what differs between kinds of servers: how one is asked whether it is alive, and what it says of itself. Each
-// is a file of its own.
+// kind is what differs between kinds of servers. Each kind has a file of its own.
 type kind interface {
-	// ping asks the question of all questions; any goroutine may.
+	// ping checks that the server runs a query. Any goroutine may call it.
 	ping(ctx context.Context, s *session) error
-	// readStats reads what the server says of itself. The session stays usable after an error of the server's. What is
-	// remembered from one reading to the next belongs to the one goroutine that reads.
+	// readStats reads the server's statistics. The session stays usable after an error that the server sent. Only one
+	// goroutine at a time may call it, since the kind remembers values from one call to the next.
 	readStats(ctx context.Context, s *session) (stats, error)
-	// readStartTimes reads when the server's processes began, as far as it tells; any goroutine may.
+	// readStartTimes reads when the server's processes started, as far as the server reports it. Any goroutine may call
+	// it.
 	readStartTimes(ctx context.Context, s *session) startTimes
-	// reset says that the next session that is read may lead to another server.
+	// reset is called before reading a session that may lead to a different server.
 	reset()
-	// queryCount is how many queries a session runs when its statistics are read for the first time.
+	// queryCount returns how many queries a session runs when it is pinged and its statistics are read for the first
+	// time.
 	queryCount() int
 }
 
-// newKind is the one place that knows all kinds.
+// newKind returns the kind of a target. It is the only place that lists all kinds.
 func newKind(target *config.Target) kind {
 	if target.Kind == config.KindPgBouncer {
 		return pgbouncer{}
@@ -62,16 +65,16 @@ func newKind(target *config.Target) kind {
 	return &postgres{sql: statsSQL(target.Applications)}
 }
 
-// stats is what a server says of itself: one of these.
+// stats holds the statistics of one kind of server. The other field is nil.
 type stats struct {
 	server *ServerStats
 	pooler *PoolerStats
 }
 
-// Prober asks one server.
+// Prober probes one server.
 //
-// It holds at most two open sessions, the kept one and that of the probe under way, one more while a commit is stuck, one
-// for each Query under way, and at most four logins that the server has not finished.
+// It holds at most two open sessions: the kept one and that of the current probe. It holds one more while a commit is
+// stuck, one for each Query under way, and at most four logins that the server has not finished.
 type Prober struct {
 	target      *config.Target
 	credentials Credentials
@@ -80,25 +83,26 @@ type Prober struct {
 	kind        kind
 	commits     commits
 
-	ctx    context.Context //nolint:containedctx // the prober's life
+	ctx    context.Context //nolint:containedctx // ends when the prober is closed
 	cancel context.CancelFunc
-	work   sync.WaitGroup // logins, kept sessions, closing
+	work   sync.WaitGroup // all goroutines and calls that Close waits for
 
 	mu         sync.Mutex // protects what follows
 	closed     bool
 	kept       *kept
-	pending    []*pendingLogin // logins under way, the youngest last
-	loginEnded chan struct{}   // closed, and replaced, when one of them ends
+	pending    []*pendingLogin // logins under way, youngest last
+	loginEnded chan struct{}   // closed and replaced when a pending login ends
 
-	lastMisconfigured bool        // the last probe was refused for what we are; belongs to the probe under way
-	pooled            atomic.Bool // the sessions are a pooler's
+	lastMisconfigured bool        // the last probe ended in StateMisconfigured; belongs to the current probe
+	pooled            atomic.Bool // a pooler is between this prober and the server
 
-	// stopKeeping says that a kept session took the server that a pooler had for a new one. From then on none is kept.
+	// stopKeeping is set if the kept session held a server connection that the pooler needed for a new session. From
+	// then on no session is kept.
 	stopKeeping atomic.Bool
 }
 
-// New returns a prober of target, which logs in with credentials. The caller must call Close when it does not need the
-// prober any more.
+// New returns a prober of target that logs in with credentials. The caller must call Close when it no longer needs the
+// prober.
 func New(target *config.Target, credentials Credentials, options Options) *Prober {
 	if options.Resolver == nil {
 		options.Resolver = &net.Resolver{PreferGo: true}
@@ -114,7 +118,8 @@ func New(target *config.Target, credentials Credentials, options Options) *Probe
 	return p
 }
 
-// Close ends every session and every login under way and waits for that, until ctx ends.
+// Close ends all sessions and logins under way, and waits until they have ended or ctx ends. It returns an error if ctx
+// ends first.
 func (p *Prober) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closed = true
@@ -123,11 +128,11 @@ func (p *Prober) Close(ctx context.Context) error {
 	return bounded.Wait(ctx, &p.work)
 }
 
-// Probe opens a session and asks on it whether the server is alive (SELECT 1; SHOW VERSION of a PgBouncer) and, at the same
-// time, asks the kept session. It returns within milliseconds of the end of ctx, whatever the server does; ctx's deadline is
-// also what addresses share. One probe at a time.
+// Probe opens a session and pings the server on it (SELECT 1, or SHOW VERSION on a PgBouncer). At the same time it
+// sends a request to the kept session. It returns within milliseconds after ctx ends, whatever the server does. The
+// addresses of a host name share the time until ctx's deadline. Only one call at a time is allowed.
 //
-// Where the target's commits are probed, one begins with the verdict and goes on: Result.Commit.
+// If the target's commits are probed, a commit starts after the verdict and continues in the background: Result.Commit.
 func (p *Prober) Probe(ctx context.Context) *Result {
 	r := &Result{Start: time.Now(), Keep: p.options.Keep}
 	if deadline, ok := ctx.Deadline(); ok {
@@ -156,7 +161,7 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 		r.setStats(p.readStatsOnce(ctx, s))
 	case p.keepNew(ctx, r, k, s):
 		s = nil
-	case r.ServerStats != nil && !r.ServerStats.Pooled: // they are the kept session's, which may be older than a default
+	case r.ServerStats != nil && !r.ServerStats.Pooled: // the kept session may be older than the current default
 		if readOnly, ok := s.readOnlyByDefault(ctx); ok {
 			r.ServerStats.ReadOnly = r.ServerStats.Replica || readOnly
 		}
@@ -175,18 +180,21 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	return r
 }
 
+// pooled reports whether the statistics came from a pooler or through one.
 func (r *Result) pooled() bool {
 	return r.PoolerStats != nil || r.ServerStats != nil && r.ServerStats.Pooled
 }
 
-// mayBlockShutdown says whether the server may be waiting for our session to end: one that answers while new ones are refused
-// stands in the way of a smart shutdown, and of PgBouncer's, which closes its port (SIGTERM from 1.23 on).
+// mayBlockShutdown reports whether new logins are refused as during a shutdown. If the kept session still replies, the
+// server may be waiting for it to end. It blocks a smart shutdown of PostgreSQL, and that of a PgBouncer, which closes
+// its port (SIGTERM from 1.23 on).
 func (r *Result) mayBlockShutdown() bool {
 	return r.Failure != nil && (r.Failure.Reason == ReasonNotAccepting || r.Failure.Reason == ReasonRefused && r.pooled())
 }
 
-// keepNew keeps the new session s where none stands, or where the one that stands, k, may have become another one: the
-// name leads elsewhere by now, or the role was made anew since the last probe was refused. It reports whether s is kept.
+// keepNew keeps the new session s if no session is kept, or if the kept session k may be outdated: the host name now
+// leads to another address, or the last probe was refused and the role may have been created again since. It reports
+// whether s is kept.
 func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bool {
 	if k != nil && r.KeptUp && (p.lastMisconfigured || k.address() != s.address()) {
 		p.release(k)
@@ -194,7 +202,7 @@ func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bo
 	if k = p.keep(s); k == nil {
 		return false
 	}
-	// A session that is asked and overruns is lost. Where too little time is left, it is asked in the next probe.
+	// A request that exceeds the deadline would close the session. If too little time is left, the next probe sends it.
 	needed := time.Duration(float64(p.kind.queryCount()) * r.Phases[PhaseQuery].Value * float64(time.Second))
 	if needed < r.Deadline-time.Since(r.Start) {
 		r.setStats(k.wait(ctx, k.send(ctx)))
@@ -202,7 +210,8 @@ func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bo
 	return true
 }
 
-// beginWork counts a probe as work and returns the kept session, if one stands. It reports false once the prober is closed.
+// beginWork counts the caller in p.work and returns the kept session, nil if there is none. It returns false if the
+// prober is closed. If it returns true, the caller must call p.work.Done.
 func (p *Prober) beginWork() (*kept, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -213,9 +222,10 @@ func (p *Prober) beginWork() (*kept, bool) {
 	return p.kept, true
 }
 
-// closeInBackground closes a session behind the caller's back.
+// closeInBackground closes a session without making the caller wait.
 func (p *Prober) closeInBackground(s *session) { p.work.Go(func() { s.close(p.ctx) }) }
 
+// setStats copies a reply of the kept session, or of the new session if none is kept, into the result.
 func (r *Result) setStats(rep reply) {
 	r.ServerStats, r.PoolerStats, r.StatsFailure = rep.server, rep.pooler, rep.failure
 	if r.Keep {
@@ -226,10 +236,12 @@ func (r *Result) setStats(rep reply) {
 	}
 }
 
-// openAndPing opens a session and asks the question on it. It returns the session when that succeeded, and else says in r why
-// not. A session that is ended while it is being opened or asked is tried once more: it may be our bad luck with an
-// administrator's terminate, and if it is not, the second try says what is. So is a password that was refused, where
-// there is another one by now.
+// openAndPing opens a session and pings the server on it. It returns the session if that succeeded. Otherwise it sets
+// r.Failure and returns nil.
+//
+// It tries twice if the server ended the session: an administrator may have terminated it by chance, and if not, the
+// second attempt finds the reason. It also tries twice if a password was refused and a different one may be available
+// by now.
 func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
 	for attempt := 1; ; attempt++ {
 		t := &trace{}
@@ -262,11 +274,12 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
 		}
 		r.Failure = classify(err, phase)
 		if p.pooled.Load() && p.target.Kind != config.KindPgBouncer && phase == PhaseQuery && r.Failure.Reason == ReasonTimeout {
-			r.Failure.Reason = ReasonPooler // it let us in, and has no server for us: paused, or all are taken or hang
+			// The pooler accepted the login but has no server: it is paused, or all servers are in use or hang.
+			r.Failure.Reason = ReasonPooler
 		}
 		if attempt == 2 && loginErr != nil && loginErr.endedAfterCertificate {
-			// With TLS 1.3 a server says only now that it does not accept a certificate, and its end of the connection
-			// may overtake the alert (RFC 8446, section 6.2). Once may be bad luck.
+			// With TLS 1.3 a server rejects a client certificate only after the handshake, and closing the connection
+			// may overtake the alert (RFC 8446, section 6.2). A single occurrence may be a coincidence.
 			r.Failure = classify(&tlsError{errNotAccepted}, phase)
 		}
 		if attempt == 2 || ctx.Err() != nil || !p.shouldRetry(r.Failure, loginErr) {
@@ -276,27 +289,28 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
 	}
 }
 
-// shouldRetry says whether a failure is worth a second try. loginErr may be nil.
+// shouldRetry reports whether a failure is worth a second attempt. loginErr may be nil.
 func (p *Prober) shouldRetry(f *Failure, loginErr *loginError) bool {
 	return f.Reason == ReasonTerminated ||
 		f.Reason == ReasonAuth && f.SQLState != "" && loginErr != nil && p.credentials.PasswordRefused(loginErr.password)
 }
 
-// pingNew asks the question on a new session.
+// pingNew pings the server on a new session. k is the kept session, nil if there is none.
 func (p *Prober) pingNew(ctx context.Context, s *session, k *kept) error {
 	defer p.releaseIfStarved(ctx, k)()
 	return s.guard(func() error { return p.kind.ping(ctx, s) })
 }
 
-// releaseIfStarved has the kept session give way, unless what it returns is called in time: in session mode it holds a server of the
-// pool, and there may be none left for a new one. k is nil where none is kept.
+// releaseIfStarved releases the kept session k if half of the time until ctx's deadline passes before stop is called. A
+// pooler in session mode dedicates a server connection to k, and may have none left for a new session. k is nil if no
+// session is kept.
 func (p *Prober) releaseIfStarved(ctx context.Context, k *kept) (stop func()) {
 	deadline, ok := ctx.Deadline()
 	if k == nil || !p.pooled.Load() || !ok {
 		return func() {}
 	}
 	timer := time.AfterFunc(time.Until(deadline)/2, func() {
-		if k.listening.Load() { // it was answered, so that there is a server, and we have it
+		if k.listening.Load() { // k got its reply, so the pooler has a server and k holds it
 			p.stopKeeping.Store(true)
 			p.release(k)
 		}
@@ -304,17 +318,17 @@ func (p *Prober) releaseIfStarved(ctx context.Context, k *kept) (stop func()) {
 	return func() { timer.Stop() }
 }
 
-// readStatsOnce reads on a session that is not kept.
+// readStatsOnce reads the statistics on a session that is not kept.
 func (p *Prober) readStatsOnce(ctx context.Context, s *session) reply {
 	var rep reply
-	p.kind.reset() // behind a name with several servers, it may have been another one
+	p.kind.reset() // a host name may lead to several servers
 	if err := rep.readStats(ctx, s, p.kind); err != nil {
 		rep.failure = classify(err, PhaseQuery)
 	}
 	return rep
 }
 
-// keep makes s the kept session, and returns nil where there is one by now.
+// keep makes s the kept session. It returns nil if there is one already or the prober is closed.
 func (p *Prober) keep(s *session) *kept {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -328,7 +342,7 @@ func (p *Prober) keep(s *session) *kept {
 	return k
 }
 
-// release lets the kept session go; the next new one is kept.
+// release ends the kept session k. The next new session is kept.
 func (p *Prober) release(k *kept) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -348,7 +362,7 @@ func (p *Prober) runKept(k *kept) {
 		}
 	}
 	at := time.Now()
-	// Dropping a session that does not answer, or that sends what no server sends, is no loss.
+	// It is not a loss if this side closed the session because the server was late or sent an invalid message.
 	lost := k.conn.IsClosed() && k.ctx.Err() == nil && !overrun && !k.abortedByUs()
 	p.release(k)
 	p.closeInBackground(k.session)
@@ -364,7 +378,8 @@ func (p *Prober) runKept(k *kept) {
 	}
 }
 
-// reopen opens a lost session anew, at once, to learn why it was lost, and keeps the new one.
+// reopen logs in again right after a session was lost, to find the reason, and keeps the new session. maxReopen bounds
+// it.
 func (p *Prober) reopen(k *kept) LossReason {
 	ctx, cancel := context.WithTimeout(p.ctx, maxReopen)
 	defer cancel()

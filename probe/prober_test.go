@@ -568,8 +568,8 @@ func TestNoLoginToUntrustedServer(t *testing.T) {
 	}
 }
 
-// TestAlertKnownAfterClose: a server's alert about our certificate is known after the connection was closed, though pgconn read
-// it on the side and tells of a write that failed.
+// TestAlertKnownAfterClose: a server's alert about our certificate is known after the connection was closed, though
+// pgconn read it on the side and tells of a write that failed.
 func TestAlertKnownAfterClose(t *testing.T) {
 	t.Parallel()
 	cert := certificate(t, "client", time.Now().Add(time.Hour))
@@ -608,7 +608,8 @@ func TestAlertKnownAfterClose(t *testing.T) {
 	}
 }
 
-// TestSlowServerKeepsSessionFirst: where a login takes most of the time, the session is kept first and asked in the next probe.
+// TestSlowServerKeepsSessionFirst: where a login takes most of the time, the session is kept first and asked in the
+// next probe.
 func TestSlowServerKeepsSessionFirst(t *testing.T) {
 	t.Parallel()
 	const roundTrip = 200 * time.Millisecond
@@ -709,8 +710,8 @@ modules:
 	}
 }
 
-// TestOneStuckCommitAtATime: of a server that neither commits nor heeds requests to cancel, one commit is under way and no more,
-// and it takes nothing from the verdict.
+// TestOneStuckCommitAtATime: of a server that neither commits nor heeds requests to cancel, one commit is under way and
+// no more, and it takes nothing from the verdict.
 func TestOneStuckCommitAtATime(t *testing.T) {
 	t.Parallel()
 	var (

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestReplicationLag: 0 only when nothing is left to replay and more would come; absent when nothing is known; never longer
-// than the time since it was 0.
+// TestReplicationLag: 0 only when nothing is left to replay and more would come; absent when nothing is known; never
+// longer than the time since it was 0.
 func TestReplicationLag(t *testing.T) {
 	t.Parallel()
 	var (

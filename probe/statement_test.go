@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestQueryDoesNotDelayProbe: no probe waits for the login of a statement, until that has been given up: then it counts among
-// those that the server may still hold a slot for.
+// TestQueryDoesNotDelayProbe: no probe waits for the login of a statement, until that has been given up: then it counts
+// among those that the server may still hold a slot for.
 func TestQueryDoesNotDelayProbe(t *testing.T) {
 	t.Parallel()
 	var connections atomic.Int64
