@@ -18,7 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// wire is messages as a server sends them.
+// wire encodes messages as a server sends them.
 func wire(messages ...pgproto3.BackendMessage) []byte {
 	var out []byte
 	for _, m := range messages {
@@ -39,7 +39,7 @@ var (
 	panicExchange = wire(oneColumn, ready, ready)
 )
 
-// converse lets a login through and answers what the client says with what reply returns for it.
+// converse accepts a login with greeting and sends the result of reply for each message of the client.
 func converse(greeting []byte, reply func(conn net.Conn, m pgproto3.FrontendMessage) []byte) func(net.Conn) {
 	return func(conn net.Conn) {
 		backend := pgproto3.NewBackend(conn, conn)
@@ -82,7 +82,7 @@ func (l *log) String() string {
 	return l.text.String()
 }
 
-// newObservedProber returns a prober whose log and losses can be looked at.
+// newObservedProber returns a prober, its log and the number of its session losses.
 func newObservedProber(t *testing.T, dsn string) (*Prober, *log, *atomic.Int64) {
 	t.Helper()
 	var (
@@ -101,8 +101,8 @@ func isQuery(m pgproto3.FrontendMessage, sql string) bool {
 	return ok && strings.Contains(q.String, sql)
 }
 
-// TestPanics: an exchange that makes pgconn panic ends the session, and neither the process, nor the login queue, nor
-// the next probe.
+// TestPanics checks that a reply that makes pgconn panic ends the session, but not the process, the login queue or the
+// next probe.
 func TestPanics(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, converse(loginOK, func(net.Conn, pgproto3.FrontendMessage) []byte { return panicExchange }))
@@ -129,8 +129,8 @@ func dsnOf(s *fakeServer, settings string) string {
 	return fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", s.port, settings)
 }
 
-// TestPanicOnKeptSession: the kept session's panic costs the figures of one probe. It is no loss, and nothing is
-// reopened.
+// TestPanicOnKeptSession checks that a panic on the kept session costs one probe its statistics. It is not counted as a
+// loss, and the session is not reopened.
 func TestPanicOnKeptSession(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
@@ -143,9 +143,9 @@ func TestPanicOnKeptSession(t *testing.T) {
 	for i := range 4 {
 		r := runProbe(t, p, hanging)
 		if !r.Up() || r.StatsFailure == nil || r.StatsFailure.Reason != ReasonProtocol {
-			t.Fatalf("got %+v, figures %+v", r.Failure, r.StatsFailure)
+			t.Fatalf("got %+v, statistics %+v", r.Failure, r.StatsFailure)
 		}
-		// Each probe asks one session for figures, and opens one or two.
+		// Each probe reads statistics on one session, and opens one or two.
 		eventually(t, func() bool { return p.keptNow() == nil })
 		if n := s.accepted.Load(); n > int64(2*(i+1)) {
 			t.Errorf("%d sessions after %d probes", n, i+1)
@@ -159,23 +159,24 @@ func TestPanicOnKeptSession(t *testing.T) {
 	}
 }
 
-// keptNow returns the kept session.
+// keptNow returns the kept session, nil if there is none.
 func (p *Prober) keptNow() *kept {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.kept
 }
 
+// eventually waits until ok returns true, and fails the test if that takes too long.
 func eventually(t *testing.T, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(hanging); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("did not happen in time")
+			t.Fatal("the condition did not become true in time")
 		}
 	}
 }
 
-// TestPanicInCheckAndCommit: what a check, a commit and a PgBouncer's console answer may make pgconn panic as well.
+// TestPanicInCheckAndCommit checks that panics on the replies to checks and commits are contained as well.
 func TestPanicInCheckAndCommit(t *testing.T) {
 	t.Parallel()
 	all := newFakeServer(t, converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
@@ -227,7 +228,7 @@ func TestPanicInCheckAndCommit(t *testing.T) {
 	})
 }
 
-// TestBudgets: a server that sends without end is not read any further, in whatever message it does so.
+// TestBudgets checks that a server that sends endless messages of any type is not read any further.
 func TestBudgets(t *testing.T) {
 	t.Parallel()
 	flood := func(conn net.Conn, begin []byte, message []byte) []byte {
@@ -261,7 +262,7 @@ func TestBudgets(t *testing.T) {
 				t.Errorf("got %+v", f)
 			}
 		}
-		t.Run(name+" in an answer", func(t *testing.T) {
+		t.Run(name+" in a reply", func(t *testing.T) {
 			t.Parallel()
 			s := newFakeServer(t, converse(loginOK, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
 				return flood(conn, test.begin, test.message)
@@ -273,7 +274,7 @@ func TestBudgets(t *testing.T) {
 				t.Errorf("%d losses", n)
 			}
 		})
-		t.Run(name+" in the figures", func(t *testing.T) {
+		t.Run(name+" in the statistics", func(t *testing.T) {
 			t.Parallel()
 			s := newFakeServer(t, converse(loginOK, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
 				if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
@@ -289,7 +290,7 @@ func TestBudgets(t *testing.T) {
 			}
 		})
 		if strings.Contains(name, "row") || name == "command complete" || name == "errors" {
-			continue // which end a login, and an idle session takes no notice of
+			continue // these end a login, and an idle session ignores them
 		}
 		t.Run(name+" at login", func(t *testing.T) {
 			t.Parallel()
@@ -317,19 +318,20 @@ func TestBudgets(t *testing.T) {
 				t.Errorf("%d losses", n)
 			}
 			if n := s.accepted.Load(); n != 1 {
-				t.Errorf("%d sessions, want none reopened", n)
+				t.Errorf("%d sessions, want no second one", n)
 			}
 		})
 	}
 }
 
-// TestParameterBudgetOfKeptSession: a session that was told of very many parameters in its life is exchanged by the
-// next probe, which shows figures as ever.
+// TestParameterBudgetOfKeptSession checks that a session that has received very many parameters is replaced by the next
+// probe, and that no probe fails or counts a loss.
 func TestParameterBudgetOfKeptSession(t *testing.T) {
 	t.Parallel()
 	var sent atomic.Int64
 	s := newFakeServer(t, converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
-		changes := bytes.Repeat(wire(&pgproto3.ParameterStatus{Name: "TimeZone", Value: "UTC"}), 200) // some 55 KB by the meter
+		// The meter counts about 55 KB for these.
+		changes := bytes.Repeat(wire(&pgproto3.ParameterStatus{Name: "TimeZone", Value: "UTC"}), 200)
 		sent.Add(200)
 		if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
 			return append(selectOne[:len(selectOne):len(selectOne)], changes...)
@@ -346,12 +348,12 @@ func TestParameterBudgetOfKeptSession(t *testing.T) {
 		t.Errorf("%d losses", n)
 	}
 	if n := s.accepted.Load(); n < 22 {
-		t.Errorf("%d sessions for 20 probes: the kept one was never exchanged", n)
+		t.Errorf("%d sessions for 20 probes: the kept one was never replaced", n)
 	}
 }
 
-// TestConnectionEndsInReply: a connection that ends in the middle of an answer is said to have ended, and tried once
-// more.
+// TestConnectionEndsInReply checks that a connection that ends within a reply is reported as terminated, after a second
+// attempt.
 func TestConnectionEndsInReply(t *testing.T) {
 	t.Parallel()
 	for _, sent := range [][]byte{nil, wire(oneColumn), selectOne[:len(selectOne)-3]} {
@@ -371,8 +373,8 @@ func TestConnectionEndsInReply(t *testing.T) {
 	}
 }
 
-// TestReadyWithoutCommandComplete: a ReadyForQuery where CommandComplete is missing makes pgconn read on without a
-// deadline. A probe still ends in time.
+// TestReadyWithoutCommandComplete checks that a probe ends in time if ReadyForQuery arrives without CommandComplete.
+// pgconn then reads without a deadline.
 func TestReadyWithoutCommandComplete(t *testing.T) {
 	t.Parallel()
 	early := wire(oneColumn, &pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, ready)
@@ -395,13 +397,13 @@ func TestReadyWithoutCommandComplete(t *testing.T) {
 					t.Errorf("got %+v", f)
 				}
 				if r.ServerStats != nil {
-					t.Error("figures")
+					t.Error("got statistics from an incomplete reply")
 				}
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
 			if _, f := p.Query(ctx, "SELECT 2", 200*time.Millisecond); f == nil {
-				t.Error("a check has an answer")
+				t.Error("a check succeeded")
 			}
 		})
 	}

@@ -30,10 +30,10 @@ import (
 	"pg_liveness_exporter/internal/testservers"
 )
 
-// hanging is the most anything may take on a busy machine before it counts as hung.
+// hanging is the longest that anything may take on a busy machine before the test counts it as hung.
 const hanging = 4 * time.Second
 
-// fakeServer runs handle for each connection and counts those that are open.
+// fakeServer runs a handler for each connection and counts connections.
 type fakeServer struct {
 	port     int
 	open     atomic.Int64
@@ -73,10 +73,10 @@ func newFakeServer(t testing.TB, handle func(net.Conn)) *fakeServer {
 	return s
 }
 
-// staySilent reads until the client goes, and says nothing.
+// staySilent reads until the client closes the connection, and sends nothing.
 func staySilent(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
 
-// sendBytes reads the client's first message, sends bytes, and then is silent.
+// sendBytes reads the client's first message, sends bytes, and then stays silent.
 func sendBytes(bytes string) func(net.Conn) {
 	return func(conn net.Conn) {
 		_, _ = conn.Read(make([]byte, 1024))
@@ -85,7 +85,7 @@ func sendBytes(bytes string) func(net.Conn) {
 	}
 }
 
-// sendAndClose hangs up after the bytes.
+// sendAndClose is like sendBytes, but closes the connection after sending.
 func sendAndClose(bytes string) func(net.Conn) {
 	return func(conn net.Conn) {
 		_, _ = conn.Read(make([]byte, 1024))
@@ -93,12 +93,13 @@ func sendAndClose(bytes string) func(net.Conn) {
 	}
 }
 
-// newTestProber asks the server on a port of this machine; more is added to the connection string.
+// newTestProber returns a prober of the server on a local port. settings are appended to the connection string.
 func newTestProber(t *testing.T, port int, settings string) *Prober {
 	t.Helper()
 	return newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", port, settings), nil)
 }
 
+// newTestProberFor returns a prober of dsn. change may modify its options.
 func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
 	t.Helper()
 	target, err := config.FromEnvironment(func(name string) string {
@@ -128,6 +129,7 @@ func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
 	return p
 }
 
+// runProbe runs one probe with limit as its timeout, and fails the test if it takes much longer.
 func runProbe(t testing.TB, p *Prober, limit time.Duration) *Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -140,7 +142,7 @@ func runProbe(t testing.TB, p *Prober, limit time.Duration) *Result {
 	return r
 }
 
-// TestUnusualReplies: answers that a real server cannot be made to give.
+// TestUnusualReplies checks the failures for replies that a real server cannot be made to send.
 func TestUnusualReplies(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -192,7 +194,7 @@ func TestUnusualReplies(t *testing.T) {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
 			if !r.Phases[test.want.Phase].Known {
-				t.Errorf("no time for the phase that failed: %v", r.Phases)
+				t.Errorf("no time recorded for the failed phase: %v", r.Phases)
 			}
 			if n := s.accepted.Load(); n > 2 {
 				t.Errorf("%d connections for one probe", n)
@@ -201,7 +203,7 @@ func TestUnusualReplies(t *testing.T) {
 	}
 }
 
-// refuse answers a login with an error, as a server does.
+// refuse replies to a login with an error, as a server does.
 func refuse(e pgproto3.ErrorResponse) func(net.Conn) {
 	return func(conn net.Conn) {
 		backend := pgproto3.NewBackend(conn, conn)
@@ -213,7 +215,7 @@ func refuse(e pgproto3.ErrorResponse) func(net.Conn) {
 	}
 }
 
-// TestReasonsBySQLState: what the server says decides, in its codes alone.
+// TestReasonsBySQLState checks that the server's codes determine the reason, and its message only if it is a pooler's.
 func TestReasonsBySQLState(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -279,7 +281,7 @@ func TestReasonsBySQLState(t *testing.T) {
 			}
 			connections := int64(1)
 			if test.reason == ReasonTerminated {
-				connections = 2 // tried once more
+				connections = 2 // a second attempt
 			}
 			if n := s.accepted.Load(); n != connections {
 				t.Errorf("%d connections, want %d", n, connections)
@@ -288,6 +290,7 @@ func TestReasonsBySQLState(t *testing.T) {
 	}
 }
 
+// TestNoListener checks the failure if nothing listens at the address.
 func TestNoListener(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -304,7 +307,7 @@ func TestNoListener(t *testing.T) {
 	}
 }
 
-// fixedAddresses resolves a name to fixed addresses, or to an error.
+// fixedAddresses resolves every name to the same addresses, or fails with err.
 type fixedAddresses struct {
 	addresses []string
 	err       error
@@ -314,7 +317,7 @@ func (n fixedAddresses) LookupHost(context.Context, string) ([]string, error) {
 	return n.addresses, n.err
 }
 
-// TestTriesAllAddresses: every address of a name is tried, and the last resort decides.
+// TestTriesAllAddresses checks that all addresses of a name are tried, and the reason if all fail.
 func TestTriesAllAddresses(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, refuse(pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03"}))
@@ -322,7 +325,8 @@ func TestTriesAllAddresses(t *testing.T) {
 		names fixedAddresses
 		want  Reason
 	}{
-		{fixedAddresses{addresses: []string{"127.0.0.2", "127.0.0.1"}}, ReasonNotAccepting}, // nobody listens on the first
+		// Nothing listens on the first address.
+		{fixedAddresses{addresses: []string{"127.0.0.2", "127.0.0.1"}}, ReasonNotAccepting},
 		{fixedAddresses{addresses: []string{"127.0.0.2", "127.0.0.3"}}, ReasonRefused},
 		{fixedAddresses{err: &net.DNSError{Err: "no such host", IsNotFound: true}}, ReasonResolve},
 		{fixedAddresses{err: &net.DNSError{Err: "server misbehaving", IsTemporary: true}}, ReasonResolve},
@@ -336,8 +340,8 @@ func TestTriesAllAddresses(t *testing.T) {
 	}
 }
 
-// TestPendingLogins: of a server that accepts and never answers, no more logins are begun than it can bear, and the
-// first answer lets probes open their own again.
+// TestPendingLogins checks that the number of pending logins is limited if a server accepts connections and never
+// replies, and that probes log in again as soon as a pending login ends.
 func TestPendingLogins(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
@@ -362,19 +366,19 @@ func TestPendingLogins(t *testing.T) {
 			t.Fatalf("%d logins at once, want at most 4", n)
 		}
 	}
-	if n := s.maxOpen.Load(); n < 2 || n > 5 { // the server may learn late of one that was dropped
+	if n := s.maxOpen.Load(); n < 2 || n > 5 { // the server may notice late that a login was dropped
 		t.Errorf("the server saw %d logins at once", n)
 	}
 	if n := s.accepted.Load(); n > 25 {
-		t.Errorf("%d logins in 2 s, want one each 100 ms", n)
+		t.Errorf("%d logins in 2 s, want one per 100 ms", n)
 	}
-	close(release) // hangs up, which is an end too
+	close(release) // the server hangs up, which ends the logins
 	if r := runProbe(t, p, hanging); r.Up() || r.Failure.Reason != ReasonTerminated {
-		t.Errorf("got %+v, want what the server does now", r.Failure)
+		t.Errorf("got %+v, want terminated, as the server hangs up now", r.Failure)
 	}
 }
 
-// TestAnotherPendingLoginEnds: whichever of several logins ends, those who wait go on.
+// TestAnotherPendingLoginEnds checks that a waiting probe continues as soon as any pending login ends.
 func TestAnotherPendingLoginEnds(t *testing.T) {
 	t.Parallel()
 	var (
@@ -397,18 +401,18 @@ func TestAnotherPendingLoginEnds(t *testing.T) {
 	runProbe(t, p, 50*time.Millisecond)
 	time.AfterFunc(100*time.Millisecond, func() { close(endSecond) })
 	if r := runProbe(t, p, hanging); r.Up() || r.Failure.Reason != ReasonNotAccepting {
-		t.Errorf("got %+v, want what a new login meets", r.Failure)
+		t.Errorf("got %+v, want the failure of a new login", r.Failure)
 	}
 }
 
-// TestDialIgnoresMovingDeadline: a probe whose deadline moves while it dials goes on dialling.
+// TestDialIgnoresMovingDeadline checks that dialling continues if the probe's deadline moves, and ends with the probe.
 func TestDialIgnoresMovingDeadline(t *testing.T) {
 	t.Parallel()
 	moving := &movingContext{Context: t.Context(), deadline: time.Now().Add(50 * time.Millisecond)}
 	ctx, cancel := endingWith(moving)
 	defer cancel()
 	if _, ok := ctx.Deadline(); ok {
-		t.Error("net.Dialer would see a deadline that moves")
+		t.Error("the context has a deadline that net.Dialer would keep")
 	}
 	parent, end := context.WithCancel(t.Context())
 	ctx, cancel = endingWith(parent)
@@ -417,19 +421,19 @@ func TestDialIgnoresMovingDeadline(t *testing.T) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(hanging):
-		t.Error("does not end with the other context")
+		t.Error("the context does not end with the other one")
 	}
 }
 
-// movingContext has a deadline that ends nothing.
+// movingContext reports a deadline at which nothing ends.
 type movingContext struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context //nolint:containedctx // movingContext is itself a context
 	deadline        time.Time
 }
 
 func (c *movingContext) Deadline() (time.Time, bool) { return c.deadline, true }
 
-// accept lets a login through, and then answers every query with the rows that answer gives for it.
+// accept accepts a login and then replies to every query with the rows that rowsFor returns for it.
 func accept(rowsFor func(sql string) [][]string) func(net.Conn) {
 	return func(conn net.Conn) {
 		backend := pgproto3.NewBackend(conn, conn)
@@ -472,7 +476,7 @@ func accept(rowsFor func(sql string) [][]string) func(net.Conn) {
 	}
 }
 
-// TestInvalidStats: rows that are not as they should be cost the figures, and nothing else.
+// TestInvalidStats checks that malformed rows cost a probe its statistics, and nothing else.
 func TestInvalidStats(t *testing.T) {
 	t.Parallel()
 	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "0", "", "0", "60", "f", "0"}
@@ -502,7 +506,7 @@ func TestInvalidStats(t *testing.T) {
 	}
 }
 
-// TestCloseEndsPendingLogins: a prober that is closed leaves no login behind and asks no more.
+// TestCloseEndsPendingLogins checks that a closed prober leaves no login behind and starts no probe.
 func TestCloseEndsPendingLogins(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, staySilent)
@@ -517,11 +521,11 @@ func TestCloseEndsPendingLogins(t *testing.T) {
 		t.Error(err)
 	}
 	if r := p.Probe(ctx); r.Up() {
-		t.Error("a closed prober says up")
+		t.Error("a closed prober reports up")
 	}
 }
 
-// certificate makes a certificate that nobody signed, valid until the time given.
+// certificate returns a self-signed certificate that expires at until.
 func certificate(t *testing.T, name string, until time.Time) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -539,7 +543,8 @@ func certificate(t *testing.T, name string, until time.Time) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// TestNoLoginToUntrustedServer: no login, and above all no password, goes to a server whose certificate fails.
+// TestNoLoginToUntrustedServer checks that no login, and so no password, is sent to a server whose certificate does not
+// verify.
 func TestNoLoginToUntrustedServer(t *testing.T) {
 	t.Parallel()
 	var sent atomic.Int64
@@ -564,12 +569,12 @@ func TestNoLoginToUntrustedServer(t *testing.T) {
 		}
 	}
 	if sent.Load() > 0 {
-		t.Error("something was sent after a handshake that failed")
+		t.Error("data was sent after a failed handshake")
 	}
 }
 
-// TestAlertKnownAfterClose: a server's alert about our certificate is known after the connection was closed, though
-// pgconn read it on the side and tells of a write that failed.
+// TestAlertKnownAfterClose checks that an alert about the client certificate can be read after the connection was
+// closed, if pgconn has read it in the background. pgconn itself reports only the failed write.
 func TestAlertKnownAfterClose(t *testing.T) {
 	t.Parallel()
 	cert := certificate(t, "client", time.Now().Add(time.Hour))
@@ -608,8 +613,8 @@ func TestAlertKnownAfterClose(t *testing.T) {
 	}
 }
 
-// TestSlowServerKeepsSessionFirst: where a login takes most of the time, the session is kept first and asked in the
-// next probe.
+// TestSlowServerKeepsSessionFirst checks that the session is kept but its statistics are left to the next probe, if a
+// login takes most of the time.
 func TestSlowServerKeepsSessionFirst(t *testing.T) {
 	t.Parallel()
 	const roundTrip = 200 * time.Millisecond
@@ -633,11 +638,11 @@ func TestSlowServerKeepsSessionFirst(t *testing.T) {
 		t.Errorf("first: %+v, kept %v", r.Failure, r.KeptUp)
 	}
 	if r := runProbe(t, p, limit); !r.Up() || !r.KeptUp || r.ServerStats == nil || r.ServerStats.Used != 5 {
-		t.Errorf("second: %+v, kept %v, figures %+v", r.Failure, r.KeptUp, r.ServerStats)
+		t.Errorf("second: %+v, kept %v, statistics %+v", r.Failure, r.KeptUp, r.ServerStats)
 	}
 }
 
-// TestKeptSessionFollowsName: when a name leads to another address, the session that is kept moves there too.
+// TestKeptSessionFollowsName checks that the kept session moves if its host name leads to another address.
 func TestKeptSessionFollowsName(t *testing.T) {
 	t.Parallel()
 	s, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{
@@ -652,7 +657,7 @@ func TestKeptSessionFollowsName(t *testing.T) {
 	for _, address := range []string{"127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.1"} {
 		resolver.addresses = []string{address}
 		if r := runProbe(t, p, hanging); !r.Up() || !r.KeptUp || r.ServerStats == nil {
-			t.Fatalf("got %+v, kept %v, figures %v", r.Failure, r.KeptUp, r.ServerStats)
+			t.Fatalf("got %+v, kept %v, statistics %v", r.Failure, r.KeptUp, r.ServerStats)
 		}
 		p.mu.Lock()
 		k := p.kept
@@ -663,8 +668,8 @@ func TestKeptSessionFollowsName(t *testing.T) {
 	}
 }
 
-// TestForbiddenAddress: an ad-hoc target's name may lead to allowed addresses alone, each time it is looked up, and a
-// name that leads elsewhere as well is not asked at all.
+// TestForbiddenAddress checks that an ad-hoc target's name may lead only to allowed addresses, at each lookup. A name
+// that also leads to another address is not dialled at all.
 func TestForbiddenAddress(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, func(net.Conn) {})
@@ -681,7 +686,7 @@ modules:
 	}{
 		"loopback": {
 			{[]string{"127.0.0.1"}, true},
-			{[]string{"127.0.0.2"}, false}, // the same name, another answer
+			{[]string{"127.0.0.2"}, false}, // the same name with another address
 			{[]string{"127.0.0.1", "127.0.0.2"}, false},
 			{[]string{"127.0.0.1"}, true},
 		},
@@ -698,7 +703,7 @@ modules:
 			before := s.accepted.Load()
 			r := runProbe(t, p, hanging)
 			if r.Failure == nil || r.Failure.Forbidden == c.connects || (s.accepted.Load() > before) != c.connects {
-				t.Errorf("%s leads to %v: %+v, %d connects", module, c.addresses, r.Failure, s.accepted.Load()-before)
+				t.Errorf("%s leads to %v: %+v, %d connections", module, c.addresses, r.Failure, s.accepted.Load()-before)
 			}
 			if !c.connects && (r.Failure.Reason != ReasonPermission || r.Failure.State != StateMisconfigured) {
 				t.Errorf("%s leads to %v: %+v", module, c.addresses, r.Failure)
@@ -710,8 +715,8 @@ modules:
 	}
 }
 
-// TestOneStuckCommitAtATime: of a server that neither commits nor heeds requests to cancel, one commit is under way and
-// no more, and it takes nothing from the verdict.
+// TestOneStuckCommitAtATime checks that at most one commit is under way if the server neither commits nor obeys cancel
+// requests, and that it does not affect the verdict.
 func TestOneStuckCommitAtATime(t *testing.T) {
 	t.Parallel()
 	var (
@@ -734,7 +739,7 @@ func TestOneStuckCommitAtATime(t *testing.T) {
 		if _, err := io.ReadFull(conn, length[:]); err != nil {
 			return
 		}
-		if length[3] == 16 || length[4] == 4 { // a request to cancel (protocol 1234.5678)
+		if length[3] == 16 || length[4] == 4 { // a cancel request (protocol 1234.5678)
 			cancels.Add(1)
 			return
 		}
@@ -751,17 +756,17 @@ func TestOneStuckCommitAtATime(t *testing.T) {
 		if !r.Up() || r.Commit == nil || time.Since(start) > hanging/2 {
 			t.Fatalf("probe %d: %+v, commit %+v after %s", i, r.Failure, r.Commit, time.Since(start))
 		}
-		<-r.Commit.Done() // when it has overrun
+		<-r.Commit.Done() // after its timeout
 		if r.Commit.Result().Up() != known(0) {
 			t.Errorf("probe %d: %+v", i, r.Commit.Result())
 		}
 	}
 	if n := commits.Load(); n != 1 || reported.Load() != 1 {
-		t.Errorf("%d commits are under way, %d were told of", n, reported.Load())
+		t.Errorf("%d commits were sent and %d reported, want 1 and 1", n, reported.Load())
 	}
 	for deadline := time.Now().Add(hanging); cancels.Load() < 2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d requests to cancel", cancels.Load())
+			t.Fatalf("%d cancel requests, want at least 2", cancels.Load())
 		}
 	}
 	close(release)
@@ -772,12 +777,13 @@ func TestOneStuckCommitAtATime(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("no other commit starts once it has ended")
+			t.Fatal("no new commit succeeds after the stuck one ended")
 		}
 	}
 }
 
-// TestCloseWhileCommitHangs: a prober whose commit hangs, at a server that heeds no request to cancel, can be closed.
+// TestCloseWhileCommitHangs checks that a prober can be closed while its commit hangs at a server that ignores cancel
+// requests.
 func TestCloseWhileCommitHangs(t *testing.T) {
 	t.Parallel()
 	for range 5 {
@@ -806,7 +812,7 @@ func TestCloseWhileCommitHangs(t *testing.T) {
 	}
 }
 
-// replayConn gives back what was read of a connection.
+// replayConn returns the bytes in pending before it reads from the connection.
 type replayConn struct {
 	net.Conn
 	pending []byte

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestReplicationLag: 0 only when nothing is left to replay and more would come; absent when nothing is known; never
-// longer than the time since it was 0.
+// TestReplicationLag checks that the lag is 0 only if nothing is left to replay and more would arrive, is unknown if
+// nothing is known, and never exceeds the time since it was 0.
 func TestReplicationLag(t *testing.T) {
 	t.Parallel()
 	var (
@@ -17,21 +17,21 @@ func TestReplicationLag(t *testing.T) {
 		yes, no, hidden, unknown = known(1), known(0), Number{}, Number{}
 	)
 	for _, test := range []struct {
-		name     string
-		caughtUp time.Duration // before now; 0: never
-		heard    time.Duration // how long the receiver had heard nothing by then
-		replay   replay
-		lag, up  Number
+		name       string
+		zeroAgo    time.Duration // how long ago the lag was 0; 0: never
+		receiptAge time.Duration // age of the receiver's last message at that time
+		replay     replay
+		lag, up    Number
 	}{
 		{"a primary", 5 * time.Second, 0, replay{streaming: no}, unknown, unknown},
 		{"streaming", 0, 0, replay{replica: true, streaming: yes, complete: true, replayAge: known(3600)}, known(0), yes},
 		{"streaming, not replayed", 0, 0, replay{replica: true, streaming: yes, replayAge: known(7)}, known(7), yes},
 		{"the same behind an idle primary", 15 * time.Second, 0, replay{replica: true, streaming: yes, replayAge: known(3600)}, known(15), yes},
-		{"the same after a quiet time", 2 * time.Second, 29 * time.Second, replay{replica: true, streaming: yes, replayAge: known(3600)}, known(2), yes},
+		{"the same, no messages for a while", 2 * time.Second, 29 * time.Second, replay{replica: true, streaming: yes, replayAge: known(3600)}, known(2), yes},
 		{"the same, the receiver hidden", 2 * time.Second, 29 * time.Second, replay{replica: true, streaming: hidden, replayAge: known(3600)}, known(2), hidden},
-		{"disconnected after a quiet time", 2 * time.Second, 29 * time.Second, replay{replica: true, streaming: no, complete: true, replayAge: known(3600)}, known(31), no},
-		{"streaming and heard lately", 0, 0, replay{replica: true, streaming: yes, complete: true, receiptAge: known(29), maxReceiptAge: known(35)}, known(0), yes},
-		{"streaming, and a silent network", 0, 0, replay{replica: true, streaming: yes, complete: true, receiptAge: known(40), maxReceiptAge: known(35)}, known(40), yes},
+		{"disconnected, no messages for a while", 2 * time.Second, 29 * time.Second, replay{replica: true, streaming: no, complete: true, replayAge: known(3600)}, known(31), no},
+		{"streaming, recent message", 0, 0, replay{replica: true, streaming: yes, complete: true, receiptAge: known(29), maxReceiptAge: known(35)}, known(0), yes},
+		{"streaming, no recent message", 0, 0, replay{replica: true, streaming: yes, complete: true, receiptAge: known(40), maxReceiptAge: known(35)}, known(40), yes},
 		{"disconnected", 20 * time.Second, 0, replay{replica: true, streaming: no, complete: true, replayAge: known(3600)}, known(20), no},
 		{"disconnected from the start", 0, 0, replay{replica: true, streaming: no, complete: true, replayAge: known(3600)}, known(3600), no},
 		{"nothing was replayed", 0, 0, replay{replica: true, streaming: no, complete: true}, unknown, no},
@@ -43,9 +43,9 @@ func TestReplicationLag(t *testing.T) {
 			c catalogue
 			f ServerStats
 		)
-		if test.caughtUp > 0 {
-			c.lagZeroAt = start.Add(-test.caughtUp)
-			c.caughtUpAt = c.lagZeroAt.Add(-test.heard)
+		if test.zeroAgo > 0 {
+			c.lagZeroAt = start.Add(-test.zeroAgo)
+			c.caughtUpAt = c.lagZeroAt.Add(-test.receiptAge)
 		}
 		c.setReplication(&f, test.replay, start)
 		if f.ReplicationLag != test.lag || f.WALReceiverUp != test.up {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestQueryDoesNotDelayProbe: no probe waits for the login of a statement, until that has been given up: then it counts
-// among those that the server may still hold a slot for.
+// TestQueryDoesNotDelayProbe checks that no probe waits for a login of Query until the login is abandoned. From then on
+// it counts among the logins for which the server may still hold a slot.
 func TestQueryDoesNotDelayProbe(t *testing.T) {
 	t.Parallel()
 	var connections atomic.Int64
@@ -36,7 +36,7 @@ func TestQueryDoesNotDelayProbe(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	if r := runProbe(t, p, hanging); !r.Up() {
-		t.Fatalf("a statement's login keeps a probe waiting: %+v", r.Failure)
+		t.Fatalf("a login of Query delays the probe: %+v", r.Failure)
 	}
 	cancel()
 	if f := <-failed; f == nil || f.Reason != ReasonTimeout {
@@ -44,6 +44,6 @@ func TestQueryDoesNotDelayProbe(t *testing.T) {
 	}
 	start := time.Now()
 	if r := runProbe(t, p, 300*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout || connections.Load() != 2 {
-		t.Errorf("after a login was given up: %+v, %d connections, %s", r.Failure, connections.Load(), time.Since(start))
+		t.Errorf("after a login was abandoned: %+v, %d connections, %s", r.Failure, connections.Load(), time.Since(start))
 	}
 }
