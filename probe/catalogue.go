@@ -13,11 +13,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// namesInterval is how often names and limits are read anew when no unknown database asks for it before.
+// namesInterval is how often names and limits are read if no unknown database appears in between.
 const namesInterval = time.Minute
 
-// Every way from an OID to a name waits for a lock on its catalogue, so the lock is asked for first and not waited for
-// (55P03 when somebody holds it). The lock of a view takes those of its tables.
+// Every way to turn an OID into a name waits for a lock on the catalogue. The statements therefore take the lock first,
+// with NOWAIT. They fail with SQLSTATE 55P03 if another session holds a conflicting lock. LOCK TABLE on a view also
+// locks the view's tables.
 const (
 	databasesSQL = lockTimeout + `
 LOCK TABLE pg_catalog.pg_database IN ACCESS SHARE MODE NOWAIT;
@@ -27,53 +28,54 @@ LOCK TABLE pg_catalog.pg_roles IN ACCESS SHARE MODE NOWAIT;
 SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = CURRENT_USER`
 )
 
-// catalogue is what is remembered of names, limits and replay. It belongs to the goroutine that asks for the figures.
+// catalogue remembers names, limits and replay between two probes. It belongs to the goroutine that reads the
+// statistics.
 type catalogue struct {
-	read      time.Time // the last attempt
-	databases map[uint32]*database
-	roleLimit Number
-	noReplay  bool      // the server does not tell of replay
-	caughtUp  time.Time // when a replica had last replayed all that there was, as far as its receiver had heard
-	lagWas0   time.Time // when that was last seen
-	churnSQL  string    // reads the churn of the databases
+	lastRefresh       time.Time // when refresh last tried to read
+	databases         map[uint32]*database
+	roleLimit         Number
+	noReplayFunctions bool      // the server has no replay functions, or the role may not call them
+	caughtUpAt        time.Time // when the receiver last heard from the primary with everything replayed
+	lagZeroAt         time.Time // when the lag was last reported as 0
+	sessionStatsSQL   string    // reads the session statistics of the known databases
 }
 
 type database struct {
-	name  string
-	limit int  // below 0: none
-	open  bool // sessions may begin in it
-	seen  bool // had a connection while we looked
+	name              string
+	limit             int  // negative: no limit
+	allowsConnections bool // datallowconn
+	hadConnections    bool // a probe has seen a connection to it
 
-	churned bool // had sessions before
+	hadSessions bool // the session statistics counted a session earlier
 }
 
-// query runs one simple query; a session's queryRows method is one.
+// query runs SQL text by the simple protocol and returns all results. session.queryRows is one.
 type query func(ctx context.Context, sql string) ([]*pgconn.Result, error)
 
-// refresh reads names and limits when backends of an unknown database are there or a minute has passed. What cannot be
-// read stays as it was; only an error that is not the server's word (the session is lost) is returned.
-func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) error {
+// refresh reads names and limits if backends belong to an unknown database or namesInterval has passed. If the server
+// refuses a statement, the old values stay. Any other error is returned: the session is lost or the reply is malformed.
+func (c *catalogue) refresh(ctx context.Context, run query, backends []backendCount) error {
 	now := time.Now()
-	if !c.missing(backends) && now.Sub(c.read) < namesInterval {
+	if !c.hasUnknownDatabase(backends) && now.Sub(c.lastRefresh) < namesInterval {
 		return nil
 	}
-	c.read = now
+	c.lastRefresh = now
 	rows, err := run.rows(ctx, databasesSQL, 4)
 	if err != nil {
 		return err
 	}
-	var p numbers
+	var p numberParser
 	if len(rows) > 0 {
 		fresh := make(map[uint32]*database, len(rows))
 		for _, row := range rows {
 			oid := p.oid(row[0])
-			fresh[oid] = &database{name: valid(row[1]), limit: p.integer(row[2]), open: string(row[3]) == "t"}
+			fresh[oid] = &database{name: toValidUTF8(row[1]), limit: p.integer(row[2]), allowsConnections: string(row[3]) == "t"}
 			if old := c.databases[oid]; old != nil {
-				fresh[oid].seen, fresh[oid].churned = old.seen, old.churned
+				fresh[oid].hadConnections, fresh[oid].hadSessions = old.hadConnections, old.hadSessions
 			}
 		}
 		c.databases = fresh
-		c.churnSQL = churnSQL(slices.Sorted(maps.Keys(fresh)))
+		c.sessionStatsSQL = buildSessionStatsSQL(slices.Sorted(maps.Keys(fresh)))
 	}
 	rows, err = run.rows(ctx, roleSQL, 1)
 	if err != nil {
@@ -88,7 +90,8 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []counted) 
 	return p.err
 }
 
-// rows runs sql and returns the rows of its last result, which must have so many columns; none when the server refused.
+// rows runs sql and returns the rows of its last result. It returns none if the server refused the statement, and an
+// error if a row does not have the given number of columns.
 func (run query) rows(ctx context.Context, sql string, columns int) ([][][]byte, error) {
 	results, err := run(ctx, sql)
 	switch {
@@ -106,7 +109,8 @@ func (run query) rows(ctx context.Context, sql string, columns int) ([][][]byte,
 	return rows, nil
 }
 
-func (c *catalogue) missing(backends []counted) bool {
+// hasUnknownDatabase reports whether a backend belongs to a database whose name is not known yet.
+func (c *catalogue) hasUnknownDatabase(backends []backendCount) bool {
 	for _, b := range backends {
 		if b.database != 0 && c.databases[b.database] == nil {
 			return true
@@ -115,9 +119,9 @@ func (c *catalogue) missing(backends []counted) bool {
 	return false
 }
 
-// fill puts names in the place of OIDs and adds zeros for every state of a database that had a connection before, so
-// that a series does not end with its last connection.
-func (c *catalogue) fill(f *ServerStats, backends []counted) {
+// fill replaces OIDs by names. For each database that has had a connection, it adds zeros for all states, so that a
+// series does not end with the last connection. It also sets the limits.
+func (c *catalogue) fill(server *ServerStats, backends []backendCount) {
 	type (
 		key   struct{ database, state string }
 		group struct {
@@ -135,36 +139,36 @@ func (c *catalogue) fill(f *ServerStats, backends []counted) {
 		if b.database != 0 {
 			name = stateUnknown
 			if d := c.databases[b.database]; d != nil {
-				name, d.seen = d.name, true
+				name, d.hadConnections = d.name, true
 			}
 		}
 		add(key{name, b.state}, b.count, b.age)
 	}
 	states := backendStates()
-	if !f.Privileged {
+	if !server.Privileged {
 		states = []string{stateUnknown}
 	}
 	limits := make(map[string]int)
 	for _, d := range c.databases {
-		if d.seen {
+		if d.hadConnections {
 			for _, state := range states {
 				add(key{d.name, state}, 0, 0)
 			}
 		}
 		if d.limit >= 0 {
-			limits[d.name] += d.limit // names that are equal once they are valid UTF-8
+			limits[d.name] += d.limit // two names may become equal in toValidUTF8
 		}
 	}
 	for name, limit := range limits {
-		f.DatabaseLimits = append(f.DatabaseLimits, DatabaseLimit{name, limit})
+		server.DatabaseLimits = append(server.DatabaseLimits, DatabaseLimit{name, limit})
 	}
-	f.RoleLimit = c.roleLimit
-	f.Connections = make([]Connections, 0, len(groups))
+	server.RoleLimit = c.roleLimit
+	server.Connections = make([]Connections, 0, len(groups))
 	for k, g := range groups {
-		shown := Connections{Database: k.database, State: k.state, Count: g.count}
-		if f.Privileged {
-			shown.TransactionMax = known(g.age)
+		row := Connections{Database: k.database, State: k.state, Count: g.count}
+		if server.Privileged {
+			row.TransactionMax = known(g.age)
 		}
-		f.Connections = append(f.Connections, shown)
+		server.Connections = append(server.Connections, row)
 	}
 }

@@ -9,152 +9,160 @@ import (
 	"time"
 )
 
-// Commit is a commit of the commit probe: it begins with the verdict of a probe and goes on beside what comes next.
+// Commit is one run of the commit probe. It starts after a probe's verdict and runs in the background.
 type Commit struct {
-	// begun says that the statement was sent to a server that is known to be no replica.
-	begun  bool
-	done   chan struct{}
-	result *CommitResult // there once done is closed
+	// onPrimary reports whether the server is known to be a primary. If so, a commit that is still running is late.
+	onPrimary bool
+	done      chan struct{}
+	result    *CommitResult // set before done is closed
 }
 
-// CommitResult is what became of a commit, nil where there is nothing to say: on a replica, or where it was not tried.
+// CommitResult is the result of a commit. It is nil if there is none: the server is a replica, or no commit was tried.
 type CommitResult struct {
-	// Took is how many seconds the transaction took, unknown when it failed.
+	// Took is how long the transaction took, in seconds. It is unknown if the transaction failed.
 	Took Number
-	// Failure is nil when the transaction was committed, on the synchronous standbys too if it waits for any.
+	// Failure is nil if the transaction was committed, including on the synchronous standbys if the server waits for
+	// any.
 	Failure *Failure
 }
 
-// Done is closed when the commit has ended, or overrun.
+// Done returns a channel that is closed when the commit has ended or has exceeded its timeout.
 func (c *Commit) Done() <-chan struct{} { return c.done }
 
-// Result returns what became of the commit. For one under way that is what its caller must make of it who cannot wait: it
-// did not end in time.
+// Result returns the commit's result without waiting. If the commit is still running, it returns a timeout if the
+// server is known to be a primary, and nil otherwise.
 func (c *Commit) Result() *CommitResult {
 	select {
 	case <-c.done:
 		return c.result
 	default:
 	}
-	if c.begun {
-		return overrun()
+	if c.onPrimary {
+		return commitTimeout()
 	}
 	return nil
 }
 
-// NewCommit returns a commit under way. begun says that who cannot wait for it may call it late.
-func NewCommit(begun bool) *Commit { return &Commit{begun: begun, done: make(chan struct{})} }
+// NewCommit returns a running commit. onPrimary reports whether the server is known to be a primary. If it is set,
+// Result returns a timeout until End is called.
+func NewCommit(onPrimary bool) *Commit {
+	return &Commit{onPrimary: onPrimary, done: make(chan struct{})}
+}
 
-// End says what became of the commit, once.
-func (c *Commit) End(o *CommitResult) {
-	c.result = o
+// End sets the result and closes Done. It must be called once.
+func (c *Commit) End(result *CommitResult) {
+	c.result = result
 	close(c.done)
 }
 
-func overrun() *CommitResult {
+// commitTimeout returns the result of a commit that exceeded its timeout.
+func commitTimeout() *CommitResult {
 	return &CommitResult{Failure: &Failure{Reason: ReasonTimeout, State: StateRejecting, Phase: PhaseCommit}}
 }
 
-// Up says whether the server commits; it is unknown when it did not let us try.
-func (o *CommitResult) Up() Number {
+// Up returns 1 if the server commits and 0 if it does not. It is unknown if there is no result or the failure's state
+// is StateMisconfigured, such as a denied permission.
+func (r *CommitResult) Up() Number {
 	switch {
-	case o == nil, o.Failure != nil && o.Failure.State == StateMisconfigured:
+	case r == nil, r.Failure != nil && r.Failure.State == StateMisconfigured:
 		return Number{}
-	case o.Failure != nil:
+	case r.Failure != nil:
 		return known(0)
 	}
 	return known(1)
 }
 
-// commitSQL is a transaction that writes, but neither a table nor anything that needs a privilege, and is committed as
-// every other one. On a replica it is NULL.
+// commitSQL is a transaction that writes to the WAL. It writes to no table, needs no privilege, and commits like any
+// other. On a replica it returns NULL.
 const commitSQL = `SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery()
   THEN pg_catalog.pg_logical_emit_message(true, 'pg_liveness_exporter', '') END`
 
-// waitCancelled is the routine that warns of a commit that does not wait for its standbys any more
-// (src/backend/replication/syncrep.c). The statement succeeds all the same.
-const waitCancelled = "SyncRepWaitForLSN"
+// syncWaitCancelledRoutine is the routine that warns that a commit stopped waiting for its synchronous standbys
+// (src/backend/replication/syncrep.c). The statement succeeds nevertheless.
+const syncWaitCancelledRoutine = "SyncRepWaitForLSN"
 
-// minCancelTime and maxCancelTime are how long a request to cancel may take, and how long its effect is waited for, at first
-// and after several.
+// minCancelTime and maxCancelTime bound the time for one cancel request and its effect. The first request gets
+// minCancelTime. The time doubles with each request, up to maxCancelTime.
 const (
 	minCancelTime = time.Second
 	maxCancelTime = 15 * time.Second
 )
 
-// commits runs one commit at a time. No timeout of the server's bounds the wait for a synchronous standby, and no closed
-// socket ends it: one that does not end in time keeps its session, and is cancelled until it does.
+// commits runs at most one commit at a time. No timeout setting of the server bounds the wait for a synchronous
+// standby, and closing the socket does not end it. A commit that exceeds its timeout keeps its session and is cancelled
+// repeatedly until it ends.
 type commits struct{ current atomic.Pointer[Commit] }
 
-// commit begins a commit on s, which it takes over; nil is a session of its own. One that is under way is returned
-// instead, since no other starts before it has ended.
+// commit starts a commit on s and takes ownership of s. If s is nil, the commit opens its own session. If a commit is
+// still running, commit starts no other and returns the running one. On a replica it returns nil.
 func (p *Prober) commit(s *session, r *Result) *Commit {
 	c := NewCommit(r.ServerStats != nil && !r.ServerStats.Replica)
-	switch before := p.commits.current.Load(); {
-	case before != nil:
-		c = before
+	switch running := p.commits.current.Load(); {
+	case running != nil:
+		c = running
 	case r.ServerStats != nil && r.ServerStats.Replica:
 		c = nil
 	default:
 		p.commits.current.Store(c)
-		taken := s
-		p.work.Go(func() { p.runCommit(c, taken) })
+		owned := s
+		p.work.Go(func() { p.runCommit(c, owned) })
 		return c
 	}
 	if s != nil {
-		p.end(s)
+		p.closeInBackground(s)
 	}
 	return c
 }
 
-// runCommit runs a commit to its end, and tells of it when it has ended or overrun, in the time that a probe may take.
+// runCommit runs a commit until it ends. It reports the result when the commit has ended, or after the target's
+// timeout.
 func (p *Prober) runCommit(c *Commit, s *session) {
-	limited, cancel := context.WithTimeout(p.ctx, p.target.Timeout)
+	waitCtx, cancel := context.WithTimeout(p.ctx, p.target.Timeout)
 	defer cancel()
 	if s == nil {
 		var err error
-		if s, err = p.open(limited, &trace{}, false); err != nil {
+		if s, err = p.open(waitCtx, &trace{}, false); err != nil {
 			p.commits.current.Store(nil)
-			c.End(nil) // the next probe says why
+			c.End(nil) // the next probe reports the reason
 			return
 		}
 	}
-	// It goes on when the prober is closed, until it has been cancelled.
-	life, give := context.WithCancel(context.WithoutCancel(p.ctx))
-	defer give()
-	ended, left := make(chan *CommitResult, 1), make(chan struct{})
+	// Closing the prober does not end this context: the commit must be cancelled on the server first.
+	commitCtx, cancelCommit := context.WithCancel(context.WithoutCancel(p.ctx))
+	defer cancelCommit()
+	results, returned := make(chan *CommitResult, 1), make(chan struct{})
 	p.work.Go(func() {
-		defer close(left)
-		ended <- s.commit(life)
+		defer close(returned)
+		results <- s.commit(commitCtx)
 	})
-	var outcome *CommitResult
+	var result *CommitResult
 	select {
-	case outcome = <-ended:
+	case result = <-results:
 		p.commits.current.Store(nil)
-	case <-limited.Done():
-		if p.ctx.Err() == nil { // else nobody will know
-			outcome = overrun()
+	case <-waitCtx.Done():
+		if p.ctx.Err() == nil { // a closed prober reports nothing
+			result = commitTimeout()
 		}
 	}
-	if outcome != nil && p.ctx.Err() == nil {
-		p.options.OnCommit(outcome)
+	if result != nil && p.ctx.Err() == nil {
+		p.options.OnCommit(result)
 	}
-	c.End(outcome)
+	c.End(result)
 	if p.commits.current.Load() == c {
-		s.cancel(p.ctx, ended)
+		s.cancelCommit(p.ctx, results)
 		p.commits.current.Store(nil)
 	}
-	give()
-	<-left // the session is that goroutine's until then
+	cancelCommit()
+	<-returned // that goroutine owns the session until it returns
 	s.close(p.ctx)
 }
 
-// commit runs the transaction.
+// commit runs the transaction. ctx bounds it. The result is nil on a replica and on a closed session.
 func (s *session) commit(ctx context.Context) *CommitResult {
 	if s.conn.IsClosed() {
 		return nil
 	}
-	s.pooled = false // this one has to be cancelled
+	s.pooled = false // a commit needs a cancel request, even through a pooler
 	start := time.Now()
 	results, err := s.query(ctx, commitSQL, smallBudget)
 	switch {
@@ -164,7 +172,7 @@ func (s *session) commit(ctx context.Context) *CommitResult {
 			f.Reason, f.State = ReasonPermission, StateMisconfigured
 		}
 		return &CommitResult{Failure: f}
-	case s.unreplicated:
+	case s.syncWaitCancelled:
 		return &CommitResult{Failure: &Failure{
 			Reason: ReasonOther, State: StateRejecting, Phase: PhaseCommit, Detail: "the wait for a synchronous standby was cancelled",
 		}}
@@ -176,32 +184,33 @@ func (s *session) commit(ctx context.Context) *CommitResult {
 	return &CommitResult{Took: knownDuration(time.Since(start))}
 }
 
-// cancel asks the server again and again to cancel the commit of the session, until that has ended, or once more when
-// ctx has. It lets every request come to its own end: PgBouncer 1.18 crashes when the connection of one is cut while it
-// passes the request on.
-func (s *session) cancel(ctx context.Context, ended <-chan *CommitResult) {
-	s.dialer.patient.Store(true)
+// cancelCommit sends cancel requests until results delivers the commit's result. After ctx has ended it sends one more
+// and returns. It lets each cancel request finish within its time, because PgBouncer 1.18 crashes if the connection of
+// a cancel request is closed while PgBouncer forwards it.
+func (s *session) cancelCommit(ctx context.Context, results <-chan *CommitResult) {
+	s.dialer.callerBoundsCancel.Store(true)
 	for wait := minCancelTime; ; wait = min(2*wait, maxCancelTime) {
 		last := ctx.Err() != nil
 		if last {
 			wait = closeGrace
 		}
-		asking, asked := context.WithTimeout(context.WithoutCancel(ctx), wait)
-		hurry := context.AfterFunc(ctx, func() { time.AfterFunc(closeGrace, asked) })
-		_ = contain(s.dialer, func() error { return s.conn.CancelRequest(asking) }) // whether it helped shows by what it ends
+		requestCtx, cancelRequest := context.WithTimeout(context.WithoutCancel(ctx), wait)
+		stopTimer := context.AfterFunc(ctx, func() { time.AfterFunc(closeGrace, cancelRequest) })
+		// An error is of no use here: results shows whether the request worked.
+		_ = contain(s.dialer, func() error { return s.conn.CancelRequest(requestCtx) })
 		var stop <-chan struct{}
 		if !last {
 			stop = ctx.Done()
 		}
 		select {
-		case <-ended:
-			asked()
+		case <-results:
+			cancelRequest()
 			return
-		case <-asking.Done():
+		case <-requestCtx.Done():
 		case <-stop:
 		}
-		hurry()
-		asked()
+		stopTimer()
+		cancelRequest()
 		if last {
 			return
 		}

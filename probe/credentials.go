@@ -11,19 +11,19 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-// Credentials make the settings of each login to one server. A prober calls the methods from several goroutines at
-// once.
+// Credentials provides the settings of each login to one server. A prober calls its methods from several goroutines
+// concurrently.
 type Credentials interface {
-	// ConnConfig returns the settings of one login. The prober changes the result. ctx bounds all waiting: its deadline
-	// is that of the login and not that of the probe.
+	// ConnConfig returns the settings of one login. The prober modifies the result. ctx bounds all waiting. Its
+	// deadline is the login's and not the probe's.
 	//
-	// An error that wraps a *config.TLSError is about TLS settings; every other one is about credentials. The error's
-	// text may be shown to everybody.
+	// An error that wraps a *config.TLSError is about TLS settings. Every other error is about credentials. The error's
+	// text may be shown to anyone.
 	ConnConfig(ctx context.Context) (*pgconn.Config, error)
 	// HasPasswordCommand reports whether ConnConfig may wait for a command that prints the password.
 	HasPasswordCommand() bool
 	// PasswordRefused records that the server refused a password that ConnConfig returned. It reports whether the next
-	// ConnConfig may return another one, so that a second login makes sense.
+	// ConnConfig may return a different password, so that a second login makes sense.
 	PasswordRefused(password config.Secret) (mayChange bool)
 	// Accepted records that a login succeeded.
 	Accepted()

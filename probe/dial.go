@@ -22,20 +22,20 @@ import (
 	"pg_liveness_exporter/internal/neterr"
 )
 
-// maxUnacknowledged is how long a connection may stay silent while it owes an acknowledgement.
+// maxUnacknowledged is how long a connection may go without an acknowledgement for data or keepalives that were sent.
 const maxUnacknowledged = 10 * time.Second
 
 // Sessions counts the connections of all probers that share it, for the exporter's own metrics.
 type Sessions struct{ open, idle atomic.Int64 }
 
-// Idle is the number of kept sessions that wait for the next question.
+// Idle returns the number of kept sessions that wait for a request.
 func (s *Sessions) Idle() int64 { return s.idle.Load() }
 
-// InUse is the number of all other connections: sessions that are being asked and logins under way.
+// InUse returns the number of all other connections: sessions that run a query and logins under way.
 func (s *Sessions) InUse() int64 { return max(0, s.open.Load()-s.idle.Load()) }
 
-// sockets are all connections made for one session, its cancel requests included, so that they can be closed whatever
-// pgconn is waiting for.
+// sockets holds all connections made for one session, including those of its cancel requests. It can close them
+// whatever pgconn is waiting for.
 type sockets struct {
 	sessions *Sessions
 
@@ -44,6 +44,7 @@ type sockets struct {
 	closed bool
 }
 
+// add registers conn. If closeAll was called before, it closes conn and returns an error.
 func (s *sockets) add(conn net.Conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,7 +58,7 @@ func (s *sockets) add(conn net.Conn) error {
 	return nil
 }
 
-// closeAll closes every connection, now and later ones too.
+// closeAll closes every connection. Connections added later are closed at once.
 func (s *sockets) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,106 +67,107 @@ func (s *sockets) closeAll() {
 	}
 	s.closed = true
 	for _, conn := range s.conns {
-		_ = conn.Close() // mostly closed by pgconn before
+		_ = conn.Close() // pgconn has usually closed it already
 	}
 	s.conns = nil
 }
 
-// resolver finds the addresses of a name; *net.Resolver is one.
+// resolver looks up the addresses of a host name. *net.Resolver is one.
 type resolver interface {
 	LookupHost(ctx context.Context, host string) ([]string, error)
 }
 
-// dialer makes the connections of one session: resolving, dialling, SSLRequest and handshake, each a phase of its own.
-// pgconn would hide the handshake in the start-up, dial twice where a server has no TLS and repeat a login in
-// plaintext; here a login has one socket.
+// dialer makes the connections of one session. Resolving, dialling and TLS (SSLRequest and handshake) are timed as
+// separate phases. Left to itself, pgconn would count the handshake as part of the startup, dial twice if a server has
+// no TLS, and repeat a login in plaintext. Here a login uses one socket.
 type dialer struct {
-	resolver  resolver
-	permits   func(address string) bool
-	trace     *trace
-	logger    *slog.Logger
-	tlsConfig *tls.Config // nil: no TLS
-	plaintext bool        // go on without TLS when the server answers N
-	direct    bool        // TLS without SSLRequest (PostgreSQL 17)
-	certifies bool        // a server that does not ask for our certificate will not do (sslcertmode=require)
-	sockets   sockets
+	resolver           resolver
+	permitsAddress     func(address string) bool
+	trace              *trace
+	logger             *slog.Logger
+	tlsConfig          *tls.Config // nil: no TLS
+	allowPlaintext     bool        // continue without TLS if the server replies N to SSLRequest
+	directTLS          bool        // TLS without SSLRequest (PostgreSQL 17)
+	requireCertificate bool        // fail if the server does not request a client certificate (sslcertmode=require)
+	sockets            sockets
 
-	// bounded ends with the probe: a name or a server that does not answer before is dropped. What follows TCP is
-	// bounded by the login, since the server holds a slot for it by then.
-	bounded context.Context //nolint:containedctx // DialFunc has room for one context, and a login has two
+	// probeCtx ends with the probe. It bounds resolving and dialling. The login's context bounds everything after TCP
+	// is connected, since the server holds a slot for the login from then on.
+	probeCtx context.Context //nolint:containedctx // DialFunc has room for one context, and a login has two
 
-	shaken   handshake   // of the login's own connection
-	loggedIn bool        // that was made, later ones carry a cancel request
-	busy     atomic.Bool // a query is under way, so that a cancel request makes sense
-	patient  atomic.Bool // the request's own context bounds it
+	loginHandshake     handshake   // on the connection of the login
+	loginDialed        bool        // the login has its connection; later ones carry a cancel request
+	busy               atomic.Bool // a query is running that a cancel request would end
+	callerBoundsCancel atomic.Bool // the caller's context bounds a cancel request, instead of closeGrace
 }
 
-// handshake is what is remembered of one.
+// handshake records one TLS handshake.
 type handshake struct {
-	certified bool // a certificate of ours was sent
-	encrypted *tls.Conn
-	under     *countedConn // what TLS runs on
-	received  int64        // how many bytes were received when it was complete
+	sentCertificate bool // a client certificate was sent
+	conn            *tls.Conn
+	raw             *countedConn // the connection below TLS
+	received        int64        // bytes received until the handshake was complete
 }
 
-// newDialer takes over what cfg says of hosts and TLS, and makes cfg dial through the dialer.
-// ParseConfig gives sslmode as a list: [TLS] (require and more), [nil] (disable), both for prefer and allow.
-// allow is treated like prefer: plaintext is used only where the server has no TLS.
+// newDialer takes hosts and TLS settings out of cfg, and makes cfg dial through the dialer.
+//
+// ParseConfig turns sslmode into a list of TLS settings: [TLS] for require and stricter, [nil] for disable, and both
+// for prefer and allow. The dialer treats allow like prefer: it uses plaintext only if the server has no TLS.
 func newDialer(
-	bounded context.Context, cfg *pgconn.Config, permits func(string) bool, options *Options, t *trace,
+	probeCtx context.Context, cfg *pgconn.Config, permitsAddress func(string) bool, options *Options, t *trace,
 ) *dialer {
 	d := &dialer{
-		resolver: options.Resolver, permits: permits, trace: t, logger: options.Logger, bounded: bounded,
+		resolver: options.Resolver, permitsAddress: permitsAddress, trace: t, logger: options.Logger, probeCtx: probeCtx,
 		sockets:   sockets{sessions: options.Sessions},
-		tlsConfig: cfg.TLSConfig, plaintext: cfg.TLSConfig == nil, direct: cfg.SSLNegotiation == "direct",
-		certifies: cfg.SSLCertMode == "require",
+		tlsConfig: cfg.TLSConfig, allowPlaintext: cfg.TLSConfig == nil, directTLS: cfg.SSLNegotiation == "direct",
+		requireCertificate: cfg.SSLCertMode == "require",
 	}
 	for _, fallback := range cfg.Fallbacks {
 		if fallback.TLSConfig == nil {
-			d.plaintext = true
+			d.allowPlaintext = true
 		} else {
 			d.tlsConfig = fallback.TLSConfig
 		}
 	}
 	cfg.TLSConfig, cfg.Fallbacks, cfg.SSLCertMode = nil, nil, ""
-	cfg.ConnectTimeout = 0 // the probe's deadline counts
+	cfg.ConnectTimeout = 0 // the contexts of the probe and the login bound it instead
 	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
 	cfg.DialFunc = d.dial
 	return d
 }
 
-// dial is pgconn's DialFunc. ctx is the login's, or that of a cancel request.
+// dial is pgconn's DialFunc. ctx is the context of the login or of a cancel request.
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	if d.loggedIn {
+	if d.loginDialed {
 		return d.dialCancel(ctx, network, address)
 	}
 	conn, err := d.dialLogin(network, address)
 	if err != nil {
 		return nil, err
 	}
-	d.loggedIn = true
+	d.loginDialed = true
 	if d.tlsConfig != nil {
 		d.trace.enter(PhaseTLS)
-		conn, err = d.encrypt(ctx, conn, &d.shaken)
-		d.trace.secured(describeTLS(conn, err))
+		conn, err = d.encrypt(ctx, conn, &d.loginHandshake)
+		d.trace.setTLS(describeTLS(conn, err))
 		if err != nil {
 			return nil, err
 		}
 	}
-	if d.certifies && !d.shaken.certified {
+	if d.requireCertificate && !d.loginHandshake.sentCertificate {
 		return nil, &tlsError{errNotCertified}
 	}
 	d.trace.enter(PhaseStartup)
 	return conn, nil
 }
 
-// dialCancel connects to the address that the session has. An idle session needs no cancel request, which pgconn sends
-// whenever a connection breaks, in a time that nobody waits for.
+// dialCancel connects to the session's address for a cancel request. It refuses if the session is idle: pgconn sends a
+// cancel request whenever a connection breaks. Unless callerBoundsCancel is set, closeGrace bounds the connection.
 func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.Conn, error) {
 	if !d.busy.Load() {
 		return nil, net.ErrClosed
 	}
-	if !d.patient.Load() {
+	if !d.callerBoundsCancel.Load() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, closeGrace)
 		defer cancel()
@@ -177,10 +179,11 @@ func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.C
 	return d.encrypt(ctx, conn, &handshake{})
 }
 
+// dialLogin resolves the host and connects to the first address that accepts, within probeCtx.
 func (d *dialer) dialLogin(network, address string) (net.Conn, error) {
 	if network == "unix" {
 		d.trace.enter(PhaseDial)
-		ctx, cancel := endingWith(d.bounded)
+		ctx, cancel := endingWith(d.probeCtx)
 		defer cancel()
 		return d.connect(ctx, network, address)
 	}
@@ -189,36 +192,36 @@ func (d *dialer) dialLogin(network, address string) (net.Conn, error) {
 		return nil, fmt.Errorf("split host and port: %w", err)
 	}
 	d.trace.enter(PhaseResolve)
-	addresses, err := d.resolver.LookupHost(d.bounded, host)
+	addresses, err := d.resolver.LookupHost(d.probeCtx, host)
 	if err != nil {
 		return nil, err
 	}
-	for _, address := range addresses { // the very ones that are dialled: a second look could find others
-		if !d.permits(address) {
+	for _, address := range addresses { // check the addresses that are dialled: a second lookup could return others
+		if !d.permitsAddress(address) {
 			return nil, errForbidden
 		}
 	}
 	d.trace.enter(PhaseDial)
-	var failed []error
+	var errs []error
 	for i, address := range addresses {
-		// An address that swallows packets must leave time for the next one.
-		ctx, cancel := endingWith(d.bounded)
-		if deadline, ok := d.bounded.Deadline(); ok && i < len(addresses)-1 {
+		// An address that drops packets must leave time for the next one.
+		ctx, cancel := endingWith(d.probeCtx)
+		if deadline, ok := d.probeCtx.Deadline(); ok && i < len(addresses)-1 {
 			cancel()
-			ctx, cancel = context.WithTimeout(d.bounded, time.Until(deadline)/time.Duration(len(addresses)-i))
+			ctx, cancel = context.WithTimeout(d.probeCtx, time.Until(deadline)/time.Duration(len(addresses)-i))
 		}
 		conn, err := d.connect(ctx, network, net.JoinHostPort(address, port))
 		cancel()
 		if err == nil {
 			return conn, nil
 		}
-		failed = append(failed, err)
+		errs = append(errs, err)
 	}
-	return nil, errors.Join(failed...)
+	return nil, errors.Join(errs...)
 }
 
-// endingWith returns a context that ends with another one and has no deadline of its own: net.Dialer reads a deadline
-// once, and that of a probe moves when callers come who wait longer.
+// endingWith returns a context that ends when other ends but has no deadline. net.Dialer reads a deadline once, and a
+// probe's deadline moves if callers join that wait longer.
 func endingWith(other context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(other))
 	stop := context.AfterFunc(other, cancel)
@@ -228,6 +231,7 @@ func endingWith(other context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
+// connect opens one connection and registers it in sockets.
 func (d *dialer) connect(ctx context.Context, network, address string) (net.Conn, error) {
 	netDialer := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: maxUnacknowledged, Interval: maxUnacknowledged / 2, Count: 2},
@@ -243,55 +247,56 @@ func (d *dialer) connect(ctx context.Context, network, address string) (net.Conn
 	return conn, nil
 }
 
-// encrypt negotiates TLS and completes the handshake. It returns the plain connection where the server has no TLS and
-// the mode allows that, and else a bare *tls.Conn, in which pgconn looks for channel binding.
-func (d *dialer) encrypt(ctx context.Context, conn net.Conn, shaken *handshake) (net.Conn, error) {
-	if !d.direct {
+// encrypt negotiates TLS and completes the handshake. ctx bounds both. It returns conn itself if the server has no TLS
+// and the mode allows plaintext. Otherwise it returns a bare *tls.Conn, since pgconn needs that type for channel
+// binding.
+func (d *dialer) encrypt(ctx context.Context, conn net.Conn, h *handshake) (net.Conn, error) {
+	if !d.directTLS {
 		offered, err := requestTLS(ctx, conn)
 		if err != nil {
 			return nil, err
 		}
 		if !offered {
-			if d.plaintext {
+			if d.allowPlaintext {
 				return conn, nil
 			}
 			return nil, &tlsError{errNoTLS}
 		}
 	}
-	shaken.under = &countedConn{Conn: conn}
-	shaken.encrypted = tls.Client(shaken.under, d.watchedTLS(shaken))
-	err := shaken.encrypted.HandshakeContext(ctx)
-	shaken.received = shaken.under.received.Load()
+	h.raw = &countedConn{Conn: conn}
+	h.conn = tls.Client(h.raw, d.tlsConfigFor(h))
+	err := h.conn.HandshakeContext(ctx)
+	h.received = h.raw.received.Load()
 	var netErr net.Error
 	hungUp := errors.Is(err, io.EOF) || neterr.Reset(err)
 	switch {
 	case err == nil:
-		return shaken.encrypted, nil
-	case ctx.Err() != nil, errors.As(err, &netErr) && netErr.Timeout(), hungUp && !d.direct:
+		return h.conn, nil
+	case ctx.Err() != nil, errors.As(err, &netErr) && netErr.Timeout(), hungUp && !d.directTLS:
 		return nil, err
 	}
-	// What is left is a certificate, an alert, or no TLS: a server below 17 hangs up on a direct negotiation.
+	// The rest is a certificate, an alert, or no TLS: PostgreSQL before 17 hangs up on direct TLS.
 	return nil, &tlsError{err}
 }
 
-// watchedTLS returns the TLS settings, which note when a client certificate is sent, and tell of a certificate that does
-// not verify which one it was.
-func (d *dialer) watchedTLS(shaken *handshake) *tls.Config {
-	watched := d.tlsConfig.Clone()
-	if len(watched.Certificates) > 0 {
-		// The choice is crypto/tls's own (getClientCertificate in handshake_client.go).
-		watched.GetClientCertificate = func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			for i := range watched.Certificates {
-				if request.SupportsCertificate(&watched.Certificates[i]) == nil {
-					shaken.certified = true
-					return &watched.Certificates[i], nil
+// tlsConfigFor returns a copy of the TLS settings that records in h whether a client certificate is sent. If
+// verification of the server's certificate fails, the error contains that certificate.
+func (d *dialer) tlsConfigFor(h *handshake) *tls.Config {
+	cfg := d.tlsConfig.Clone()
+	if len(cfg.Certificates) > 0 {
+		// This chooses like crypto/tls does (getClientCertificate in handshake_client.go).
+		cfg.GetClientCertificate = func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			for i := range cfg.Certificates {
+				if request.SupportsCertificate(&cfg.Certificates[i]) == nil {
+					h.sentCertificate = true
+					return &cfg.Certificates[i], nil
 				}
 			}
 			return new(tls.Certificate), nil
 		}
 	}
-	if verify := watched.VerifyPeerCertificate; verify != nil { // pgconn's, for verify-ca
-		watched.VerifyPeerCertificate = func( //nolint:gosec // no session is resumed: there is no ClientSessionCache
+	if verify := cfg.VerifyPeerCertificate; verify != nil { // pgconn sets it for verify-ca
+		cfg.VerifyPeerCertificate = func( //nolint:gosec // no session is resumed: there is no ClientSessionCache
 			raw [][]byte, chains [][]*x509.Certificate,
 		) error {
 			err := verify(raw, chains)
@@ -305,10 +310,10 @@ func (d *dialer) watchedTLS(shaken *handshake) *tls.Config {
 			return &tls.CertificateVerificationError{UnverifiedCertificates: []*x509.Certificate{certificate}, Err: err}
 		}
 	}
-	return watched
+	return cfg
 }
 
-// countedConn counts what is received.
+// countedConn counts the bytes received.
 type countedConn struct {
 	net.Conn
 	received atomic.Int64
@@ -320,27 +325,29 @@ func (c *countedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// refusedCertificate says whether a session that ended may have done so for our certificate: with TLS 1.3 that is looked
-// at behind the handshake, and before anything else is said.
-func (d *dialer) refusedCertificate() bool {
-	shown := d.trace.security()
-	return d.shaken.certified && shown != nil && shown.Version == tls.VersionName(tls.VersionTLS13) &&
-		d.shaken.under.received.Load() == d.shaken.received
+// mayHaveRefusedCertificate reports whether a session that ended may have ended because of our certificate. With TLS
+// 1.3 the server checks the certificate after the client's handshake is complete, and before it sends anything else.
+func (d *dialer) mayHaveRefusedCertificate() bool {
+	info := d.trace.tlsInfo()
+	return d.loginHandshake.sentCertificate && info != nil && info.Version == tls.VersionName(tls.VersionTLS13) &&
+		d.loginHandshake.raw.received.Load() == d.loginHandshake.received
 }
 
-// alert returns the alert that a connection, which is closed by now, ended with, if it was read: pgconn reads beside a write
-// that takes long (bgreader there), and tells of the write alone. crypto/tls repeats what reading ended with.
+// alert returns the alert that ended the connection, if it was read, and nil otherwise. The connection must be closed.
+// pgconn reads in the background during a long write (bgreader) and reports only the error of the write. crypto/tls
+// returns the error that ended reading again on each further read.
 func (h *handshake) alert() error {
-	if h.encrypted == nil {
+	if h.conn == nil {
 		return nil
 	}
-	if _, err := h.encrypted.Read(make([]byte, 1)); isAlert(err) {
+	if _, err := h.conn.Read(make([]byte, 1)); isAlert(err) {
 		return err
 	}
 	return nil
 }
 
-// describeTLS says what a handshake showed.
+// describeTLS returns what the handshake showed: version, cipher and certificate expiry of an encrypted conn, or only
+// the expiry if err is about a certificate that did not verify. It returns nil if there was no TLS.
 func describeTLS(conn net.Conn, err error) *TLS {
 	var unverified *tls.CertificateVerificationError
 	if errors.As(err, &unverified) && len(unverified.UnverifiedCertificates) > 0 {
@@ -351,26 +358,26 @@ func describeTLS(conn net.Conn, err error) *TLS {
 		return nil
 	}
 	state := encrypted.ConnectionState()
-	shown := &TLS{Version: tls.VersionName(state.Version), Cipher: tls.CipherSuiteName(state.CipherSuite)}
+	info := &TLS{Version: tls.VersionName(state.Version), Cipher: tls.CipherSuiteName(state.CipherSuite)}
 	if len(state.PeerCertificates) > 0 {
-		shown.NotAfter = state.PeerCertificates[0].NotAfter
+		info.NotAfter = state.PeerCertificates[0].NotAfter
 	}
-	return shown
+	return info
 }
 
-// requestTLS sends an SSLRequest and reports whether the server agreed. It reads one byte and no more, so that nothing
-// sent before the handshake can pass for part of the session (CVE-2021-23222).
+// requestTLS sends an SSLRequest and reports whether the server agreed. It reads exactly one byte, so that nothing sent
+// before the handshake is mistaken for part of the session (CVE-2021-23222).
 func requestTLS(ctx context.Context, conn net.Conn) (bool, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if _, err := conn.Write([]byte{0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f}); err != nil {
 		return false, err
 	}
-	var answer [1]byte
-	if _, err := io.ReadFull(conn, answer[:]); err != nil {
+	var reply [1]byte
+	if _, err := io.ReadFull(conn, reply[:]); err != nil {
 		return false, err
 	}
-	switch answer[0] {
+	switch reply[0] {
 	case 'S':
 		return true, nil
 	case 'N':
@@ -378,5 +385,5 @@ func requestTLS(ctx context.Context, conn net.Conn) (bool, error) {
 	case 'E':
 		return false, forkError{}
 	}
-	return false, errors.New("answer to SSLRequest is " + strconv.Itoa(int(answer[0])))
+	return false, errors.New("answer to SSLRequest is " + strconv.Itoa(int(reply[0])))
 }

@@ -24,18 +24,18 @@ import (
 	"pg_liveness_exporter/internal/testservers"
 )
 
-var update = flag.Bool("update", false, "record the sessions of testdata/sessions anew, on real servers")
+var update = flag.Bool("update", false, "record testdata/sessions again from real servers")
 
-// recording is what a real server sent in a session: its reply to the login, and then to each thing that the client said.
+// recording is what a real server sent in a session: its reply to the login, and then to each chunk from the client.
 type recording [][]message
 
-// message is one message of a server's: its type and its body.
+// message is one message of a server: its type and its body.
 type message struct {
 	Type byte
 	Body []byte
 }
 
-// split takes a reply apart. What is no whole message is left out.
+// split splits a reply into messages. It drops incomplete ones.
 func split(reply []byte) []message {
 	var all []message
 	for len(reply) >= 5 {
@@ -68,8 +68,8 @@ func readRecording(t testing.TB, kind config.Kind) recording {
 	return r
 }
 
-// TestRecordings: what was recorded makes a probe succeed when it is played again, so that what the fuzzer changes is near to
-// what servers say.
+// TestRecordings checks that probes of the recorded sessions succeed, so that the fuzzer starts from what real servers
+// send.
 func TestRecordings(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []config.Kind{config.KindPostgres, config.KindPgBouncer} {
@@ -78,16 +78,16 @@ func TestRecordings(t *testing.T) {
 		}
 		p, stop := play(t, kind, readRecording(t, kind))
 		for range 2 {
-			r := ask(t, p, hanging)
+			r := runProbe(t, p, hanging)
 			if !r.Up() || !r.KeptUp || r.ServerStats == nil && r.PoolerStats == nil {
-				t.Errorf("%s: got %+v, figures %+v", kind, r.Failure, r.StatsFailure)
+				t.Errorf("%s: got %+v, statistics %+v", kind, r.Failure, r.StatsFailure)
 			}
 		}
 		stop()
 	}
 }
 
-// record writes what a real server says in the first session of two probes.
+// record writes to testdata what a real server sends in the first session of two probes.
 func record(t *testing.T, kind config.Kind) {
 	t.Helper()
 	var port int
@@ -112,16 +112,16 @@ func record(t *testing.T, kind config.Kind) {
 	var (
 		mu       sync.Mutex // protects recorded
 		recorded recording
-		first    sync.Once
+		once     sync.Once
 	)
 	proxy := newFakeServer(t, func(client net.Conn) {
-		server, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)) //nolint:noctx // ends with the test's servers
+		server, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)) //nolint:noctx // ends when the test's servers are removed
 		if err != nil {
 			return
 		}
 		defer func() { _ = server.Close() }()
-		mine := false
-		first.Do(func() { mine = true })
+		isFirst := false
+		once.Do(func() { isFirst = true })
 		go func() {
 			buffer := make([]byte, 64<<10)
 			for {
@@ -131,14 +131,14 @@ func record(t *testing.T, kind config.Kind) {
 					return
 				}
 				mu.Lock()
-				if mine {
+				if isFirst {
 					recorded = append(recorded, nil)
 				}
 				mu.Unlock()
 				_, _ = server.Write(buffer[:n])
 			}
 		}()
-		buffer := make([]byte, 256<<10) // more than any reply, so that none comes in two parts
+		buffer := make([]byte, 256<<10) // larger than any reply, so that none is split
 		for {
 			time.Sleep(20 * time.Millisecond)
 			n, err := server.Read(buffer)
@@ -146,7 +146,7 @@ func record(t *testing.T, kind config.Kind) {
 				return
 			}
 			mu.Lock()
-			if mine {
+			if isFirst {
 				recorded[len(recorded)-1] = append(recorded[len(recorded)-1], split(buffer[:n])...)
 			}
 			mu.Unlock()
@@ -155,7 +155,7 @@ func record(t *testing.T, kind config.Kind) {
 	})
 	p := newTestProberOf(t, kind, proxy.Port, 0)
 	for range 2 {
-		if r := ask(t, p, hanging); !r.Up() {
+		if r := runProbe(t, p, hanging); !r.Up() {
 			t.Fatalf("got %+v", r.Failure)
 		}
 	}
@@ -170,7 +170,7 @@ func record(t *testing.T, kind config.Kind) {
 	}
 }
 
-// newTestProberOf returns a prober of a kind of server, which stands for PostgreSQL's superuser.
+// newTestProberOf returns a prober of the given kind of server. It logs in as PostgreSQL's superuser.
 func newTestProberOf(t testing.TB, kind config.Kind, port int, timeout time.Duration) *Prober {
 	t.Helper()
 	target, err := config.FromEnvironment(func(name string) string {
@@ -198,7 +198,7 @@ func newTestProberOf(t testing.TB, kind config.Kind, port int, timeout time.Dura
 	return p
 }
 
-// play starts a server that says in every session what r holds, and returns a prober of it. stop ends all sessions at once.
+// play starts a server that sends r in every session, and returns a prober of it. stop ends all sessions.
 func play(t testing.TB, kind config.Kind, r recording) (p *Prober, stop func()) {
 	t.Helper()
 	ended, end := context.WithCancel(context.Background())
@@ -226,10 +226,11 @@ func play(t testing.TB, kind config.Kind, r recording) (p *Prober, stop func()) 
 	return newTestProberOf(t, kind, s.Port, time.Second), end
 }
 
-// hangUp stands for a message where the server hangs up.
+// hangUp is the type of a message at which the server closes the connection instead.
 const hangUp = 0
 
-// mutate changes a recording as the bytes say, four for a change: where, what, and how.
+// mutate returns a changed copy of r. Each change takes four bytes: the reply, the message, the operation and its
+// argument.
 func (r recording) mutate(changes []byte) recording {
 	changed := make(recording, len(r))
 	for i, reply := range r {
@@ -242,12 +243,12 @@ func (r recording) mutate(changes []byte) recording {
 		if len(*reply) > 0 {
 			at = int(changes[1]) % len(*reply)
 		}
-		what := changes[2] % 10
-		if len(*reply) == 0 && what > 1 {
+		operation := changes[2] % 10
+		if len(*reply) == 0 && operation > 1 {
 			continue
 		}
-		switch what {
-		case 0: // another message, with a body as it is or none
+		switch operation {
+		case 0: // insert a message, with the body of an existing one or none
 			m := message{kinds[how%len(kinds)], nil}
 			if how >= 128 && len(*reply) > 0 {
 				m.Body = (*reply)[at].Body
@@ -257,43 +258,45 @@ func (r recording) mutate(changes []byte) recording {
 			*reply = slices.Insert(*reply, at, message{Type: hangUp})
 		case 2:
 			*reply = slices.Delete(*reply, at, at+1)
-		case 3: // many of the same
+		case 3: // repeat a message
 			*reply = slices.Insert(*reply, at, slices.Repeat((*reply)[at:at+1], 1<<(how%12))...)
-		case 4: // the order
+		case 4: // swap two messages
 			other := how % len(*reply)
 			(*reply)[at], (*reply)[other] = (*reply)[other], (*reply)[at]
-		case 5: // a body cut short
+		case 5: // shorten a body
 			m := &(*reply)[at]
 			m.Body = slices.Clone(m.Body[:min(len(m.Body), how)])
-		case 6: // a longer one
+		case 6: // lengthen a body
 			m := &(*reply)[at]
 			m.Body = append(slices.Clone(m.Body), make([]byte, how)...)
-		case 7: // a byte, mostly a count or a code
+		case 7: // change a byte, which is often a count or a code
 			m := &(*reply)[at]
 			if len(m.Body) > 0 {
 				m.Body = slices.Clone(m.Body)
 				m.Body[int(changes[1])%len(m.Body)] = changes[3]
 			}
-		case 8: // another type
+		case 8: // change a message's type
 			(*reply)[at].Type = kinds[how%len(kinds)]
-		case 9: // what belongs to another turn
+		case 9: // append another reply
 			*reply = append(*reply, changed[how%len(changed)]...)
 		}
 	}
 	return changed
 }
 
-// FuzzServerBytes: whatever a server makes of a session, a probe ends in time, the process goes on, and nothing is left.
+// FuzzServerBytes checks that a probe ends in time, does not crash, and leaves nothing behind, whatever the server
+// sends.
 func FuzzServerBytes(f *testing.F) {
 	f.Add(false, []byte{})
-	// The exchange that makes pgconn panic: RowDescription, ReadyForQuery, ReadyForQuery, in answer to SELECT 1 and later.
+	// The reply that makes pgconn panic is RowDescription, ReadyForQuery, ReadyForQuery. It is sent to SELECT 1 and
+	// later statements.
 	for turn := range byte(6) {
 		f.Add(false, []byte{turn, 1, 8, 3, turn, 2, 8, 3})
 		f.Add(true, []byte{turn, 1, 8, 3, turn, 2, 8, 3})
 	}
-	for what := range byte(10) {
-		f.Add(false, []byte{0, 3, what, 200, 2, 1, what, 7})
-		f.Add(true, []byte{1, 2, what, 100, 3, 0, what, 3})
+	for operation := range byte(10) {
+		f.Add(false, []byte{0, 3, operation, 200, 2, 1, operation, 7})
+		f.Add(true, []byte{1, 2, operation, 100, 3, 0, operation, 3})
 	}
 	recordings := map[bool]recording{
 		false: readRecording(f, config.KindPostgres), true: readRecording(f, config.KindPgBouncer),
@@ -308,7 +311,7 @@ func FuzzServerBytes(f *testing.F) {
 		}()
 		p, stop := play(t, kinds[pgbouncer], recordings[pgbouncer].mutate(changes))
 		for range 2 {
-			ask(t, p, 25*time.Millisecond)
+			runProbe(t, p, 25*time.Millisecond)
 		}
 		if !pgbouncer {
 			ctx, cancel := context.WithTimeout(t.Context(), 25*time.Millisecond)

@@ -23,10 +23,10 @@ import (
 var (
 	ready     = testservers.Ready()
 	oneColumn = testservers.OneColumn()
-	one       = testservers.One()
-	letIn     = testservers.LetIn()
-	// panics makes pgconn unlock a connection that is not locked (jackc/pgx#1833).
-	panics = testservers.Wire(oneColumn, ready, ready)
+	selectOne = testservers.One()
+	loginOK   = testservers.LetIn()
+	// panicExchange makes pgconn unlock a connection that is not locked (jackc/pgx#1833).
+	panicExchange = testservers.Wire(oneColumn, ready, ready)
 )
 
 // log collects what a prober logs.
@@ -47,8 +47,8 @@ func (l *log) String() string {
 	return l.text.String()
 }
 
-// newWatchedProber returns a prober whose log and losses can be looked at.
-func newWatchedProber(t *testing.T, dsn string) (*Prober, *log, *atomic.Int64) {
+// newObservedProber returns a prober, its log and the number of its session losses.
+func newObservedProber(t *testing.T, dsn string) (*Prober, *log, *atomic.Int64) {
 	t.Helper()
 	var (
 		l      log
@@ -66,14 +66,14 @@ func isQuery(m pgproto3.FrontendMessage, sql string) bool {
 	return ok && strings.Contains(q.String, sql)
 }
 
-// TestPanics: an exchange that makes pgconn panic ends the session, and neither the process, nor the login queue, nor the
+// TestPanics checks that a reply that makes pgconn panic ends the session, but not the process, the login queue or the
 // next probe.
 func TestPanics(t *testing.T) {
 	t.Parallel()
-	s := newFakeServer(t, testservers.Converse(letIn, func(net.Conn, pgproto3.FrontendMessage) []byte { return panics }))
-	p, l, losses := newWatchedProber(t, dsnOf(s))
+	s := newFakeServer(t, testservers.Converse(loginOK, func(net.Conn, pgproto3.FrontendMessage) []byte { return panicExchange }))
+	p, l, losses := newObservedProber(t, dsnOf(s))
 	for range 8 {
-		r := ask(t, p, hanging)
+		r := runProbe(t, p, hanging)
 		want := Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseQuery}
 		if r.Up() || *r.Failure != want {
 			t.Fatalf("got %+v, want %+v", r.Failure, want)
@@ -94,22 +94,23 @@ func dsnOf(s *testservers.FakeServer) string {
 	return fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p sslmode=disable", s.Port)
 }
 
-// TestPanicOnKeptSession: the kept session's panic costs the figures of one probe. It is no loss, and nothing is reopened.
+// TestPanicOnKeptSession checks that a panic on the kept session costs one probe its statistics. It is not counted as a
+// loss, and the session is not reopened.
 func TestPanicOnKeptSession(t *testing.T) {
 	t.Parallel()
-	s := newFakeServer(t, testservers.Converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+	s := newFakeServer(t, testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
 		if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
-			return one
+			return selectOne
 		}
-		return panics
+		return panicExchange
 	}))
-	p, l, losses := newWatchedProber(t, dsnOf(s))
+	p, l, losses := newObservedProber(t, dsnOf(s))
 	for i := range 4 {
-		r := ask(t, p, hanging)
+		r := runProbe(t, p, hanging)
 		if !r.Up() || r.StatsFailure == nil || r.StatsFailure.Reason != ReasonProtocol {
-			t.Fatalf("got %+v, figures %+v", r.Failure, r.StatsFailure)
+			t.Fatalf("got %+v, statistics %+v", r.Failure, r.StatsFailure)
 		}
-		// Each probe asks one session for figures, and opens one or two.
+		// Each probe reads statistics on one session, and opens one or two.
 		eventually(t, func() bool { return p.keptNow() == nil })
 		if n := s.Accepted(); n > 2*(i+1) {
 			t.Errorf("%d sessions after %d probes", n, i+1)
@@ -123,37 +124,38 @@ func TestPanicOnKeptSession(t *testing.T) {
 	}
 }
 
-// keptNow returns the kept session.
+// keptNow returns the kept session, nil if there is none.
 func (p *Prober) keptNow() *kept {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.kept
 }
 
+// eventually waits until ok returns true, and fails the test if that takes too long.
 func eventually(t *testing.T, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(hanging); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("did not happen in time")
+			t.Fatal("the condition did not become true in time")
 		}
 	}
 }
 
-// TestPanicElsewhere: what a check, a commit and a PgBouncer's console answer may make pgconn panic as well.
-func TestPanicElsewhere(t *testing.T) {
+// TestPanicInCheckAndCommit checks that panics on the replies to checks and commits are contained as well.
+func TestPanicInCheckAndCommit(t *testing.T) {
 	t.Parallel()
-	all := newFakeServer(t, testservers.Converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+	all := newFakeServer(t, testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
 		switch {
 		case isQuery(m, "lock_timeout"):
 			return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready)
 		case isQuery(m, "SELECT 1"):
-			return one
+			return selectOne
 		}
-		return panics
+		return panicExchange
 	}))
 	t.Run("check", func(t *testing.T) {
 		t.Parallel()
-		p, _, _ := newWatchedProber(t, dsnOf(all))
+		p, _, _ := newObservedProber(t, dsnOf(all))
 		p.target.Timeout = hanging
 		for range 5 {
 			ctx, cancel := context.WithTimeout(t.Context(), hanging)
@@ -166,19 +168,19 @@ func TestPanicElsewhere(t *testing.T) {
 	})
 	t.Run("commit", func(t *testing.T) {
 		t.Parallel()
-		outcomes := make(chan *CommitResult, 8)
+		results := make(chan *CommitResult, 8)
 		p := newTestProberFor(t, dsnOf(all), func(o *Options) {
 			o.Keep = false
-			o.OnCommit = func(o *CommitResult) { outcomes <- o }
+			o.OnCommit = func(o *CommitResult) { results <- o }
 		})
 		p.target.Commit, p.target.Timeout = true, hanging
 		for range 5 {
-			r := ask(t, p, hanging)
+			r := runProbe(t, p, hanging)
 			if r.Commit == nil {
 				t.Fatalf("no commit: %+v", r.Failure)
 			}
 			select {
-			case o := <-outcomes:
+			case o := <-results:
 				if o.Failure == nil || o.Failure.Reason != ReasonProtocol {
 					t.Fatalf("got %+v", o.Failure)
 				}
@@ -191,7 +193,7 @@ func TestPanicElsewhere(t *testing.T) {
 	})
 }
 
-// TestBudgets: a server that sends without end is not read any further, in whatever message it does so.
+// TestBudgets checks that a server that sends endless messages of any type is not read any further.
 func TestBudgets(t *testing.T) {
 	t.Parallel()
 	flood := func(conn net.Conn, begin []byte, message []byte) {
@@ -225,37 +227,37 @@ func TestBudgets(t *testing.T) {
 				t.Errorf("got %+v", f)
 			}
 		}
-		t.Run(name+" in an answer", func(t *testing.T) {
+		t.Run(name+" in a reply", func(t *testing.T) {
 			t.Parallel()
-			s := newFakeServer(t, testservers.Converse(letIn, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
+			s := newFakeServer(t, testservers.Converse(loginOK, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
 				flood(conn, test.begin, test.message)
 				return nil
 			}))
-			p, _, losses := newWatchedProber(t, dsnOf(s))
-			r := ask(t, p, limit)
+			p, _, losses := newObservedProber(t, dsnOf(s))
+			r := runProbe(t, p, limit)
 			expect(t, r.Failure)
 			if n := losses.Load(); n != 0 {
 				t.Errorf("%d losses", n)
 			}
 		})
-		t.Run(name+" in the figures", func(t *testing.T) {
+		t.Run(name+" in the statistics", func(t *testing.T) {
 			t.Parallel()
-			s := newFakeServer(t, testservers.Converse(letIn, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
+			s := newFakeServer(t, testservers.Converse(loginOK, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
 				if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
-					return one
+					return selectOne
 				}
 				flood(conn, test.begin, test.message)
 				return nil
 			}))
-			p, _, losses := newWatchedProber(t, dsnOf(s))
-			r := ask(t, p, limit)
+			p, _, losses := newObservedProber(t, dsnOf(s))
+			r := runProbe(t, p, limit)
 			expect(t, r.StatsFailure)
 			if n := losses.Load(); n != 0 || !r.Up() {
 				t.Errorf("%d losses, %+v", n, r.Failure)
 			}
 		})
 		if strings.Contains(name, "row") || name == "command complete" || name == "errors" {
-			continue // which end a login, and an idle session takes no notice of
+			continue // these end a login, and an idle session ignores them
 		}
 		t.Run(name+" at login", func(t *testing.T) {
 			t.Parallel()
@@ -263,20 +265,20 @@ func TestBudgets(t *testing.T) {
 				_, _ = conn.Read(make([]byte, 1024))
 				flood(conn, nil, test.message)
 			})
-			p, _, _ := newWatchedProber(t, dsnOf(s))
-			expect(t, ask(t, p, limit).Failure)
+			p, _, _ := newObservedProber(t, dsnOf(s))
+			expect(t, runProbe(t, p, limit).Failure)
 		})
 		t.Run(name+" while idle", func(t *testing.T) {
 			t.Parallel()
-			s := newFakeServer(t, testservers.Converse(letIn, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
+			s := newFakeServer(t, testservers.Converse(loginOK, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
 				if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
-					return one
+					return selectOne
 				}
 				flood(conn, testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready), test.message)
 				return nil
 			}))
-			p, _, losses := newWatchedProber(t, dsnOf(s))
-			if r := ask(t, p, limit); !r.Up() {
+			p, _, losses := newObservedProber(t, dsnOf(s))
+			if r := runProbe(t, p, limit); !r.Up() {
 				t.Errorf("got %+v", r.Failure)
 			}
 			eventually(t, func() bool { return p.keptNow() == nil && p.options.Sessions.Idle() == 0 })
@@ -290,22 +292,22 @@ func TestBudgets(t *testing.T) {
 	}
 }
 
-// TestParametersForLife: a session that was told of very many parameters in its life is exchanged by the next probe, which
-// shows figures as ever.
-func TestParametersForLife(t *testing.T) {
+// TestParameterBudgetOfKeptSession checks that a session that has received very many parameters is replaced by the next
+// probe, and that no probe fails or counts a loss.
+func TestParameterBudgetOfKeptSession(t *testing.T) {
 	t.Parallel()
 	var sent atomic.Int64
-	s := newFakeServer(t, testservers.Converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+	s := newFakeServer(t, testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
 		changes := bytes.Repeat(testservers.Wire(&pgproto3.ParameterStatus{Name: "TimeZone", Value: "UTC"}), 200) // some 55 KB by the meter
 		sent.Add(200)
 		if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
-			return append(one[:len(one):len(one)], changes...)
+			return append(selectOne[:len(selectOne):len(selectOne)], changes...)
 		}
 		return append(testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready), changes...)
 	}))
-	p, _, losses := newWatchedProber(t, dsnOf(s))
+	p, _, losses := newObservedProber(t, dsnOf(s))
 	for range 20 {
-		if r := ask(t, p, hanging); !r.Up() {
+		if r := runProbe(t, p, hanging); !r.Up() {
 			t.Fatalf("got %+v", r.Failure)
 		}
 	}
@@ -317,16 +319,17 @@ func TestParametersForLife(t *testing.T) {
 	}
 }
 
-// TestBreaksOffInAnswer: a connection that ends in the middle of an answer is said to have ended, and tried once more.
-func TestBreaksOffInAnswer(t *testing.T) {
+// TestConnectionEndsInReply checks that a connection that ends within a reply is reported as terminated, after a second
+// attempt.
+func TestConnectionEndsInReply(t *testing.T) {
 	t.Parallel()
-	for _, sent := range [][]byte{nil, testservers.Wire(oneColumn), one[:len(one)-3]} {
-		s := newFakeServer(t, testservers.Converse(letIn, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
+	for _, sent := range [][]byte{nil, testservers.Wire(oneColumn), selectOne[:len(selectOne)-3]} {
+		s := newFakeServer(t, testservers.Converse(loginOK, func(conn net.Conn, _ pgproto3.FrontendMessage) []byte {
 			_, _ = conn.Write(sent)
 			_ = conn.Close()
 			return nil
 		}))
-		r := ask(t, newTestProberFor(t, dsnOf(s), nil), hanging)
+		r := runProbe(t, newTestProberFor(t, dsnOf(s), nil), hanging)
 		want := Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseQuery}
 		if r.Up() || *r.Failure != want {
 			t.Errorf("after %d bytes: got %+v, want %+v", len(sent), r.Failure, want)
@@ -337,37 +340,37 @@ func TestBreaksOffInAnswer(t *testing.T) {
 	}
 }
 
-// TestReadyTooEarly: a ReadyForQuery where CommandComplete is missing makes pgconn read on without a deadline. A probe still
-// ends in time.
-func TestReadyTooEarly(t *testing.T) {
+// TestReadyWithoutCommandComplete checks that a probe ends in time if ReadyForQuery arrives without CommandComplete.
+// pgconn then reads without a deadline.
+func TestReadyWithoutCommandComplete(t *testing.T) {
 	t.Parallel()
 	early := testservers.Wire(oneColumn, &pgproto3.DataRow{Values: [][]byte{[]byte("1")}}, ready)
 	for name, reply := range map[string]func(pgproto3.FrontendMessage) []byte{
 		"on the new session": func(pgproto3.FrontendMessage) []byte { return early },
 		"on the kept session": func(m pgproto3.FrontendMessage) []byte {
 			if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
-				return one
+				return selectOne
 			}
 			return early
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newFakeServer(t, testservers.Converse(letIn, func(_ net.Conn, m pgproto3.FrontendMessage) []byte { return reply(m) }))
+			s := newFakeServer(t, testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte { return reply(m) }))
 			p := newTestProberFor(t, dsnOf(s), nil)
 			for range 3 {
-				r := ask(t, p, 200*time.Millisecond)
+				r := runProbe(t, p, 200*time.Millisecond)
 				if f := r.Failure; f != nil && f.Reason != ReasonTimeout {
 					t.Errorf("got %+v", f)
 				}
 				if r.ServerStats != nil {
-					t.Error("figures")
+					t.Error("got statistics from an incomplete reply")
 				}
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
 			if _, f := p.Query(ctx, "SELECT 2", 200*time.Millisecond); f == nil {
-				t.Error("a check has an answer")
+				t.Error("a check succeeded")
 			}
 		})
 	}

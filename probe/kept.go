@@ -11,46 +11,47 @@ import (
 	"time"
 )
 
-// answerGrace is how long after the deadline the part of an answer that came in time may take to arrive.
-const answerGrace = 50 * time.Millisecond
+// replyGrace is how long to wait after the deadline for a reply that was complete in time.
+const replyGrace = 50 * time.Millisecond
 
-// request asks a kept session: whether the server is alive, and then what it says of itself.
+// request makes the kept session's goroutine ping the server and read its statistics.
 type request struct {
-	ctx   context.Context //nolint:containedctx // travels to the goroutine that owns the session
+	ctx   context.Context //nolint:containedctx // passed to the goroutine that owns the session
 	reply chan<- reply
 }
 
+// reply is the result of a request.
 type reply struct {
 	up    bool
 	query time.Duration
 	stats
-	failure *Failure // why there is no reading
+	failure *Failure // why stats is empty
 }
 
-// take reads what the server says of itself.
-func (a *reply) take(ctx context.Context, s *session, asked kind) error {
+// readStats reads the server's statistics on s into the reply. The goroutine that owns s calls it.
+func (r *reply) readStats(ctx context.Context, s *session, kind kind) error {
 	return s.guard(func() error {
 		var err error
-		a.stats, err = asked.readStats(ctx, s)
+		r.stats, err = kind.readStats(ctx, s)
 		return err
 	})
 }
 
-// kept is the session that stays open between probes. Its goroutine owns it: it answers questions, and listens while
-// there is none, so that the end of the session is noticed as it happens.
+// kept is the session that stays open between probes. Its goroutine owns it. The goroutine handles requests. Between
+// requests it listens, so that it notices the end of the session at once.
 type kept struct {
 	*session
-	ctx       context.Context //nolint:containedctx // the session's life: ends when it is released, given up or lost
+	ctx       context.Context //nolint:containedctx // ends when the session is released, abandoned or lost
 	cancel    context.CancelFunc
 	requests  chan request
 	started   startTimes
-	listening atomic.Bool // it waits for a question
+	listening atomic.Bool // it waits for a request
 
 	mu   sync.Mutex // protects wake
 	wake context.CancelFunc
 }
 
-// startTimes tell a crash from a restart.
+// startTimes distinguish a crash from a restart. They are in seconds since the epoch.
 type startTimes struct{ postmaster, checkpointer Number }
 
 func newKept(ctx context.Context, s *session) *kept {
@@ -59,57 +60,58 @@ func newKept(ctx context.Context, s *session) *kept {
 	return k
 }
 
-// send puts a question to the session and returns where the answer will be. There is none when the session's life ends
-// before. One goroutine asks at a time.
+// send passes a request to the session's goroutine and returns the channel of the reply. If the session ends first, no
+// reply arrives. One goroutine at a time may call it.
 func (k *kept) send(ctx context.Context) <-chan reply {
-	a := make(chan reply, 1)
+	replies := make(chan reply, 1)
 	select {
-	case <-k.requests: // its caller gave up before it was read
+	case <-k.requests: // drop an unread request whose caller no longer waits
 	default:
 	}
-	k.requests <- request{ctx, a}
+	k.requests <- request{ctx, replies}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.wake != nil {
 		k.wake()
 	}
-	return a
+	return replies
 }
 
-// wait returns the answer, an empty one when the session's life or ctx ended before.
-func (k *kept) wait(ctx context.Context, answers <-chan reply) reply {
+// wait returns the reply. If k.ctx or ctx ends first, it waits for replyGrace and then returns an empty reply.
+func (k *kept) wait(ctx context.Context, replies <-chan reply) reply {
 	select {
-	case a := <-answers:
-		return a
+	case rep := <-replies:
+		return rep
 	case <-k.ctx.Done():
 	case <-ctx.Done():
 	}
-	late := time.NewTimer(answerGrace)
-	defer late.Stop()
+	timer := time.NewTimer(replyGrace)
+	defer timer.Stop()
 	select {
-	case a := <-answers:
-		return a
-	case <-late.C:
+	case rep := <-replies:
+		return rep
+	case <-timer.C:
 		return reply{}
 	}
 }
 
-// listen waits for a question, the end of the session or its release. It returns the question, if there is one.
+// listen waits until a request arrives, the session ends or it is released. It returns the request, or nil if there is
+// none.
 func (k *kept) listen() *request {
 	ctx, cancel := context.WithCancel(k.ctx)
 	defer cancel()
 	k.mu.Lock()
-	k.wake = cancel // before the look at the questions: one that comes after it cancels ctx
+	k.wake = cancel // set before the check for requests: one that arrives later cancels ctx
 	k.mu.Unlock()
 	select {
-	case q := <-k.requests:
-		return &q
+	case req := <-k.requests:
+		return &req
 	default:
 	}
 	idle := &k.dialer.sockets.sessions.idle
 	idle.Add(1)
 	k.listening.Store(true)
-	_ = k.guard(func() error { // why it ended is told by the connection: still open, or closed
+	_ = k.guard(func() error { // IsClosed shows how it ended
 		k.meter.grant(idleBudget)
 		return k.conn.WaitForNotification(ctx)
 	})
@@ -119,22 +121,23 @@ func (k *kept) listen() *request {
 		return nil
 	}
 	select {
-	case q := <-k.requests:
-		return &q
+	case req := <-k.requests:
+		return &req
 	default:
 		return nil
 	}
 }
 
-// handle answers a question. It reports whether the session was given up because it did not answer in time.
+// handle runs a request and sends the reply. It reports whether it closed the session because the server did not reply
+// in time.
 //
-// The deadline of the one who asks ends the query, and with it the session. A caller who only hangs up does not: the
-// query goes on, up to the deadline that he had.
-func (k *kept) handle(q *request, asked kind) (overrun bool) {
+// The deadline of req.ctx ends the query, and with it the session. Cancelling req.ctx before that deadline does not:
+// the query continues until the deadline.
+func (k *kept) handle(req *request, kind kind) (overrun bool) {
 	ctx, cancel := context.WithCancel(k.ctx)
 	defer cancel()
-	stop := context.AfterFunc(q.ctx, func() {
-		if deadline, ok := q.ctx.Deadline(); ok && !errors.Is(context.Cause(q.ctx), context.DeadlineExceeded) {
+	stop := context.AfterFunc(req.ctx, func() {
+		if deadline, ok := req.ctx.Deadline(); ok && !errors.Is(context.Cause(req.ctx), context.DeadlineExceeded) {
 			timer := time.NewTimer(time.Until(deadline))
 			defer timer.Stop()
 			select {
@@ -146,24 +149,25 @@ func (k *kept) handle(q *request, asked kind) (overrun bool) {
 	})
 	defer stop()
 
-	var a reply
+	var rep reply
 	start := time.Now()
-	err := k.guard(func() error { return asked.ping(ctx, k.session) })
+	err := k.guard(func() error { return kind.ping(ctx, k.session) })
 	if err == nil {
-		a.up, a.query = true, time.Since(start)
-		err = a.take(ctx, k.session, asked)
+		rep.up, rep.query = true, time.Since(start)
+		err = rep.readStats(ctx, k.session, kind)
 	}
 	if err != nil {
-		a.failure = classify(err, PhaseQuery)
-	} else if a.server != nil {
-		k.started = a.server.startTimes()
+		rep.failure = classify(err, PhaseQuery)
+	} else if rep.server != nil {
+		k.started = rep.server.startTimes()
 	}
 	overrun = ctx.Err() != nil && k.conn.IsClosed() && k.fatal == nil
-	q.reply <- a
+	req.reply <- rep
 	return overrun
 }
 
-// loss is what is known of a session that the other side ended, before it is opened anew.
+// loss is how the other side ended a session, as far as the old session shows it: SQLSTATE and routine of the fatal
+// error, and SQLSTATE of the notice.
 type loss struct{ code, routine, notice string }
 
 func (k *kept) loss() loss {
@@ -174,11 +178,12 @@ func (k *kept) loss() loss {
 	return l
 }
 
-// certain decides what the end of the session alone tells. The facts were tried on PostgreSQL 13 to 18; the routines
-// are those of src/backend/libpq/be-secure.c and src/backend/tcop/postgres.c.
-func (l loss) certain() (LossReason, bool) {
+// reasonFromEnd returns the reason if the end of the session alone determines it. The cases were tested on PostgreSQL
+// 13 to 18. The routines are those of src/backend/libpq/be-secure.c and src/backend/tcop/postgres.c.
+func (l loss) reasonFromEnd() (LossReason, bool) {
 	switch {
-	case l.code == "57P02", l.notice == "57P02", l.routine == "secure_read": // crash_shutdown; the postmaster is gone
+	// crash_shutdown, or the postmaster has died
+	case l.code == "57P02", l.notice == "57P02", l.routine == "secure_read":
 		return LossCrash, true
 	case l.code == "57P05": // idle_session_timeout
 		return LossTerminated, true
@@ -186,32 +191,33 @@ func (l loss) certain() (LossReason, bool) {
 	return "", false
 }
 
-// reason decides from how the session ended and from what a new login met: its error, or the start times that the new
-// session read. It is not decided yet when the second result is false: another try may tell more.
-func (l loss) reason(before, after startTimes, err error) (LossReason, bool) {
-	told := l.code == "57P01" || l.notice == "57P01" // admin_shutdown: a shutdown and a terminate look the same
+// reasonFromLogin determines the reason from the end of the session and a new login: err is the login's error, or after
+// has the start times that the new session read. If the second result is false, another login may find a better reason.
+func (l loss) reasonFromLogin(before, after startTimes, err error) (LossReason, bool) {
+	// admin_shutdown: the same for a shutdown and for pg_terminate_backend
+	announced := l.code == "57P01" || l.notice == "57P01"
 	if err == nil {
 		switch {
-		case newer(before.postmaster, after.postmaster):
-			if told {
+		case increased(before.postmaster, after.postmaster):
+			if announced {
 				return LossShutdown, true
 			}
-		case newer(before.checkpointer, after.checkpointer):
+		case increased(before.checkpointer, after.checkpointer):
 			return LossCrash, true
-		case told:
+		case announced:
 			return LossTerminated, true
 		}
 		return LossNetwork, true
 	}
 	f := classify(err, PhaseStartup)
 	switch {
-	case f.Reason == ReasonNotAccepting && told:
+	case f.Reason == ReasonNotAccepting && announced:
 		return LossShutdown, true
 	case f.Reason == ReasonNotAccepting && l.code == "":
 		return LossCrash, true
-	case told && (f.Reason == ReasonRefused || f.Reason == ReasonTerminated):
+	case announced && (f.Reason == ReasonRefused || f.Reason == ReasonTerminated):
 		return LossShutdown, true
-	case told && f.SQLState != "": // alive, and it refuses us for another reason
+	case announced && f.SQLState != "": // the server is alive and refuses the login for another reason
 		return LossTerminated, true
 	case f.SQLState != "":
 		return LossNetwork, true
@@ -219,6 +225,7 @@ func (l loss) reason(before, after startTimes, err error) (LossReason, bool) {
 	return LossNetwork, false
 }
 
-func newer(before, after Number) bool {
+// increased reports whether both numbers are known and after is larger.
+func increased(before, after Number) bool {
 	return before.Known && after.Known && after.Value > before.Value
 }

@@ -11,58 +11,60 @@ import (
 	"pg_liveness_exporter/internal/neterr"
 )
 
-// What the messages of a server may cost us, in bytes of memory. A server that sends more is not read any further.
+// Budgets of memory, in bytes, for the messages of a server. If a server exceeds one, nothing more is read from it.
 const (
-	// loginBudget bounds a login: a real server sends about 1 KiB, 16 KiB with the largest list of parameters seen.
+	// loginBudget bounds a login. A real server sends about 1 KiB, 16 KiB with the longest list of parameters seen.
 	loginBudget = 1 << 20
-	// smallBudget bounds the reply to a statement that returns one row at most.
+	// smallBudget bounds the reply to a statement that returns at most one row.
 	smallBudget = 1 << 20
 	// largeBudget bounds the reply to a statement that returns a row for each database, pool or user.
 	largeBudget = 16 << 20
-	// idleBudget bounds what comes between two statements: notices, and parameters that were changed.
+	// idleBudget bounds what the server sends between two statements: notices and changed parameters.
 	idleBudget = 64 << 10
-	// parameterBudget bounds all ParameterStatus messages of a session's life, since pgconn keeps every name.
+	// parameterBudget bounds the sum of all ParameterStatus messages of a session, since pgconn keeps every name.
 	parameterBudget = 256 << 10
 
-	// messageCost is what a message costs beside its bytes: pgconn makes a result, a row or a text of it.
+	// messageCost is the cost of a message on top of its bytes: pgconn makes a result, a row or a text from it.
 	messageCost = 256
-	// columnCost is what a column of a row costs beside its bytes, which may be none.
+	// columnCost is the cost of a column on top of its bytes, of which there may be none.
 	columnCost = 32
 )
 
-// errBudget is a server that sent more than a session, or the reply to one statement, may hold.
+// errBudget is returned if a server sent more than the budget of a session or of one reply allows.
 var errBudget = errors.New("the server sent more than this exporter reads")
 
-// meter bounds what a server can make this process allocate. It stands between the connection and pgconn's frontend, above
-// TLS, and charges each message before the frontend sees its header: the frontend allocates as many bytes as a header
-// announces. It belongs to the goroutine that owns the session.
+// meter limits how much memory a server can make this process allocate. It sits between the connection, above TLS, and
+// pgconn's frontend. It charges each message before the frontend sees the header, because the frontend allocates as
+// many bytes as a header announces. It belongs to the goroutine that owns the session.
 type meter struct {
-	r          io.Reader
-	left       int // of the budget of what is under way
-	parameters int // of parameterBudget
-	head       []byte
-	body       int // bytes of the message's body that are still to come
-	// err is what reading ended with, errBudget or an error of the connection's, a time-out apart. It is returned from then on.
+	reader     io.Reader
+	remaining  int // rest of the budget that grant set
+	parameters int // rest of parameterBudget
+	header     []byte
+	bodyLeft   int // bytes of the current message's body that have not been read
+	// err is the error that ended reading: errBudget or an error of the connection, but not a timeout. Read keeps
+	// returning it.
 	err error
 }
 
 func newMeter(r io.Reader) *meter {
-	return &meter{r: r, left: loginBudget, parameters: parameterBudget, head: make([]byte, 0, 7)}
+	return &meter{reader: r, remaining: loginBudget, parameters: parameterBudget, header: make([]byte, 0, 7)}
 }
 
-// grant sets the budget of what begins now.
-func (m *meter) grant(budget int) { m.left = budget }
+// grant sets the budget for what begins now: a login, a statement or idle time.
+func (m *meter) grant(budget int) { m.remaining = budget }
 
-// exceeded reports whether the server sent more than it may.
+// exceeded reports whether the server exceeded a budget.
 func (m *meter) exceeded() bool { return errors.Is(m.err, errBudget) }
 
-// Read reads from the connection up to the first message that the budget does not cover, and returns errBudget from then on.
+// Read reads from the connection. It returns data up to the first message that the budget does not cover, and errBudget
+// from then on.
 func (m *meter) Read(p []byte) (int, error) {
 	if m.err != nil {
 		return 0, m.err
 	}
-	n, err := m.r.Read(p)
-	if covered := m.charge(p[:n]); covered < n {
+	n, err := m.reader.Read(p)
+	if covered := m.chargeAll(p[:n]); covered < n {
 		m.err = errBudget
 		if covered > 0 {
 			return covered, nil
@@ -75,59 +77,62 @@ func (m *meter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// charge takes what the messages that begin in p cost off the budgets. It returns how many bytes of p lie before the header of
-// the first one that is not covered, and len(p) when all are.
-func (m *meter) charge(p []byte) int {
-	begin := 0 // of the header that is being read
+// chargeAll charges the messages that begin in p. It returns how many bytes of p precede the header of the first
+// message that is not covered, or len(p) if all are covered.
+func (m *meter) chargeAll(p []byte) int {
+	headerStart := 0 // offset in p of the header being read
 	for i := 0; i < len(p); {
-		if len(m.head) == 0 {
-			if m.body > 0 {
-				skipped := min(m.body, len(p)-i)
-				m.body -= skipped
+		if len(m.header) == 0 {
+			if m.bodyLeft > 0 {
+				skipped := min(m.bodyLeft, len(p)-i)
+				m.bodyLeft -= skipped
 				i += skipped
 				continue
 			}
-			begin = i
+			headerStart = i
 		}
-		m.head = append(m.head, p[i])
+		m.header = append(m.header, p[i])
 		i++
-		if len(m.head) < headerLength(m.head) {
+		if len(m.header) < headerLength(m.header) {
 			continue
 		}
-		if !m.pay(m.head) {
-			return begin
+		if !m.charge(m.header) {
+			return headerStart
 		}
-		m.body = max(0, bodyLength(m.head)-(len(m.head)-5))
-		m.head = m.head[:0]
+		m.bodyLeft = max(0, bodyLength(m.header)-(len(m.header)-5))
+		m.header = m.header[:0]
 	}
 	return len(p)
 }
 
-// headerLength is how many bytes of a message tell what it costs: type and length, and the number of columns of those that
-// begin with it.
-func headerLength(head []byte) int {
-	if hasColumns := head[0] == 'D' || head[0] == 'T'; hasColumns && (len(head) < 5 || bodyLength(head) >= 2) {
+// headerLength returns how many bytes determine a message's cost: type and length, and for messages that begin with a
+// number of columns, that number.
+func headerLength(header []byte) int {
+	if hasColumns := header[0] == 'D' || header[0] == 'T'; hasColumns && (len(header) < 5 || bodyLength(header) >= 2) {
 		return 7
 	}
 	return 5
 }
 
-// bodyLength is the length of the body that a header of 5 bytes or more announces, negative in one that is invalid.
-func bodyLength(head []byte) int { return int(int32(binary.BigEndian.Uint32(head[1:5]))) - 4 } //nolint:gosec // as pgproto3 reads it
+// bodyLength returns the length of the body that a header of at least 5 bytes announces. It is negative in an invalid
+// header.
+func bodyLength(header []byte) int {
+	return int(int32(binary.BigEndian.Uint32(header[1:5]))) - 4 //nolint:gosec // as pgproto3 reads it
+}
 
-// pay takes what a message costs off the budgets, and reports whether they covered it. The frontend itself refuses a message
-// that is longer than any may be, which mostly is no message at all.
-func (m *meter) pay(head []byte) bool {
-	if bodyLength(head) > maxMessage {
+// charge deducts the cost of a message from the budgets and reports whether they cover it. It does not charge a message
+// longer than maxMessage: the frontend rejects it, and it usually is not a message at all.
+func (m *meter) charge(header []byte) bool {
+	if bodyLength(header) > maxMessage {
 		return true
 	}
-	cost := 5 + max(0, bodyLength(head)) + messageCost
-	if len(head) == 7 {
-		cost += columnCost * int(binary.BigEndian.Uint16(head[5:7]))
+	cost := 5 + max(0, bodyLength(header)) + messageCost
+	if len(header) == 7 {
+		cost += columnCost * int(binary.BigEndian.Uint16(header[5:7]))
 	}
-	if head[0] == 'S' {
+	if header[0] == 'S' {
 		m.parameters -= cost
 	}
-	m.left -= cost
-	return m.left >= 0 && m.parameters >= 0
+	m.remaining -= cost
+	return m.remaining >= 0 && m.parameters >= 0
 }

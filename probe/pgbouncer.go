@@ -14,109 +14,112 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// PoolerStats is what a PgBouncer's console says: the answers to SHOW commands, by PgBouncer's own names (doc/usage.md of
-// PgBouncer). A command that this version or this role does not have leaves its part empty.
+// PoolerStats is what a PgBouncer console reports: the results of its SHOW commands, under PgBouncer's own names
+// (doc/usage.md of PgBouncer). If this version or this role does not have a command, its part is empty.
 type PoolerStats struct {
-	// Version is as PgBouncer spells it: "PgBouncer 1.26.1".
+	// Version is as PgBouncer spells it, for example "PgBouncer 1.26.1".
 	Version string
-	// Pools, Databases and Totals have a row for each pool, database, and database again, by the labels that
-	// PoolLabels, DatabaseLabels and TotalLabels name, in this order.
+	// Pools has a row for each pool, Databases and Totals have one for each database. PoolLabels, DatabaseLabels and
+	// TotalLabels return the names of their labels.
 	Pools, Databases, Totals []PoolerRow
-	// Lists are counts of PgBouncer's own, Config its settings that are numbers.
+	// Lists holds the rows of SHOW LISTS, which are counts. Config holds the settings that are numbers.
 	Lists, Config map[string]float64
 }
 
-// PoolerRow is a row of a SHOW command's answer.
+// PoolerRow is one row of a SHOW command's result.
 type PoolerRow struct {
-	// Labels tell the rows of one answer apart, and say what they are about.
+	// Labels identify the row, in the order of PoolLabels, DatabaseLabels or TotalLabels.
 	Labels []string
-	// Values are the columns that hold a number. The unit is PgBouncer's: times are microseconds, but for maxwait.
+	// Values are the columns that hold a number. Units are PgBouncer's: times are in microseconds, except maxwait.
 	Values map[string]float64
 }
 
-// PoolLabels returns the columns that are the labels of a row of Pooler.Pools.
+// PoolLabels returns the columns that are the labels of a row of PoolerStats.Pools.
 func PoolLabels() []string { return []string{"database", "user"} }
 
-// DatabaseLabels returns the columns that are the labels of a row of Pooler.Databases: all texts but the address.
+// DatabaseLabels returns the columns that are the labels of a row of PoolerStats.Databases: all text columns except the
+// address.
 func DatabaseLabels() []string { return []string{"database", "force_user", "name", "pool_mode"} }
 
-// TotalLabels returns the columns that are the labels of a row of Pooler.Totals.
+// TotalLabels returns the columns that are the labels of a row of PoolerStats.Totals.
 func TotalLabels() []string { return []string{"database"} }
 
-// pgbouncer asks PgBouncer's console, which knows the simple protocol and one command at a time.
+// pgbouncer is the kind of PgBouncer's console, which supports the simple protocol and one command at a time.
 type pgbouncer struct{}
 
 const showVersion = "SHOW VERSION"
 
 func (pgbouncer) ping(ctx context.Context, s *session) error {
 	s.pooled = true
-	_, err := version(ctx, s)
+	_, err := readVersion(ctx, s)
 	return err
 }
 
-// errNoConsole is a server, or a database behind a pooler, that does not know a console's command.
+// errNoConsole is returned if a server, or a database behind a pooler, does not know a command of the console.
 var errNoConsole = errors.New("this is not the console of a PgBouncer")
 
-func version(ctx context.Context, s *session) (string, error) {
-	answer, err := s.queryRows(ctx, showVersion)
+// readVersion runs SHOW VERSION. It returns errNoConsole if the server does not know the command.
+func readVersion(ctx context.Context, s *session) (string, error) {
+	results, err := s.queryRows(ctx, showVersion)
 	var pgErr *pgconn.PgError
 	switch {
-	case errors.As(err, &pgErr) && pgErr.Code == "42704": // PostgreSQL knows no parameter of this name
+	case errors.As(err, &pgErr) && pgErr.Code == "42704": // PostgreSQL has no parameter of this name
 		return "", errNoConsole
 	case err != nil:
 		return "", err
 	}
-	for columns := range rowsOf(answer) {
-		if found := valid(columns["version"]); found != "" {
-			return found, nil
+	for columns := range rowsOf(results) {
+		if text := toValidUTF8(columns["version"]); text != "" {
+			return text, nil
 		}
 	}
 	return "", errors.New("SHOW VERSION did not return a version")
 }
 
-// readStats asks for everything in the one session. What a console refuses is left out: other poolers have a part of these
-// commands, and a role that is neither in admin_users nor in stats_users does not get here.
+// readStats runs all commands on the same session. It leaves out what the console refuses: other poolers support some
+// of these commands. A role that is in neither admin_users nor stats_users cannot log in.
 func (pgbouncer) readStats(ctx context.Context, s *session) (stats, error) {
 	var (
-		p   = &PoolerStats{}
-		err error
+		pooler = &PoolerStats{}
+		err    error
 	)
-	if p.Version, err = version(ctx, s); err != nil {
+	if pooler.Version, err = readVersion(ctx, s); err != nil {
 		return stats{}, err
 	}
 	for _, part := range []struct {
 		command string
-		take    func(answer []*pgconn.Result)
+		parse   func(results []*pgconn.Result)
 	}{
-		{"SHOW POOLS", func(answer []*pgconn.Result) { p.Pools = poolerRows(answer, PoolLabels()) }},
-		{"SHOW DATABASES", func(answer []*pgconn.Result) { p.Databases = poolerRows(answer, DatabaseLabels()) }},
-		{"SHOW STATS_TOTALS", func(answer []*pgconn.Result) { p.Totals = poolerRows(answer, TotalLabels()) }},
-		{"SHOW LISTS", func(answer []*pgconn.Result) { p.Lists = namedNumbers(answer, "list", "items") }},
-		{"SHOW CONFIG", func(answer []*pgconn.Result) { p.Config = namedNumbers(answer, "key", "value") }},
+		{"SHOW POOLS", func(results []*pgconn.Result) { pooler.Pools = poolerRows(results, PoolLabels()) }},
+		{"SHOW DATABASES", func(results []*pgconn.Result) { pooler.Databases = poolerRows(results, DatabaseLabels()) }},
+		{"SHOW STATS_TOTALS", func(results []*pgconn.Result) { pooler.Totals = poolerRows(results, TotalLabels()) }},
+		{"SHOW LISTS", func(results []*pgconn.Result) { pooler.Lists = namedNumbers(results, "list", "items") }},
+		{"SHOW CONFIG", func(results []*pgconn.Result) { pooler.Config = namedNumbers(results, "key", "value") }},
 	} {
-		answer, err := s.queryRows(ctx, part.command)
+		results, err := s.queryRows(ctx, part.command)
 		switch {
 		case err == nil:
-			part.take(answer)
+			part.parse(results)
 		case !isRefusal(err):
 			return stats{}, err
 		}
 	}
-	return stats{pooler: p}, nil
+	return stats{pooler: pooler}, nil
 }
 
-// readStartTimes knows nothing: PgBouncer does not tell when it began.
+// readStartTimes returns unknown times: PgBouncer does not report when it started.
 func (pgbouncer) readStartTimes(context.Context, *session) startTimes { return startTimes{} }
 
 func (pgbouncer) reset() {}
 
 func (pgbouncer) queryCount() int { return 7 }
 
-// rowsOf returns the rows of an answer, by the names of their columns. A row is the next one's once it was looked at.
-func rowsOf(answer []*pgconn.Result) iter.Seq[map[string][]byte] {
+// rowsOf iterates over the rows of all results, as maps from column name to value. The map is valid until the next
+// iteration.
+func rowsOf(results []*pgconn.Result) iter.Seq[map[string][]byte] {
 	return func(yield func(map[string][]byte) bool) {
 		columns := make(map[string][]byte)
-		for _, result := range answer {
+		for _, result := range results {
 			for _, row := range result.Rows {
 				clear(columns)
 				for i, value := range row[:min(len(row), len(result.FieldDescriptions))] {
@@ -130,14 +133,14 @@ func rowsOf(answer []*pgconn.Result) iter.Seq[map[string][]byte] {
 	}
 }
 
-// poolerRows splits rows into labels and numbers. Rows whose labels are equal, once they are valid UTF-8, are summed.
-func poolerRows(answer []*pgconn.Result, labels []string) []PoolerRow {
+// poolerRows splits rows into labels and numbers. It sums rows whose labels are equal after toValidUTF8.
+func poolerRows(results []*pgconn.Result, labels []string) []PoolerRow {
 	var rows []PoolerRow
-	at := make(map[string]int)
-	for columns := range rowsOf(answer) {
+	indexes := make(map[string]int)
+	for columns := range rowsOf(results) {
 		row := PoolerRow{Labels: make([]string, len(labels)), Values: make(map[string]float64)}
 		for i, label := range labels {
-			row.Labels[i] = valid(columns[label])
+			row.Labels[i] = toValidUTF8(columns[label])
 		}
 		for column, text := range columns {
 			if value, err := strconv.ParseFloat(string(text), 64); err == nil && !slices.Contains(labels, column) {
@@ -145,9 +148,9 @@ func poolerRows(answer []*pgconn.Result, labels []string) []PoolerRow {
 			}
 		}
 		key := strings.Join(row.Labels, "\x00")
-		i, ok := at[key]
+		i, ok := indexes[key]
 		if !ok {
-			at[key] = len(rows)
+			indexes[key] = len(rows)
 			rows = append(rows, row)
 			continue
 		}
@@ -158,12 +161,13 @@ func poolerRows(answer []*pgconn.Result, labels []string) []PoolerRow {
 	return rows
 }
 
-// namedNumbers reads an answer that has a name and a value in each row.
-func namedNumbers(answer []*pgconn.Result, name, value string) map[string]float64 {
+// namedNumbers returns a map from the column called name to the column called value. It skips values that are not
+// numbers.
+func namedNumbers(results []*pgconn.Result, name, value string) map[string]float64 {
 	numbers := make(map[string]float64)
-	for columns := range rowsOf(answer) {
+	for columns := range rowsOf(results) {
 		if n, err := strconv.ParseFloat(string(columns[value]), 64); err == nil {
-			numbers[valid(columns[name])] = n
+			numbers[toValidUTF8(columns[name])] = n
 		}
 	}
 	return numbers

@@ -8,23 +8,23 @@ import (
 	"time"
 )
 
-// Phase is a step on the way to an answered query.
+// Phase is a step of a probe.
 type Phase uint8
 
 // The phases of a probe, in their order.
 const (
 	PhaseNone        Phase = iota
-	PhaseCredentials       // the password, which a command may have to print; no part of the time to connect
-	PhaseResolve           // the name's addresses; not for a unix socket
-	PhaseDial              // TCP or the unix socket
-	PhaseTLS               // SSLRequest and handshake; not where sslmode is disable
-	PhaseStartup           // startup packet, authentication, until ReadyForQuery
+	PhaseCredentials       // read the password, or run the command that prints it; not part of Result.Connect
+	PhaseResolve           // look up the host's addresses; skipped for a Unix socket
+	PhaseDial              // connect by TCP or to the Unix socket
+	PhaseTLS               // SSLRequest and handshake; skipped for sslmode=disable
+	PhaseStartup           // startup packet and authentication, until ReadyForQuery
 	PhaseQuery             // SELECT 1
 	PhaseCommit            // the commit probe
 	phaseCount
 )
 
-// AllPhases returns the phases that concern the server, in their order.
+// AllPhases returns the phases that involve the server, in order.
 func AllPhases() []Phase {
 	return []Phase{PhaseResolve, PhaseDial, PhaseTLS, PhaseStartup, PhaseQuery}
 }
@@ -33,63 +33,64 @@ func (p Phase) String() string {
 	return [phaseCount]string{"none", "credentials", "resolve", "dial", "tls", "startup", "query", "commit"}[p]
 }
 
-// Phases is the time spent in each phase, in seconds, unknown for one that was not reached.
-// A phase that was under way when the probe ended counts up to then.
+// Phases is the time spent in each phase, in seconds. A phase that was not reached is unknown. A phase that was under
+// way when the probe ended counts up to that moment.
 type Phases [phaseCount]Number
 
-// trace takes the times of one login's phases.
+// trace measures the phases of one login. Any goroutine may call its methods.
 type trace struct {
-	mu    sync.Mutex // protects what follows: a login may outlive the probe that began it and reads its trace
-	at    Phase
-	since time.Time
-	took  Phases
-	tls   *TLS
+	mu        sync.Mutex // protects what follows: a login may outlive the probe that reads its trace
+	current   Phase
+	enteredAt time.Time
+	times     Phases
+	tls       *TLS
 }
 
-// enter ends the phase under way and begins p.
+// enter ends the current phase and begins p.
 func (t *trace) enter(p Phase) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	t.end(now)
-	t.at, t.since = p, now
+	t.endLocked(now)
+	t.current, t.enteredAt = p, now
 }
 
-// secured notes what a TLS handshake showed.
-func (t *trace) secured(shown *TLS) {
+// setTLS records what the TLS handshake showed.
+func (t *trace) setTLS(info *TLS) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.tls = shown
+	t.tls = info
 }
 
-// security returns what the TLS handshake showed, if there was one.
-func (t *trace) security() *TLS {
+// tlsInfo returns what the TLS handshake showed, nil if there was none.
+func (t *trace) tlsInfo() *TLS {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.tls
 }
 
-// done ends the phase under way.
+// done ends the current phase.
 func (t *trace) done() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.end(time.Now())
-	t.at = PhaseNone
+	t.endLocked(time.Now())
+	t.current = PhaseNone
 }
 
-func (t *trace) end(now time.Time) {
-	if t.at != PhaseNone {
-		t.took[t.at] = knownDuration(now.Sub(t.since))
+// endLocked records the time of the current phase. t.mu is held.
+func (t *trace) endLocked(now time.Time) {
+	if t.current != PhaseNone {
+		t.times[t.current] = knownDuration(now.Sub(t.enteredAt))
 	}
 }
 
-// read returns the times up to now and the phase under way.
+// read returns the times up to now, and the current phase.
 func (t *trace) read() (Phases, Phase) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	took := t.took
-	if t.at != PhaseNone {
-		took[t.at] = knownDuration(time.Since(t.since))
+	times := t.times
+	if t.current != PhaseNone {
+		times[t.current] = knownDuration(time.Since(t.enteredAt))
 	}
-	return took, t.at
+	return times, t.current
 }

@@ -13,10 +13,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// postgres asks a PostgreSQL server: SELECT 1, and then the figures.
+// postgres is the kind of a PostgreSQL server. It runs SELECT 1 and then reads the server statistics.
 type postgres struct {
-	sql   string // reads the figures
-	names catalogue
+	sql       string // reads the server statistics
+	catalogue catalogue
 }
 
 func (*postgres) ping(ctx context.Context, s *session) error {
@@ -30,36 +30,36 @@ func (*postgres) ping(ctx context.Context, s *session) error {
 	return nil
 }
 
-// readStats reads the connection figures, and names and limits when it is time.
+// readStats reads the server statistics and session statistics. Names and limits are read if they are due.
 func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
-	c := &p.names
-	results, replayed, err := p.run(ctx, s, !c.noReplay)
+	c := &p.catalogue
+	results, withReplay, err := p.runStats(ctx, s, !c.noReplayFunctions)
 	if err != nil {
 		return stats{}, err
 	}
-	c.noReplay = !replayed
-	f, backends, replay, err := parseFigures(results, s.conn.PID())
+	c.noReplayFunctions = !withReplay
+	server, backends, replay, err := parseStats(results, s.conn.PID())
 	if err != nil {
-		return stats{}, fmt.Errorf("read the figures: %w", err)
+		return stats{}, fmt.Errorf("read the server statistics: %w", err)
 	}
-	s.pooled = f.Pooled
-	if replayed {
-		c.replicated(f, replay, time.Now())
+	s.pooled = server.Pooled
+	if withReplay {
+		c.setReplication(server, replay, time.Now())
 	}
 	if err := c.refresh(ctx, s.queryRows, backends); err != nil {
 		return stats{}, err
 	}
-	c.fill(f, backends)
-	if f.SessionStats, err = c.churn(ctx, s.queryRows, f.VersionNum); err != nil {
+	c.fill(server, backends)
+	if server.SessionStats, err = c.readSessionStats(ctx, s.queryRows, server.VersionNum); err != nil {
 		return stats{}, err
 	}
-	return stats{server: f}, nil
+	return stats{server: server}, nil
 }
 
-// run runs the statement for the figures, and without what it says of replay where the server does not have that or it
-// is not asked for. It reports whether that is in the answer.
-func (p *postgres) run(ctx context.Context, s *session, replay bool) ([]*pgconn.Result, bool, error) {
-	if replay {
+// runStats runs the statistics statement. It reads replication if withReplay is set and the server supports it, and
+// reports whether the result includes it.
+func (p *postgres) runStats(ctx context.Context, s *session, withReplay bool) ([]*pgconn.Result, bool, error) {
+	if withReplay {
 		results, err := s.queryRows(ctx, p.sql)
 		if !unsupported(err) {
 			return results, true, err
@@ -70,24 +70,24 @@ func (p *postgres) run(ctx context.Context, s *session, replay bool) ([]*pgconn.
 }
 
 func (p *postgres) readStartTimes(ctx context.Context, s *session) startTimes {
-	results, _, err := p.run(ctx, s, true)
+	results, _, err := p.runStats(ctx, s, true)
 	if err != nil {
 		return startTimes{}
 	}
-	f, _, _, err := parseFigures(results, s.conn.PID())
+	server, _, _, err := parseStats(results, s.conn.PID())
 	if err != nil {
 		return startTimes{}
 	}
-	return f.startTimes()
+	return server.startTimes()
 }
 
-// queryCount counts SELECT 1, figures, databases, role and churn.
+// queryCount counts SELECT 1 and the statements for server statistics, databases, role and session statistics.
 func (p *postgres) queryCount() int { return 5 }
 
 func (p *postgres) reset() {
-	p.names.read, p.names.caughtUp, p.names.lagWas0, p.names.noReplay = time.Time{}, time.Time{}, time.Time{}, false
+	p.catalogue.lastRefresh, p.catalogue.caughtUpAt, p.catalogue.lagZeroAt, p.catalogue.noReplayFunctions = time.Time{}, time.Time{}, time.Time{}, false
 }
 
-func (f *ServerStats) startTimes() startTimes {
-	return startTimes{f.PostmasterStart, f.CheckpointerStart}
+func (s *ServerStats) startTimes() startTimes {
+	return startTimes{s.PostmasterStart, s.CheckpointerStart}
 }

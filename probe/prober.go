@@ -8,7 +8,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,56 +16,48 @@ import (
 	"pg_liveness_exporter/internal/bounded"
 )
 
-// limits of logins that were given up.
-type limits struct {
-	// maxPending is how long such a login may maxPending pending: the server keeps a slot for it as long as authentication_timeout, 60 s
-	// unless set otherwise.
-	maxPending time.Duration
-	// minAge is how old the youngest pending login must be for another one to start.
-	minAge time.Duration
-	// maxLogins is how many logins may be under way on the server at once.
-	maxLogins int
-}
-
 const (
-	// maxReopen and reopenEvery bound the tries to open a lost session anew.
+	// maxReopen and reopenInterval bound how long and how often reopen tries to log in after a session was lost.
 	maxReopen      = time.Second
 	reopenInterval = 50 * time.Millisecond
 )
 
-// Options say how a prober asks.
+// Options configure a prober.
 type Options struct {
-	// Keep opens a session that stays, beside the new one of each probe.
+	// Keep makes the prober keep one session open, in addition to the new session of each probe.
 	Keep bool
-	// Sessions counts connections; it must not be nil.
+	// Sessions counts connections. It must not be nil.
 	Sessions *Sessions
-	// OnSessionLost is told when and why a kept session was ended by the other side, from a goroutine of the prober's.
+	// OnSessionLost is called with the reason and the time when the other side ended a kept session. A goroutine of the
+	// prober calls it.
 	OnSessionLost func(LossReason, time.Time)
-	// OnCommit is told what became of a commit, from a goroutine of the prober's. It may be nil where there are none.
+	// OnCommit is called with the result of each commit that has one. A goroutine of the prober calls it. It may be nil
+	// if the target's commits are not probed.
 	OnCommit func(*CommitResult)
-	// Logger gets a line at debug for each panic that was contained; nil means none.
+	// Logger receives a debug message for each contained panic. If it is nil, nothing is logged.
 	Logger *slog.Logger
-	// Resolver finds addresses; nil means Go's own resolver, which gives up when it is told to.
+	// Resolver looks up addresses. If it is nil, Go's own resolver is used, which stops when its context ends.
 	Resolver resolver
 }
 
-// kind is what differs between kinds of servers: how one is asked whether it is alive, and what it says of itself. Each
-// is a file of its own.
+// kind is what differs between kinds of servers. Each kind has a file of its own.
 type kind interface {
-	// ping asks the question of all questions; any goroutine may.
+	// ping checks that the server runs a query. Any goroutine may call it.
 	ping(ctx context.Context, s *session) error
-	// readStats reads what the server says of itself. The session stays usable after an error of the server's. What is
-	// remembered from one reading to the next belongs to the one goroutine that reads.
+	// readStats reads the server's statistics. The session stays usable after an error that the server sent. Only one
+	// goroutine at a time may call it, since the kind remembers values from one call to the next.
 	readStats(ctx context.Context, s *session) (stats, error)
-	// readStartTimes reads when the server's processes began, as far as it tells; any goroutine may.
+	// readStartTimes reads when the server's processes started, as far as the server reports it. Any goroutine may call
+	// it.
 	readStartTimes(ctx context.Context, s *session) startTimes
-	// reset says that the next session that is read may lead to another server.
+	// reset is called before reading a session that may lead to a different server.
 	reset()
-	// queryCount is how many queryCount a session answers when it is asked for the first time.
+	// queryCount returns how many queries a session runs when it is pinged and its statistics are read for the first
+	// time.
 	queryCount() int
 }
 
-// newKind is the one place that knows all kinds.
+// newKind returns the kind of a target. It is the only place that lists all kinds.
 func newKind(target *config.Target) kind {
 	if target.Kind == config.KindPgBouncer {
 		return pgbouncer{}
@@ -74,16 +65,16 @@ func newKind(target *config.Target) kind {
 	return &postgres{sql: statsSQL(target.Applications)}
 }
 
-// stats is what a server says of itself: one of these.
+// stats holds the statistics of one kind of server. The other field is nil.
 type stats struct {
 	server *ServerStats
 	pooler *PoolerStats
 }
 
-// Prober asks one server.
+// Prober probes one server.
 //
-// It holds at most two open sessions, the kept one and that of the probe under way, one more while a commit is stuck, one
-// for each Query under way, and at most four logins that the server has not finished.
+// It holds at most two open sessions: the kept one and that of the current probe. It holds one more while a commit is
+// stuck, one for each Query under way, and at most four logins that the server has not finished.
 type Prober struct {
 	target      *config.Target
 	credentials Credentials
@@ -92,37 +83,26 @@ type Prober struct {
 	kind        kind
 	commits     commits
 
-	ctx    context.Context //nolint:containedctx // the prober's life
+	ctx    context.Context //nolint:containedctx // ends when the prober is closed
 	cancel context.CancelFunc
-	work   sync.WaitGroup // logins, kept sessions, closing
+	work   sync.WaitGroup // all goroutines and calls that Close waits for
 
-	mu      sync.Mutex // protects what follows
-	closed  bool
-	kept    *kept
-	pending []*pendingLogin // logins under way, the youngest last
-	ended   chan struct{}   // closed, and replaced, when one of them ends
+	mu         sync.Mutex // protects what follows
+	closed     bool
+	kept       *kept
+	pending    []*pendingLogin // logins under way, youngest last
+	loginEnded chan struct{}   // closed and replaced when a pending login ends
 
-	refused bool        // the last probe was refused for what we are; belongs to the probe under way
-	pooled  atomic.Bool // the sessions are a pooler's
+	lastMisconfigured bool        // the last probe ended in StateMisconfigured; belongs to the current probe
+	pooled            atomic.Bool // a pooler is between this prober and the server
 
-	// gaveWay says that a kept session took the server that a pooler had for a new one. From then on none is kept.
-	gaveWay atomic.Bool
+	// stopKeeping is set if the kept session held a server connection that the pooler needed for a new session. From
+	// then on no session is kept.
+	stopKeeping atomic.Bool
 }
 
-// pendingLogin is a login under way. Its result is there once done is closed.
-type pendingLogin struct {
-	started   time.Time
-	trace     *trace
-	waits     bool // a command may print the password, which takes time
-	aside     bool // a Query's: no probe waits for it, unless it was abandoned
-	done      chan struct{}
-	session   *session
-	err       error
-	abandoned bool // nobody waits any more; protected by Prober.mu
-}
-
-// New returns a prober of target, which logs in with credentials. The caller must call Close when it does not need the
-// prober any more.
+// New returns a prober of target that logs in with credentials. The caller must call Close when it no longer needs the
+// prober.
 func New(target *config.Target, credentials Credentials, options Options) *Prober {
 	if options.Resolver == nil {
 		options.Resolver = &net.Resolver{PreferGo: true}
@@ -132,13 +112,14 @@ func New(target *config.Target, credentials Credentials, options Options) *Probe
 	}
 	p := &Prober{
 		target: target, credentials: credentials, options: options, kind: newKind(target),
-		limits: limits{maxPending: time.Minute, minAge: 15 * time.Second, maxLogins: 4}, ended: make(chan struct{}),
+		limits: limits{maxPending: time.Minute, minAge: 15 * time.Second, maxLogins: 4}, loginEnded: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
 
-// Close ends every session and every login under way and waits for that, until ctx ends.
+// Close ends all sessions and logins under way, and waits until they have ended or ctx ends. It returns an error if ctx
+// ends first.
 func (p *Prober) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closed = true
@@ -147,87 +128,91 @@ func (p *Prober) Close(ctx context.Context) error {
 	return bounded.Wait(ctx, &p.work)
 }
 
-// Probe opens a session and asks on it whether the server is alive (SELECT 1; SHOW VERSION of a PgBouncer) and, at the same
-// time, asks the kept session. It returns within milliseconds of the end of ctx, whatever the server does; ctx's deadline is
-// also what addresses share. One probe at a time.
+// Probe opens a session and pings the server on it (SELECT 1, or SHOW VERSION on a PgBouncer). At the same time it
+// sends a request to the kept session. It returns within milliseconds after ctx ends, whatever the server does. The
+// addresses of a host name share the time until ctx's deadline. Only one call at a time is allowed.
 //
-// Where the target's commits are probed, one begins with the verdict and goes on: Result.Commit.
+// If the target's commits are probed, a commit starts after the verdict and continues in the background: Result.Commit.
 func (p *Prober) Probe(ctx context.Context) *Result {
 	r := &Result{Start: time.Now(), Keep: p.options.Keep}
 	if deadline, ok := ctx.Deadline(); ok {
 		r.Deadline = deadline.Sub(r.Start).Round(time.Millisecond)
 	}
-	k, ok := p.begin()
+	k, ok := p.beginWork()
 	if !ok {
 		return Unanswered(r.Start, 0, r.Keep)
 	}
 	defer p.work.Done()
-	var answers <-chan reply
+	var replies <-chan reply
 	if k != nil {
-		answers = k.send(ctx)
+		replies = k.send(ctx)
 	}
 	s := p.openAndPing(ctx, r, k)
 	if k != nil {
-		r.take(k.wait(ctx, answers))
-		if r.KeptUp && r.shutsDown() {
+		r.setStats(k.wait(ctx, replies))
+		if r.KeptUp && r.mayBlockShutdown() {
 			p.release(k)
 		}
 	}
 	switch {
 	case s == nil:
-	case !p.options.Keep, p.gaveWay.Load():
+	case !p.options.Keep, p.stopKeeping.Load():
 		r.Query = r.Phases[PhaseQuery]
-		r.take(p.readStatsOnce(ctx, s))
+		r.setStats(p.readStatsOnce(ctx, s))
 	case p.keepNew(ctx, r, k, s):
 		s = nil
-	case r.ServerStats != nil && !r.ServerStats.Pooled: // they are the kept session's, which may be older than a default
+	case r.ServerStats != nil && !r.ServerStats.Pooled: // the kept session may be older than the current default
 		if readOnly, ok := s.readOnlyByDefault(ctx); ok {
 			r.ServerStats.ReadOnly = r.ServerStats.Replica || readOnly
 		}
 	}
-	p.refused = r.Failure != nil && r.Failure.State == StateMisconfigured
+	p.lastMisconfigured = r.Failure != nil && r.Failure.State == StateMisconfigured
 	p.pooled.Store(r.pooled() || p.pooled.Load() && r.ServerStats == nil)
 	r.Duration = time.Since(r.Start)
 	switch {
 	case p.target.Commit && r.Up():
 		r.Commit = p.commit(s, r)
 	case s != nil:
-		p.end(s)
+		p.closeInBackground(s)
 	default:
 		r.Commit = p.commits.current.Load()
 	}
 	return r
 }
 
+// pooled reports whether the statistics came from a pooler or through one.
 func (r *Result) pooled() bool {
 	return r.PoolerStats != nil || r.ServerStats != nil && r.ServerStats.Pooled
 }
 
-// shutsDown says whether the server may be waiting for our session to end: one that answers while new ones are refused
-// stands in the way of a smart shutdown, and of PgBouncer's, which closes its port (SIGTERM from 1.23 on).
-func (r *Result) shutsDown() bool {
+// mayBlockShutdown reports whether new logins are refused as during a shutdown. If the kept session still replies, the
+// server may be waiting for it to end. It blocks a smart shutdown of PostgreSQL, and that of a PgBouncer, which closes
+// its port (SIGTERM from 1.23 on).
+func (r *Result) mayBlockShutdown() bool {
 	return r.Failure != nil && (r.Failure.Reason == ReasonNotAccepting || r.Failure.Reason == ReasonRefused && r.pooled())
 }
 
-// keepNew keeps the new session s where none stands, or where the one that stands, k, may have become another one: the
-// name leads elsewhere by now, or the role was made anew since the last probe was refused. It reports whether s is kept.
+// keepNew keeps the new session s if no session is kept, or if the kept session k may be outdated: the host name now
+// leads to another address, or the last probe was refused and the role may have been created again since. It reports
+// whether s is kept.
 func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bool {
-	if k != nil && r.KeptUp && (p.refused || k.address() != s.address()) {
+	if k != nil && r.KeptUp && (p.lastMisconfigured || k.address() != s.address()) {
 		p.release(k)
 	}
 	if k = p.keep(s); k == nil {
 		return false
 	}
-	// A session that is asked and overruns is lost. Where too little time is left, it is asked in the next probe.
+	// A request that exceeds the deadline would close the session. If too little time is left, the next probe sends it.
 	needed := time.Duration(float64(p.kind.queryCount()) * r.Phases[PhaseQuery].Value * float64(time.Second))
 	if needed < r.Deadline-time.Since(r.Start) {
-		r.take(k.wait(ctx, k.send(ctx)))
+		r.setStats(k.wait(ctx, k.send(ctx)))
 	}
 	return true
 }
 
-// begin counts a probe as work and returns the kept session, if one stands. It reports false once the prober is closed.
-func (p *Prober) begin() (*kept, bool) {
+// beginWork counts the caller in p.work and returns the kept session, nil if there is none. It returns false if the
+// prober is closed. If it returns true, the caller must call p.work.Done.
+func (p *Prober) beginWork() (*kept, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -237,25 +222,28 @@ func (p *Prober) begin() (*kept, bool) {
 	return p.kept, true
 }
 
-// end closes a session behind the caller's back.
-func (p *Prober) end(s *session) { p.work.Go(func() { s.close(p.ctx) }) }
+// closeInBackground closes a session without making the caller wait.
+func (p *Prober) closeInBackground(s *session) { p.work.Go(func() { s.close(p.ctx) }) }
 
-func (r *Result) take(a reply) {
-	r.ServerStats, r.PoolerStats, r.StatsFailure = a.server, a.pooler, a.failure
+// setStats copies a reply of the kept session, or of the new session if none is kept, into the result.
+func (r *Result) setStats(rep reply) {
+	r.ServerStats, r.PoolerStats, r.StatsFailure = rep.server, rep.pooler, rep.failure
 	if r.Keep {
-		r.KeptUp = a.up
-		if a.up {
-			r.Query = knownDuration(a.query)
+		r.KeptUp = rep.up
+		if rep.up {
+			r.Query = knownDuration(rep.query)
 		}
 	}
 }
 
-// openAndPing opens a session and asks the question on it. It returns the session when that succeeded, and else says in r why
-// not. A session that is ended while it is being opened or asked is tried once more: it may be our bad luck with an
-// administrator's terminate, and if it is not, the second try says what is. So is a password that was refused, where
-// there is another one by now.
+// openAndPing opens a session and pings the server on it. It returns the session if that succeeded. Otherwise it sets
+// r.Failure and returns nil.
+//
+// It tries twice if the server ended the session: an administrator may have terminated it by chance, and if not, the
+// second attempt finds the reason. It also tries twice if a password was refused and a different one may be available
+// by now.
 func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
-	for try := 1; ; try++ {
+	for attempt := 1; ; attempt++ {
 		t := &trace{}
 		s, err := p.open(ctx, t, false)
 		if err == nil {
@@ -267,172 +255,80 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
 			r.Connect = known(connect)
 			t.enter(PhaseQuery)
 			s.pooled = p.pooled.Load()
-			if err = p.alive(ctx, s, k); err == nil {
+			if err = p.pingNew(ctx, s, k); err == nil {
 				t.done()
 				r.Phases, _ = t.read()
-				r.TLS = t.security()
+				r.TLS = t.tlsInfo()
 				r.Failure = nil
 				r.Superuser = p.target.Kind != config.KindPgBouncer && s.conn.ParameterStatus("is_superuser") == "on"
 				return s
 			}
-			p.end(s)
+			p.closeInBackground(s)
 		}
 		var phase Phase
 		r.Phases, phase = t.read()
-		r.TLS = t.security()
+		r.TLS = t.tlsInfo()
 		var loginErr *loginError
 		if errors.As(err, &loginErr) {
 			phase = loginErr.phase
 		}
 		r.Failure = classify(err, phase)
 		if p.pooled.Load() && p.target.Kind != config.KindPgBouncer && phase == PhaseQuery && r.Failure.Reason == ReasonTimeout {
-			r.Failure.Reason = ReasonPooler // it let us in, and has no server for us: paused, or all are taken or hang
+			// The pooler accepted the login but has no server: it is paused, or all servers are in use or hang.
+			r.Failure.Reason = ReasonPooler
 		}
-		if try == 2 && loginErr != nil && loginErr.cutOff {
-			// With TLS 1.3 a server says only now that it does not accept a certificate, and its end of the connection
-			// may overtake the alert (RFC 8446, section 6.2). Once may be bad luck.
+		if attempt == 2 && loginErr != nil && loginErr.endedAfterCertificate {
+			// With TLS 1.3 a server rejects a client certificate only after the handshake, and closing the connection
+			// may overtake the alert (RFC 8446, section 6.2). A single occurrence may be a coincidence.
 			r.Failure = classify(&tlsError{errNotAccepted}, phase)
 		}
-		if try == 2 || ctx.Err() != nil || !p.again(r.Failure, loginErr) {
+		if attempt == 2 || ctx.Err() != nil || !p.shouldRetry(r.Failure, loginErr) {
 			return nil
 		}
 		r.Connect = Number{}
 	}
 }
 
-// again says whether a failure is worth a second try. loginErr may be nil.
-func (p *Prober) again(f *Failure, loginErr *loginError) bool {
+// shouldRetry reports whether a failure is worth a second attempt. loginErr may be nil.
+func (p *Prober) shouldRetry(f *Failure, loginErr *loginError) bool {
 	return f.Reason == ReasonTerminated ||
 		f.Reason == ReasonAuth && f.SQLState != "" && loginErr != nil && p.credentials.PasswordRefused(loginErr.password)
 }
 
-// alive asks the question on a new session.
-func (p *Prober) alive(ctx context.Context, s *session, k *kept) error {
-	defer p.giveWay(ctx, k)()
+// pingNew pings the server on a new session. k is the kept session, nil if there is none.
+func (p *Prober) pingNew(ctx context.Context, s *session, k *kept) error {
+	defer p.releaseIfStarved(ctx, k)()
 	return s.guard(func() error { return p.kind.ping(ctx, s) })
 }
 
-// giveWay has the kept session give way, unless what it returns is called in time: in session mode it holds a server of the
-// pool, and there may be none left for a new one. k is nil where none is kept.
-func (p *Prober) giveWay(ctx context.Context, k *kept) (stop func()) {
+// releaseIfStarved releases the kept session k if half of the time until ctx's deadline passes before stop is called. A
+// pooler in session mode dedicates a server connection to k, and may have none left for a new session. k is nil if no
+// session is kept.
+func (p *Prober) releaseIfStarved(ctx context.Context, k *kept) (stop func()) {
 	deadline, ok := ctx.Deadline()
 	if k == nil || !p.pooled.Load() || !ok {
 		return func() {}
 	}
 	timer := time.AfterFunc(time.Until(deadline)/2, func() {
-		if k.listening.Load() { // it was answered, so that there is a server, and we have it
-			p.gaveWay.Store(true)
+		if k.listening.Load() { // k got its reply, so the pooler has a server and k holds it
+			p.stopKeeping.Store(true)
 			p.release(k)
 		}
 	})
 	return func() { timer.Stop() }
 }
 
-// readStatsOnce reads on a session that is not kept.
+// readStatsOnce reads the statistics on a session that is not kept.
 func (p *Prober) readStatsOnce(ctx context.Context, s *session) reply {
-	var a reply
-	p.kind.reset() // behind a name with several servers, it may have been another one
-	if err := a.take(ctx, s, p.kind); err != nil {
-		a.failure = classify(err, PhaseQuery)
+	var rep reply
+	p.kind.reset() // a host name may lead to several servers
+	if err := rep.readStats(ctx, s, p.kind); err != nil {
+		rep.failure = classify(err, PhaseQuery)
 	}
-	return a
+	return rep
 }
 
-// open opens a session within ctx. A login for which the server already holds a slot when ctx ends goes on without its
-// caller; while one is under way this waits for it, and starts another only when it has become old.
-func (p *Prober) open(ctx context.Context, t *trace, aside bool) (*session, error) {
-	for {
-		l, before := p.admit(ctx, t, aside)
-		if l != nil {
-			return p.await(ctx, l)
-		}
-		again := time.NewTimer(before.wait)
-		select {
-		case <-before.ended:
-		case <-again.C:
-		case <-ctx.Done():
-		}
-		again.Stop()
-		if ctx.Err() != nil {
-			return nil, before.youngest.overrun(ctx)
-		}
-	}
-}
-
-// obstacle is logins under way, and how long they keep another one from starting if none of them ends before.
-type obstacle struct {
-	youngest *pendingLogin
-	ended    <-chan struct{}
-	wait     time.Duration
-}
-
-// overrun is the error of a probe that ended before a login did.
-func (l *pendingLogin) overrun(ctx context.Context) error {
-	if _, phase := l.trace.read(); phase == PhaseCredentials && l.waits {
-		return &loginError{err: &configError{errNoCredentials}, phase: phase} // nothing was asked of the server
-	}
-	return context.Cause(ctx)
-}
-
-// admit starts a login, or says what to wait for.
-func (p *Prober) admit(ctx context.Context, t *trace, aside bool) (*pendingLogin, obstacle) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	pending := slices.DeleteFunc(slices.Clone(p.pending), func(l *pendingLogin) bool { return l.aside && !l.abandoned && !aside })
-	if n := len(pending); n > 0 {
-		youngest := pending[n-1]
-		if age := now.Sub(youngest.started); age < p.limits.minAge {
-			return nil, obstacle{youngest, p.ended, p.limits.minAge - age}
-		}
-		if n >= p.limits.maxLogins {
-			return nil, obstacle{youngest, p.ended, p.limits.maxPending}
-		}
-	}
-	l := &pendingLogin{
-		started: now, trace: t, waits: p.credentials.HasPasswordCommand(), aside: aside, done: make(chan struct{}),
-	}
-	p.pending = append(p.pending, l)
-	p.work.Go(func() { p.login(ctx, l) })
-	return l, obstacle{}
-}
-
-// login runs a login to its end, which may be long after bounded ended.
-func (p *Prober) login(bounded context.Context, l *pendingLogin) {
-	ctx, cancel := context.WithTimeout(p.ctx, p.limits.maxPending)
-	defer cancel()
-	l.session, l.err = login(ctx, bounded, p.target, p.credentials, &p.options, l.trace)
-	p.mu.Lock()
-	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
-	abandoned := l.abandoned
-	close(l.done)
-	close(p.ended)
-	p.ended = make(chan struct{})
-	p.mu.Unlock()
-	if abandoned && l.session != nil {
-		l.session.close(ctx)
-	}
-}
-
-// await waits for a login's end or ctx's.
-func (p *Prober) await(ctx context.Context, l *pendingLogin) (*session, error) {
-	select {
-	case <-l.done:
-		return l.session, l.err
-	case <-ctx.Done():
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-l.done:
-		return l.session, l.err
-	default:
-		l.abandoned = true
-		return nil, l.overrun(ctx)
-	}
-}
-
-// keep makes s the kept session, and returns nil where there is one by now.
+// keep makes s the kept session. It returns nil if there is one already or the prober is closed.
 func (p *Prober) keep(s *session) *kept {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -442,11 +338,11 @@ func (p *Prober) keep(s *session) *kept {
 	k := newKept(p.ctx, s)
 	p.kept = k
 	p.kind.reset()
-	p.work.Go(func() { p.run(k) })
+	p.work.Go(func() { p.runKept(k) })
 	return k
 }
 
-// release lets the kept session go; the next new one is kept.
+// release ends the kept session k. The next new session is kept.
 func (p *Prober) release(k *kept) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -456,24 +352,24 @@ func (p *Prober) release(k *kept) {
 	k.cancel()
 }
 
-// run is the kept session's goroutine.
-func (p *Prober) run(k *kept) {
+// runKept is the kept session's goroutine.
+func (p *Prober) runKept(k *kept) {
 	overrun := false
 	for !k.conn.IsClosed() && k.ctx.Err() == nil {
 		overrun = false
-		if q := k.listen(); q != nil {
-			overrun = k.handle(q, p.kind)
+		if req := k.listen(); req != nil {
+			overrun = k.handle(req, p.kind)
 		}
 	}
 	at := time.Now()
-	// Dropping a session that does not answer, or that sends what no server sends, is no loss.
-	lost := k.conn.IsClosed() && k.ctx.Err() == nil && !overrun && !k.gaveUp()
+	// It is not a loss if this side closed the session because the server was late or sent an invalid message.
+	lost := k.conn.IsClosed() && k.ctx.Err() == nil && !overrun && !k.abortedByUs()
 	p.release(k)
-	p.end(k.session)
+	p.closeInBackground(k.session)
 	if !lost || k.pooled {
 		return
 	}
-	reason, ok := k.loss().certain()
+	reason, ok := k.loss().reasonFromEnd()
 	if !ok {
 		reason = p.reopen(k)
 	}
@@ -482,7 +378,8 @@ func (p *Prober) run(k *kept) {
 	}
 }
 
-// reopen opens a lost session anew, at once, to learn why it was lost, and keeps the new one.
+// reopen logs in again right after a session was lost, to find the reason, and keeps the new session. maxReopen bounds
+// it.
 func (p *Prober) reopen(k *kept) LossReason {
 	ctx, cancel := context.WithTimeout(p.ctx, maxReopen)
 	defer cancel()
@@ -495,10 +392,10 @@ func (p *Prober) reopen(k *kept) LossReason {
 				return nil
 			})
 			if p.keep(s) == nil {
-				p.end(s)
+				p.closeInBackground(s)
 			}
 		}
-		reason, decided := k.loss().reason(k.started, after, err)
+		reason, decided := k.loss().reasonFromLogin(k.started, after, err)
 		if decided {
 			return reason
 		}

@@ -24,7 +24,7 @@ import (
 	"pg_liveness_exporter/internal/testservers"
 )
 
-// hanging is the most anything may take on a busy machine before it counts as hung.
+// hanging is the longest that anything may take on a busy machine before the test counts it as hung.
 const hanging = 4 * time.Second
 
 // newFakeServer starts a fake server that is closed when the test ends.
@@ -38,8 +38,8 @@ func newFakeServer(t testing.TB, handle func(net.Conn)) *testservers.FakeServer 
 	return s
 }
 
-// say reads the client's first message, sends bytes, and then is silent.
-func say(bytes string) func(net.Conn) {
+// sendBytes reads the client's first message, sends bytes, and then stays silent.
+func sendBytes(bytes string) func(net.Conn) {
 	return func(conn net.Conn) {
 		_, _ = conn.Read(make([]byte, 1024))
 		_, _ = io.WriteString(conn, bytes)
@@ -47,20 +47,21 @@ func say(bytes string) func(net.Conn) {
 	}
 }
 
-// sayAndClose hangs up after the bytes.
-func sayAndClose(bytes string) func(net.Conn) {
+// sendAndClose is like sendBytes, but closes the connection after sending.
+func sendAndClose(bytes string) func(net.Conn) {
 	return func(conn net.Conn) {
 		_, _ = conn.Read(make([]byte, 1024))
 		_, _ = io.WriteString(conn, bytes)
 	}
 }
 
-// newTestProber asks the server on a port of this machine; more is added to the connection string.
-func newTestProber(t *testing.T, port int, more string) *Prober {
+// newTestProber returns a prober of the server on a local port. settings are appended to the connection string.
+func newTestProber(t *testing.T, port int, settings string) *Prober {
 	t.Helper()
-	return newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", port, more), nil)
+	return newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", port, settings), nil)
 }
 
+// newTestProberFor returns a prober of dsn. change may modify its options.
 func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
 	t.Helper()
 	target, err := config.FromEnvironment(func(name string) string {
@@ -90,7 +91,8 @@ func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
 	return p
 }
 
-func ask(t testing.TB, p *Prober, limit time.Duration) *Result {
+// runProbe runs one probe with limit as its timeout, and fails the test if it takes much longer.
+func runProbe(t testing.TB, p *Prober, limit time.Duration) *Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -102,8 +104,8 @@ func ask(t testing.TB, p *Prober, limit time.Duration) *Result {
 	return r
 }
 
-// TestWhatNoServerDoes: answers that a real server cannot be made to give.
-func TestWhatNoServerDoes(t *testing.T) {
+// TestUnusualReplies checks the failures for replies that a real server cannot be made to send.
+func TestUnusualReplies(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name   string
@@ -113,20 +115,20 @@ func TestWhatNoServerDoes(t *testing.T) {
 	}{
 		{"accepts and is silent", testservers.Silent, "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
 		{"silent to SSLRequest", testservers.Silent, "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseTLS}},
-		{"half a message", say("R\x00\x00"), "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
-		{"half a message and hangs up", sayAndClose("R\x00\x00"), "sslmode=disable", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseStartup}},
-		{"hangs up at once", sayAndClose(""), "sslmode=disable", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseStartup}},
-		{"hangs up at SSLRequest", sayAndClose(""), "sslmode=require", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseTLS}},
-		{"hangs up in the handshake", sayAndClose("S"), "sslmode=require", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseTLS}},
-		{"garbage", say("\x01\x02\x03\x04\x05\x06\x07\x08\x09"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
-		{"an HTTP server", sayAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=prefer", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseTLS}},
-		{"an HTTP server without SSLRequest", sayAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
-		{"garbage instead of a handshake", say("Snonsense nonsense nonsense"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
-		{"no process for the session", sayAndClose("Ecould not fork\n\x00"), "sslmode=prefer", Failure{Reason: ReasonResources, State: StateRejecting, Phase: PhaseTLS}},
-		{"no TLS", say("N"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
-		{"no TLS, and then silent", say("N"), "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
-		{"no direct TLS", sayAndClose(""), "sslmode=require sslnegotiation=direct", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
-		{"a password in plain text, not accepted", say("R\x00\x00\x00\x08\x00\x00\x00\x03"), "sslmode=disable require_auth=scram-sha-256", Failure{Reason: ReasonAuth, State: StateMisconfigured, Phase: PhaseStartup}},
+		{"half a message", sendBytes("R\x00\x00"), "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
+		{"half a message and hangs up", sendAndClose("R\x00\x00"), "sslmode=disable", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseStartup}},
+		{"hangs up at once", sendAndClose(""), "sslmode=disable", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseStartup}},
+		{"hangs up at SSLRequest", sendAndClose(""), "sslmode=require", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseTLS}},
+		{"hangs up in the handshake", sendAndClose("S"), "sslmode=require", Failure{Reason: ReasonTerminated, State: StateNoResponse, Phase: PhaseTLS}},
+		{"garbage", sendBytes("\x01\x02\x03\x04\x05\x06\x07\x08\x09"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
+		{"an HTTP server", sendAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=prefer", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseTLS}},
+		{"an HTTP server without SSLRequest", sendAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
+		{"garbage instead of a handshake", sendBytes("Snonsense nonsense nonsense"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
+		{"no process for the session", sendAndClose("Ecould not fork\n\x00"), "sslmode=prefer", Failure{Reason: ReasonResources, State: StateRejecting, Phase: PhaseTLS}},
+		{"no TLS", sendBytes("N"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
+		{"no TLS, and then silent", sendBytes("N"), "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
+		{"no direct TLS", sendAndClose(""), "sslmode=require sslnegotiation=direct", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
+		{"a password in plain text, not accepted", sendBytes("R\x00\x00\x00\x08\x00\x00\x00\x03"), "sslmode=disable require_auth=scram-sha-256", Failure{Reason: ReasonAuth, State: StateMisconfigured, Phase: PhaseStartup}},
 		{"one byte a second", func(conn net.Conn) {
 			for _, b := range []byte("R\x00\x00\x00\x08\x00\x00\x00\x00") {
 				time.Sleep(time.Second)
@@ -136,13 +138,13 @@ func TestWhatNoServerDoes(t *testing.T) {
 			}
 			testservers.Silent(conn)
 		}, "sslmode=disable", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
-		{"a message of a gigabyte", say("R\x3f\xff\xff\xff\x00\x00\x00\x00"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
+		{"a message of a gigabyte", sendBytes("R\x3f\xff\xff\xff\x00\x00\x00\x00"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := newFakeServer(t, test.handle)
 			p := newTestProber(t, s.Port, test.dsn)
-			r := ask(t, p, 500*time.Millisecond)
+			r := runProbe(t, p, 500*time.Millisecond)
 			if r.Up() {
 				t.Fatal("up")
 			}
@@ -154,7 +156,7 @@ func TestWhatNoServerDoes(t *testing.T) {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
 			if !r.Phases[test.want.Phase].Known {
-				t.Errorf("no time for the phase that failed: %v", r.Phases)
+				t.Errorf("no time recorded for the failed phase: %v", r.Phases)
 			}
 			if n := s.Accepted(); n > 2 {
 				t.Errorf("%d connections for one probe", n)
@@ -163,7 +165,7 @@ func TestWhatNoServerDoes(t *testing.T) {
 	}
 }
 
-// refuse answers a login with an error, as a server does.
+// refuse replies to a login with an error, as a server does.
 func refuse(e pgproto3.ErrorResponse) func(net.Conn) {
 	return func(conn net.Conn) {
 		backend := pgproto3.NewBackend(conn, conn)
@@ -175,8 +177,8 @@ func refuse(e pgproto3.ErrorResponse) func(net.Conn) {
 	}
 }
 
-// TestReasons: what the server says decides, in its codes alone.
-func TestReasons(t *testing.T) {
+// TestReasonsBySQLState checks that the server's codes determine the reason, and its message only if it is a pooler's.
+func TestReasonsBySQLState(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		code, routine, message string
@@ -234,14 +236,14 @@ func TestReasons(t *testing.T) {
 				Severity: "FATALE", SeverityUnlocalized: "FATAL", Code: test.code, Routine: test.routine, Message: test.message,
 			}))
 			p := newTestProber(t, s.Port, "sslmode=disable")
-			r := ask(t, p, hanging)
+			r := runProbe(t, p, hanging)
 			want := Failure{Reason: test.reason, State: test.state, Phase: PhaseStartup, SQLState: test.code, Routine: test.routine}
 			if r.Up() || *r.Failure != want {
 				t.Errorf("got %+v, want %+v", r.Failure, want)
 			}
 			connections := 1
 			if test.reason == ReasonTerminated {
-				connections = 2 // tried once more
+				connections = 2 // a second attempt
 			}
 			if n := s.Accepted(); n != connections {
 				t.Errorf("%d connections, want %d", n, connections)
@@ -250,7 +252,8 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-func TestUnusualTargets(t *testing.T) {
+// TestNoListener checks the failure if nothing listens at the address.
+func TestNoListener(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		dsn  string
@@ -259,116 +262,119 @@ func TestUnusualTargets(t *testing.T) {
 		{"host=127.0.0.1 port=1 user=u", Failure{Reason: ReasonRefused, State: StateNoResponse, Phase: PhaseDial}},
 		{"host=/nonexistent user=u", Failure{Reason: ReasonRefused, State: StateNoResponse, Phase: PhaseDial}},
 	} {
-		r := ask(t, newTestProberFor(t, test.dsn, nil), hanging)
+		r := runProbe(t, newTestProberFor(t, test.dsn, nil), hanging)
 		if r.Up() || *r.Failure != test.want {
 			t.Errorf("%s: got %+v, want %+v", test.dsn, r.Failure, test.want)
 		}
 	}
 }
 
-// names resolves a name to fixed addresses, or to an error.
-type names struct {
+// fixedAddresses resolves every name to the same addresses, or fails with err.
+type fixedAddresses struct {
 	addresses []string
 	err       error
 }
 
-func (n names) LookupHost(context.Context, string) ([]string, error) { return n.addresses, n.err }
+func (n fixedAddresses) LookupHost(context.Context, string) ([]string, error) {
+	return n.addresses, n.err
+}
 
-// TestAddresses: every address of a name is tried, and the last resort decides.
-func TestAddresses(t *testing.T) {
+// TestTriesAllAddresses checks that all addresses of a name are tried, and the reason if all fail.
+func TestTriesAllAddresses(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, refuse(pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03"}))
 	for _, test := range []struct {
-		names names
+		names fixedAddresses
 		want  Reason
 	}{
-		{names{addresses: []string{"127.0.0.2", "127.0.0.1"}}, ReasonNotAccepting}, // nobody listens on the first
-		{names{addresses: []string{"127.0.0.2", "127.0.0.3"}}, ReasonRefused},
-		{names{err: &net.DNSError{Err: "no such host", IsNotFound: true}}, ReasonResolve},
-		{names{err: &net.DNSError{Err: "server misbehaving", IsTemporary: true}}, ReasonResolve},
-		{names{err: &net.DNSError{Err: "i/o timeout", IsTimeout: true}}, ReasonTimeout},
+		// Nothing listens on the first address.
+		{fixedAddresses{addresses: []string{"127.0.0.2", "127.0.0.1"}}, ReasonNotAccepting},
+		{fixedAddresses{addresses: []string{"127.0.0.2", "127.0.0.3"}}, ReasonRefused},
+		{fixedAddresses{err: &net.DNSError{Err: "no such host", IsNotFound: true}}, ReasonResolve},
+		{fixedAddresses{err: &net.DNSError{Err: "server misbehaving", IsTemporary: true}}, ReasonResolve},
+		{fixedAddresses{err: &net.DNSError{Err: "i/o timeout", IsTimeout: true}}, ReasonTimeout},
 	} {
 		p := newTestProberFor(t, fmt.Sprintf("host=name.invalid port=%d user=u sslmode=disable", s.Port),
 			func(o *Options) { o.Resolver = test.names })
-		if r := ask(t, p, hanging); r.Up() || r.Failure.Reason != test.want {
+		if r := runProbe(t, p, hanging); r.Up() || r.Failure.Reason != test.want {
 			t.Errorf("%+v: got %+v, want %s", test.names, r.Failure, test.want)
 		}
 	}
 }
 
-// TestPendingLogins: of a server that accepts and never answers, no more logins are begun than it can bear, and the
-// first answer lets probes open their own again.
+// TestPendingLogins checks that the number of pending logins is limited if a server accepts connections and never
+// replies, and that probes log in again as soon as a pending login ends.
 func TestPendingLogins(t *testing.T) {
 	t.Parallel()
-	answers := make(chan struct{})
+	release := make(chan struct{})
 	s := newFakeServer(t, func(conn net.Conn) {
-		silence := make(chan struct{})
+		clientGone := make(chan struct{})
 		go func() {
 			testservers.Silent(conn)
-			close(silence)
+			close(clientGone)
 		}()
 		select {
-		case <-answers:
-		case <-silence:
+		case <-release:
+		case <-clientGone:
 		}
 	})
 	p := newTestProber(t, s.Port, "sslmode=disable")
 	p.limits = limits{maxPending: 400 * time.Millisecond, minAge: 100 * time.Millisecond, maxLogins: 4}
 	for begin := time.Now(); time.Since(begin) < 2*time.Second; {
-		if r := ask(t, p, 20*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout {
+		if r := runProbe(t, p, 20*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout {
 			t.Fatalf("got %+v", r.Failure)
 		}
 		if n := p.options.Sessions.InUse(); n > 4 {
 			t.Fatalf("%d logins at once, want at most 4", n)
 		}
 	}
-	if n := s.MaxOpen(); n < 2 || n > 5 { // the server may learn late of one that was dropped
+	if n := s.MaxOpen(); n < 2 || n > 5 { // the server may notice late that a login was dropped
 		t.Errorf("the server saw %d logins at once", n)
 	}
 	if n := s.Accepted(); n > 25 {
-		t.Errorf("%d logins in 2 s, want one each 100 ms", n)
+		t.Errorf("%d logins in 2 s, want one per 100 ms", n)
 	}
-	close(answers) // hangs up, which is an end too
-	if r := ask(t, p, hanging); r.Up() || r.Failure.Reason != ReasonTerminated {
-		t.Errorf("got %+v, want what the server does now", r.Failure)
+	close(release) // the server hangs up, which ends the logins
+	if r := runProbe(t, p, hanging); r.Up() || r.Failure.Reason != ReasonTerminated {
+		t.Errorf("got %+v, want terminated, as the server hangs up now", r.Failure)
 	}
 }
 
-// TestAnotherPendingLoginEnds: whichever of several logins ends, those who wait go on.
+// TestAnotherPendingLoginEnds checks that a waiting probe continues as soon as any pending login ends.
 func TestAnotherPendingLoginEnds(t *testing.T) {
 	t.Parallel()
 	var (
-		logins atomic.Int64
-		end    = make(chan struct{})
+		logins    atomic.Int64
+		endSecond = make(chan struct{})
 	)
 	s := newFakeServer(t, func(conn net.Conn) {
 		switch logins.Add(1) {
 		case 1:
 			testservers.Silent(conn)
 		case 2:
-			<-end
+			<-endSecond
 		default:
 			refuse(pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03"})(conn)
 		}
 	})
 	p := newTestProber(t, s.Port, "sslmode=disable")
 	p.limits = limits{maxPending: time.Minute, minAge: time.Millisecond, maxLogins: 2}
-	ask(t, p, 50*time.Millisecond)
-	ask(t, p, 50*time.Millisecond)
-	time.AfterFunc(100*time.Millisecond, func() { close(end) })
-	if r := ask(t, p, hanging); r.Up() || r.Failure.Reason != ReasonNotAccepting {
-		t.Errorf("got %+v, want what a new login meets", r.Failure)
+	runProbe(t, p, 50*time.Millisecond)
+	runProbe(t, p, 50*time.Millisecond)
+	time.AfterFunc(100*time.Millisecond, func() { close(endSecond) })
+	if r := runProbe(t, p, hanging); r.Up() || r.Failure.Reason != ReasonNotAccepting {
+		t.Errorf("got %+v, want the failure of a new login", r.Failure)
 	}
 }
 
-// TestDeadlineMoves: a probe whose deadline moves while it dials goes on dialling.
-func TestDeadlineMoves(t *testing.T) {
+// TestDialIgnoresMovingDeadline checks that dialling continues if the probe's deadline moves, and ends with the probe.
+func TestDialIgnoresMovingDeadline(t *testing.T) {
 	t.Parallel()
 	moving := &movingContext{Context: t.Context(), deadline: time.Now().Add(50 * time.Millisecond)}
 	ctx, cancel := endingWith(moving)
 	defer cancel()
 	if _, ok := ctx.Deadline(); ok {
-		t.Error("net.Dialer would see a deadline that moves")
+		t.Error("the context has a deadline that net.Dialer would keep")
 	}
 	parent, end := context.WithCancel(t.Context())
 	ctx, cancel = endingWith(parent)
@@ -377,20 +383,20 @@ func TestDeadlineMoves(t *testing.T) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(hanging):
-		t.Error("does not end with the other context")
+		t.Error("the context does not end with the other one")
 	}
 }
 
-// movingContext has a deadline that ends nothing.
+// movingContext reports a deadline at which nothing ends.
 type movingContext struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context //nolint:containedctx // movingContext is itself a context
 	deadline        time.Time
 }
 
 func (c *movingContext) Deadline() (time.Time, bool) { return c.deadline, true }
 
-// accept lets a login through, and then answers every query with the rows that answer gives for it.
-func accept(answer func(sql string) [][]string) func(net.Conn) {
+// accept accepts a login and then replies to every query with the rows that rowsFor returns for it.
+func accept(rowsFor func(sql string) [][]string) func(net.Conn) {
 	return func(conn net.Conn) {
 		backend := pgproto3.NewBackend(conn, conn)
 		if _, err := backend.ReceiveStartupMessage(); err != nil {
@@ -410,7 +416,7 @@ func accept(answer func(sql string) [][]string) func(net.Conn) {
 			if !ok {
 				return
 			}
-			rows := answer(q.String)
+			rows := rowsFor(q.String)
 			if len(rows) == 0 {
 				backend.Send(&pgproto3.EmptyQueryResponse{})
 				continue
@@ -432,8 +438,8 @@ func accept(answer func(sql string) [][]string) func(net.Conn) {
 	}
 }
 
-// TestOddFigures: rows that are not as they should be cost the figures, and nothing else.
-func TestOddFigures(t *testing.T) {
+// TestInvalidStats checks that malformed rows cost a probe its statistics, and nothing else.
+func TestInvalidStats(t *testing.T) {
 	t.Parallel()
 	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "0", "", "0", "60", "f", "0"}
 	for name, rows := range map[string][][]string{
@@ -450,24 +456,24 @@ func TestOddFigures(t *testing.T) {
 				}
 				return rows
 			}))
-			r := ask(t, newTestProber(t, s.Port, "sslmode=disable"), hanging)
+			r := runProbe(t, newTestProber(t, s.Port, "sslmode=disable"), hanging)
 			if !r.Up() || !r.KeptUp || r.ServerStats != nil || r.StatsFailure == nil || r.StatsFailure.Reason != ReasonProtocol {
 				t.Errorf("got %+v, %+v", r, r.StatsFailure)
 			}
 		})
 	}
 	s := newFakeServer(t, accept(func(string) [][]string { return [][]string{{"2"}} }))
-	if r := ask(t, newTestProber(t, s.Port, "sslmode=disable"), hanging); r.Up() || r.Failure.Reason != ReasonProtocol {
+	if r := runProbe(t, newTestProber(t, s.Port, "sslmode=disable"), hanging); r.Up() || r.Failure.Reason != ReasonProtocol {
 		t.Errorf("SELECT 1 returned 2: %+v", r.Failure)
 	}
 }
 
-// TestCloseEndsPendingLogins: a prober that is closed leaves no login behind and asks no more.
+// TestCloseEndsPendingLogins checks that a closed prober leaves no login behind and starts no probe.
 func TestCloseEndsPendingLogins(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, testservers.Silent)
 	p := newTestProber(t, s.Port, "sslmode=disable")
-	ask(t, p, 50*time.Millisecond)
+	runProbe(t, p, 50*time.Millisecond)
 	if n := p.options.Sessions.InUse(); n != 1 {
 		t.Errorf("%d connections, want the pending login", n)
 	}
@@ -477,7 +483,7 @@ func TestCloseEndsPendingLogins(t *testing.T) {
 		t.Error(err)
 	}
 	if r := p.Probe(ctx); r.Up() {
-		t.Error("a closed prober says up")
+		t.Error("a closed prober reports up")
 	}
 }
 
@@ -497,10 +503,11 @@ func certificate(t *testing.T, name string) tls.Certificate {
 	return pair
 }
 
-// TestUntrustedCertificate: no login, and above all no password, goes to a server whose certificate fails.
-func TestUntrustedCertificate(t *testing.T) {
+// TestNoLoginToUntrustedServer checks that no login, and so no password, is sent to a server whose certificate does not
+// verify.
+func TestNoLoginToUntrustedServer(t *testing.T) {
 	t.Parallel()
-	var spoke atomic.Int64
+	var sent atomic.Int64
 	cert := certificate(t, "db.invalid")
 	s := newFakeServer(t, func(conn net.Conn) {
 		request := make([]byte, 8)
@@ -511,24 +518,24 @@ func TestUntrustedCertificate(t *testing.T) {
 		encrypted := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
 		n, err := encrypted.Read(make([]byte, 64))
 		if err == nil || !errors.Is(err, io.EOF) && n > 0 {
-			spoke.Add(1)
+			sent.Add(1)
 		}
 	})
 	for _, dsn := range []string{"sslmode=verify-full sslrootcert=system", "sslmode=verify-full"} {
 		p := newTestProber(t, s.Port, dsn)
-		r := ask(t, p, hanging)
+		r := runProbe(t, p, hanging)
 		if r.Up() || r.Failure.Reason != ReasonTLS || r.Failure.State != StateMisconfigured || !strings.Contains(r.Failure.Detail, "certificate") {
 			t.Errorf("%s: got %+v", dsn, r.Failure)
 		}
 	}
-	if spoke.Load() > 0 {
-		t.Error("something was sent after a handshake that failed")
+	if sent.Load() > 0 {
+		t.Error("data was sent after a failed handshake")
 	}
 }
 
-// TestAlertThatWasRead: a server's alert about our certificate is known after the connection was closed, though pgconn read
-// it on the side and tells of a write that failed.
-func TestAlertThatWasRead(t *testing.T) {
+// TestAlertKnownAfterClose checks that an alert about the client certificate can be read after the connection was
+// closed, if pgconn has read it in the background. pgconn itself reports only the failed write.
+func TestAlertKnownAfterClose(t *testing.T) {
 	t.Parallel()
 	cert := certificate(t, "client")
 	s := newFakeServer(t, func(conn net.Conn) {
@@ -539,8 +546,8 @@ func TestAlertThatWasRead(t *testing.T) {
 		_ = server.HandshakeContext(t.Context())
 	})
 	for _, wasRead := range []bool{true, false} {
-		var shaken handshake
-		d := &dialer{direct: true, tlsConfig: &tls.Config{
+		var h handshake
+		d := &dialer{directTLS: true, tlsConfig: &tls.Config{
 			InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13,
 		}}
 		var netDialer net.Dialer
@@ -548,9 +555,9 @@ func TestAlertThatWasRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		encrypted, err := d.encrypt(t.Context(), conn, &shaken)
-		if err != nil || !shaken.certified {
-			t.Fatal(err, shaken.certified)
+		encrypted, err := d.encrypt(t.Context(), conn, &h)
+		if err != nil || !h.sentCertificate {
+			t.Fatal(err, h.sentCertificate)
 		}
 		if wasRead {
 			if _, err := encrypted.Read(make([]byte, 64)); !isAlert(err) {
@@ -560,17 +567,18 @@ func TestAlertThatWasRead(t *testing.T) {
 		if err := conn.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if alert := shaken.alert(); (alert != nil) != wasRead {
+		if alert := h.alert(); (alert != nil) != wasRead {
 			t.Errorf("the alert was read: %t; it is %v", wasRead, alert)
 		}
 	}
 }
 
-// TestFarAndHurried: where a login takes most of the time, the session is kept first and asked in the next probe.
-func TestFarAndHurried(t *testing.T) {
+// TestSlowServerKeepsSessionFirst checks that the session is kept but its statistics are left to the next probe, if a
+// login takes most of the time.
+func TestSlowServerKeepsSessionFirst(t *testing.T) {
 	t.Parallel()
 	const roundTrip = 200 * time.Millisecond
-	answers := accept(func(sql string) [][]string {
+	reply := accept(func(sql string) [][]string {
 		time.Sleep(roundTrip)
 		switch {
 		case sql == "SELECT 1":
@@ -582,20 +590,20 @@ func TestFarAndHurried(t *testing.T) {
 	})
 	s := newFakeServer(t, func(conn net.Conn) {
 		time.Sleep(4 * roundTrip)
-		answers(conn)
+		reply(conn)
 	})
 	p := newTestProber(t, s.Port, "sslmode=disable")
 	limit := 7 * roundTrip // enough for the login and two queries, but not for two more
-	if r := ask(t, p, limit); !r.Up() || r.KeptUp {
+	if r := runProbe(t, p, limit); !r.Up() || r.KeptUp {
 		t.Errorf("first: %+v, kept %v", r.Failure, r.KeptUp)
 	}
-	if r := ask(t, p, limit); !r.Up() || !r.KeptUp || r.ServerStats == nil || r.ServerStats.Used != 5 {
-		t.Errorf("second: %+v, kept %v, figures %+v", r.Failure, r.KeptUp, r.ServerStats)
+	if r := runProbe(t, p, limit); !r.Up() || !r.KeptUp || r.ServerStats == nil || r.ServerStats.Used != 5 {
+		t.Errorf("second: %+v, kept %v, statistics %+v", r.Failure, r.KeptUp, r.ServerStats)
 	}
 }
 
-// TestNameMoves: when a name leads to another address, the session that is kept moves there too.
-func TestNameMoves(t *testing.T) {
+// TestKeptSessionFollowsName checks that the kept session moves if its host name leads to another address.
+func TestKeptSessionFollowsName(t *testing.T) {
 	t.Parallel()
 	s, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{
 		Bin: testenv.Bin(t), Settings: []string{"listen_addresses = '127.0.0.1, 127.0.0.2'"}, HBA: "host all all all trust",
@@ -604,12 +612,12 @@ func TestNameMoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Remove() })
-	where := &names{addresses: []string{"127.0.0.1"}}
-	p := newTestProberFor(t, fmt.Sprintf("host=name.invalid port=%d user=postgres sslmode=disable", s.Port), func(o *Options) { o.Resolver = where })
+	resolver := &fixedAddresses{addresses: []string{"127.0.0.1"}}
+	p := newTestProberFor(t, fmt.Sprintf("host=name.invalid port=%d user=postgres sslmode=disable", s.Port), func(o *Options) { o.Resolver = resolver })
 	for _, address := range []string{"127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.1"} {
-		where.addresses = []string{address}
-		if r := ask(t, p, hanging); !r.Up() || !r.KeptUp || r.ServerStats == nil {
-			t.Fatalf("got %+v, kept %v, figures %v", r.Failure, r.KeptUp, r.ServerStats)
+		resolver.addresses = []string{address}
+		if r := runProbe(t, p, hanging); !r.Up() || !r.KeptUp || r.ServerStats == nil {
+			t.Fatalf("got %+v, kept %v, statistics %v", r.Failure, r.KeptUp, r.ServerStats)
 		}
 		p.mu.Lock()
 		k := p.kept
@@ -620,8 +628,8 @@ func TestNameMoves(t *testing.T) {
 	}
 }
 
-// TestForbiddenAddress: an ad-hoc target's name may lead to allowed addresses alone, each time it is looked up, and a
-// name that leads elsewhere as well is not asked at all.
+// TestForbiddenAddress checks that an ad-hoc target's name may lead only to allowed addresses, at each lookup. A name
+// that also leads to another address is not dialled at all.
 func TestForbiddenAddress(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, func(net.Conn) {})
@@ -638,7 +646,7 @@ modules:
 	}{
 		"loopback": {
 			{[]string{"127.0.0.1"}, true},
-			{[]string{"127.0.0.2"}, false}, // the same name, another answer
+			{[]string{"127.0.0.2"}, false}, // the same name with another address
 			{[]string{"127.0.0.1", "127.0.0.2"}, false},
 			{[]string{"127.0.0.1"}, true},
 		},
@@ -648,14 +656,14 @@ modules:
 		if err != nil {
 			t.Fatal(err)
 		}
-		where := &names{}
-		p := New(target, credentials.NewStore(t.Context()).For(target), Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(LossReason, time.Time) {}, Resolver: where})
+		resolver := &fixedAddresses{}
+		p := New(target, credentials.NewStore(t.Context()).For(target), Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(LossReason, time.Time) {}, Resolver: resolver})
 		for _, c := range cases {
-			where.addresses = c.addresses
+			resolver.addresses = c.addresses
 			before := s.Accepted()
-			r := ask(t, p, hanging)
+			r := runProbe(t, p, hanging)
 			if r.Failure == nil || r.Failure.Forbidden == c.connects || (s.Accepted() > before) != c.connects {
-				t.Errorf("%s leads to %v: %+v, %d connects", module, c.addresses, r.Failure, s.Accepted()-before)
+				t.Errorf("%s leads to %v: %+v, %d connections", module, c.addresses, r.Failure, s.Accepted()-before)
 			}
 			if !c.connects && (r.Failure.Reason != ReasonPermission || r.Failure.State != StateMisconfigured) {
 				t.Errorf("%s leads to %v: %+v", module, c.addresses, r.Failure)
@@ -667,15 +675,15 @@ modules:
 	}
 }
 
-// TestStuckCommit: of a server that neither commits nor heeds requests to cancel, one commit is under way and no more,
-// and it takes nothing from the verdict.
-func TestStuckCommit(t *testing.T) {
+// TestOneStuckCommitAtATime checks that at most one commit is under way if the server neither commits nor obeys cancel
+// requests, and that it does not affect the verdict.
+func TestOneStuckCommitAtATime(t *testing.T) {
 	t.Parallel()
 	var (
 		commits, cancels atomic.Int64
 		release          = make(chan struct{})
 	)
-	answers := accept(func(sql string) [][]string {
+	reply := accept(func(sql string) [][]string {
 		switch sql {
 		case "SELECT 1":
 			return [][]string{{"1"}}
@@ -691,50 +699,51 @@ func TestStuckCommit(t *testing.T) {
 		if _, err := io.ReadFull(conn, length[:]); err != nil {
 			return
 		}
-		if length[3] == 16 || length[4] == 4 { // a request to cancel (protocol 1234.5678)
+		if length[3] == 16 || length[4] == 4 { // a cancel request (protocol 1234.5678)
 			cancels.Add(1)
 			return
 		}
-		answers(&replayed{conn, length[:]})
+		reply(&replayConn{conn, length[:]})
 	})
-	var outcomes atomic.Int64
+	var reported atomic.Int64
 	p := newTestProberFor(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u sslmode=disable", s.Port), func(o *Options) {
-		o.OnCommit = func(*CommitResult) { outcomes.Add(1) }
+		o.OnCommit = func(*CommitResult) { reported.Add(1) }
 	})
 	p.target.Commit, p.target.Timeout = true, 500*time.Millisecond
 	for i := range 3 {
 		start := time.Now()
-		r := ask(t, p, hanging)
+		r := runProbe(t, p, hanging)
 		if !r.Up() || r.Commit == nil || time.Since(start) > hanging/2 {
 			t.Fatalf("probe %d: %+v, commit %+v after %s", i, r.Failure, r.Commit, time.Since(start))
 		}
-		<-r.Commit.Done() // when it has overrun
+		<-r.Commit.Done() // after its timeout
 		if r.Commit.Result().Up() != known(0) {
 			t.Errorf("probe %d: %+v", i, r.Commit.Result())
 		}
 	}
-	if n := commits.Load(); n != 1 || outcomes.Load() != 1 {
-		t.Errorf("%d commits are under way, %d were told of", n, outcomes.Load())
+	if n := commits.Load(); n != 1 || reported.Load() != 1 {
+		t.Errorf("%d commits were sent and %d reported, want 1 and 1", n, reported.Load())
 	}
 	for deadline := time.Now().Add(hanging); cancels.Load() < 2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d requests to cancel", cancels.Load())
+			t.Fatalf("%d cancel requests, want at least 2", cancels.Load())
 		}
 	}
 	close(release)
 	for deadline := time.Now().Add(hanging); ; time.Sleep(10 * time.Millisecond) {
-		r := ask(t, p, hanging)
+		r := runProbe(t, p, hanging)
 		<-r.Commit.Done()
 		if r.Commit.Result().Up() == known(1) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("no other commit starts once it has ended")
+			t.Fatal("no new commit succeeds after the stuck one ended")
 		}
 	}
 }
 
-// TestCloseWhileCommitHangs: a prober whose commit hangs, at a server that heeds no request to cancel, can be closed.
+// TestCloseWhileCommitHangs checks that a prober can be closed while its commit hangs at a server that ignores cancel
+// requests.
 func TestCloseWhileCommitHangs(t *testing.T) {
 	t.Parallel()
 	for range 5 {
@@ -750,7 +759,7 @@ func TestCloseWhileCommitHangs(t *testing.T) {
 			o.OnCommit = func(*CommitResult) {}
 		})
 		p.target.Commit, p.target.Timeout = true, 200*time.Millisecond
-		r := ask(t, p, hanging)
+		r := runProbe(t, p, hanging)
 		if !r.Up() || r.Commit == nil {
 			t.Fatalf("got %+v", r.Failure)
 		}
@@ -763,16 +772,16 @@ func TestCloseWhileCommitHangs(t *testing.T) {
 	}
 }
 
-// replayed gives back what was read of a connection.
-type replayed struct {
+// replayConn returns the bytes in pending before it reads from the connection.
+type replayConn struct {
 	net.Conn
-	first []byte
+	pending []byte
 }
 
-func (c *replayed) Read(p []byte) (int, error) {
-	if len(c.first) > 0 {
-		n := copy(p, c.first)
-		c.first = c.first[n:]
+func (c *replayConn) Read(p []byte) (int, error) {
+	if len(c.pending) > 0 {
+		n := copy(p, c.pending)
+		c.pending = c.pending[n:]
 		return n, nil
 	}
 	return c.Conn.Read(p)

@@ -17,7 +17,7 @@ import (
 	"pg_liveness_exporter/internal/neterr"
 )
 
-// Reason says why a probe failed: one word of a closed set.
+// Reason is why a probe failed, from a closed set.
 type Reason string
 
 // The reasons for a failed probe.
@@ -42,7 +42,7 @@ const (
 	ReasonOther              Reason = "other"
 )
 
-// Reasons returns the closed set.
+// Reasons returns all reasons.
 func Reasons() []Reason {
 	return []Reason{
 		ReasonResolve, ReasonRefused, ReasonUnreachable, ReasonTimeout, ReasonTLS, ReasonAuth, ReasonNoDatabase,
@@ -51,64 +51,65 @@ func Reasons() []Reason {
 	}
 }
 
-// State is the verdict on a server.
+// State is the verdict on a server, from a closed set.
 type State string
 
-// The states of a server: it answers; it refuses; there is no complete answer of the protocol; it has no slot left;
-// it refuses this exporter.
+// The states of a server.
 const (
-	StateAccepting       State = "accepting"
-	StateRejecting       State = "rejecting"
-	StateNoResponse      State = "no_response"
-	StateConnectionLimit State = "connection_limit"
-	StateMisconfigured   State = "misconfigured"
+	StateAccepting       State = "accepting"        // it runs queries on a new session
+	StateRejecting       State = "rejecting"        // it rejects every session or fails to run queries
+	StateNoResponse      State = "no_response"      // it sends no complete reply of the protocol
+	StateConnectionLimit State = "connection_limit" // it has no slot left
+	StateMisconfigured   State = "misconfigured"    // it rejects this exporter, or the exporter's settings are wrong
 )
 
-// States returns the closed set.
+// States returns all states.
 func States() []State {
 	return []State{StateAccepting, StateRejecting, StateNoResponse, StateConnectionLimit, StateMisconfigured}
 }
 
-// tlsError marks what went wrong between SSLRequest and the end of the handshake and is neither the network nor time.
+// tlsError marks a failure between SSLRequest and the end of the handshake that is neither a network error nor a
+// timeout.
 type tlsError struct{ err error }
 
 func (e *tlsError) Error() string { return "tls: " + e.err.Error() }
 func (e *tlsError) Unwrap() error { return e.err }
 
-// errNoTLS is a server that answers N to SSLRequest where the mode wants TLS.
+// errNoTLS is returned if the server replies N to SSLRequest and sslmode requires TLS.
 var errNoTLS = errors.New("the server has no TLS")
 
-// configError marks settings or credentials that could not be read, before anything was sent.
+// configError marks settings or credentials that could not be read. Nothing was sent to the server.
 type configError struct{ err error }
 
 func (e *configError) Error() string { return "configuration: " + e.err.Error() }
 func (e *configError) Unwrap() error { return e.err }
 
-// errNotAccepted is a server that breaks off once it has seen our certificate.
+// errNotAccepted is returned if the server ends the connection after it has received the client certificate.
 var errNotAccepted = errors.New("the server broke off TLS: it does not accept our certificate or our version")
 
-// errNotCertified is a session in which our certificate was not asked for, or in which there is none to show.
+// errNotCertified is returned if sslcertmode=require is set and no client certificate was sent: the server did not
+// request one, or none matches its request.
 var errNotCertified = errors.New("the server did not ask for a certificate, or there is none that it takes")
 
-// errForbidden is a name that leads to where the target may not be.
+// errForbidden is returned if a host name leads to an address that the module does not allow.
 var errForbidden = errors.New("the module does not allow the address that the name leads to")
 
-// errNoCredentials is a password that was not there when the probe had to end.
+// errNoCredentials is returned if the probe ended before the password was available.
 var errNoCredentials = errors.New("the password was not there in time")
 
-// forkError is a server that answered SSLRequest with an error: it could not start a process for us
+// forkError is an error reply to SSLRequest. The server could not start a process for the session
 // (report_fork_failure_to_client in src/backend/postmaster/postmaster.c).
 type forkError struct{}
 
 func (forkError) Error() string { return "the server could not start a process for the session" }
 
-// classify says why a probe failed in phase. The server's word counts first (SQLSTATE, then the error's routine, never
-// its translated message), then what the network said, then time.
+// classify returns the failure for err in phase. A server error takes precedence: its SQLSTATE decides, then its
+// routine, but never its message, which is translated. Then come network errors, then timeouts.
 func classify(err error, phase Phase) *Failure {
 	f := &Failure{Phase: phase}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
-		f.SQLState, f.Routine = code(pgErr.Code, 5), code(pgErr.Routine, 63)
+		f.SQLState, f.Routine = safeCode(pgErr.Code, 5), safeCode(pgErr.Routine, 63)
 		f.Reason, f.State = classifySQLState(pgErr, phase)
 		return f
 	}
@@ -118,17 +119,18 @@ func classify(err error, phase Phase) *Failure {
 	return f
 }
 
-// code returns what looks like a code or a name of at most so many characters, and nothing for any other text of a server's.
-func code(text string, most int) string {
-	odd := func(r rune) bool { return r != '_' && (r > 0x7f || !unicode.IsLetter(r) && !unicode.IsDigit(r)) }
-	if len(text) > most || strings.ContainsFunc(text, odd) {
+// safeCode returns text if it is a code or a name of at most maxLength characters, and "" otherwise, so that no other
+// text of the server is shown.
+func safeCode(text string, maxLength int) string {
+	isUnsafe := func(r rune) bool { return r != '_' && (r > 0x7f || !unicode.IsLetter(r) && !unicode.IsDigit(r)) }
+	if len(text) > maxLength || strings.ContainsFunc(text, isUnsafe) {
 		return ""
 	}
 	return text
 }
 
-// detail describes failures that an operator mends on our side. No name, address or secret is in it: a configError's
-// text has none, and of the others nothing is repeated.
+// detail describes failures that an operator fixes on the exporter's side. It contains no name, address or secret: the
+// text of a configError has none, and the texts of other errors are not repeated.
 func detail(err error) string {
 	var (
 		configErr *configError
@@ -206,10 +208,10 @@ func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {
 	return ReasonOther, StateRejecting
 }
 
-// poolerState reads PgBouncer's text, which is English and fixed: it gives most of its own refusals the same SQLSTATE,
-// 08P01, and no routine (calls of disconnect_client in src/client.c, objects.c, admin.c and janitor.c). What it says of its
-// own logins at the server ("server login has been failing, cached error: ...") may quote anything, and means that the
-// server is down for everybody.
+// poolerState determines the state from PgBouncer's message, which is English and fixed. PgBouncer sends most of its
+// own errors with SQLSTATE 08P01 and no routine (calls of disconnect_client in src/client.c, objects.c, admin.c and
+// janitor.c). A message about PgBouncer's own login at the server ("server login has been failing, cached error: ...")
+// may quote any text, and means that the server is down for all clients.
 func poolerState(message string) State {
 	has := func(texts ...string) bool {
 		return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(message, text) })
@@ -266,15 +268,15 @@ func classifyClientError(err error) (Reason, State) {
 	return ReasonProtocol, StateNoResponse
 }
 
-// isAlert knows an alert of the server's (readRecordOrCCS in crypto/tls/conn.go). With TLS 1.3 one about the client
-// certificate comes after the handshake.
+// isAlert reports whether err is a TLS alert from the server (readRecordOrCCS in crypto/tls/conn.go). With TLS 1.3 an
+// alert about the client certificate arrives after the handshake.
 func isAlert(err error) bool {
 	var opErr *net.OpError
 	return errors.As(err, &opErr) && opErr.Op == "remote error"
 }
 
-// isAuthText knows the credentials' failures on our own side, which pgconn (connectOne in pgconn.go) tells apart by
-// text alone.
+// isAuthText reports whether text is a credentials failure on the client side. pgconn distinguishes these by text only
+// (connectOne in pgconn.go).
 func isAuthText(text string) bool {
 	for _, part := range []string{
 		"require_auth check failed", "channel binding check failed", "failed SASL auth", "failed GSS auth",

@@ -10,29 +10,29 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// quietSlack is how much longer than it should a receiver may hear nothing.
-const quietSlack = 5 * time.Second
+// receiptSlack is added to the longest time that a WAL receiver should go without a message.
+const receiptSlack = 5 * time.Second
 
-// replay is what a replica says of its replay.
+// replay is what a replica reports about replication.
 type replay struct {
-	replica   bool
-	streaming Number // 1 or 0; unknown where the role may not see the receiver
-	complete  bool   // everything that was received was replayed
-	heard     Number // seconds since the receiver heard of the primary
-	quiet     Number // how long that may be: then it asks for a sign of life
-	age       Number // seconds since the last transaction that was replayed was committed
+	replica       bool
+	streaming     Number // 1 or 0; unknown if the role may not see the receiver's state
+	complete      bool   // everything received has been replayed
+	receiptAge    Number // seconds since the receiver's last message from the primary
+	maxReceiptAge Number // normal maximum of receiptAge: the receiver then requests a reply; unknown if it never does
+	replayAge     Number // seconds since the last replayed transaction was committed on the primary
 }
 
-// replay reads the columns of a row of totals. The receiver's process can be seen by every role, its state by privileged
-// ones (pg_stat_get_wal_receiver in src/backend/replication/walreceiver.c).
-func (p *numbers) replay(row [][]byte) replay {
+// parseReplay reads the replication columns of the row of totals. Every role may see the receiver's process. Only
+// privileged roles may see its state (pg_stat_get_wal_receiver in src/backend/replication/walreceiver.c).
+func (p *numberParser) parseReplay(row [][]byte) replay {
 	r := replay{
 		replica: string(row[columnIsReplica]) == "t", complete: string(row[columnReplayed]) == "t",
-		heard: p.number(row[columnReceiptAge]), age: p.number(row[columnReplayAge]),
+		receiptAge: p.number(row[columnReceiptAge]), replayAge: p.number(row[columnReplayAge]),
 	}
-	// Half of wal_receiver_timeout (WalReceiverMain in src/backend/replication/walreceiver.c); never where that is 0.
+	// Half of wal_receiver_timeout, never if that is 0 (WalReceiverMain in src/backend/replication/walreceiver.c).
 	if timeout := p.number(row[columnReceiverTimeout]); timeout.Value > 0 {
-		r.quiet = known(timeout.Value/2 + quietSlack.Seconds())
+		r.maxReceiptAge = known(timeout.Value/2 + receiptSlack.Seconds())
 	}
 	switch {
 	case string(row[columnReceiverStatus]) == "streaming":
@@ -43,46 +43,48 @@ func (p *numbers) replay(row [][]byte) replay {
 	return r
 }
 
-// replicated says how far a replica may be behind, and fills it in.
+// setReplication sets WALReceiverUp and ReplicationLag of a replica.
 //
-// It is 0 when all that was received is replayed and more would come at once: the receiver is streaming and has heard of
-// the primary lately. Else it is the age of the last replayed transaction, but not longer than the time since it was 0:
-// where the primary was idle, that transaction may be old and the replica not behind.
-func (c *catalogue) replicated(f *ServerStats, r replay, now time.Time) {
+// The lag is 0 if everything received has been replayed, the receiver is streaming, and its last message is recent.
+// Otherwise it is the age of the last replayed transaction, at most the time since the lag was last 0. Behind an idle
+// primary the last transaction may be old although the replica is up to date.
+func (c *catalogue) setReplication(server *ServerStats, r replay, now time.Time) {
 	if !r.replica {
-		c.caughtUp, c.lagWas0 = time.Time{}, time.Time{}
+		c.caughtUpAt, c.lagZeroAt = time.Time{}, time.Time{}
 		return
 	}
-	f.WALReceiverUp = r.streaming
+	server.WALReceiverUp = r.streaming
 	if r.complete && r.streaming == known(1) {
-		c.caughtUp = now.Add(-time.Duration(max(0, r.heard.Value) * float64(time.Second)))
-		f.ReplicationLag = known(0)
-		if r.quiet.Known && r.heard.Value > r.quiet.Value { // the network may be gone, which is noticed later
-			f.ReplicationLag = r.heard
+		c.caughtUpAt = now.Add(-time.Duration(max(0, r.receiptAge.Value) * float64(time.Second)))
+		server.ReplicationLag = known(0)
+		// The network may be down. TCP notices that later.
+		if r.maxReceiptAge.Known && r.receiptAge.Value > r.maxReceiptAge.Value {
+			server.ReplicationLag = r.receiptAge
 		} else {
-			c.lagWas0 = now
+			c.lagZeroAt = now
 		}
 		return
 	}
 	if r.complete && !r.streaming.Known {
-		return // it may be streaming or not
+		return // the receiver may be streaming or not
 	}
-	if r.age.Value > 0 { // else unknown, or the primary's clock is ahead: 0 would say that nothing is left to replay
-		f.ReplicationLag = r.age
+	if r.replayAge.Value > 0 { // otherwise unknown, or the primary's clock is ahead: 0 would mean that all is replayed
+		server.ReplicationLag = r.replayAge
 	}
-	was0 := c.caughtUp
-	if !r.complete { // what is to be replayed was received since, so that the network was there
-		was0 = c.lagWas0
+	zeroAt := c.caughtUpAt
+	if !r.complete { // the WAL to replay was received since then, so the network was up
+		zeroAt = c.lagZeroAt
 	}
-	if !was0.IsZero() {
-		since := now.Sub(was0).Seconds()
-		if !f.ReplicationLag.Known || since < f.ReplicationLag.Value {
-			f.ReplicationLag = known(since)
+	if !zeroAt.IsZero() {
+		since := now.Sub(zeroAt).Seconds()
+		if !server.ReplicationLag.Known || since < server.ReplicationLag.Value {
+			server.ReplicationLag = known(since)
 		}
 	}
 }
 
-// unsupported says whether a statement failed for a function that the server does not have, or not for us.
+// unsupported reports whether a statement failed because the server does not have a function or the role may not call
+// it.
 func unsupported(err error) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && (pgErr.Code == "0A000" || pgErr.Code == "42501" || pgErr.Code == "42883")

@@ -1,46 +1,47 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package probe asks one server: it opens a session with timed phases, runs SELECT 1, reads the connection figures, and
-// says why a server does not answer. Asking does I/O and returns a value, a Result; nothing here knows how it is shown.
+// Package probe probes one server. A probe opens a new session with timed phases, runs SELECT 1, reads the server
+// statistics, and determines why a server is down. A probe does I/O and returns a Result, which is a plain value. The
+// package does not know how results are shown.
 package probe
 
 import "time"
 
-// Result is what one probe found. It does not change once it was returned and may be shared.
+// Result is what one probe found. It does not change after it is returned, and may be shared.
 type Result struct {
-	// Start is when the probe began, Duration how long it took, a commit apart, and Deadline how long it was allowed to
-	// take.
+	// Start is when the probe began. Duration is how long it took without its commit. Deadline is how long it was
+	// allowed to take.
 	Start              time.Time
 	Duration, Deadline time.Duration
-	// Failure is nil when a session that this probe opened answered in time: SELECT 1, or a PgBouncer's SHOW VERSION.
+	// Failure is nil if a session that this probe opened ran SELECT 1, or SHOW VERSION on a PgBouncer, in time.
 	Failure *Failure
-	// Phases is where the time of the new session went.
+	// Phases holds how long each phase of the new session took.
 	Phases Phases
-	// Connect is how many seconds opening the new session took, until the server was ready for a
-	// query. It is unknown when it was not opened.
+	// Connect is how many seconds opening the new session took, until the server was ready for a query. It is unknown
+	// if the session was not opened.
 	Connect Number
-	// Query is how many seconds that answer took: on the kept session, or on the new one where none is kept.
+	// Query is how many seconds that query took: on the kept session if there is one, otherwise on the new one.
 	Query Number
-	// TLS is what the new session's handshake showed; nil where there was none.
+	// TLS is what the new session's handshake showed, nil if there was none.
 	TLS *TLS
-	// Superuser says that the new session's role is one, to which the limits of connections do not apply.
+	// Superuser reports whether the new session's role is a superuser. Connection limits do not apply to superusers.
 	Superuser bool
-	// Keep says that a session is kept at all, KeptUp that it answered in this probe.
+	// Keep reports whether the prober keeps a session. KeptUp reports whether the kept session replied in this probe.
 	Keep, KeptUp bool
-	// ServerStats and Pooler are what a PostgreSQL server and a PgBouncer say of themselves, nil when no session could read
-	// them; FiguresFailure says why where a session tried.
+	// ServerStats is set for a PostgreSQL server and PoolerStats for a PgBouncer, unless no session could read them.
+	// StatsFailure is why the session that tried failed.
 	ServerStats  *ServerStats
 	PoolerStats  *PoolerStats
 	StatsFailure *Failure
-	// Commit is the commit that began with this probe, or was under way; nil where there is none.
+	// Commit is the commit that started with this probe or was still running, nil if there is none.
 	Commit *Commit
 }
 
-// Up says whether this probe opened a new session and the server answered on it in time.
+// Up reports whether this probe opened a new session and the server replied on it in time.
 func (r *Result) Up() bool { return r.Failure == nil }
 
-// State is the verdict in the five words that pg_probe_state shows.
+// State returns the verdict, as in pg_probe_state.
 func (r *Result) State() State {
 	if r.Failure == nil {
 		return StateAccepting
@@ -48,45 +49,46 @@ func (r *Result) State() State {
 	return r.Failure.State
 }
 
-// Unanswered is the result of a probe whose caller could not wait for it any longer.
-func Unanswered(start time.Time, waited time.Duration, keeps bool) *Result {
+// Unanswered returns the result of a probe whose caller stopped waiting after waited.
+func Unanswered(start time.Time, waited time.Duration, keep bool) *Result {
 	return &Result{
-		Start: start, Duration: waited, Deadline: waited, Keep: keeps,
+		Start: start, Duration: waited, Deadline: waited, Keep: keep,
 		Failure: &Failure{Reason: ReasonTimeout, State: StateNoResponse},
 	}
 }
 
-// TLS is what a handshake showed.
+// TLS is what a TLS handshake showed.
 type TLS struct {
-	// NotAfter is when the server's certificate expires, also where that was not accepted.
+	// NotAfter is when the server's certificate expires, even if the certificate was not accepted.
 	NotAfter time.Time
-	// Version and Cipher, in crypto/tls's names, are empty where the handshake was not completed.
+	// Version and Cipher are named as in crypto/tls. They are empty if the handshake was not completed.
 	Version, Cipher string
 }
 
-// Overloaded is the result of a probe for which the exporter had no room in time: it says nothing of the server.
-func Overloaded(start time.Time, waited time.Duration, keeps bool) *Result {
-	r := Unanswered(start, waited, keeps)
+// Overloaded returns the result of a probe that the exporter could not start in time. It contains no information about
+// the server.
+func Overloaded(start time.Time, waited time.Duration, keep bool) *Result {
+	r := Unanswered(start, waited, keep)
 	r.Failure = &Failure{Reason: ReasonOther, State: StateMisconfigured, Detail: "too many probes are under way in this exporter"}
 	return r
 }
 
-// Failure says why a probe failed, in terms that hold no address, name or text of the server's.
+// Failure is why a probe failed. It contains no address, no name and no text from the server.
 type Failure struct {
 	Reason Reason
 	State  State
-	// Phase is the one that failed, PhaseNone when none was begun.
+	// Phase is the phase that failed, PhaseNone if none was begun.
 	Phase Phase
-	// SQLState and Routine are the server's own, empty when it did not answer. Messages are translated, these are not.
+	// SQLState and Routine are from the server's error, empty if it sent none. Unlike the message, they are not
+	// translated.
 	SQLState, Routine string
-	// Forbidden says that the server was not asked: the address that its name leads to is not allowed.
+	// Forbidden reports whether the host name leads to an address that is not allowed. The server was not contacted.
 	Forbidden bool
-	// Detail says more where the failure is on our side of the wire, in words of our own; else it is empty.
+	// Detail describes failures on the exporter's side of the wire in the exporter's own words. Otherwise it is empty.
 	Detail string
 }
 
-// String says it in words of ours and codes of the server's, fit to be shown to everybody. Detail is left out: it is for the
-// operator.
+// String describes the failure without Detail, which is for the operator. Its text is safe to show to anyone.
 func (f *Failure) String() string {
 	text := string(f.State) + ": " + string(f.Reason)
 	if f.Phase != PhaseNone {
@@ -98,7 +100,7 @@ func (f *Failure) String() string {
 	return text
 }
 
-// Number is a value in base units that may be unknown. Unknown is shown as absent, never as 0.
+// Number is a value in base units that may be unknown. An unknown value is shown as absent, never as 0.
 type Number struct {
 	Value float64
 	Known bool
@@ -108,7 +110,7 @@ func known(v float64) Number { return Number{Value: v, Known: true} }
 
 func knownDuration(d time.Duration) Number { return known(d.Seconds()) }
 
-// LossReason says how a kept session was ended by the other side.
+// LossReason is how the other side ended a kept session.
 type LossReason string
 
 // The reasons for the loss of a kept session.
@@ -119,7 +121,7 @@ const (
 	LossNetwork    LossReason = "network"
 )
 
-// LossReasons returns the closed set.
+// LossReasons returns all loss reasons.
 func LossReasons() []LossReason {
 	return []LossReason{LossShutdown, LossCrash, LossTerminated, LossNetwork}
 }

@@ -13,47 +13,52 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// ServerStats is what the server says of its connections and of itself.
+// ServerStats is what a PostgreSQL server reports about itself and its connections.
 type ServerStats struct {
 	// Connections counts client backends by database and state.
 	Connections []Connections
-	// Applications counts client backends by application name, the largest first; nil when it was not asked for.
+	// Applications counts client backends by application name, largest first. It is nil if the target does not enable
+	// it.
 	Applications []Applications
-	// Used is the number of taken client slots; where the role does not see other roles' sessions, an upper bound.
-	// Usable is what ordinary roles may use of MaxConnections.
+	// Used is the number of client slots in use. It is an upper bound if the role does not see other roles' sessions.
+	// Usable is how many of MaxConnections ordinary roles may use.
 	Used, Usable int
 	// ReservedConnections is unknown before PostgreSQL 16.
 	MaxConnections, SuperuserReservedConnections int
 	ReservedConnections                          Number
-	// DatabaseLimits are set limits alone (pg_database.datconnlimit); RoleLimit is our own role's (rolconnlimit).
+	// DatabaseLimits holds the databases that have a limit (pg_database.datconnlimit). RoleLimit is the limit of the
+	// exporter's own role (rolconnlimit).
 	DatabaseLimits []DatabaseLimit
 	RoleLimit      Number
-	// SessionStats counts sessions by database since the statistics were reset; nil before PostgreSQL 14.
+	// SessionStats counts sessions by database since the statistics were reset. It is nil before PostgreSQL 14.
 	SessionStats []SessionStats
-	// What follows is unknown where the role does not see other roles' sessions. Ages are seconds.
+	// LockWaiting is a number of client backends. The others are ages in seconds. All are unknown if the role does not
+	// see other roles' sessions.
 	LockWaiting, IdleInTransactionMax, TransactionMax Number
-	// Privileged says whether the role sees other roles' sessions.
+	// Privileged reports whether the role sees other roles' sessions.
 	Privileged bool
-	// Start times are seconds since the epoch.
+	// Start times are in seconds since the epoch. CheckpointerStart is unknown if the role does not see other roles'
+	// sessions.
 	PostmasterStart, CheckpointerStart Number
-	// Replica says whether the server is in recovery, ReadOnly whether a new transaction may not write.
+	// Replica reports whether the server is in recovery. ReadOnly reports whether a new transaction may not write.
 	Replica, ReadOnly bool
-	// WALReceiverUp and ReplicationLag are a replica's alone. The first is 1 while the receiver is streaming and 0 else;
-	// unknown where the role may not see it. The second is how many seconds the replica may be behind.
+	// WALReceiverUp and ReplicationLag are set for replicas only. WALReceiverUp is 1 while the receiver is streaming
+	// and 0 otherwise. It is unknown if the role may not see it. ReplicationLag is how far the replica may be behind,
+	// in seconds.
 	WALReceiverUp, ReplicationLag Number
-	// Pooled says that a pooler is between us and the server.
+	// Pooled reports whether a pooler is between the exporter and the server.
 	Pooled bool
-	// Version is as the server spells it, VersionNum like 160014.
+	// Version is as the server spells it. VersionNum is server_version_num, for example 160014.
 	Version, VersionNum string
 }
 
-// Connections counts the client backends of a database in one state. Backends that have not chosen a database yet have
-// an empty one.
+// Connections counts the client backends of one database in one state. Database is empty for backends that have not
+// selected a database yet.
 type Connections struct {
 	Database, State string
 	Count           int
-	// TransactionMax is the age of their oldest transaction in seconds, 0 where there is none; unknown where the role does
-	// not see other roles' sessions.
+	// TransactionMax is the age of their oldest transaction in seconds, 0 if there is none. It is unknown if the role
+	// does not see other roles' sessions.
 	TransactionMax Number
 }
 
@@ -69,43 +74,43 @@ type DatabaseLimit struct {
 	Limit    int
 }
 
-// stateUnknown stands for what the server does not tell us.
+// stateUnknown stands for a state or a database that the server does not show.
 const stateUnknown = "unknown"
 
-// backendStates are the states of a client backend in pg_stat_activity (pg_stat_get_activity in
-// src/backend/utils/adt/pgstatfuncs.c); 18 adds "starting", for those that have no database yet.
+// backendStates returns the states of a client backend in pg_stat_activity (pg_stat_get_activity in
+// src/backend/utils/adt/pgstatfuncs.c). PostgreSQL 18 adds "starting", for backends that have no database yet.
 func backendStates() []string {
 	return []string{
 		"active", "idle", "idle in transaction", "idle in transaction (aborted)", "fastpath function call", "disabled",
 	}
 }
 
-// maxApplications is how many application names are shown by themselves.
+// maxApplications is how many application names are shown individually.
 const maxApplications = 20
 
-// lockTimeout bounds every statement that may meet a locked catalogue, for its own transaction alone.
+// lockTimeout bounds every statement that may wait for a lock on a catalogue, for the statement's own transaction only.
 const lockTimeout = `SELECT pg_catalog.set_config('lock_timeout', '100ms', true);`
 
-// statsSQL reads all figures in one statement from the function below pg_stat_activity: the view itself joins
-// pg_database and pg_authid and would wait for their locks. Grouping sets give a row for each database and state, for
-// each application name when they are asked for, and one for all.
+// statsSQL returns the statement that reads the server statistics. It uses the function below pg_stat_activity: the
+// view joins pg_database and pg_authid and would wait for their locks. Grouping sets return one row for each database
+// and state, one for each application name if applications is set, and one for the totals.
 func statsSQL(applications bool) string {
 	if applications {
-		return figuresApplicationsSQL
+		return statsApplicationsSQL
 	}
-	return figuresPlainSQL
+	return statsPlainSQL
 }
 
-// The two statements are constants: a thousand targets share them.
+// The two statements are constants, so that all targets share their memory.
 const (
-	figuresPlainSQL = figuresKind + `
-  ELSE 'total' END, datid, state, NULL,` + figuresColumns + `((datid, state), ())`
-	figuresApplicationsSQL = figuresKind + `
-  WHEN GROUPING(application_name) = 0 THEN 'application' ELSE 'total' END, datid, state, application_name,` + figuresColumns + `((datid, state), (application_name), ())`
+	statsPlainSQL = statsRowKindSQL + `
+  ELSE 'total' END, datid, state, NULL,` + statsColumnsSQL + `((datid, state), ())`
+	statsApplicationsSQL = statsRowKindSQL + `
+  WHEN GROUPING(application_name) = 0 THEN 'application' ELSE 'total' END, datid, state, application_name,` + statsColumnsSQL + `((datid, state), (application_name), ())`
 
-	figuresKind = lockTimeout + `
+	statsRowKindSQL = lockTimeout + `
 SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database'`
-	figuresColumns = `
+	statsColumnsSQL = `
   count(*) FILTER (WHERE backend_type = 'client backend'),
   count(*) FILTER (WHERE datid IS NOT NULL AND usesysid IS NOT NULL),
   count(*) FILTER (WHERE backend_type = 'client backend' AND wait_event_type = 'Lock'),
@@ -126,8 +131,8 @@ FROM pg_catalog.pg_stat_get_activity(NULL)
 GROUP BY GROUPING SETS `
 )
 
-// replayColumns are about a replica. Some servers do not have these functions (Amazon Aurora) or do not let us call them:
-// there noReplayColumns stand in.
+// replayColumns read the replication of a replica. If the server does not have these functions (Amazon Aurora) or the
+// role may not call them, noReplayColumns replace them.
 const (
 	replayColumns = `
   CASE WHEN pg_catalog.pg_is_in_recovery() THEN (SELECT pid FROM pg_catalog.pg_stat_get_wal_receiver()) END,
@@ -142,7 +147,7 @@ const (
 	noReplayColumns = ` NULL, NULL, NULL, NULL, NULL, NULL`
 )
 
-// The columns of figuresSQL.
+// The columns of the rows that statsSQL returns.
 const (
 	columnKind = iota
 	columnDatabase
@@ -173,23 +178,23 @@ const (
 	columnCount
 )
 
-// What columnKind says of a row.
+// The values of columnKind for rows other than those of a database and state.
 const (
 	rowTotal       = "total"
 	rowApplication = "application"
 )
 
-// counted is a row of figuresSQL that counts backends of one database and state.
-type counted struct {
-	database uint32 // OID, 0 for none
+// backendCount is a row of statsSQL's result that counts the backends of one database and state.
+type backendCount struct {
+	database uint32 // OID, 0 if there is none
 	state    string
 	count    int
-	age      float64 // of their oldest transaction in seconds
+	age      float64 // age of their oldest transaction in seconds
 }
 
-// parseFigures reads the answer to figuresSQL. Databases are still OIDs: names come from elsewhere. pid is the process
-// that we were told at the login: a pooler tells a number of its own.
-func parseFigures(results []*pgconn.Result, pid uint32) (*ServerStats, []counted, replay, error) {
+// parseStats parses the result of statsSQL. Databases are still OIDs, and fill adds their names. pid is the process ID
+// from the login. A pooler sends a number of its own, which shows that there is a pooler.
+func parseStats(results []*pgconn.Result, pid uint32) (*ServerStats, []backendCount, replay, error) {
 	if len(results) == 0 {
 		return nil, nil, replay{}, errors.New("no result")
 	}
@@ -200,15 +205,15 @@ func parseFigures(results []*pgconn.Result, pid uint32) (*ServerStats, []counted
 	if i < 0 {
 		return nil, nil, replay{}, errors.New("no row of totals")
 	}
-	var p numbers
-	f := p.totals(rows[i])
+	var p numberParser
+	server := p.parseTotals(rows[i])
 	backend := p.number(rows[i][columnBackendPID])
-	f.Pooled = backend.Known && backend.Value != float64(pid)
+	server.Pooled = backend.Known && backend.Value != float64(pid)
 	countColumn := columnVisible
-	if f.Privileged {
+	if server.Privileged {
 		countColumn = columnClients
 	}
-	var backends []counted
+	var backends []backendCount
 	for _, row := range rows {
 		if len(row) != columnCount {
 			return nil, nil, replay{}, errors.New("a row of another width")
@@ -216,86 +221,87 @@ func parseFigures(results []*pgconn.Result, pid uint32) (*ServerStats, []counted
 		n := p.integer(row[countColumn])
 		switch kind := string(row[columnKind]); {
 		case kind == rowTotal:
-			f.Used = n
+			server.Used = n
 		case n == 0:
 		case kind == rowApplication:
-			f.Applications = append(f.Applications, Applications{valid(row[columnApplication]), n})
+			server.Applications = append(server.Applications, Applications{toValidUTF8(row[columnApplication]), n})
 		default:
-			c := counted{state: stateUnknown, count: n}
+			c := backendCount{state: stateUnknown, count: n}
 			if row[columnDatabase] != nil {
 				c.database = p.oid(row[columnDatabase])
 			}
 			if row[columnState] != nil {
-				c.state = valid(row[columnState])
+				c.state = toValidUTF8(row[columnState])
 			}
 			c.age = max(0, p.number(row[columnTransaction]).Value)
 			backends = append(backends, c)
 		}
 	}
-	f.Applications = largest(f.Applications)
-	return f, backends, p.replay(rows[i]), p.err
+	server.Applications = topApplications(server.Applications)
+	return server, backends, p.parseReplay(rows[i]), p.err
 }
 
-// numbers parses numbers in text format and keeps the first error.
-type numbers struct{ err error }
+// numberParser parses numbers in text format and keeps the first error.
+type numberParser struct{ err error }
 
-func (p *numbers) keep(err error) {
+func (p *numberParser) recordError(err error) {
 	if p.err == nil {
 		p.err = err
 	}
 }
 
-func (p *numbers) integer(text []byte) int {
+func (p *numberParser) integer(text []byte) int {
 	n, err := strconv.Atoi(string(text))
-	p.keep(err)
+	p.recordError(err)
 	return n
 }
 
-func (p *numbers) oid(text []byte) uint32 {
+func (p *numberParser) oid(text []byte) uint32 {
 	n, err := strconv.ParseUint(string(text), 10, 32)
-	p.keep(err)
+	p.recordError(err)
 	return uint32(n)
 }
 
-// number returns an unknown for NULL.
-func (p *numbers) number(text []byte) Number {
+// number returns an unknown Number for NULL.
+func (p *numberParser) number(text []byte) Number {
 	if text == nil {
 		return Number{}
 	}
 	n, err := strconv.ParseFloat(string(text), 64)
-	p.keep(err)
+	p.recordError(err)
 	return known(n)
 }
 
-func (p *numbers) totals(row [][]byte) *ServerStats {
-	f := &ServerStats{
+// parseTotals parses the row of totals, except for Used.
+func (p *numberParser) parseTotals(row [][]byte) *ServerStats {
+	server := &ServerStats{
 		MaxConnections:               p.integer(row[columnMaxConnections]),
 		SuperuserReservedConnections: p.integer(row[columnSuperuserReserved]),
 		ReservedConnections:          p.number(row[columnReserved]),
 		Privileged:                   string(row[columnPrivileged]) == "t",
 		PostmasterStart:              p.number(row[columnPostmasterStart]),
-		Version:                      valid(row[columnVersion]),
-		VersionNum:                   valid(row[columnVersionNum]),
+		Version:                      toValidUTF8(row[columnVersion]),
+		VersionNum:                   toValidUTF8(row[columnVersionNum]),
 		Replica:                      string(row[columnIsReplica]) == "t",
 		ReadOnly:                     string(row[columnReadOnly]) == "on",
 	}
-	f.Usable = f.MaxConnections - f.SuperuserReservedConnections - int(f.ReservedConnections.Value)
-	if f.Privileged {
-		f.CheckpointerStart = p.number(row[columnCheckpointerStart])
-		f.LockWaiting = p.number(row[columnLockWaiting])
-		// An age of which there is no session is 0: the role would have seen one. An age is never negative, though the
-		// clock is read for each row and a transaction may be younger than its reading.
-		f.IdleInTransactionMax = known(max(0, p.number(row[columnIdleInTransaction]).Value))
-		f.TransactionMax = known(max(0, p.number(row[columnTransaction]).Value))
+	server.Usable = server.MaxConnections - server.SuperuserReservedConnections - int(server.ReservedConnections.Value)
+	if server.Privileged {
+		server.CheckpointerStart = p.number(row[columnCheckpointerStart])
+		server.LockWaiting = p.number(row[columnLockWaiting])
+		// If no session has an age, it is 0, since the role would have seen one. An age is never negative, although the
+		// clock is read for each row and a transaction may be younger than that reading.
+		server.IdleInTransactionMax = known(max(0, p.number(row[columnIdleInTransaction]).Value))
+		server.TransactionMax = known(max(0, p.number(row[columnTransaction]).Value))
 	}
-	return f
+	return server
 }
 
-// valid makes a text of the server's fit for a label: databases may have any encoding.
-func valid(text []byte) string { return strings.ToValidUTF8(string(text), "\uFFFD") }
+// toValidUTF8 makes text from the server usable as a label value. Databases may have any encoding.
+func toValidUTF8(text []byte) string { return strings.ToValidUTF8(string(text), "\uFFFD") }
 
-// largest returns the largest applications, sums equal names, and puts what is left into "other".
-func largest(all []Applications) []Applications {
+// topApplications returns the largest applications, largest first. It sums equal names. It adds up the rest as "other".
+func topApplications(all []Applications) []Applications {
 	counts := make(map[string]int, len(all))
 	for _, a := range all {
 		counts[a.Name] += a.Count

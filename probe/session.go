@@ -7,20 +7,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"runtime/debug"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
-
-	"pg_liveness_exporter/config"
 )
 
 const (
-	// closeGrace is how long a session may take to end politely before its sockets are closed.
+	// closeGrace is how long a session may take to end cleanly before its sockets are closed.
 	closeGrace = 500 * time.Millisecond
-	// maxMessage bounds one message of a server, or of what only looks like one. The meter bounds their sum.
+	// maxMessage bounds one message of a server, in bytes. The meter bounds their sum.
 	maxMessage = 1 << 20
 )
 
@@ -29,90 +25,28 @@ type session struct {
 	conn   *pgconn.PgConn
 	dialer *dialer
 	meter  *meter
-	// panicked reports whether pgconn, or what reads its results, panicked on what the server sent.
+	// panicked reports whether pgconn, or the code that reads its results, panicked on data from the server.
 	panicked bool
-	// fatal is the error with which the server ended the session.
+	// fatal is the error with which the server ended the session, nil if there was none.
 	fatal *pgconn.PgError
-	// notice is the SQLSTATE of the last notice of class 57P: a server that goes down in a hurry tells its sessions so
+	// notice is the SQLSTATE of the last notice of class 57P. In an immediate shutdown, a server informs its sessions
 	// in a notice (quickdie in src/backend/tcop/postgres.c).
 	notice string
-	// pooled says that the other side is a pooler: it needs no request to cancel what we leave, which PgBouncer 1.18 may crash
-	// of, and does not say why it ends a session.
+	// pooled reports whether the other side is a pooler. A pooler needs no cancel request for an unfinished query, and
+	// PgBouncer 1.18 may crash if it gets one. A pooler does not give a reason when it ends a session.
 	pooled bool
-	// uncancelled says that what we leave ends by itself, so that no request to cancel is needed either.
-	uncancelled bool
-	// unreplicated says that a commit did not wait for its synchronous standbys.
-	unreplicated bool
+	// hasStatementTimeout reports whether the server ends a query by itself, so that no cancel request is needed.
+	hasStatementTimeout bool
+	// syncWaitCancelled reports whether a commit did not wait for its synchronous standbys.
+	syncWaitCancelled bool
 }
 
-// loginError is a login's failure and the phase that failed.
-type loginError struct {
-	err      error
-	phase    Phase
-	password config.Secret // that was sent, if it came so far
-	// cutOff says that the server ended the session just after it was sent a client certificate.
-	cutOff bool
-}
-
-func (e *loginError) Error() string { return e.phase.String() + ": " + e.err.Error() }
-func (e *loginError) Unwrap() error { return e.err }
-
-// login opens a session. ctx bounds the login as a whole, bounded the part before the server holds a slot for it.
-// An error is a *loginError.
-func login(
-	ctx, bounded context.Context, target *config.Target, credentials Credentials, options *Options, t *trace,
-) (*session, error) {
-	defer t.done()
-	t.enter(PhaseCredentials)
-	cfg, err := credentials.ConnConfig(ctx)
-	if err != nil {
-		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
-	}
-	s := &session{dialer: newDialer(bounded, cfg, target.Permits, options, t)}
-	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs picks one server of several; here is one
-	cfg.MaxProtocolMessageBodyLen = maxMessage
-	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		s.meter = newMeter(r)
-		return pgproto3.NewFrontend(s.meter, w)
-	}
-	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-		if len(n.Code) == 5 && n.Code[:3] == "57P" {
-			s.notice = n.Code
-		}
-		s.unreplicated = s.unreplicated || n.Routine == waitCancelled
-	}
-	cfg.OnPgError = func(_ *pgconn.PgConn, e *pgconn.PgError) bool {
-		if isFatal(e) {
-			s.fatal = e
-		}
-		return s.fatal == nil
-	}
-	err = s.guard(func() error {
-		var err error
-		s.conn, err = pgconn.ConnectConfig(ctx, cfg)
-		return err
-	})
-	if err != nil {
-		s.dialer.sockets.closeAll()
-		_, phase := t.read()
-		ended := phase == PhaseStartup && classify(err, phase).Reason == ReasonTerminated
-		cutOff := ended && s.dialer.refusedCertificate()
-		if alert := s.dialer.shaken.alert(); ended && alert != nil {
-			err = alert
-		}
-		return nil, &loginError{err, phase, config.Secret(cfg.Password), cutOff}
-	}
-	credentials.Accepted()
-	return s, nil
-}
-
-// readOnlyByDefault says whether transactions of a session that begins now cannot write unless they say so. An older
-// session does not learn of it when the role's or the database's default is changed. It reports false where it could not
-// be read.
+// readOnlyByDefault reports whether transactions of a new session are read-only by default. An older session is not
+// notified when the default of the role or the database changes. ok is false if the setting could not be read.
 func (s *session) readOnlyByDefault(ctx context.Context) (readOnly, ok bool) {
 	const setting = "default_transaction_read_only"
 	value := s.conn.ParameterStatus(setting)
-	if value == "" { // reported from 14 on (GUC_REPORT in src/backend/utils/misc/guc.c)
+	if value == "" { // PostgreSQL before 14 does not report it (GUC_REPORT in src/backend/utils/misc/guc.c)
 		results, err := s.query(ctx, "SHOW "+setting, smallBudget)
 		if err == nil && len(results) == 1 && len(results[0].Rows) == 1 && len(results[0].Rows[0]) == 1 {
 			value = string(results[0].Rows[0][0])
@@ -121,14 +55,15 @@ func (s *session) readOnlyByDefault(ctx context.Context) (readOnly, ok bool) {
 	return value == "on", value != ""
 }
 
-// address is where the server was found.
+// address returns the server's address as host:port, or the path of a Unix socket.
 func (s *session) address() string { return s.conn.Conn().RemoteAddr().String() }
 
-// query runs sql by the simple protocol, which poolers take as well. budget bounds what the reply may cost. When ctx ends, a
-// cancel request goes out behind the answer and the session is closed.
+// query runs sql by the simple protocol, which poolers support too. budget bounds the memory that the reply may use, in
+// bytes. If ctx ends first, the session is closed, and a cancel request is sent in the background unless the session
+// needs none.
 func (s *session) query(ctx context.Context, sql string, budget int) ([]*pgconn.Result, error) {
 	var results []*pgconn.Result
-	s.dialer.busy.Store(!s.pooled && !s.uncancelled)
+	s.dialer.busy.Store(!s.pooled && !s.hasStatementTimeout)
 	err := s.run(ctx, budget, func() error {
 		var err error
 		results, err = s.conn.Exec(ctx, sql).ReadAll()
@@ -140,18 +75,19 @@ func (s *session) query(ctx context.Context, sql string, budget int) ([]*pgconn.
 	return results, err
 }
 
-// run guards a statement, whose reply may cost as much as budget. pgconn does not watch ctx any more once it has read
-// ReadyForQuery, and goes on reading where CommandComplete was missing before it: the sockets are closed then.
+// run runs a statement under guard. budget bounds its reply, in bytes. If ctx ends, run closes the sockets after
+// replyGrace: pgconn stops watching ctx once it has read ReadyForQuery, but continues to read if CommandComplete is
+// missing.
 func (s *session) run(ctx context.Context, budget int, statement func() error) error {
-	ended, end := context.WithCancel(context.Background())
-	defer end()
+	finished, finish := context.WithCancel(context.Background())
+	defer finish()
 	defer context.AfterFunc(ctx, func() {
-		late := time.NewTimer(answerGrace)
-		defer late.Stop()
+		timer := time.NewTimer(replyGrace)
+		defer timer.Stop()
 		select {
-		case <-late.C:
+		case <-timer.C:
 			s.dialer.sockets.closeAll()
-		case <-ended.Done():
+		case <-finished.Done():
 		}
 	})()
 	s.meter.grant(budget)
@@ -163,41 +99,42 @@ func (s *session) run(ctx context.Context, budget int, statement func() error) e
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case s.meter.err != nil:
-		return s.meter.err // ReadAll looks ahead, and says of what it met there only that the connection is closed
+		return s.meter.err // ReadAll reads ahead, and reports such an error only as a closed connection
 	}
 	return err
 }
 
-// queryRows runs sql, which returns a row for each of some things that a server has many of.
+// queryRows runs sql like query, with a budget for one row per database, pool or user.
 func (s *session) queryRows(ctx context.Context, sql string) ([]*pgconn.Result, error) {
 	return s.query(ctx, sql, largeBudget)
 }
 
-// gaveUp reports whether this side ended the session because of what the server sent.
-func (s *session) gaveUp() bool { return s.panicked || s.meter.exceeded() }
+// abortedByUs reports whether this side ended the session because of what the server sent.
+func (s *session) abortedByUs() bool { return s.panicked || s.meter.exceeded() }
 
-// guard runs something that parses what the server sends, and returns its error. A panic ends the session and not the
-// process: pgconn panics on some orders of messages that no server sends (jackc/pgx#1833). The goroutine that owns the
-// session calls it.
+// guard runs parse, which parses what the server sends, and returns its error. A panic in parse closes the session
+// instead of crashing the process: pgconn panics on some sequences of messages that no real server sends
+// (jackc/pgx#1833). Only the goroutine that owns the session may call it.
 func (s *session) guard(parse func() error) error {
 	err := contain(s.dialer, parse)
 	var panicErr *panicError
 	if errors.As(err, &panicErr) && !s.panicked {
 		s.panicked = true
 		if s.conn != nil {
-			_ = contain(s.dialer, func() error { return s.conn.Close(context.Background()) }) // the sockets are closed by now
+			// Close cannot block: the sockets are already closed.
+			_ = contain(s.dialer, func() error { return s.conn.Close(context.Background()) })
 		}
 	}
 	return err
 }
 
-// panicError is a panic that was contained.
+// panicError is a contained panic.
 type panicError struct{ value any }
 
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 
-// contain runs f and turns a panic into a *panicError. It closes all sockets of the session then, since pgconn's own state
-// cannot be trusted any more.
+// contain runs f and turns a panic into a *panicError. After a panic it closes all sockets of the session, since
+// pgconn's state can no longer be trusted.
 func contain(d *dialer, f func() error) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
@@ -210,12 +147,12 @@ func contain(d *dialer, f func() error) (err error) {
 	return f()
 }
 
-// close ends the session with a Terminate message (without one the server counts it as abandoned), and whatever is left
-// of it within closeGrace, also when pgconn is still busy with a query that was given up.
+// close ends the session with a Terminate message, since the server counts a session without one as abandoned. After
+// closeGrace it closes the sockets, even if pgconn is still busy with an abandoned query. The end of ctx has no effect.
 func (s *session) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 	defer cancel()
-	_ = s.guard(func() error { return s.conn.Close(ctx) }) // closes the socket whatever happens
+	_ = s.guard(func() error { return s.conn.Close(ctx) }) // closes the socket in any case
 	select {
 	case <-s.conn.CleanupDone():
 	case <-ctx.Done():
@@ -224,16 +161,16 @@ func (s *session) close(ctx context.Context) {
 	<-s.conn.CleanupDone()
 }
 
-// isFatal says whether the server ended the session with this error.
+// isFatal reports whether the server ended the session with this error.
 func isFatal(e *pgconn.PgError) bool {
-	severity := e.SeverityUnlocalized // the other one is translated; absent before 9.6 and in poolers
+	severity := e.SeverityUnlocalized // Severity is translated; this field is absent before 9.6 and in poolers
 	if severity == "" {
 		severity = e.Severity
 	}
 	return severity == "FATAL" || severity == "PANIC"
 }
 
-// isRefusal says whether the server answered with an error after which the session goes on.
+// isRefusal reports whether the server replied with an error that does not end the session.
 func isRefusal(err error) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && !isFatal(pgErr)

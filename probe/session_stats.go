@@ -9,21 +9,22 @@ import (
 	"strings"
 )
 
-// SessionStats counts the sessions of a database that have ended, and how, since its statistics were reset
-// (pg_stat_get_db_sessions and its siblings in src/backend/utils/adt/pgstatfuncs.c).
+// SessionStats counts the sessions of a database since its statistics were reset (pg_stat_get_db_sessions and related
+// functions in src/backend/utils/adt/pgstatfuncs.c).
 type SessionStats struct {
 	Database string
-	// Sessions are all that began. Abandoned were lost by the network or the client, Fatal ended by an error, Killed by an
-	// administrator.
+	// Sessions counts all sessions that began. Abandoned counts those lost by the network or the client, Fatal those
+	// that an error ended, and Killed those that an administrator ended.
 	Sessions, Abandoned, Fatal, Killed float64
 }
 
-// churnSince is the first version_num of a server that counts sessions.
-const churnSince = 140000
+// sessionStatsMinVersion is the lowest server_version_num that has session statistics.
+const sessionStatsMinVersion = 140000
 
-// churnSQL asks by OID, which waits for no lock on a catalogue. The server's process for statistics may keep a reader of
-// PostgreSQL 14 waiting for ten seconds (backend_read_statsfile in src/backend/postmaster/pgstat.c).
-func churnSQL(oids []uint32) string {
+// buildSessionStatsSQL returns a statement that reads by OID, which waits for no lock on a catalogue. It has a
+// statement_timeout, because the statistics collector of PostgreSQL 14 may delay a reader by ten seconds
+// (backend_read_statsfile in src/backend/postmaster/pgstat.c).
+func buildSessionStatsSQL(oids []uint32) string {
 	var list strings.Builder
 	for i, oid := range oids {
 		if i > 0 {
@@ -37,17 +38,17 @@ SELECT d, pg_catalog.pg_stat_get_db_sessions(d), pg_catalog.pg_stat_get_db_sessi
 FROM pg_catalog.unnest('{` + list.String() + `}'::pg_catalog.oid[]) AS d`
 }
 
-// churn reads how many sessions the known databases have had: those that sessions may begin in, or have begun in. What
-// the server refuses is nil.
-func (c *catalogue) churn(ctx context.Context, run query, versionNum string) ([]SessionStats, error) {
-	if version, err := strconv.Atoi(versionNum); err != nil || version < churnSince || len(c.databases) == 0 {
+// readSessionStats reads the session statistics of the known databases that have had sessions or allow connections. It
+// returns nil before PostgreSQL 14 and an empty result if the server refuses the statement.
+func (c *catalogue) readSessionStats(ctx context.Context, run query, versionNum string) ([]SessionStats, error) {
+	if version, err := strconv.Atoi(versionNum); err != nil || version < sessionStatsMinVersion || len(c.databases) == 0 {
 		return nil, nil
 	}
-	rows, err := run.rows(ctx, c.churnSQL, 5)
+	rows, err := run.rows(ctx, c.sessionStatsSQL, 5)
 	if err != nil {
 		return nil, err
 	}
-	var p numbers
+	var p numberParser
 	byName := make(map[string]SessionStats, len(rows))
 	for _, row := range rows {
 		d := c.databases[p.oid(row[0])]
@@ -55,17 +56,17 @@ func (c *catalogue) churn(ctx context.Context, run query, versionNum string) ([]
 		for i := range n {
 			n[i] = p.number(row[i+1]).Value
 		}
-		// One that had sessions and has none any more was dropped.
-		if d == nil || n[0] == 0 && (!d.open || d.churned) {
+		// A database that had sessions and now has none was dropped.
+		if d == nil || n[0] == 0 && (!d.allowsConnections || d.hadSessions) {
 			continue
 		}
-		d.churned = n[0] > 0
-		sum := byName[d.name] // names that are equal once they are valid UTF-8
+		d.hadSessions = n[0] > 0
+		sum := byName[d.name] // two names may become equal in toValidUTF8
 		byName[d.name] = SessionStats{d.name, sum.Sessions + n[0], sum.Abandoned + n[1], sum.Fatal + n[2], sum.Killed + n[3]}
 	}
 	all := make([]SessionStats, 0, len(byName))
-	for _, churn := range byName {
-		all = append(all, churn)
+	for _, stats := range byName {
+		all = append(all, stats)
 	}
 	return all, p.err
 }

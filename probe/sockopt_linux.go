@@ -10,19 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limitUnacknowledged makes the kernel give a connection up once data went unacknowledged for the time given
-// (TCP_USER_TIMEOUT, RFC 5482). It also bounds how long keepalive probes may go unanswered.
+// limitUnacknowledged returns a net.Dialer.Control that makes the kernel close a TCP connection if sent data stays
+// unacknowledged for limit (TCP_USER_TIMEOUT, RFC 5482). The option also bounds how long keepalive probes may go
+// unanswered.
 func limitUnacknowledged(limit time.Duration) func(network, address string, c syscall.RawConn) error {
 	return func(network, _ string, c syscall.RawConn) error {
 		if network == "unix" {
 			return nil
 		}
-		var failed error
+		var sockErr error
 		if err := c.Control(func(fd uintptr) {
-			failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+			sockErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
 		}); err != nil {
 			return err
 		}
-		return failed
+		return sockErr
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// limitUnacknowledged is Linux's alone; elsewhere keepalive finds a dead connection.
+// limitUnacknowledged returns nil: the option exists only on Linux. Elsewhere keepalive detects a dead connection.
 func limitUnacknowledged(time.Duration) func(network, address string, c syscall.RawConn) error {
 	return nil
 }

@@ -14,34 +14,36 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// maxRows is how many rows of a statement are read: one more than a check wants shows that there are several.
+// maxRows is how many rows of a result are read. Checks expect at most one, and a second one shows that there are more.
 const maxRows = 2
 
-// Scalar is what a statement returned, of which a caller wants one value.
+// Scalar is the first value that a statement returned, and the shape of the result.
 type Scalar struct {
-	// Columns and Rows are how many the statement returned. Rows after the second are not counted.
+	// Columns and Rows are how many the statement returned. Rows is at most 2: further rows are not read.
 	Columns, Rows int
-	// Text is the first column of the first row as the server writes it, empty if Null is set or there is none.
+	// Text is the first column of the first row in text format. It is empty if Null is set or there is no such value.
 	Text string
 	Null bool
-	// Bool and Number report whether the column has type boolean, and one of PostgreSQL's numeric types (pg_type.dat).
+	// Bool reports whether the column has type boolean. Number reports whether it has one of PostgreSQL's numeric types
+	// (pg_type.dat).
 	Bool, Number bool
 }
 
-// errClosed is a prober that is not there any more.
+// errClosed is returned after the prober was closed.
 var errClosed = errors.New("the prober is closed")
 
-// Query opens a session, runs one statement on it in a read-only transaction, and closes it. It returns what the
-// statement returned. The statement may take until ctx ends, and no longer than most. Any goroutine
-// may call it, also during a probe, which does not wait for it: only a login that overruns counts among those that later
-// ones wait for, as with Probe. A login gets no longer than a probe. What is worth a second try is tried twice, as with
-// Probe.
+// Query opens a session, runs one statement in a read-only transaction, closes the session, and returns the first
+// value. The statement may take maxDuration, but not longer than until ctx ends. A login may take as long as a probe.
+// Like Probe, Query tries again after a failure that is worth a second attempt.
 //
-// The statement goes by the extended protocol, which takes no second one behind a semicolon that could end the transaction
-// (exec_parse_message in src/backend/tcop/postgres.c). The server ends it by itself when its time is over; no request to cancel
-// is sent.
-func (p *Prober) Query(ctx context.Context, sql string, most time.Duration) (Scalar, *Failure) {
-	k, ok := p.begin()
+// Any goroutine may call it, also during a probe. Probes do not wait for its login, unless the login was abandoned
+// because ctx ended first.
+//
+// The statement uses the extended protocol, which does not allow a second statement after a semicolon that could end
+// the transaction (exec_parse_message in src/backend/tcop/postgres.c). The server ends the statement by
+// statement_timeout, so no cancel request is sent.
+func (p *Prober) Query(ctx context.Context, sql string, maxDuration time.Duration) (Scalar, *Failure) {
+	k, ok := p.beginWork()
 	if !ok {
 		return Scalar{}, classify(errClosed, PhaseNone)
 	}
@@ -49,8 +51,8 @@ func (p *Prober) Query(ctx context.Context, sql string, most time.Duration) (Sca
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()
-	for try := 1; ; try++ {
-		result, phase, err := p.queryOnce(ctx, sql, most, k)
+	for attempt := 1; ; attempt++ {
+		result, phase, err := p.queryOnce(ctx, sql, maxDuration, k)
 		if err == nil {
 			return result, nil
 		}
@@ -59,80 +61,82 @@ func (p *Prober) Query(ctx context.Context, sql string, most time.Duration) (Sca
 			phase = loginErr.phase
 		}
 		f := classify(err, phase)
-		if try == 2 || ctx.Err() != nil || !p.again(f, loginErr) {
+		if attempt == 2 || ctx.Err() != nil || !p.shouldRetry(f, loginErr) {
 			return Scalar{}, f
 		}
 	}
 }
 
-// queryOnce is one try. With an error comes the phase in which it was.
-func (p *Prober) queryOnce(ctx context.Context, sql string, most time.Duration, k *kept) (Scalar, Phase, error) {
+// queryOnce is one attempt. If it fails, it returns the phase that failed.
+func (p *Prober) queryOnce(ctx context.Context, sql string, maxDuration time.Duration, k *kept) (Scalar, Phase, error) {
 	t := &trace{}
-	opening, cancel := context.WithTimeout(ctx, p.target.Timeout)
-	s, err := p.open(opening, t, true)
+	loginCtx, cancel := context.WithTimeout(ctx, p.target.Timeout)
+	s, err := p.open(loginCtx, t, true)
 	cancel()
 	if err != nil {
 		_, phase := t.read()
 		return Scalar{}, phase, err
 	}
 	defer s.close(p.ctx)
-	s.uncancelled = true
-	bounded, cancel := context.WithTimeout(ctx, most)
+	s.hasStatementTimeout = true
+	queryCtx, cancel := context.WithTimeout(ctx, maxDuration)
 	defer cancel()
-	result, err := s.readOnly(bounded, sql, p.giveWay(ctx, k))
+	result, err := s.queryReadOnly(queryCtx, sql, p.releaseIfStarved(ctx, k))
 	return result, PhaseQuery, err
 }
 
-// readOnly runs a statement in a transaction that cannot write. begun is called when there is one.
-func (s *session) readOnly(ctx context.Context, sql string, begun func()) (Scalar, error) {
+// queryReadOnly runs a statement in a read-only transaction. It calls onBegin after BEGIN, whether BEGIN succeeded or
+// not.
+func (s *session) queryReadOnly(ctx context.Context, sql string, onBegin func()) (Scalar, error) {
 	begin := "BEGIN READ ONLY"
 	if deadline, ok := ctx.Deadline(); ok {
 		begin += fmt.Sprintf("; SET LOCAL statement_timeout = %d", max(1, time.Until(deadline).Milliseconds()))
 	}
 	_, err := s.query(ctx, begin, smallBudget)
-	begun()
+	onBegin()
 	if err != nil {
 		return Scalar{}, err
 	}
-	result, err := s.first(ctx, sql)
+	result, err := s.queryFirst(ctx, sql)
 	if !s.conn.IsClosed() {
-		_, _ = s.query(ctx, "ROLLBACK", smallBudget) // or a pooler would drop the server's session with ours
+		_, _ = s.query(ctx, "ROLLBACK", smallBudget) // without it, a pooler would close its server connection too
 	}
 	return result, err
 }
 
-// first runs one statement and reads its first value. If there are more rows, the session is closed with it.
-func (s *session) first(ctx context.Context, sql string) (Scalar, error) {
-	var found Scalar
-	err := s.run(ctx, largeBudget, func() error { return readFirst(ctx, s.conn, sql, &found) })
-	return found, err
+// queryFirst runs one statement and reads its first value. If there are several rows, the session is closed.
+func (s *session) queryFirst(ctx context.Context, sql string) (Scalar, error) {
+	var scalar Scalar
+	err := s.run(ctx, largeBudget, func() error { return readFirst(ctx, s.conn, sql, &scalar) })
+	return scalar, err
 }
 
-func readFirst(ctx context.Context, conn *pgconn.PgConn, sql string, found *Scalar) error {
+// readFirst reads the first value of sql's result and the result's shape into scalar.
+func readFirst(ctx context.Context, conn *pgconn.PgConn, sql string, scalar *Scalar) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	reader := conn.ExecParams(ctx, sql, nil, nil, nil, nil)
-	for found.Rows < maxRows && reader.NextRow() {
-		if values := reader.Values(); found.Rows == 0 && len(values) > 0 {
-			found.Text, found.Null = string(values[0]), values[0] == nil
+	for scalar.Rows < maxRows && reader.NextRow() {
+		if values := reader.Values(); scalar.Rows == 0 && len(values) > 0 {
+			scalar.Text, scalar.Null = string(values[0]), values[0] == nil
 		}
-		found.Rows++
+		scalar.Rows++
 	}
 	if fields := reader.FieldDescriptions(); len(fields) > 0 {
-		found.Columns = len(fields)
-		found.Bool = fields[0].DataTypeOID == pgtype.BoolOID
-		found.Number = slices.Contains(numericTypes(), fields[0].DataTypeOID)
+		scalar.Columns = len(fields)
+		scalar.Bool = fields[0].DataTypeOID == pgtype.BoolOID
+		scalar.Number = slices.Contains(numericTypes(), fields[0].DataTypeOID)
 	}
-	if found.Rows == maxRows {
+	if scalar.Rows == maxRows {
 		cancel()
-		_, _ = reader.Close() // ends with that
+		_, _ = reader.Close() // cancel ends the session
 		return nil
 	}
 	_, err := reader.Close()
 	return err
 }
 
-// numericTypes are the OIDs of PostgreSQL's numeric types (pg_type.dat).
+// numericTypes returns the OIDs of PostgreSQL's numeric types (pg_type.dat).
 func numericTypes() []uint32 {
 	return []uint32{
 		pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID, pgtype.OIDOID, pgtype.Float4OID, pgtype.Float8OID, pgtype.NumericOID,

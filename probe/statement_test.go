@@ -13,9 +13,9 @@ import (
 	"pg_liveness_exporter/internal/testservers"
 )
 
-// TestStatementBesideProbe: no probe waits for the login of a statement, until that has been given up: then it counts among
-// those that the server may still hold a slot for.
-func TestStatementBesideProbe(t *testing.T) {
+// TestQueryDoesNotDelayProbe checks that no probe waits for a login of Query until the login is abandoned. From then on
+// it counts among the logins for which the server may still hold a slot.
+func TestQueryDoesNotDelayProbe(t *testing.T) {
 	t.Parallel()
 	var connections atomic.Int64
 	s := newFakeServer(t, func(conn net.Conn) {
@@ -37,15 +37,15 @@ func TestStatementBesideProbe(t *testing.T) {
 	for connections.Load() == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	if r := ask(t, p, hanging); !r.Up() {
-		t.Fatalf("a statement's login keeps a probe waiting: %+v", r.Failure)
+	if r := runProbe(t, p, hanging); !r.Up() {
+		t.Fatalf("a login of Query delays the probe: %+v", r.Failure)
 	}
 	cancel()
 	if f := <-failed; f == nil || f.Reason != ReasonTimeout {
 		t.Errorf("%+v", f)
 	}
 	start := time.Now()
-	if r := ask(t, p, 300*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout || connections.Load() != 2 {
-		t.Errorf("after a login was given up: %+v, %d connections, %s", r.Failure, connections.Load(), time.Since(start))
+	if r := runProbe(t, p, 300*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout || connections.Load() != 2 {
+		t.Errorf("after a login was abandoned: %+v, %d connections, %s", r.Failure, connections.Load(), time.Since(start))
 	}
 }
