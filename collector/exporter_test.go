@@ -49,7 +49,7 @@ func healthy() *probe.Result {
 			},
 			Applications: []probe.Applications{{Name: "web", Count: 9}, {Name: "", Count: 2}, {Name: "pg_liveness_exporter", Count: 1}},
 			Used:         12, Usable: 92, MaxConnections: 100, SuperuserReservedConnections: 3, ReservedConnections: seconds(5),
-			SessionStats:          []probe.SessionStats{{Database: "app", Sessions: 500, Abandoned: 3, Fatal: 2, Killed: 1}},
+			SessionStats:   []probe.SessionStats{{Database: "app", Sessions: 500, Abandoned: 3, Fatal: 2, Killed: 1}},
 			DatabaseLimits: []probe.DatabaseLimit{{Database: "app", Limit: 50}}, RoleLimit: seconds(10),
 			LockWaiting: seconds(1), IdleInTransactionMax: seconds(12.5), TransactionMax: seconds(30), Privileged: true,
 			PostmasterStart: seconds(1790000000), CheckpointerStart: seconds(1790000000.5), Version: "18.4", VersionNum: "180004",

@@ -6,7 +6,6 @@ package monitor
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -35,11 +34,11 @@ func TestLogBufferLines(t *testing.T) {
 	b := newLogBuffer(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	logger := slog.New(b)
 	for i := range maxLogLines {
-		logger.Info(fmt.Sprint("line ", i))
+		logger.Info("line", "number", i)
 	}
 	logger.With("check", "backlog").WithGroup("g").Debug("derived", "key", "value")
 	lines := b.read()
-	if len(lines) != maxLogLines || !strings.Contains(lines[0], `msg="line 1"`) {
+	if len(lines) != maxLogLines || !strings.Contains(lines[0], `number=1`) {
 		t.Errorf("%d lines, the first is %q", len(lines), lines[0])
 	}
 	if last := lines[len(lines)-1]; !strings.HasSuffix(last, "msg=derived check=backlog g.key=value\n") {

@@ -49,7 +49,7 @@ type Options struct {
 func Serve(ctx context.Context, o Options) error {
 	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
-	servers := newListeners(&o, requests)
+	servers := newListeners(requests, &o)
 	failed := servers.listen(o.Logger)
 	o.OnReady(true)
 	var err error
@@ -75,7 +75,7 @@ type listeners []listener
 // serves one at several addresses. systemd's sockets have one server, since the toolkit makes their listeners itself.
 //
 // The address of the health paths has a server of its own, with a limit of its own, and without TLS and passwords.
-func newListeners(o *Options, requests context.Context) listeners {
+func newListeners(requests context.Context, o *Options) listeners {
 	newServer := func(handler http.Handler, limit *connectionLimit) *http.Server {
 		return &http.Server{
 			Handler:      limit.Middleware(withoutBody(handler)),
