@@ -15,25 +15,25 @@ import (
 // checkMetric is one row of the table of the checks' metrics.
 type checkMetric struct {
 	metric
-	value func(f *monitor.CheckResult) (float64, bool)
+	value func(r *monitor.CheckResult) (float64, bool)
 }
 
 func checkMetrics() []checkMetric {
-	row := func(name, help string, value func(f *monitor.CheckResult) (float64, bool)) checkMetric {
+	row := func(name, help string, value func(r *monitor.CheckResult) (float64, bool)) checkMetric {
 		return checkMetric{metric{name: name, help: help, kind: gauge, labels: []string{"check"}}, value}
 	}
 	return []checkMetric{
-		row("pg_liveness_check_duration_seconds", "Duration of the check's last run.", func(f *monitor.CheckResult) (float64, bool) {
-			return f.Took.Seconds(), true
+		row("pg_liveness_check_duration_seconds", "Duration of the check's last run.", func(r *monitor.CheckResult) (float64, bool) {
+			return r.Took.Seconds(), true
 		}),
-		row("pg_liveness_check_up", "Whether the check's last run did not fail.", func(f *monitor.CheckResult) (float64, bool) {
-			if f.Status == check.Fail {
+		row("pg_liveness_check_up", "Whether the check's last run did not fail.", func(r *monitor.CheckResult) (float64, bool) {
+			if r.Status == check.Fail {
 				return 0, true
 			}
 			return 1, true
 		}),
 		row("pg_liveness_check_value", "Number that the check's last run found: what the statement returned, a length, workers.",
-			func(f *monitor.CheckResult) (float64, bool) { return f.Value, f.Measured }),
+			func(r *monitor.CheckResult) (float64, bool) { return r.Value, r.HasValue }),
 	}
 }
 
@@ -49,17 +49,17 @@ func (v checkView) Gather() ([]*dto.MetricFamily, error) {
 	for _, m := range checkMetrics() {
 		var series []*dto.Metric
 		for i := range v.results {
-			f := &v.results[i]
-			value, ok := m.value(f)
+			r := &v.results[i]
+			value, ok := m.value(r)
 			if !ok {
 				continue
 			}
 			var target *dto.LabelPair
 			if v.labelled {
 				name := targetLabel
-				target = &dto.LabelPair{Name: &name, Value: &f.Target}
+				target = &dto.LabelPair{Name: &name, Value: &r.Target}
 			}
-			series = append(series, m.sample(value, []string{strings.ToValidUTF8(f.Check, "\ufffd")}, target))
+			series = append(series, m.sample(value, []string{strings.ToValidUTF8(r.Check, "\ufffd")}, target))
 		}
 		if series != nil {
 			families = append(families, &dto.MetricFamily{Name: &m.name, Help: &m.help, Type: &m.kind, Metric: series})

@@ -208,7 +208,7 @@ func checkComponent(ctx context.Context, watched *monitor.Check) component {
 	}
 	c.status, c.output, c.failing, c.at, c.expires = f.Status, f.Output, f.Failing, f.At, f.Expires
 	c.took = number(f.Took.Seconds())
-	c.observed = observation{probe.Number{Value: f.Value, Known: f.Measured}, observed, ""}
+	c.observed = observation{probe.Number{Value: f.Value, Known: f.HasValue}, observed, ""}
 	if time.Since(f.Expires) > watched.Timeout()+maxCheckDelay {
 		c.status, c.failing = check.Fail, true
 		c.output = fmt.Sprintf("no result for %s: the other checks of its target take too long", time.Since(f.At).Round(time.Second))

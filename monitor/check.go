@@ -35,7 +35,7 @@ type Check struct {
 	overran     bool
 
 	mu         sync.Mutex // protects what follows
-	last       check.Outcome
+	last       check.Result
 	hysteresis hysteresis
 }
 
@@ -62,12 +62,12 @@ func newCheck(settings *config.Check, target *Target, logger *slog.Logger) *Chec
 func (c *Check) run() {
 	defer close(c.ended)
 	for {
-		o, ok := c.runOnce()
+		r, ok := c.runOnce()
 		if !ok {
 			return
 		}
-		c.record(o)
-		wait := time.NewTimer(time.Until(c.expires(o)))
+		c.record(r)
+		wait := time.NewTimer(time.Until(c.expires(r)))
 		select {
 		case <-wait.C:
 		case <-c.life.Done():
@@ -84,15 +84,15 @@ const slowTime = time.Second
 // statement that takes longer than slowTime is ended and run again once the other slow ones of its target have ended: so the
 // others wait for at most one of them, and for slowTime if one begins to hang. It reports false if the check or its target was
 // closed, which is all that the result would say.
-func (c *Check) runOnce() (check.Outcome, bool) {
+func (c *Check) runOnce() (check.Result, bool) {
 	if c.target == nil {
-		o := c.checker.Run(c.life)
-		return o, c.life.Err() == nil
+		r := c.checker.Run(c.life)
+		return r, c.life.Err() == nil
 	}
 	if c.last.Took < slowTime {
 		c.maxDuration = min(slowTime, c.settings.Timeout)
-		if o, ok := c.runInTurn(c.target.statement); !ok || !c.overran || c.settings.Timeout <= slowTime {
-			return o, ok
+		if r, ok := c.runInTurn(c.target.statement); !ok || !c.overran || c.settings.Timeout <= slowTime {
+			return r, ok
 		}
 	}
 	c.maxDuration = c.settings.Timeout
@@ -100,50 +100,50 @@ func (c *Check) runOnce() (check.Outcome, bool) {
 }
 
 // runInTurn runs the check once it has all the turns.
-func (c *Check) runInTurn(turns ...chan struct{}) (check.Outcome, bool) {
+func (c *Check) runInTurn(turns ...chan struct{}) (check.Result, bool) {
 	for _, turn := range turns {
 		select {
 		case turn <- struct{}{}:
 			defer func() { <-turn }()
 		case <-c.life.Done():
-			return check.Outcome{}, false
+			return check.Result{}, false
 		}
 	}
-	o := c.checker.Run(c.life)
-	return o, c.life.Err() == nil && c.target.life.Err() == nil
+	r := c.checker.Run(c.life)
+	return r, c.life.Err() == nil && c.target.life.Err() == nil
 }
 
 // expires returns when the check runs again after a result.
-func (c *Check) expires(o check.Outcome) time.Time {
-	if o.Status == check.Fail {
-		return o.At.Add(c.settings.TTLFailed)
+func (c *Check) expires(r check.Result) time.Time {
+	if r.Status == check.Fail {
+		return r.At.Add(c.settings.TTLFailed)
 	}
-	return o.At.Add(c.settings.TTL)
+	return r.At.Add(c.settings.TTL)
 }
 
 // record keeps a result, and logs a change.
-func (c *Check) record(o check.Outcome) {
+func (c *Check) record(r check.Result) {
 	c.mu.Lock()
 	before := c.last
-	c.last = o
-	c.hysteresis.count(o.Status != check.Fail)
+	c.last = r
+	c.hysteresis.count(r.Status != check.Fail)
 	c.mu.Unlock()
 	select {
 	case <-c.first:
 		// A number outside the limits is logged once, not again for each new number.
-		if before.Status == o.Status && (before.Output == o.Output || before.Measured && o.Measured) {
+		if before.Status == r.Status && (before.Output == r.Output || before.HasValue && r.HasValue) {
 			return
 		}
 	default:
 		close(c.first)
 	}
-	switch o.Status {
+	switch r.Status {
 	case check.Pass:
 		c.logger.Info("the check passes")
 	case check.Warn:
-		c.logger.Warn("the check nearly fails", "output", o.Output)
+		c.logger.Warn("the check nearly fails", "output", r.Output)
 	case check.Fail:
-		c.logger.Warn("the check fails", "output", o.Output)
+		c.logger.Warn("the check fails", "output", r.Output)
 	}
 }
 
@@ -174,7 +174,7 @@ func (c *Check) Close(ctx context.Context) error {
 
 // CheckResult is the last result of a check.
 type CheckResult struct {
-	check.Outcome
+	check.Result
 	// Check is the check's name. Target is the name of the server that it is about, empty if there is none.
 	Check, Target string
 	// Expires is when the check runs again.

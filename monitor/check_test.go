@@ -98,7 +98,7 @@ func TestCheckTimes(t *testing.T) {
 		m, p, _ := checkedMonitor(t, statement("a", "one"))
 		for range 600 {
 			time.Sleep(100 * time.Millisecond)
-			if f, ok := m.Checks()[0].Latest(t.Context(), 0); !ok || f.Status != check.Pass || f.Value != 1 || !f.Measured {
+			if f, ok := m.Checks()[0].Latest(t.Context(), 0); !ok || f.Status != check.Pass || f.Value != 1 || !f.HasValue {
 				t.Fatalf("%+v %v", f, ok)
 			}
 		}

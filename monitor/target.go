@@ -175,7 +175,7 @@ func (t *Target) execute(ctx context.Context, sql string, maxDuration time.Durat
 }
 
 // errTooLong is a statement that the server was told to end.
-const errTooLong = check.Problem("the statement did not end in time")
+const errTooLong = check.PublicError("the statement did not end in time")
 
 // StatementError says why a statement failed; nil where it did not.
 func StatementError(f *probe.Failure) error {
@@ -183,7 +183,7 @@ func StatementError(f *probe.Failure) error {
 	case f == nil:
 		return nil
 	case f.Phase != probe.PhaseQuery:
-		return check.Problem("no session with its target: " + f.String())
+		return check.PublicError("no session with its target: " + f.String())
 	case f.Reason == probe.ReasonTimeout:
 		return errTooLong
 	}
@@ -199,7 +199,7 @@ func StatementError(f *probe.Failure) error {
 	default:
 		why = string(f.Reason)
 	}
-	return check.Problem("the statement failed: " + why)
+	return check.PublicError("the statement failed: " + why)
 }
 
 // refusal is why a statement had better not be tried.

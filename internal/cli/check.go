@@ -155,14 +155,14 @@ func (c *Check) runCheck(
 		}
 	}
 	checker := check.New(settings, credentials.ForCheck(settings), query)
-	var o check.Outcome
+	var r check.Result
 	c.repeat(ctx, time.Now().Add(c.wait), func() bool {
-		o = checker.Run(ctx)
-		return o.Status != check.Fail
+		r = checker.Run(ctx)
+		return r.Status != check.Fail
 	})
-	f := checkOutput{Check: settings.Name, Status: o.Status.String(), Output: o.Output, Duration: o.Took.Seconds()}
-	if o.Measured {
-		f.Value = &o.Value
+	f := checkOutput{Check: settings.Name, Status: r.Status.String(), Output: r.Output, Duration: r.Took.Seconds()}
+	if r.HasValue {
+		f.Value = &r.Value
 	}
 	switch {
 	case c.format == formatJSON:
@@ -172,7 +172,7 @@ func (c *Check) runCheck(
 	default:
 		fmt.Fprintf(out, "%s (%.1f ms)\n", f.Status, f.Duration*1e3)
 	}
-	if o.Status == check.Fail {
+	if r.Status == check.Fail {
 		return exitRejecting
 	}
 	return exitAccepting
