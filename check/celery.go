@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// celery counts the workers that reply to a ping. It sends the ping in the same way as Celery's own "inspect ping"
-// does over Redis (kombu/pidbox.py and kombu/transport/redis.py): it publishes a message to a channel that every worker
+// celery counts the workers that reply to a ping. It sends the ping in the same way as Celery's own "inspect ping" does
+// over Redis (kombu/pidbox.py and kombu/transport/redis.py): it publishes a message to a channel that every worker
 // subscribes to, and reads the replies from a queue of its own.
 type celery struct {
 	dependency
@@ -28,8 +28,8 @@ const (
 	replyExchange  = "reply." + celeryExchange
 	// kombuSeparator separates routing key, pattern and queue in a binding.
 	kombuSeparator = "\x06\x16"
-	// cleanupTimeout is the most that the removal of the reply queue may take. A run stops waiting for replies that much
-	// before its deadline, or a quarter of the check's timeout before it if that is less.
+	// cleanupTimeout is the most that the removal of the reply queue may take. A run stops waiting for replies that
+	// much before its deadline, or a quarter of the check's timeout before it if that is less.
 	cleanupTimeout = 200 * time.Millisecond
 	// pollInterval is the pause between two reads of an empty reply queue. A blocking read is not used: the connection
 	// could not be used again if the deadline passed during the read, and Redis before version 6 accepts only whole

@@ -67,7 +67,8 @@ type Scalar struct {
 	// no such value.
 	Text string
 	Null bool
-	// Bool reports whether the column has the type boolean, and Number whether it has one of PostgreSQL's numeric types.
+	// Bool reports whether the column has the type boolean, and Number whether it has one of PostgreSQL's numeric
+	// types.
 	Bool, Number bool
 }
 
@@ -82,8 +83,8 @@ type Source interface {
 
 // runner runs the checks of one kind. Each kind has a file of its own.
 type runner interface {
-	// run returns the number to compare with the limits, or an unknown number if the check has none. An error means that
-	// the check fails. run returns soon after ctx ends. ctx has a deadline.
+	// run returns the number to compare with the limits, or an unknown number if the check has none. An error means
+	// that the check fails. run returns soon after ctx ends. ctx has a deadline.
 	run(ctx context.Context) (number, error)
 }
 
