@@ -13,40 +13,47 @@ import (
 	"time"
 )
 
-// celery counts the workers that answer a ping. It is sent, and answered, as Celery's own "inspect ping" does it through
-// Redis (kombu/pidbox.py and kombu/transport/redis.py): published to a channel that every worker listens to, with a queue of
-// ours for the answers.
+// celery counts the workers that reply to a ping. It sends the ping in the same way as Celery's own "inspect ping" does
+// over Redis (kombu/pidbox.py and kombu/transport/redis.py): it publishes a message to a channel that every worker
+// subscribes to, and reads the replies from a queue of its own.
 type celery struct {
 	dependency
-	// identity names the queue for answers. It stays the same, so that an answer that came too late is found and dropped.
+	// identity is part of the name of the reply queue. It stays the same for the life of the checker, so that the next
+	// run finds and drops replies that came too late.
 	identity string
 }
 
 const (
 	celeryExchange = "celery.pidbox"
 	replyExchange  = "reply." + celeryExchange
-	// kombuSeparator stands between routing key, pattern and queue in a binding.
+	// kombuSeparator separates routing key, pattern and queue in a binding.
 	kombuSeparator = "\x06\x16"
-	// cleaningTime is what removing the queue may take, and kept back for it.
-	cleaningTime = 200 * time.Millisecond
-	// listenEvery is the pause between two looks for answers. One command that waits would leave a connection of which nothing
-	// more can be asked when time is over, and takes fractions of a second only from Redis 6 on.
-	listenEvery = 20 * time.Millisecond
+	// cleanupTimeout is the most that the removal of the reply queue may take. A run stops waiting for replies that
+	// much before its deadline, or a quarter of the check's timeout before it if that is less.
+	cleanupTimeout = 200 * time.Millisecond
+	// pollInterval is the pause between two reads of an empty reply queue. A blocking read is not used: the connection
+	// could not be used again if the deadline passed during the read, and Redis before version 6 accepts only whole
+	// seconds as its timeout.
+	pollInterval = 20 * time.Millisecond
 )
 
 func newCelery(d dependency) *celery { return &celery{d, "pg_liveness_exporter." + rand.Text()} }
 
-func (c *celery) queue() string    { return c.KeyPrefix + c.identity + "." + replyExchange }
+// queue returns the key of the reply queue.
+func (c *celery) queue() string { return c.KeyPrefix + c.identity + "." + replyExchange }
+
+// bindings returns the key of the set with the bindings of all reply queues.
 func (c *celery) bindings() string { return c.KeyPrefix + "_kombu.binding." + replyExchange }
 
-// binding says that answers with our routing key go to our queue; kombu adds the prefix to the name.
+// binding returns the entry that routes replies with this routing key to the reply queue. It has no key prefix: kombu
+// adds the prefix to the queue's name.
 func (c *celery) binding() string {
 	return strings.Join([]string{c.identity, "", c.identity + "." + replyExchange}, kombuSeparator)
 }
 
-// ask waits until as many workers have answered as got the ping. One that is stopped got it as well, so that waiting ends
-// with ctx then.
-func (c *celery) ask(ctx context.Context) (number, error) {
+// run returns the number of workers that replied. It returns once as many workers have replied as received the ping. A
+// stopped worker receives the ping but does not reply; run then returns shortly before the deadline of ctx.
+func (c *celery) run(ctx context.Context) (number, error) {
 	conn, err := dialRedis(ctx, c.dependency)
 	if err != nil {
 		return number{}, err
@@ -61,42 +68,43 @@ func (c *celery) ask(ctx context.Context) (number, error) {
 	if err != nil {
 		return number{}, err
 	}
-	defer c.clean(ctx, conn)
+	defer c.cleanUp(ctx, conn)
 	if _, err := conn.do(ctx, "SADD", c.bindings(), c.binding()); err != nil {
 		return number{}, err
 	}
 	channel := c.KeyPrefix + "/" + strconv.Itoa(database(u)) + "." + celeryExchange
-	listeners, err := conn.number(ctx, "PUBLISH", channel, message)
+	subscribers, err := conn.integer(ctx, "PUBLISH", channel, message)
 	if err != nil {
 		return number{}, err
 	}
-	deadline, _ := ctx.Deadline() // Check.Ask's
-	kept := min(cleaningTime, c.Timeout/4)
-	answers := make(map[string]bool)
-	for int64(len(answers)) < listeners && time.Until(deadline) > kept {
-		answer, err := conn.do(ctx, "RPOP", c.queue())
-		switch text, ok := answer.(string); {
+	deadline, _ := ctx.Deadline() // Checker.Run sets it
+	reserved := min(cleanupTimeout, c.Timeout/4)
+	replied := make(map[string]bool) // by delivery tag
+	for int64(len(replied)) < subscribers && time.Until(deadline) > reserved {
+		reply, err := conn.do(ctx, "RPOP", c.queue())
+		switch text, ok := reply.(string); {
 		case err != nil:
 			return number{}, err
 		case ok:
-			if tag, ok := answered(text, ticket); ok {
-				answers[tag] = true
+			if tag, ok := deliveryTag(text, ticket); ok {
+				replied[tag] = true
 			}
 		default:
-			time.Sleep(listenEvery)
+			time.Sleep(pollInterval)
 		}
 	}
-	return measured(float64(len(answers))), nil
+	return known(float64(len(replied))), nil
 }
 
-// clean removes our queue, over another connection where that one cannot be used any more.
-func (c *celery) clean(ctx context.Context, conn *redisConn) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleaningTime)
+// cleanUp removes the reply queue and its binding. It takes at most cleanupTimeout, even if ctx has ended. It opens
+// another connection if conn cannot be used any more.
+func (c *celery) cleanUp(ctx context.Context, conn *redisConn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	if conn.broken {
 		var err error
 		if conn, err = dialRedis(ctx, c.dependency); err != nil {
-			return // the next time does it
+			return // the next run removes them
 		}
 		defer conn.close()
 	}
@@ -104,7 +112,7 @@ func (c *celery) clean(ctx context.Context, conn *redisConn) {
 	_, _ = conn.do(ctx, "DEL", c.queue())
 }
 
-// envelope is a message as kombu's virtual transports have it.
+// envelope is a message in the format of kombu's virtual transports.
 type envelope struct {
 	Body            string         `json:"body"`
 	ContentEncoding string         `json:"content-encoding"`
@@ -113,11 +121,11 @@ type envelope struct {
 	Properties      map[string]any `json:"properties"`
 }
 
-// ping is a message that asks each worker for an answer with this ticket.
+// ping returns a message that makes each worker send one reply with this ticket.
 func (c *celery) ping(ticket string) (string, error) {
 	body, err := json.Marshal(map[string]any{
-		"method": "ping", "arguments": map[string]any{}, "destination": nil, "pattern": nil, "matcher": nil, "ticket": ticket,
-		"reply_to": map[string]string{"exchange": replyExchange, "routing_key": c.identity},
+		"method": "ping", "arguments": map[string]any{}, "destination": nil, "pattern": nil, "matcher": nil,
+		"ticket": ticket, "reply_to": map[string]string{"exchange": replyExchange, "routing_key": c.identity},
 	})
 	if err != nil {
 		return "", err
@@ -126,16 +134,16 @@ func (c *celery) ping(ticket string) (string, error) {
 		Body: base64.StdEncoding.EncodeToString(body), ContentEncoding: "utf-8", ContentType: "application/json",
 		Headers: map[string]any{"clock": 1, "expires": float64(time.Now().Add(c.Timeout).UnixMilli()) / 1e3},
 		Properties: map[string]any{
-			"delivery_mode": 1, "delivery_info": map[string]string{"exchange": celeryExchange, "routing_key": ""}, "priority": 0,
-			"body_encoding": "base64", "delivery_tag": rand.Text(),
+			"delivery_mode": 1, "delivery_info": map[string]string{"exchange": celeryExchange, "routing_key": ""},
+			"priority": 0, "body_encoding": "base64", "delivery_tag": rand.Text(),
 		},
 	})
 	return string(message), err
 }
 
-// answered tells one worker's answer to this ticket from another's. The body, which a worker may write in any format that Celery
-// is told to use, is not needed: only an answer has the ticket.
-func answered(message, ticket string) (tag string, ok bool) {
+// deliveryTag returns the delivery tag of a worker's reply, which differs between replies. It reports false if message
+// is not a reply with this ticket. It does not read the body, whose format depends on the worker's settings.
+func deliveryTag(message, ticket string) (tag string, ok bool) {
 	var e envelope
 	if json.Unmarshal([]byte(message), &e) != nil || e.Headers["ticket"] != ticket {
 		return "", false

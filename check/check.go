@@ -1,8 +1,8 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package check asks one dependency beside the servers: SQL with limits, Redis, Celery's workers, HTTP, TCP. Asking does
-// I/O and returns a value, an Outcome; nothing here knows how it is shown.
+// Package check runs one check of a dependency other than the servers: SQL with limits, Redis, Celery workers, HTTP,
+// TCP. A run does I/O and returns a Result. The package does not know how results are shown.
 package check
 
 import (
@@ -21,7 +21,7 @@ import (
 	"pg_liveness_exporter/internal/neterr"
 )
 
-// Status is pass, warn or fail; the greater one wins.
+// Status is the status of a check. A greater status is worse.
 type Status int
 
 // The statuses.
@@ -31,70 +31,73 @@ const (
 	Fail
 )
 
-// String is the status in the words of Config.Health unless it has others.
+// String returns the default name of the status. config.Health.StatusNames may set other names for /health.
 func (s Status) String() string { return [...]string{"pass", "warn", "fail"}[s] }
 
-// Outcome is what was found. It does not change once it was returned.
-type Outcome struct {
+// Result is what one run of a check found. It does not change after Run has returned it.
+type Result struct {
 	Status Status
-	// Output says why it did not pass, or not quite, in words of ours and codes of the server's: no address, user, value or
-	// text of anybody else's is in it.
+	// Output is the reason for a status other than Pass, otherwise empty. It may be shown to everybody: it contains no
+	// address, no user name and no text from a dependency, except error codes.
 	Output string
-	// Value is the number that was found, Measured whether there is one: what a statement returned, a length, workers.
+	// Value is the number that the run found: the number that a statement returned, the length of a key, or how many
+	// workers replied. HasValue reports whether there is one.
 	Value    float64
-	Measured bool
-	// At is when it was found, and Took how long that took.
+	HasValue bool
+	// At is when the run ended, and Took its duration.
 	At   time.Time
 	Took time.Duration
 }
 
-// Problem is an error whose text may be shown to everybody.
-type Problem string
+// PublicError is an error whose text may be shown to everybody.
+type PublicError string
 
-func (p Problem) Error() string { return string(p) }
+func (e PublicError) Error() string { return string(e) }
 
-// Query runs one statement on a check's target, in a read-only transaction, and returns what it returned. A statement that
-// fails gives a Problem.
+// Query runs one statement on the check's target, in a read-only transaction, and returns its result. It returns soon
+// after ctx ends. If the statement fails, the error is a PublicError.
 type Query func(ctx context.Context, sql string) (Scalar, error)
 
-// Scalar is what a statement returned, of which a check wants one value. It has the fields of probe.Scalar, so that one
-// converts to the other.
+// Scalar is the result of a statement that should return one value. It has the fields of probe.Scalar, so that one can
+// be converted to the other.
 type Scalar struct {
-	// Columns and Rows are how many the statement returned; 2 rows stand for several.
+	// Columns and Rows are how many the statement returned. 2 rows stand for 2 or more.
 	Columns, Rows int
-	// Text is the first column of the first row as the server writes it, empty if Null is set or there is none.
+	// Text is the first column of the first row in PostgreSQL's text format. It is empty if Null is set or if there is
+	// no such value.
 	Text string
 	Null bool
-	// Bool and Number report whether the column has type boolean, and one of PostgreSQL's numeric types.
+	// Bool reports whether the column has the type boolean, and Number whether it has one of PostgreSQL's numeric
+	// types.
 	Bool, Number bool
 }
 
-// Source reads where a dependency is and which certificates to trust. They may be in files, which it reads at each call.
-// The texts of its errors may be shown to everybody.
+// Source returns the location of a dependency and the certificates to trust. Each call reads them again if they are in
+// files. The texts of its errors may be shown to everybody.
 type Source interface {
 	// Location returns a URL, or host:port for the kind tcp.
 	Location() (config.Secret, error)
-	// RootCertificates returns certificates in PEM, nil for the system's.
+	// RootCertificates returns certificates in PEM format, or nil for the system's certificates.
 	RootCertificates() ([]byte, error)
 }
 
-// asker is what differs between the kinds of dependencies. Each is a file of its own.
-type asker interface {
-	// ask returns a number to be held against the limits; Measured says whether there is one. An error is a failure. It
-	// returns soon after the end of ctx.
-	ask(ctx context.Context) (number, error)
+// runner runs the checks of one kind. Each kind has a file of its own.
+type runner interface {
+	// run returns the number to compare with the limits, or an unknown number if the check has none. An error means
+	// that the check fails. run returns soon after ctx ends. ctx has a deadline.
+	run(ctx context.Context) (number, error)
 }
 
-// number is a value that may be missing.
+// number is a number that may be unknown.
 type number struct {
-	value    float64
-	measured bool
+	value float64
+	known bool
 }
 
-func measured(value float64) number { return number{value, true} }
+func known(value float64) number { return number{value, true} }
 
-// newAsker is the one place that knows all kinds.
-func newAsker(c *config.Check, source Source, query Query) asker {
+// newRunner returns the runner of a check's kind.
+func newRunner(c *config.Check, source Source, query Query) runner {
 	d := dependency{c, source}
 	switch c.Kind {
 	case config.CheckSQL:
@@ -110,36 +113,36 @@ func newAsker(c *config.Check, source Source, query Query) asker {
 	return &tcp{d}
 }
 
-// Checker runs the check of one dependency.
+// Checker runs one check. Its methods must be called by one goroutine at a time.
 type Checker struct {
 	settings *config.Check
-	asker    asker
+	runner   runner
 }
 
-// New returns a checker. source is needed for all kinds but SQL, and query for SQL alone.
+// New returns a checker. SQL needs query and no source. All other kinds need source and no query.
 func New(settings *config.Check, source Source, query Query) *Checker {
-	return &Checker{settings, newAsker(settings, source, query)}
+	return &Checker{settings, newRunner(settings, source, query)}
 }
 
-// Run runs the check once, within the timeout of its settings or until ctx ends, and returns what it found.
-func (c *Checker) Run(ctx context.Context) Outcome {
+// Run runs the check once and returns what it found. It returns soon after ctx ends or settings.Timeout has passed.
+func (c *Checker) Run(ctx context.Context) Result {
 	ctx, cancel := context.WithTimeout(ctx, c.settings.Timeout)
 	defer cancel()
 	start := time.Now()
-	found, err := c.asker.ask(ctx)
-	o := Outcome{Value: found.value, Measured: found.measured, At: time.Now(), Took: time.Since(start)}
+	found, err := c.runner.run(ctx)
+	r := Result{Value: found.value, HasValue: found.known, At: time.Now(), Took: time.Since(start)}
 	if err != nil {
-		o.Status, o.Output = Fail, describe(err)
-		return o
+		r.Status, r.Output = Fail, describe(err)
+		return r
 	}
-	if found.measured {
-		o.Status, o.Output = judge(&c.settings.Limits, found.value)
+	if found.known {
+		r.Status, r.Output = compare(found.value, &c.settings.Limits)
 	}
-	return o
+	return r
 }
 
-// judge holds a number against limits.
-func judge(l *config.Limits, value float64) (Status, string) {
+// compare compares a number with limits, and returns the status and the output of a Result.
+func compare(value float64, l *config.Limits) (Status, string) {
 	above := func(limit *float64) string { return fmt.Sprintf("%s is above %s", plain(value), plain(*limit)) }
 	below := func(limit *float64) string { return fmt.Sprintf("%s is below %s", plain(value), plain(*limit)) }
 	switch {
@@ -155,20 +158,21 @@ func judge(l *config.Limits, value float64) (Status, string) {
 	return Pass, ""
 }
 
+// plain formats a number without an exponent.
 func plain(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 
-// describe says what an error is, in words that may be shown to everybody.
+// describe returns a text for err that may be shown to everybody.
 func describe(err error) string {
 	var (
-		problem   Problem
+		public    PublicError
 		tlsErr    *tls.CertificateVerificationError
 		unknownCA x509.UnknownAuthorityError
 		notTLS    tls.RecordHeaderError
 		opErr     *net.OpError
 	)
 	switch {
-	case errors.As(err, &problem):
-		return problem.Error()
+	case errors.As(err, &public):
+		return public.Error()
 	case errors.As(err, &tlsErr), errors.As(err, &unknownCA):
 		return "its certificate is not trusted"
 	case errors.As(err, &notTLS), errors.As(err, &opErr) && opErr.Op == "remote error": // an alert (crypto/tls/conn.go)
@@ -191,52 +195,52 @@ func describe(err error) string {
 	return "its answer makes no sense"
 }
 
-// dial connects to an address. The name is looked up by Go's own resolver, which gives up when it is told to.
+// dial connects to an address. ctx bounds it: it uses Go's own resolver, which returns as soon as ctx ends.
 func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	d := net.Dialer{Resolver: &net.Resolver{PreferGo: true}}
 	return d.DialContext(ctx, network, address)
 }
 
-// dependency is what a check is about, for all kinds but SQL.
+// dependency is the part that all runners except the one for SQL share.
 type dependency struct {
 	*config.Check
 	source Source
 }
 
-// roots returns the certificates to trust, nil for the system's.
+// roots returns the certificates to trust, or nil for the system's certificates.
 func (d dependency) roots() (*x509.CertPool, error) {
 	content, err := d.source.RootCertificates()
 	if err != nil {
-		return nil, Problem(err.Error())
+		return nil, PublicError(err.Error())
 	}
 	if content == nil {
-		return nil, nil //nolint:nilnil // crypto/tls takes the system's then
+		return nil, nil //nolint:nilnil // crypto/tls uses the system's certificates
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(content) {
-		return nil, Problem("sslrootcert holds no certificate")
+		return nil, PublicError("sslrootcert holds no certificate")
 	}
 	return pool, nil
 }
 
-// url returns where the dependency is. For the kind tcp it has a host and a port alone.
+// url returns the location of the dependency. For the kind tcp the URL has only a host and a port.
 func (d dependency) url() (*url.URL, error) {
 	text, err := d.source.Location()
 	if err != nil {
-		return nil, Problem(err.Error())
+		return nil, PublicError(err.Error())
 	}
 	if d.Kind == config.CheckTCP {
 		return &url.URL{Host: string(text)}, nil
 	}
 	u, err := url.Parse(string(text))
-	if err != nil { // it was valid when it was read
-		return nil, Problem("its URL cannot be used")
+	if err != nil { // cannot happen: Location returns a valid URL
+		return nil, PublicError("its URL cannot be used")
 	}
 	return u, nil
 }
 
-// database is the number that a URL of Redis names, 0 where it names none.
+// database returns the database number of a Redis URL, or 0 if the URL has none.
 func database(u *url.URL) int {
-	n, _ := strconv.Atoi(strings.Trim(u.Path, "/")) // config sees to it that it is a number or nothing
+	n, _ := strconv.Atoi(strings.Trim(u.Path, "/")) // config requires a number or nothing
 	return n
 }

@@ -14,17 +14,17 @@ import (
 )
 
 const (
-	// mostBody is how much of a body is searched, and mostHeader how long its header may be.
-	mostBody   = 1 << 20
-	mostHeader = 64 << 10
-	// mostRedirects is how many are followed.
-	mostRedirects = 10
+	// maxBody is how many bytes of a body are searched for a match, and maxHeader how long the header may be, in bytes.
+	maxBody   = 1 << 20
+	maxHeader = 64 << 10
+	// maxRedirects is how many redirects are followed.
+	maxRedirects = 10
 )
 
-// web gets a URL. It follows redirects unless the status that is wanted is one.
+// web sends a GET request to a URL. It follows redirects unless the wanted status is a redirect.
 type web struct{ dependency }
 
-func (c *web) ask(ctx context.Context) (number, error) {
+func (c *web) run(ctx context.Context) (number, error) {
 	u, err := c.url()
 	if err != nil {
 		return number{}, err
@@ -35,42 +35,44 @@ func (c *web) ask(ctx context.Context) (number, error) {
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return number{}, Problem("its URL cannot be used")
+		return number{}, PublicError("its URL cannot be used")
 	}
 	request.Header.Set("User-Agent", "pg_liveness_exporter")
 	client := http.Client{
 		Transport: &http.Transport{
 			DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12},
-			DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: mostHeader,
+			DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxHeader,
 		},
 		CheckRedirect: c.redirect,
 	}
 	response, err := client.Do(request)
 	switch {
 	case errors.Is(err, http.ErrSchemeMismatch):
-		return number{}, Problem("no TLS with it")
-	case err != nil && strings.Contains(err.Error(), "server closed idle connection"): // closed before it was asked
+		return number{}, PublicError("no TLS with it")
+	case err != nil && strings.Contains(err.Error(), "server closed idle connection"):
+		// the server closed the connection before the request was sent
 		return number{}, io.ErrUnexpectedEOF
 	case err != nil:
 		return number{}, err
 	}
-	defer func() { _ = response.Body.Close() }() // there is nothing more to learn
+	defer func() { _ = response.Body.Close() }() // the error does not affect the result
 	if !c.wants(response.StatusCode) {
-		return number{}, Problem(fmt.Sprintf("status %d", response.StatusCode))
+		return number{}, PublicError(fmt.Sprintf("status %d", response.StatusCode))
 	}
 	if c.Match == nil {
 		return number{}, nil
 	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, mostBody))
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody))
 	if err != nil {
 		return number{}, err
 	}
 	if !c.Match.Match(body) {
-		return number{}, Problem("the body does not match")
+		return number{}, PublicError("the body does not match")
 	}
 	return number{}, nil
 }
 
+// wants reports whether a status is the wanted one, or is 2xx if none is set.
 func (c *web) wants(status int) bool {
 	if c.Status != 0 {
 		return status == c.Status
@@ -78,13 +80,14 @@ func (c *web) wants(status int) bool {
 	return status >= 200 && status < 300
 }
 
+// redirect is http.Client's CheckRedirect.
 func (c *web) redirect(next *http.Request, before []*http.Request) error {
-	next.Header.Del("Referer") // our URL, with what may be a secret in it
+	next.Header.Del("Referer") // it is the URL of the check, which may contain a secret
 	switch {
 	case c.Status >= 300 && c.Status < 400:
 		return http.ErrUseLastResponse
-	case len(before) >= mostRedirects:
-		return Problem("redirected without end")
+	case len(before) >= maxRedirects:
+		return PublicError("redirected without end")
 	}
 	return nil
 }

@@ -7,19 +7,19 @@ import (
 	"context"
 )
 
-// redis asks for PING, or for the length of a key.
+// redis sends PING, or reads the length of a key if the check has length_of.
 type redis struct{ dependency }
 
-func (c *redis) ask(ctx context.Context) (number, error) {
+func (c *redis) run(ctx context.Context) (number, error) {
 	conn, err := dialRedis(ctx, c.dependency)
 	if err != nil {
 		return number{}, err
 	}
 	defer conn.close()
 	if c.LengthOf == "" {
-		answer, err := conn.do(ctx, "PING")
-		if err == nil && answer != "PONG" {
-			err = errNonsense
+		reply, err := conn.do(ctx, "PING")
+		if err == nil && reply != "PONG" {
+			err = errUnexpectedReply
 		}
 		return number{}, err
 	}
@@ -29,14 +29,14 @@ func (c *redis) ask(ctx context.Context) (number, error) {
 	}
 	command, ok := map[any]string{"list": "LLEN", "stream": "XLEN", "set": "SCARD", "zset": "ZCARD"}[kind]
 	switch {
-	case kind == "none": // a queue without entries is no key
-		return measured(0), nil
+	case kind == "none": // Redis has no key for an empty list
+		return known(0), nil
 	case !ok:
-		return number{}, Problem("the key is no list, stream, set or sorted set")
+		return number{}, PublicError("the key is no list, stream, set or sorted set")
 	}
-	length, err := conn.number(ctx, command, c.LengthOf)
+	length, err := conn.integer(ctx, command, c.LengthOf)
 	if err != nil {
 		return number{}, err
 	}
-	return measured(float64(length)), nil
+	return known(float64(length)), nil
 }

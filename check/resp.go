@@ -16,26 +16,28 @@ import (
 	"time"
 )
 
-// Redis is spoken here, and not by a library: those that there are allocate what the other side says that it will send, and a
-// port that only looks like Redis could end this process with a line of text.
+// The limits on a reply, in bytes. This package implements the protocol itself because the Redis libraries allocate as
+// much memory as the other side announces. Any program that listens at the address could crash this process with one
+// line of text.
 const (
-	longestLine = 4 << 10
-	longestBulk = 64 << 10
+	maxLine = 4 << 10
+	maxBulk = 64 << 10
 )
 
-// redisConn is a connection with a Redis, which speaks RESP 2 (redis.io/docs/latest/develop/reference/protocol-spec).
+// redisConn is a connection to Redis. It uses RESP 2 (redis.io/docs/latest/develop/reference/protocol-spec). Only one
+// goroutine may use it at a time.
 type redisConn struct {
 	conn net.Conn
 	in   *bufio.Reader
-	// broken says that an answer was not read to its end, so that nothing more can be asked.
+	// broken reports whether a reply was not read completely, so that no further command can be sent.
 	broken bool
 }
 
-// errNonsense is an answer that is none.
-var errNonsense = errors.New("unexpected answer")
+// errUnexpectedReply is returned for a reply that is not valid RESP or does not suit the command.
+var errUnexpectedReply = errors.New("unexpected reply")
 
-// dialRedis connects, and logs in where the URL has a password or names a database. ctx bounds all of it. What the URL says of
-// certificates is read as Celery does: ssl_cert_reqs=none trusts any.
+// dialRedis connects to Redis. It then logs in if the URL has a password, and selects the database if the URL has one.
+// ctx bounds all of that. As in Celery, any certificate is accepted if the URL has the parameter ssl_cert_reqs=none.
 func dialRedis(ctx context.Context, d dependency) (*redisConn, error) {
 	u, err := d.url()
 	if err != nil {
@@ -66,11 +68,11 @@ func dialRedis(ctx context.Context, d dependency) (*redisConn, error) {
 		}
 		r.conn = encrypted
 	}
-	r.in = bufio.NewReaderSize(r.conn, longestLine)
+	r.in = bufio.NewReaderSize(r.conn, maxLine)
 	name, password := u.User.Username(), ""
 	if secret, ok := u.User.Password(); ok {
 		password = secret
-	} else { // redis-cli takes a lone word for the password
+	} else { // as in redis-cli, a single word is the password
 		name, password = "", name
 	}
 	login := [][]string{{"AUTH", password}, {"SELECT", strconv.Itoa(database(u))}}
@@ -91,9 +93,10 @@ func dialRedis(ctx context.Context, d dependency) (*redisConn, error) {
 	return r, nil
 }
 
-func (r *redisConn) close() { _ = r.conn.Close() } // what was asked for is there
+func (r *redisConn) close() { _ = r.conn.Close() } // the error does not affect the result
 
-// do sends a command and returns its answer: a text, a number or nil. A refusal of Redis's is a Problem.
+// do sends a command and returns its reply: a string, an int64, or nil. It returns by the end of ctx. If Redis replies
+// with an error, do returns a PublicError.
 func (r *redisConn) do(ctx context.Context, command ...string) (any, error) {
 	if r.broken {
 		return nil, net.ErrClosed
@@ -110,65 +113,66 @@ func (r *redisConn) do(ctx context.Context, command ...string) (any, error) {
 	if _, err := io.WriteString(r.conn, out.String()); err != nil {
 		return nil, err
 	}
-	answer, err := r.read()
+	reply, err := r.read()
 	if err != nil {
 		return nil, err
 	}
 	r.broken = false
-	if refused, ok := answer.(refusal); ok {
-		return nil, refused.problem()
+	if redisErr, ok := reply.(redisError); ok {
+		return nil, redisErr.public()
 	}
-	return answer, nil
+	return reply, nil
 }
 
-// refusal is an error that Redis answers with. It begins with a code, such as NOAUTH, WRONGPASS or LOADING.
-type refusal string
+// redisError is the text of an error reply. It begins with a code such as NOAUTH, WRONGPASS or LOADING.
+type redisError string
 
-func (r refusal) problem() error {
-	code, _, _ := strings.Cut(string(r), " ")
+// public returns an error without the rest of the text.
+func (e redisError) public() error {
+	code, _, _ := strings.Cut(string(e), " ")
 	switch {
 	case code == "NOAUTH", code == "WRONGPASS":
-		return Problem("it wants another password: " + code)
-	case strings.HasPrefix(string(r), "ERR DB index"):
-		return Problem("it has no database of this number")
+		return PublicError("it wants another password: " + code)
+	case strings.HasPrefix(string(e), "ERR DB index"):
+		return PublicError("it has no database of this number")
 	case code == "ERR":
-		return Problem("it refused a command or the login")
+		return PublicError("it refused a command or the login")
 	case len(code) > 20 || strings.ContainsFunc(code, func(c rune) bool { return c < 'A' || c > 'Z' }):
-		return errNonsense
+		return errUnexpectedReply
 	}
-	return Problem("it refused: " + code)
+	return PublicError("it refused: " + code)
 }
 
-// read reads one answer. None of the commands that are sent here is answered with an array.
+// read reads one reply. It does not support arrays: no command that this package sends gets one.
 func (r *redisConn) read() (any, error) {
-	line, err := r.in.ReadSlice('\n') // no longer than the buffer
+	line, err := r.in.ReadSlice('\n') // returns ErrBufferFull if the line is longer than maxLine
 	if errors.Is(err, bufio.ErrBufferFull) {
-		return nil, errNonsense
+		return nil, errUnexpectedReply
 	}
 	if err != nil {
 		return nil, err
 	}
 	text, ok := strings.CutSuffix(string(line), "\r\n")
 	if !ok || text == "" {
-		return nil, errNonsense
+		return nil, errUnexpectedReply
 	}
 	kind, text := text[0], text[1:]
 	switch kind {
 	case '+':
 		return text, nil
 	case '-':
-		return refusal(text), nil
+		return redisError(text), nil
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	switch {
 	case err != nil:
-		return nil, errNonsense
+		return nil, errUnexpectedReply
 	case kind == ':':
 		return n, nil
-	case kind != '$' || n > longestBulk || n < -1:
-		return nil, errNonsense
+	case kind != '$' || n > maxBulk || n < -1:
+		return nil, errUnexpectedReply
 	case n == -1:
-		return nil, nil //nolint:nilnil // what is not there
+		return nil, nil //nolint:nilnil // the null bulk string
 	}
 	bulk := make([]byte, n+2)
 	if _, err := io.ReadFull(r.in, bulk); err != nil {
@@ -177,12 +181,12 @@ func (r *redisConn) read() (any, error) {
 	return string(bulk[:n]), nil
 }
 
-// number asks for a number.
-func (r *redisConn) number(ctx context.Context, command ...string) (int64, error) {
-	answer, err := r.do(ctx, command...)
-	n, ok := answer.(int64)
+// integer sends a command and returns its reply, which must be an integer.
+func (r *redisConn) integer(ctx context.Context, command ...string) (int64, error) {
+	reply, err := r.do(ctx, command...)
+	n, ok := reply.(int64)
 	if err == nil && !ok {
-		err = errNonsense
+		err = errUnexpectedReply
 	}
 	return n, err
 }

@@ -7,10 +7,10 @@ import (
 	"context"
 )
 
-// tcp connects, and says nothing.
+// tcp opens a connection and closes it without sending anything.
 type tcp struct{ dependency }
 
-func (c *tcp) ask(ctx context.Context) (number, error) {
+func (c *tcp) run(ctx context.Context) (number, error) {
 	u, err := c.url()
 	if err != nil {
 		return number{}, err

@@ -22,7 +22,7 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// countingProber is healthy, and answers the statement "one" with 1 and no other one.
+// countingProber is a fake prober of a healthy server. The statement "one" returns 1, all others hang.
 type countingProber struct{ fixedProber }
 
 func (countingProber) Probe(context.Context) *probe.Result { return healthy() }
@@ -37,25 +37,31 @@ func (countingProber) Query(ctx context.Context, sql string, maxDuration time.Du
 	return probe.Scalar{}, &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateRejecting, Phase: probe.PhaseQuery}
 }
 
+// backlog returns a check that runs a statement on the target orders and fails above 10.
 func backlog(name, sql string) *config.Check {
-	fails := 10.0
+	failAbove := 10.0
 	return &config.Check{
-		Name: name, Kind: config.CheckSQL, Target: "orders", SQL: sql, Timeout: 5 * time.Second, TTL: 27 * time.Second, TTLFailed: 9 * time.Second,
-		Limits: config.Limits{FailAbove: &fails},
+		Name: name, Kind: config.CheckSQL, Target: "orders", SQL: sql,
+		Timeout: 5 * time.Second, TTL: 27 * time.Second, TTLFailed: 9 * time.Second,
+		Limits: config.Limits{FailAbove: &failAbove},
 	}
 }
 
-// TestCheckMetrics holds the checks' metrics against a golden file: on /metrics each has a target, be it an empty one; on
-// /probe are those of the target; without targets on /metrics, those without one.
+// TestCheckMetrics compares the metrics of checks with a golden file. On /metrics, each has the label target, which may
+// be empty. /probe shows the checks of the target. If /metrics has no targets, it shows only the checks without a
+// target.
 func TestCheckMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		queue := &config.Check{Name: "queue", Kind: config.CheckRedis, Timeout: time.Second, TTLFailed: time.Second} // it has no address
+		// A check without an address fails.
+		queue := &config.Check{Name: "queue", Kind: config.CheckRedis, Timeout: time.Second, TTLFailed: time.Second}
 		e := &testExporter{Exporter: New(newTestMonitor(t, func(*config.Target, monitor.Events) monitor.Prober {
 			return countingProber{}
 		}), Options{Sessions: &probe.Sessions{}, Logger: slog.New(slog.DiscardHandler)})}
 		configured := &config.File{
-			Targets: []*config.Target{{Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}}},
-			Checks:  []*config.Check{backlog("backlog", "one"), queue}, Health: config.DefaultHealth(),
+			Targets: []*config.Target{{
+				Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second},
+			}},
+			Checks: []*config.Check{backlog("backlog", "one"), queue}, Health: config.DefaultHealth(),
 		}
 		e.monitor.ApplyConfig(configured)
 		synctest.Wait()
@@ -94,7 +100,8 @@ func TestCheckMetrics(t *testing.T) {
 			t.Errorf("promlint: %v %v", problems, err)
 		}
 		single := get("/probe?target=orders")
-		if !strings.Contains(single, `pg_liveness_check_up{check="backlog"} 1`) || strings.Contains(single, "queue") || strings.Contains(single, "late") {
+		if !strings.Contains(single, `pg_liveness_check_up{check="backlog"} 1`) ||
+			strings.Contains(single, "queue") || strings.Contains(single, "late") {
 			t.Error(single)
 		}
 		e.options.HideTargets = true

@@ -12,9 +12,9 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// compat adds postgres_exporter's names of facts that have other names here, for dashboards and rules that use them. Names that
-// are the same in both are in the other tables. Labels of single sessions are left out: sums by datname and state are the same
-// without them.
+// compat adds the metrics that have another name in postgres_exporter, under that name, for dashboards and rules that
+// use it. Metrics with the same name in both are among the others. Labels that identify single sessions are left out:
+// sums by datname and state are the same without them.
 func (t *Table) compat() {
 	t.add(gauge, "pg_exporter_last_scrape_error", "Compatibility: whether the connection figures could not be read.", nil,
 		func(s *monitor.Snapshot, emit emit) {
@@ -22,25 +22,26 @@ func (t *Table) compat() {
 				emit.bool(s.Result.ServerStats == nil)
 			}
 		})
-	t.figure("pg_static", "Compatibility: the server's version.", []string{"short_version", "version"},
-		func(f *probe.ServerStats, emit emit) { emit(1, semver(f.VersionNum), "PostgreSQL "+f.Version) })
-	t.figure("pg_stat_activity_count", "Compatibility: pg_connections.", []string{"datname", "state"},
-		func(f *probe.ServerStats, emit emit) {
-			for _, c := range f.Connections {
+	t.serverStat("pg_static", "Compatibility: the server's version.", []string{"short_version", "version"},
+		func(s *probe.ServerStats, emit emit) { emit(1, semver(s.VersionNum), "PostgreSQL "+s.Version) })
+	t.serverStat("pg_stat_activity_count", "Compatibility: pg_connections.", []string{"datname", "state"},
+		func(s *probe.ServerStats, emit emit) {
+			for _, c := range s.Connections {
 				emit(float64(c.Count), c.Database, c.State)
 			}
 		})
-	t.figure("pg_stat_activity_max_tx_duration", "Compatibility: age of the oldest transaction in seconds, by database and state.",
-		[]string{"datname", "state"}, func(f *probe.ServerStats, emit emit) {
-			for _, c := range f.Connections {
+	t.serverStat("pg_stat_activity_max_tx_duration",
+		"Compatibility: age of the oldest transaction in seconds, by database and state.",
+		[]string{"datname", "state"}, func(s *probe.ServerStats, emit emit) {
+			for _, c := range s.Connections {
 				emit.number(c.TransactionMax, c.Database, c.State)
 			}
 		})
-	t.figure("pg_stat_database_numbackends", "Compatibility: client connections by database.", []string{"datname"},
-		func(f *probe.ServerStats, emit emit) {
+	t.serverStat("pg_stat_database_numbackends", "Compatibility: client connections by database.", []string{"datname"},
+		func(s *probe.ServerStats, emit emit) {
 			sums := make(map[string]int)
-			for _, c := range f.Connections {
-				if c.Database != "" { // no database is chosen yet
+			for _, c := range s.Connections {
+				if c.Database != "" { // the session has no database yet
 					sums[c.Database] += c.Count
 				}
 			}
@@ -48,11 +49,12 @@ func (t *Table) compat() {
 				emit(float64(n), database)
 			}
 		})
-	t.figure("pg_replication_lag", "Compatibility: pg_replication_lag_seconds.", nil,
-		func(f *probe.ServerStats, emit emit) { emit.number(f.ReplicationLag) })
+	t.serverStat("pg_replication_lag", "Compatibility: pg_replication_lag_seconds.", nil,
+		func(s *probe.ServerStats, emit emit) { emit.number(s.ReplicationLag) })
 }
 
-// semver returns a server_version_num as postgres_exporter writes it: 160014 is 16.14.0. Anything but a number stays as it is.
+// semver returns a server_version_num in postgres_exporter's format: 160014 becomes 16.14.0. It returns the argument if
+// that is not a number.
 func semver(versionNum string) string {
 	n, err := strconv.Atoi(versionNum)
 	if err != nil {

@@ -8,15 +8,16 @@ import (
 	"net/http"
 )
 
-// group is an entry of Prometheus's HTTP service discovery
+// group is a target group of Prometheus's HTTP service discovery
 // (https://prometheus.io/docs/prometheus/latest/http_sd/).
 type group struct {
 	Targets []string          `json:"targets"`
 	Labels  map[string]string `json:"labels"`
 }
 
-// Discovery serves /sd: a list of all configured targets for Prometheus's http_sd_configs. Each is scraped through /probe at the
-// request's own address, with the target's name as instance. The target without a name is scraped at metricsPath.
+// Discovery returns a handler for /sd. It lists all configured targets for Prometheus's http_sd_configs. Prometheus
+// scrapes each target through /probe at the address of this request, and the label instance has the target's name.
+// Prometheus scrapes the target without a name at metricsPath.
 func (e *Exporter) Discovery(metricsPath string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Host == "" {
@@ -40,6 +41,6 @@ func (e *Exporter) Discovery(metricsPath string) http.Handler {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
-		_ = json.NewEncoder(w).Encode(groups) // the client may have gone
+		_ = json.NewEncoder(w).Encode(groups) // ignored: the client may have gone
 	})
 }

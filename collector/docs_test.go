@@ -14,8 +14,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// needs are the privileges that the golden files do not tell.
-var needs = map[string]string{
+// privileges has the privileges that cannot be derived from the golden files, by metric.
+var privileges = map[string]string{
 	"pg_commit_up":               "`EXECUTE` on `pg_logical_emit_message`, which everybody has",
 	"pg_wal_receiver_up":         "`pg_monitor`",
 	"pg_replication_lag_seconds": "`pg_monitor`; without, it is there while something is left to replay",
@@ -27,8 +27,8 @@ var needs = map[string]string{
 	"pg_stat_activity_count":     "as `pg_connections`",
 }
 
-// TestDocumented: docs/metrics.md lists every metric there is, and each of a server's is in a golden file. What the golden
-// files hold, real servers show: the tests of the program see to that.
+// TestDocumented tests that docs/metrics.md lists every metric, and that a golden file has every metric of a target.
+// The end-to-end tests compare the golden files with the metrics of real servers.
 func TestDocumented(t *testing.T) {
 	e := newTestExporter(t, healthy(), "")
 	var page strings.Builder
@@ -49,9 +49,9 @@ func TestDocumented(t *testing.T) {
 	page.WriteString(header)
 	for _, m := range e.table.metrics {
 		privilege := "none"
-		switch said, ok := needs[m.name]; {
+		switch listed, ok := privileges[m.name]; {
 		case ok:
-			privilege = said
+			privilege = listed
 		case strings.HasPrefix(m.name, "pgbouncer_"):
 			privilege = "`stats_users` or `admin_users`"
 		case shown["up"][m.name] && !shown["unprivileged"][m.name]:
@@ -62,19 +62,21 @@ func TestDocumented(t *testing.T) {
 		}
 		writeRow(&page, m.name, m.kind, m.labels, m.help, privilege)
 	}
-	page.WriteString("\n## With --metrics.compat\n\nWhat is above, again, under the names that postgres_exporter gives it.\n\n" + header)
+	page.WriteString("\n## With --metrics.compat\n\n" +
+		"What is above, again, under the names that postgres_exporter gives it.\n\n" + header)
 	for _, m := range NewTable(true).metrics {
 		if !slices.ContainsFunc(e.table.metrics, func(other metric) bool { return other.name == m.name }) {
 			privilege := "none"
-			if said, ok := needs[m.name]; ok {
-				privilege = said
+			if listed, ok := privileges[m.name]; ok {
+				privilege = listed
 			} else if m.name == "pg_stat_activity_max_tx_duration" {
 				privilege = "`pg_monitor`"
 			}
 			writeRow(&page, m.name, m.kind, m.labels, m.help, privilege)
 		}
 	}
-	page.WriteString("\n## Of each check\n\nOn `/metrics` each also has the label `target`, empty where the check has none. A check of a target is on that\n" +
+	page.WriteString("\n## Of each check\n\n" +
+		"On `/metrics` each also has the label `target`, empty where the check has none. A check of a target is on that\n" +
 		"target's `/probe` as well, without it.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n")
 	for _, m := range checkMetrics() {
 		if !namesIn(t, "checks.prom")[m.name] {
@@ -113,6 +115,7 @@ func TestDocumented(t *testing.T) {
 	}
 }
 
+// writeRow writes a row of a table of metrics. It has no column for the privilege if that is empty.
 func writeRow(page *strings.Builder, name string, kind dto.MetricType, labels []string, help, privilege string) {
 	fmt.Fprintf(page, "| `%s` | %s | %s | %s |", name, strings.ToLower(kind.String()), strings.Join(labels, ", "), help)
 	if privilege != "" {
@@ -121,6 +124,7 @@ func writeRow(page *strings.Builder, name string, kind dto.MetricType, labels []
 	page.WriteString("\n")
 }
 
+// namesIn returns the names of the metrics in a golden file.
 func namesIn(t *testing.T, file string) map[string]bool {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join("testdata", file))

@@ -1,12 +1,12 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package collector is the Prometheus view: /metrics, /probe and /sd. A handler has the monitor probe, within the request's
-// deadline, and then renders the snapshots that it gets. Rendering does no I/O.
+// Package collector is the Prometheus view: /metrics, /probe and /sd. A handler calls the monitor to probe targets
+// within the request's deadline, and then renders the snapshots that the monitor returns. Rendering does no I/O.
 //
-// What is rendered is a prometheus.Gatherer and not a prometheus.Collector. A Collector would need a registry made for each
-// scrape, which checks again and again what a test checks once (that names, labels and series are sound), and costs twice as
-// much as all the rest of rendering a target.
+// The views implement prometheus.Gatherer instead of prometheus.Collector. A Collector needs a new registry for each
+// scrape. The registry would check names, labels and series in every scrape, although a test checks them once, and that
+// costs twice as much as the rest of the rendering of a target.
 package collector
 
 import (
@@ -25,10 +25,10 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// Name is the program's name, and the prefix of its own metrics.
+// Name is the name of the program and the prefix of its own metrics.
 const Name = "pg_liveness_exporter"
 
-// Paths that are served.
+// Paths of the handlers.
 const (
 	ProbePath     = "/probe"
 	DiscoveryPath = "/sd"
@@ -36,48 +36,52 @@ const (
 
 const (
 	timeoutHeader = "X-Prometheus-Scrape-Timeout-Seconds"
-	// minWait is how long a caller waits at least, however little time its scrape timeout leaves.
+	// minWait is how long a caller waits at least for a probe, even if its scrape timeout is shorter.
 	minWait = 100 * time.Millisecond
-	// writeTimeout is how long a client may take to read a response.
+	// writeTimeout is how long the writing of a response may take.
 	writeTimeout = 10 * time.Second
 )
 
-// Exporter shows targets, checks and itself to Prometheus.
+// Exporter serves the metrics of targets, of checks and of the exporter itself.
 type Exporter struct {
 	options  Options
 	monitor  *monitor.Monitor
 	table    *Table
 	registry *prometheus.Registry // the exporter's own metrics
 
-	rendering atomic.Int64 // how many nanoseconds rendering all targets took the last time
+	rendering atomic.Int64 // duration of the last rendering of all targets, in nanoseconds
 }
 
-// Options of an Exporter.
+// Options has the parameters of New.
 type Options struct {
-	// TimeoutOffset is taken off the scrape timeout that Prometheus announces, for the way back.
+	// TimeoutOffset is subtracted from the scrape timeout that Prometheus announces, so that the response arrives in
+	// time.
 	TimeoutOffset time.Duration
-	// HideTargets leaves the targets' series out of /metrics.
+	// HideTargets reports whether to leave the targets, and the checks of targets, out of /metrics.
 	HideTargets bool
-	// Compat also shows postgres_exporter's names of the same facts.
+	// Compat reports whether to show metrics under postgres_exporter's names as well.
 	Compat bool
-	// Sessions are the connections to count.
+	// Sessions counts the connections to targets.
 	Sessions *probe.Sessions
 	Logger   *slog.Logger
 }
 
-// New returns an exporter of what m watches.
+// New returns an exporter of the targets and checks of m.
 func New(m *monitor.Monitor, options Options) *Exporter {
-	return &Exporter{options: options, monitor: m, table: NewTable(options.Compat), registry: newRegistry(m, options.Sessions)}
+	return &Exporter{
+		options: options, monitor: m, table: NewTable(options.Compat), registry: newRegistry(m, options.Sessions),
+	}
 }
 
-// ServeHTTP serves /metrics: it has every target probed, side by side, and renders the results and the exporter's own metrics.
-// It responds with 200 by the deadline, whatever the targets do. A client that hangs up gets nothing, and neither does one
-// whose request the server ends: an empty response would pass for a scrape without targets.
+// ServeHTTP serves /metrics. It probes all targets concurrently and renders the results, the results of the checks and
+// the exporter's own metrics. It responds with 200 by the deadline, even if targets fail or hang. It aborts the request
+// if the client leaves or the server shuts down: Prometheus would take an empty response for a scrape without targets.
 func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var snapshots []monitor.Snapshot
 	if !e.options.HideTargets {
 		wait := e.maxWait(r.Header.Get(timeoutHeader), e.monitor.MaxTimeout())
-		// Rendering very many targets takes a while, and is part of the time. A slow client does not count without limit.
+		// The scrape timeout includes the time for rendering, which is long if there are very many targets. At most a
+		// quarter is reserved, because the last measurement includes the time that a slow client took to read.
 		wait -= min(time.Duration(e.rendering.Load()), wait/4)
 		var err error
 		if snapshots, err = e.monitor.ProbeAll(r.Context(), time.Now().Add(wait)); err != nil {
@@ -90,9 +94,9 @@ func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.rendering.Store(int64(time.Since(start)))
 }
 
-// render responds with what g gathers. Its errors are counted in own, if that is not nil.
+// render responds with the metrics of g. If own is not nil, it has a metric that counts errors.
 func (e *Exporter) render(w http.ResponseWriter, r *http.Request, g prometheus.Gatherer, own prometheus.Registerer) {
-	// From here on only the client can be slow. A writer without deadlines, as tests have it, gives up by itself.
+	// From here on only the client can be slow. The error is ignored: writers of tests have no deadlines.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	promhttp.HandlerFor(g, promhttp.HandlerOpts{
 		ErrorHandling:     promhttp.ContinueOnError,
@@ -102,8 +106,8 @@ func (e *Exporter) render(w http.ResponseWriter, r *http.Request, g prometheus.G
 	}).ServeHTTP(w, r)
 }
 
-// maxWait is how long a caller with a scrape timeout header waits for a probe with a timeout. A header that is no number of
-// seconds is ignored.
+// maxWait returns how long a caller waits for a probe: the scrape timeout in header less the offset, at most timeout.
+// It returns timeout if header is not a valid number of seconds.
 func (e *Exporter) maxWait(header string, timeout time.Duration) time.Duration {
 	seconds, err := strconv.ParseFloat(header, 64)
 	if err != nil || !(seconds > 0 && seconds < time.Hour.Seconds()) {
@@ -113,11 +117,11 @@ func (e *Exporter) maxWait(header string, timeout time.Duration) time.Duration {
 	return min(timeout, max(announced-e.options.TimeoutOffset, minWait))
 }
 
-// gatherers concatenates what several gatherers gather. Unlike prometheus.Gatherers it does not look for names that clash: a
-// test does.
+// gatherers concatenates the metrics of several gatherers. Unlike prometheus.Gatherers, it does not check for duplicate
+// names: a test does.
 type gatherers []prometheus.Gatherer
 
-// Gather gathers from all of them, and returns what it got beside an error.
+// Gather gathers from all gatherers. If some fail, it returns the metrics of the others as well as the errors.
 func (gs gatherers) Gather() ([]*dto.MetricFamily, error) {
 	var (
 		all  []*dto.MetricFamily
@@ -131,7 +135,7 @@ func (gs gatherers) Gather() ([]*dto.MetricFamily, error) {
 	return all, errs.MaybeUnwrap()
 }
 
-// errorLog lets promhttp log through slog.
+// errorLog implements promhttp.Logger with slog.
 type errorLog struct{ logger *slog.Logger }
 
 func (l errorLog) Println(v ...any) {

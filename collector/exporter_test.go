@@ -32,7 +32,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 func seconds(v float64) probe.Number { return probe.Number{Value: v, Known: true} }
 
-// healthy is a server as a role with pg_monitor sees it.
+// healthy returns a result of a healthy server whose role has pg_monitor.
 func healthy() *probe.Result {
 	r := &probe.Result{
 		Start: time.Unix(1800000000, 0), Duration: 4 * time.Millisecond, Deadline: 5 * time.Second,
@@ -47,8 +47,10 @@ func healthy() *probe.Result {
 				{Database: "app", State: "fastpath function call"},
 				{Database: "app", State: "disabled"},
 			},
-			Applications: []probe.Applications{{Name: "web", Count: 9}, {Name: "", Count: 2}, {Name: "pg_liveness_exporter", Count: 1}},
-			Used:         12, Usable: 92, MaxConnections: 100, SuperuserReservedConnections: 3, ReservedConnections: seconds(5),
+			Applications: []probe.Applications{
+				{Name: "web", Count: 9}, {Name: "", Count: 2}, {Name: "pg_liveness_exporter", Count: 1},
+			},
+			Used: 12, Usable: 92, MaxConnections: 100, SuperuserReservedConnections: 3, ReservedConnections: seconds(5),
 			SessionStats:   []probe.SessionStats{{Database: "app", Sessions: 500, Abandoned: 3, Fatal: 2, Killed: 1}},
 			DatabaseLimits: []probe.DatabaseLimit{{Database: "app", Limit: 50}}, RoleLimit: seconds(10),
 			LockWaiting: seconds(1), IdleInTransactionMax: seconds(12.5), TransactionMax: seconds(30), Privileged: true,
@@ -61,21 +63,22 @@ func healthy() *probe.Result {
 	return r
 }
 
-// standby is a replica that is two seconds behind, and has TLS.
+// standby returns a result of a replica that is two seconds behind.
 func standby() *probe.Result {
 	r := healthy()
-	f := r.ServerStats
-	f.Replica, f.ReadOnly, f.WALReceiverUp, f.ReplicationLag = true, true, seconds(1), seconds(2)
+	stats := r.ServerStats
+	stats.Replica, stats.ReadOnly, stats.WALReceiverUp, stats.ReplicationLag = true, true, seconds(1), seconds(2)
 	return r
 }
 
+// overTLS returns a result of a healthy server with TLS.
 func overTLS() *probe.Result {
 	r := healthy()
 	r.TLS = &probe.TLS{NotAfter: time.Unix(1900000000, 0), Version: "TLS 1.3", Cipher: "TLS_AES_256_GCM_SHA384"}
 	return r
 }
 
-// pooler is a PgBouncer of a version that has all columns.
+// pooler returns a result of a PgBouncer whose version has all columns.
 func pooler() *probe.Result {
 	r := healthy()
 	r.ServerStats = nil
@@ -103,15 +106,20 @@ func pooler() *probe.Result {
 	return r
 }
 
+// unprivileged returns a result of a healthy server whose role does not have pg_monitor.
 func unprivileged() *probe.Result {
 	r := healthy()
-	f := r.ServerStats
-	f.Connections = []probe.Connections{{Database: "app", State: "unknown", Count: 11}, {Database: "app", State: "active", Count: 1}}
-	f.LockWaiting, f.IdleInTransactionMax, f.TransactionMax, f.CheckpointerStart = probe.Number{}, probe.Number{}, probe.Number{}, probe.Number{}
-	f.Privileged = false
+	stats := r.ServerStats
+	stats.Connections = []probe.Connections{
+		{Database: "app", State: "unknown", Count: 11}, {Database: "app", State: "active", Count: 1},
+	}
+	stats.LockWaiting, stats.IdleInTransactionMax = probe.Number{}, probe.Number{}
+	stats.TransactionMax, stats.CheckpointerStart = probe.Number{}, probe.Number{}
+	stats.Privileged = false
 	return r
 }
 
+// down returns a result of a server that refuses connections.
 func down() *probe.Result {
 	r := &probe.Result{
 		Start: time.Unix(1800000000, 0), Duration: time.Millisecond, Deadline: 5 * time.Second, Keep: true,
@@ -121,14 +129,14 @@ func down() *probe.Result {
 	return r
 }
 
-// unqueried is the part of a prober that runs statements, of those that are given none.
+// unqueried is embedded in fake probers of tests that run no statements.
 type unqueried struct{}
 
 func (unqueried) Query(context.Context, string, time.Duration) (probe.Scalar, *probe.Failure) {
 	panic("no statement is expected")
 }
 
-// fixedProber finds the same each time.
+// fixedProber is a fake prober whose probes all have the same result.
 type fixedProber struct {
 	unqueried
 	result *probe.Result
@@ -137,7 +145,7 @@ type fixedProber struct {
 func (p fixedProber) Probe(context.Context) *probe.Result { return p.result }
 func (p fixedProber) Close(context.Context) error         { return nil }
 
-// newTestExporter watches targets that find r, one for each name.
+// newTestExporter returns an exporter with a target for each name. All their probes have the result r.
 func newTestExporter(t *testing.T, r *probe.Result, names ...string) *testExporter {
 	t.Helper()
 	e := &testExporter{}
@@ -152,20 +160,21 @@ func newTestExporter(t *testing.T, r *probe.Result, names ...string) *testExport
 	}
 	for _, name := range names {
 		file.Targets = append(file.Targets, &config.Target{
-			Name: name, Kind: kind, Probing: config.Probing{Timeout: 5 * time.Second, Commit: r.ServerStats != nil && !r.ServerStats.Replica},
+			Name: name, Kind: kind,
+			Probing: config.Probing{Timeout: 5 * time.Second, Commit: r.ServerStats != nil && !r.ServerStats.Replica},
 		})
 	}
 	e.monitor.ApplyConfig(file)
 	return e
 }
 
-// testExporter is an exporter with the events of the last target that was made.
+// testExporter is an exporter with the events of its last target.
 type testExporter struct {
 	*Exporter
 	events monitor.Events
 }
 
-// newTestMonitor returns a monitor that is closed with the test.
+// newTestMonitor returns a monitor, and closes it when the test ends.
 func newTestMonitor(t *testing.T, newProber func(*config.Target, monitor.Events) monitor.Prober) *monitor.Monitor {
 	t.Helper()
 	m := monitor.New(monitor.Options{
@@ -179,7 +188,8 @@ func newTestMonitor(t *testing.T, newProber func(*config.Target, monitor.Events)
 	return m
 }
 
-// exposition is a view as the text format writes it. prometheus.Gatherers finds what a registry would find wrong with it.
+// exposition returns the metrics of a view in the text format. prometheus.Gatherers returns the errors that a registry
+// would return.
 func exposition(t *testing.T, e *testExporter, v *View) string {
 	t.Helper()
 	families, err := prometheus.Gatherers{v, e.registry}.Gather()
@@ -198,7 +208,7 @@ func exposition(t *testing.T, e *testExporter, v *View) string {
 	return text.String()
 }
 
-// TestGolden holds what is shown of a server against the files in testdata, and promlint finds nothing in it.
+// TestGolden compares the metrics of a target with the files in testdata, and checks them with promlint.
 func TestGolden(t *testing.T) {
 	for name, r := range goldens() {
 		t.Run(name, func(t *testing.T) {
@@ -232,15 +242,16 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// goldens are what testdata has a file of.
+// goldens returns the results by the name of their file in testdata.
 func goldens() map[string]*probe.Result {
 	return map[string]*probe.Result{
-		"up": healthy(), "unprivileged": unprivileged(), "standby": standby(), "tls": overTLS(), "pgbouncer": pooler(), "down": down(),
+		"up": healthy(), "unprivileged": unprivileged(), "standby": standby(), "tls": overTLS(),
+		"pgbouncer": pooler(), "down": down(),
 	}
 }
 
-// TestCompat: with the names of postgres_exporter's, what was there is there unchanged, and what is new says the same as
-// something that was there.
+// TestCompat tests that the option Compat changes no metric, and compares the metrics that it adds with the files in
+// testdata/compat.
 func TestCompat(t *testing.T) {
 	for name, r := range goldens() {
 		e := newTestExporter(t, r, "")
@@ -274,7 +285,7 @@ func TestCompat(t *testing.T) {
 	}
 }
 
-// TestLabel: /metrics shows of each target what /probe shows, with the label target and nothing else.
+// TestLabel tests that /metrics has the same series as /probe, except for the label target.
 func TestLabel(t *testing.T) {
 	names := []string{"a", `odd "name" {}, ü\`}
 	e := newTestExporter(t, healthy(), names...)
@@ -293,7 +304,7 @@ func TestLabel(t *testing.T) {
 				want[line] = true
 			case !labelled:
 				want[strings.Replace(name, " ", "{"+label+"} ", 1)] = true
-			default: // labels are in the order of their names, le behind all others
+			default: // labels are sorted by name, except that le is last
 				labels, value, _ := strings.Cut(rest, "} ")
 				all := append(regexp.MustCompile(`[a-z_]+="(?:[^"\\]|\\.)*"`).FindAllString(labels, -1), label)
 				slices.SortFunc(all, func(a, b string) int {
@@ -313,7 +324,7 @@ func TestLabel(t *testing.T) {
 	for line := range strings.Lines(exposition(t, e, e.table.LabelledView(snapshots))) {
 		got[line] = true
 		if !want[line] {
-			t.Errorf("/metrics alone has %s", line)
+			t.Errorf("only /metrics has %s", line)
 		}
 	}
 	for line := range want {
@@ -323,7 +334,8 @@ func TestLabel(t *testing.T) {
 	}
 }
 
-// TestOwnMetrics: the exporter's own metrics are there beside the target's, and are as promlint wants them.
+// TestOwnMetrics tests that /metrics has the exporter's own metrics as well as those of the target, and checks them
+// with promlint.
 func TestOwnMetrics(t *testing.T) {
 	e := newTestExporter(t, healthy(), "")
 	response := httptest.NewRecorder()

@@ -17,18 +17,18 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// metric is one row of the table of all metrics of a target: its name, and how it is read off a snapshot.
+// metric is a metric of a target, with a function that reads it from a snapshot.
 type metric struct {
 	name, help string
 	labels     []string // in alphabetical order
 	kind       dto.MetricType
-	// read emits the metric's series, none if the value is unknown. A histogram has the other function, which returns nil if
-	// there is none.
+	// read emits the series of the metric, or none if the value is unknown. A histogram has the function histogram
+	// instead, which returns nil if the target has no such histogram.
 	read      func(s *monitor.Snapshot, emit emit)
 	histogram func(s *monitor.Snapshot) prometheus.Histogram
 }
 
-// emit adds a series with the values of the metric's labels.
+// emit adds a series. labels are the values of the metric's labels, in the same order.
 type emit func(value float64, labels ...string)
 
 // number emits a value if it is known.
@@ -52,7 +52,7 @@ func (e emit) bool(b bool, labels ...string) {
 	}
 }
 
-// Table has all metrics of a target. It is made once and shared.
+// Table has all metrics of a target. It does not change, and any goroutine may use it.
 type Table struct{ metrics []metric }
 
 const (
@@ -60,15 +60,15 @@ const (
 	counter = dto.MetricType_COUNTER
 )
 
-// NewTable returns the metrics of all kinds of servers. With compat it also has those that repeat some of them under
-// postgres_exporter's names.
+// NewTable returns the metrics of all kinds of servers. If compat is set, it also has metrics under postgres_exporter's
+// names.
 func NewTable(compat bool) *Table {
 	t := &Table{}
 	t.probes()
-	t.sessions()
+	t.keptSession()
 	t.commits()
 	t.connections()
-	t.churn()
+	t.sessionStats()
 	t.server()
 	t.pgbouncer()
 	if compat {
@@ -89,8 +89,8 @@ func (t *Table) histogram(name, help string, of func(*monitor.Snapshot) promethe
 	t.metrics = append(t.metrics, metric{name: name, help: help, kind: dto.MetricType_HISTOGRAM, histogram: of})
 }
 
-// figure adds a gauge that is absent while no session can read the figures.
-func (t *Table) figure(name, help string, labels []string, read func(*probe.ServerStats, emit)) {
+// serverStat adds a gauge that is absent if no session could read the server statistics.
+func (t *Table) serverStat(name, help string, labels []string, read func(*probe.ServerStats, emit)) {
 	t.add(gauge, name, help, labels, func(s *monitor.Snapshot, emit emit) {
 		if s.Result.ServerStats != nil {
 			read(s.Result.ServerStats, emit)
@@ -98,7 +98,8 @@ func (t *Table) figure(name, help string, labels []string, read func(*probe.Serv
 	})
 }
 
-// probes are the metrics of the probe itself, the same for every kind of server.
+// probes adds the metrics of the probe itself. All kinds of servers have them, except that each kind has its own metric
+// for up.
 func (t *Table) probes() {
 	up := func(name, help string, kind config.Kind) {
 		t.add(gauge, name, help, nil, func(s *monitor.Snapshot, emit emit) {
@@ -108,7 +109,8 @@ func (t *Table) probes() {
 		})
 	}
 	up("pg_up", "Whether this probe opened a new session and SELECT 1 answered in time.", config.KindPostgres)
-	up("pgbouncer_up", "Whether this probe opened a new session with the console of a PgBouncer and SHOW VERSION answered in time.",
+	up("pgbouncer_up",
+		"Whether this probe opened a new session with the console of a PgBouncer and SHOW VERSION answered in time.",
 		config.KindPgBouncer)
 	t.add(gauge, "pg_probe_state", "The verdict of this probe: exactly one state is 1.", []string{"state"},
 		func(s *monitor.Snapshot, emit emit) {
@@ -141,17 +143,18 @@ func (t *Table) probes() {
 		func(s *monitor.Snapshot, emit emit) { emit(s.Result.Deadline.Seconds()) })
 }
 
-// sessions are the metrics of the kept session.
-func (t *Table) sessions() {
+// keptSession adds the metrics of the kept session.
+func (t *Table) keptSession() {
 	t.add(gauge, "pg_kept_session_up", "Whether the session that is kept between probes answered SELECT 1.", nil,
 		func(s *monitor.Snapshot, emit emit) {
 			if s.Result.Keep {
 				emit.bool(s.Result.KeptUp)
 			}
 		})
-	t.add(counter, "pg_session_losses_total", "Kept sessions that were ended by the other side, by reason.", []string{"reason"},
+	t.add(counter, "pg_session_losses_total", "Kept sessions that were ended by the other side, by reason.",
+		[]string{"reason"},
 		func(s *monitor.Snapshot, emit emit) {
-			if !s.Result.Keep || s.Kind != config.KindPostgres { // which does not say why it ends a session
+			if !s.Result.Keep || s.Kind != config.KindPostgres { // PgBouncer does not report why it ends a session
 				return
 			}
 			for _, reason := range probe.LossReasons() {
@@ -166,58 +169,62 @@ func (t *Table) sessions() {
 		})
 }
 
-// commits are the metrics of the commit probe.
+// commits adds the metrics of the commit probe, except its histogram.
 func (t *Table) commits() {
-	t.add(gauge, "pg_commit_up", "Whether a transaction of the commit probe was committed in time, on synchronous standbys too; never on a replica.", nil,
-		func(s *monitor.Snapshot, emit emit) { emit.number(s.CommitResult.Up()) })
+	t.add(gauge, "pg_commit_up",
+		"Whether a transaction of the commit probe was committed in time, on synchronous standbys too; never on a replica.",
+		nil, func(s *monitor.Snapshot, emit emit) { emit.number(s.CommitResult.Up()) })
 }
 
-// connections are the metrics of the connection slots.
+// connections adds the metrics of the connections and their limits.
 func (t *Table) connections() {
-	t.figure("pg_connections", "Client connections by database and state.", []string{"datname", "state"},
-		func(f *probe.ServerStats, emit emit) {
-			for _, c := range f.Connections {
+	t.serverStat("pg_connections", "Client connections by database and state.", []string{"datname", "state"},
+		func(s *probe.ServerStats, emit emit) {
+			for _, c := range s.Connections {
 				emit(float64(c.Count), c.Database, c.State)
 			}
 		})
-	t.figure("pg_connections_used",
+	t.serverStat("pg_connections_used",
 		"Client connection slots taken; an upper bound where the role does not see other roles' sessions.", nil,
-		func(f *probe.ServerStats, emit emit) { emit(float64(f.Used)) })
-	t.figure("pg_connections_usable", "Client connection slots that ordinary roles may use: max_connections less the reserved ones.", nil,
-		func(f *probe.ServerStats, emit emit) { emit(float64(f.Usable)) })
-	t.figure("pg_settings_max_connections", "Setting max_connections.", nil,
-		func(f *probe.ServerStats, emit emit) { emit(float64(f.MaxConnections)) })
-	t.figure("pg_settings_superuser_reserved_connections", "Setting superuser_reserved_connections.", nil,
-		func(f *probe.ServerStats, emit emit) { emit(float64(f.SuperuserReservedConnections)) })
-	t.figure("pg_settings_reserved_connections", "Setting reserved_connections (PostgreSQL 16 and later).", nil,
-		func(f *probe.ServerStats, emit emit) { emit.number(f.ReservedConnections) })
-	t.figure("pg_database_connection_limit", "Connection limit of a database that has one.", []string{"datname"},
-		func(f *probe.ServerStats, emit emit) {
-			for _, d := range f.DatabaseLimits {
+		func(s *probe.ServerStats, emit emit) { emit(float64(s.Used)) })
+	t.serverStat("pg_connections_usable",
+		"Client connection slots that ordinary roles may use: max_connections less the reserved ones.", nil,
+		func(s *probe.ServerStats, emit emit) { emit(float64(s.Usable)) })
+	t.serverStat("pg_settings_max_connections", "Setting max_connections.", nil,
+		func(s *probe.ServerStats, emit emit) { emit(float64(s.MaxConnections)) })
+	t.serverStat("pg_settings_superuser_reserved_connections", "Setting superuser_reserved_connections.", nil,
+		func(s *probe.ServerStats, emit emit) { emit(float64(s.SuperuserReservedConnections)) })
+	t.serverStat("pg_settings_reserved_connections", "Setting reserved_connections (PostgreSQL 16 and later).", nil,
+		func(s *probe.ServerStats, emit emit) { emit.number(s.ReservedConnections) })
+	t.serverStat("pg_database_connection_limit", "Connection limit of a database that has one.", []string{"datname"},
+		func(s *probe.ServerStats, emit emit) {
+			for _, d := range s.DatabaseLimits {
 				emit(float64(d.Limit), d.Database)
 			}
 		})
-	t.figure("pg_role_connection_limit", "Connection limit of the role that probes, if it has one.", nil,
-		func(f *probe.ServerStats, emit emit) { emit.number(f.RoleLimit) })
-	t.figure("pg_connections_lock_waiting", "Client connections that wait for a lock.", nil,
-		func(f *probe.ServerStats, emit emit) { emit.number(f.LockWaiting) })
-	t.figure("pg_idle_in_transaction_max_seconds", "Longest time a client connection has been idle in transaction.", nil,
-		func(f *probe.ServerStats, emit emit) { emit.number(f.IdleInTransactionMax) })
-	t.figure("pg_transaction_max_seconds", "Age of the oldest transaction of a client connection.", nil,
-		func(f *probe.ServerStats, emit emit) { emit.number(f.TransactionMax) })
-	t.figure("pg_connections_by_application",
+	t.serverStat("pg_role_connection_limit", "Connection limit of the role that probes, if it has one.", nil,
+		func(s *probe.ServerStats, emit emit) { emit.number(s.RoleLimit) })
+	t.serverStat("pg_connections_lock_waiting", "Client connections that wait for a lock.", nil,
+		func(s *probe.ServerStats, emit emit) { emit.number(s.LockWaiting) })
+	t.serverStat("pg_idle_in_transaction_max_seconds",
+		"Longest time a client connection has been idle in transaction.", nil,
+		func(s *probe.ServerStats, emit emit) { emit.number(s.IdleInTransactionMax) })
+	t.serverStat("pg_transaction_max_seconds", "Age of the oldest transaction of a client connection.", nil,
+		func(s *probe.ServerStats, emit emit) { emit.number(s.TransactionMax) })
+	t.serverStat("pg_connections_by_application",
 		"Client connections by application name: the largest 20 and the rest as other.", []string{"application_name"},
-		func(f *probe.ServerStats, emit emit) {
-			for _, a := range f.Applications {
+		func(s *probe.ServerStats, emit emit) {
+			for _, a := range s.Applications {
 				emit(float64(a.Count), a.Name)
 			}
 		})
-	t.figure("pg_stats_privileged", "Whether the role sees other roles' sessions (pg_monitor, pg_read_all_stats).", nil,
-		func(f *probe.ServerStats, emit emit) { emit.bool(f.Privileged) })
+	t.serverStat("pg_stats_privileged",
+		"Whether the role sees other roles' sessions (pg_monitor, pg_read_all_stats).", nil,
+		func(s *probe.ServerStats, emit emit) { emit.bool(s.Privileged) })
 }
 
-// churn are the metrics of how sessions come and go.
-func (t *Table) churn() {
+// sessionStats adds the session statistics.
+func (t *Table) sessionStats() {
 	add := func(name, help string, of func(probe.SessionStats) float64) {
 		t.add(counter, name, help, []string{"datname"}, func(s *monitor.Snapshot, emit emit) {
 			if s.Result.ServerStats == nil {
@@ -228,19 +235,23 @@ func (t *Table) churn() {
 			}
 		})
 	}
-	add("pg_sessions_total", "Sessions that were begun (PostgreSQL 14 and later).", func(c probe.SessionStats) float64 { return c.Sessions })
-	add("pg_sessions_abandoned_total", "Sessions that ended because the client was lost.", func(c probe.SessionStats) float64 { return c.Abandoned })
-	add("pg_sessions_fatal_total", "Sessions that were ended by a fatal error.", func(c probe.SessionStats) float64 { return c.Fatal })
-	add("pg_sessions_killed_total", "Sessions that were ended by an administrator.", func(c probe.SessionStats) float64 { return c.Killed })
+	add("pg_sessions_total", "Sessions that were begun (PostgreSQL 14 and later).",
+		func(c probe.SessionStats) float64 { return c.Sessions })
+	add("pg_sessions_abandoned_total", "Sessions that ended because the client was lost.",
+		func(c probe.SessionStats) float64 { return c.Abandoned })
+	add("pg_sessions_fatal_total", "Sessions that were ended by a fatal error.",
+		func(c probe.SessionStats) float64 { return c.Fatal })
+	add("pg_sessions_killed_total", "Sessions that were ended by an administrator.",
+		func(c probe.SessionStats) float64 { return c.Killed })
 }
 
-// server are the metrics of the server as such.
+// server adds the metrics of the server and of its TLS.
 func (t *Table) server() {
-	t.figure("pg_postmaster_start_time_seconds", "When the server was started.", nil,
-		func(f *probe.ServerStats, emit emit) { emit.number(f.PostmasterStart) })
-	t.figure("pg_checkpointer_start_time_seconds",
+	t.serverStat("pg_postmaster_start_time_seconds", "When the server was started.", nil,
+		func(s *probe.ServerStats, emit emit) { emit.number(s.PostmasterStart) })
+	t.serverStat("pg_checkpointer_start_time_seconds",
 		"When the checkpointer was started: later than the server's start after a crash restart.", nil,
-		func(f *probe.ServerStats, emit emit) { emit.number(f.CheckpointerStart) })
+		func(s *probe.ServerStats, emit emit) { emit.number(s.CheckpointerStart) })
 	t.add(gauge, "pg_tls_certificate_not_after_timestamp_seconds",
 		"When the server's certificate expires, as seen in this probe's handshake, also where it was not accepted.", nil,
 		func(s *monitor.Snapshot, emit emit) {
@@ -254,33 +265,35 @@ func (t *Table) server() {
 				emit(1, shown.Cipher, shown.Version)
 			}
 		})
-	t.figure("pg_replication_is_replica", "Whether the server is in recovery.", nil,
-		func(f *probe.ServerStats, emit emit) { emit.bool(f.Replica) })
-	t.figure("pg_transaction_read_only", "Whether a new transaction cannot write: on a replica, or by default_transaction_read_only.", nil,
-		func(f *probe.ServerStats, emit emit) { emit.bool(f.ReadOnly) })
-	t.figure("pg_wal_receiver_up", "Whether a replica's WAL receiver is streaming.", nil,
-		func(f *probe.ServerStats, emit emit) { emit.number(f.WALReceiverUp) })
-	t.figure("pg_replication_lag_seconds",
+	t.serverStat("pg_replication_is_replica", "Whether the server is in recovery.", nil,
+		func(s *probe.ServerStats, emit emit) { emit.bool(s.Replica) })
+	t.serverStat("pg_transaction_read_only",
+		"Whether a new transaction cannot write: on a replica, or by default_transaction_read_only.", nil,
+		func(s *probe.ServerStats, emit emit) { emit.bool(s.ReadOnly) })
+	t.serverStat("pg_wal_receiver_up", "Whether a replica's WAL receiver is streaming.", nil,
+		func(s *probe.ServerStats, emit emit) { emit.number(s.WALReceiverUp) })
+	t.serverStat("pg_replication_lag_seconds",
 		"Seconds that a replica may be behind: 0 when all that was received is replayed and the receiver is streaming.", nil,
-		func(f *probe.ServerStats, emit emit) { emit.number(f.ReplicationLag) })
-	t.figure("pg_server_info", "The server's version.", []string{"version", "version_num"},
-		func(f *probe.ServerStats, emit emit) { emit(1, f.Version, f.VersionNum) })
+		func(s *probe.ServerStats, emit emit) { emit.number(s.ReplicationLag) })
+	t.serverStat("pg_server_info", "The server's version.", []string{"version", "version_num"},
+		func(s *probe.ServerStats, emit emit) { emit(1, s.Version, s.VersionNum) })
 }
 
 const (
 	connectName = "pg_connect_duration_seconds"
 	connectHelp = "Duration of opening a new session, until the server is ready for a query."
 	queryName   = "pg_query_duration_seconds"
-	queryHelp   = "Duration of SELECT 1 (of a PgBouncer, SHOW VERSION) on the kept session, or on the new one where none is kept."
-	commitName  = "pg_commit_duration_seconds"
-	commitHelp  = "Duration of the transaction that the commit probe commits."
+	queryHelp   = "Duration of SELECT 1 (of a PgBouncer, SHOW VERSION) on the kept session, " +
+		"or on the new one where none is kept."
+	commitName = "pg_commit_duration_seconds"
+	commitHelp = "Duration of the transaction that the commit probe commits."
 
 	nativeFactor     = 1.1
 	maxNativeBuckets = 100
 	minNativeReset   = time.Hour
 )
 
-// NewHistograms makes the histograms of a target. Commit is nil unless commits is set.
+// NewHistograms returns new histograms for a target. Commit is nil unless commits is set.
 func NewHistograms(commits bool) monitor.Histograms {
 	h := monitor.Histograms{Connect: newConnectHistogram(), Query: newQueryHistogram()}
 	if commits {
@@ -304,7 +317,7 @@ func newQueryHistogram() prometheus.Histogram {
 		.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
 }
 
-// newHistogram makes a histogram with classic and native buckets. The scraper decides which of them it gets.
+// newHistogram returns a histogram with classic and native buckets. The scraper chooses between them.
 func newHistogram(name, help string, buckets ...float64) prometheus.Histogram {
 	return prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: name, Help: help, Buckets: buckets,
@@ -314,28 +327,28 @@ func newHistogram(name, help string, buckets ...float64) prometheus.Histogram {
 	})
 }
 
-// View shows snapshots, one for each target. It is a prometheus.Gatherer that does no I/O.
+// View gathers the metrics of targets from their snapshots. It is a prometheus.Gatherer that does no I/O.
 type View struct {
 	table     *Table
 	snapshots []monitor.Snapshot
 	labelled  bool
 }
 
-// View returns the view of /probe: one snapshot, without a label for the target.
+// View returns the view for /probe: one snapshot, without the label target.
 func (t *Table) View(s monitor.Snapshot) *View {
 	return &View{table: t, snapshots: []monitor.Snapshot{s}}
 }
 
-// LabelledView returns the view of /metrics: several snapshots, each with the label target. The one target without a name has no
-// such label.
+// LabelledView returns the view for /metrics: several snapshots, each with the label target. The target from the
+// environment has no name and no such label.
 func (t *Table) LabelledView(snapshots []monitor.Snapshot) *View {
 	return &View{table: t, snapshots: snapshots, labelled: true}
 }
 
-// targetLabel is the label with the target's name.
+// targetLabel is the name of the label that has the target's name.
 const targetLabel = "target"
 
-// Gather returns the series: families in the order of their names, and targets in their order within each family.
+// Gather returns the metrics, sorted by name. Within a metric, the targets keep the order of the snapshots.
 func (v *View) Gather() ([]*dto.MetricFamily, error) {
 	families := make([]*dto.MetricFamily, 0, len(v.table.metrics))
 	for i := range v.table.metrics {
@@ -355,7 +368,7 @@ func (v *View) Gather() ([]*dto.MetricFamily, error) {
 	return families, nil
 }
 
-// series returns a metric's series of one target, in the order of their labels.
+// series returns the series of a metric for one target, sorted by the values of the labels.
 func (v *View) series(m *metric, s *monitor.Snapshot) ([]*dto.Metric, error) {
 	var target *dto.LabelPair
 	if v.labelled && s.Target != "" {
@@ -384,7 +397,7 @@ func (v *View) series(m *metric, s *monitor.Snapshot) ([]*dto.Metric, error) {
 	return series, nil
 }
 
-// sample returns a series of a gauge or a counter. target may be nil.
+// sample returns a series of a gauge or a counter. If target is not nil, it is one of the labels.
 func (m *metric) sample(value float64, labels []string, target *dto.LabelPair) *dto.Metric {
 	s := &dto.Metric{Label: make([]*dto.LabelPair, 0, len(labels)+1)}
 	for i := range labels {

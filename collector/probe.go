@@ -20,9 +20,10 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// ServeProbe serves /probe: it probes the target that the parameter target names, with the same deadline as /metrics, and renders
-// the result without a label for the target. Refusals are 400 with a plain sentence. With debug=true the response is a text for
-// people.
+// ServeProbe serves /probe. It probes the target of the parameter target, with the same deadline as /metrics, and
+// renders the result without the label target. If it refuses a request, it responds with 400 and a sentence, or with
+// 503 if there are too many ad-hoc targets. If debug is true, the response is a report in plain text. It aborts the
+// request if the client leaves or the server shuts down.
 func (e *Exporter) ServeProbe(w http.ResponseWriter, r *http.Request) {
 	name, module, debug, err := probeParameters(r.URL.RawQuery)
 	if err != nil {
@@ -38,7 +39,7 @@ func (e *Exporter) ServeProbe(w http.ResponseWriter, r *http.Request) {
 		deadline := time.Now().Add(e.maxWait(r.Header.Get(timeoutHeader), target.Timeout()))
 		s, err := target.Probe(r.Context(), deadline)
 		switch {
-		case errors.Is(err, monitor.ErrClosed): // a reload came between
+		case errors.Is(err, monitor.ErrClosed): // a reload has closed the target
 			continue
 		case err != nil:
 			panic(http.ErrAbortHandler)
@@ -53,13 +54,13 @@ func (e *Exporter) ServeProbe(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// view returns the metrics of a target and of the checks that are about it.
+// view returns the metrics of a target and of its checks.
 func (e *Exporter) view(s monitor.Snapshot) prometheus.Gatherer {
 	results := e.monitor.CheckResults(func(target string) bool { return s.Target != "" && target == s.Target })
 	return gatherers{e.table.View(s), checkView{results, false}}
 }
 
-// probeParameters reads the parameters. auth_module is postgres_exporter's name for module.
+// probeParameters parses the query string. auth_module is postgres_exporter's name for module.
 func probeParameters(raw string) (target, module string, debug bool, err error) {
 	query, err := url.ParseQuery(raw)
 	if err != nil {
@@ -93,16 +94,19 @@ func refuse(w http.ResponseWriter, err error) {
 	http.Error(w, err.Error(), status)
 }
 
-// renderSteps responds with a probe step by step. Neither the target's address nor a secret is known here.
+// renderSteps responds with the report for debug=true: the steps of the probe, log lines and metrics. Neither a
+// snapshot nor a log line contains the address of a target or a secret.
 func (e *Exporter) renderSteps(w http.ResponseWriter, s *monitor.Snapshot, lines []string) {
 	var text bytes.Buffer
 	describeSteps(&text, s.Result)
 	switch {
 	case s.CommitResult == nil:
 	case s.CommitResult.Failure == nil:
-		fmt.Fprintf(&text, "The commit that followed took %s\n", time.Duration(s.CommitResult.Took.Value*float64(time.Second)))
+		fmt.Fprintf(&text, "The commit that followed took %s\n",
+			time.Duration(s.CommitResult.Took.Value*float64(time.Second)))
 	default:
-		fmt.Fprintf(&text, "The commit that followed failed: %s %s\n", s.CommitResult.Failure.Reason, s.CommitResult.Failure.Detail)
+		fmt.Fprintf(&text, "The commit that followed failed: %s %s\n",
+			s.CommitResult.Failure.Reason, s.CommitResult.Failure.Detail)
 	}
 	fmt.Fprintln(&text, "\nLog lines of this target, the latest last")
 	for _, line := range lines {
@@ -120,12 +124,13 @@ func (e *Exporter) renderSteps(w http.ResponseWriter, s *monitor.Snapshot, lines
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	_, _ = w.Write(text.Bytes()) // the client may have gone
+	_, _ = w.Write(text.Bytes()) // ignored: the client may have gone
 }
 
 func describeSteps(w io.Writer, r *probe.Result) {
 	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
-	line("Probe of %s, which took %s of the %s that it had", r.Start.UTC().Format(time.RFC3339Nano), r.Duration, r.Deadline)
+	line("Probe of %s, which took %s of the %s that it had",
+		r.Start.UTC().Format(time.RFC3339Nano), r.Duration, r.Deadline)
 	line("\nSteps of the new session")
 	for _, phase := range append([]probe.Phase{probe.PhaseCredentials}, probe.AllPhases()...) {
 		if took := r.Phases[phase]; took.Known {

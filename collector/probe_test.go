@@ -15,7 +15,7 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-// TestRefusals: what /probe cannot do is 400 with a sentence that repeats nothing of what was asked.
+// TestRefusals tests that /probe refuses invalid requests with 400 and a sentence that repeats no part of the request.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	e := newTestExporter(t, healthy())
@@ -64,7 +64,7 @@ targets: {a: {host: h, module: m}, b: {host: h, user: u}}`), "x.yml", config.Pro
 	}
 }
 
-// TestDiscovery: every configured target is listed, whatever its name.
+// TestDiscovery tests that /sd lists all configured targets, including those with unusual names.
 func TestDiscovery(t *testing.T) {
 	t.Parallel()
 	odd := `odd "name" {}, ü/&?`
@@ -77,8 +77,12 @@ func TestDiscovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []group{
-		{[]string{"exporter:1"}, map[string]string{"__scheme__": "http", "__metrics_path__": "/probe", "__param_target": "a", "instance": "a", "target": "a"}},
-		{[]string{"exporter:1"}, map[string]string{"__scheme__": "http", "__metrics_path__": "/probe", "__param_target": odd, "instance": odd, "target": odd}},
+		{[]string{"exporter:1"}, map[string]string{
+			"__scheme__": "http", "__metrics_path__": "/probe", "__param_target": "a", "instance": "a", "target": "a",
+		}},
+		{[]string{"exporter:1"}, map[string]string{
+			"__scheme__": "http", "__metrics_path__": "/probe", "__param_target": odd, "instance": odd, "target": odd,
+		}},
 		{[]string{"exporter:1"}, map[string]string{"__scheme__": "http", "__metrics_path__": "/metrics"}},
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {

@@ -19,7 +19,7 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-// body is the body of /health: application/health+json as in draft-inadarei-api-health-check-06.
+// body is a body of /health in the format application/health+json (draft-inadarei-api-health-check-06).
 type body struct {
 	status string
 	output string
@@ -27,7 +27,7 @@ type body struct {
 	checks map[string][]entry
 }
 
-// entry is one thing that was observed of a component.
+// entry is one observation of a component.
 type entry struct {
 	ComponentID   string   `json:"componentId,omitempty"`
 	ComponentType string   `json:"componentType"`
@@ -38,7 +38,7 @@ type entry struct {
 	Output        string   `json:"output,omitempty"`
 }
 
-// MarshalJSON puts the status first: people read it too.
+// MarshalJSON returns the body with the status first, so that people find it.
 func (b *body) MarshalJSON() ([]byte, error) {
 	var out bytes.Buffer
 	out.WriteByte('{')
@@ -80,12 +80,12 @@ const (
 	unknownName = "there is nothing of this name"
 )
 
-// serveAll serves /health: the verdict on all targets and checks.
+// serveAll serves /health: the status of all targets and checks together.
 func (h *Health) serveAll(w http.ResponseWriter, r *http.Request) {
 	h.serve(w, r, h.components(r), h.system)
 }
 
-// serveOne serves /health/{name}.
+// serveOne serves /health/{name}: the status of one target or check.
 func (h *Health) serveOne(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	if t := h.findTarget(name); t != nil {
@@ -97,13 +97,17 @@ func (h *Health) serveOne(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// unknown responds with 404 and output.
 func (h *Health) unknown(w http.ResponseWriter, output string) {
 	h.write(w, http.StatusNotFound, &body{status: statusName(check.Fail, h.monitor.Health().StatusNames), output: output})
 }
 
-// serve responds with components: 200 if they pass or warn, 503 if one fails. The parameter warn sets another status for warn:
-// Consul reads 429 as a warning.
-func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []component, system func() map[string][]entry) {
+// serve responds with components, after hysteresis. The HTTP status is 200 if all pass or warn, and 503 if one fails or
+// there is none. The parameter warn sets another HTTP status for warn: Consul takes 429 for a warning. system returns
+// further entries and may be nil.
+func (h *Health) serve(
+	w http.ResponseWriter, r *http.Request, components []component, system func() map[string][]entry,
+) {
 	settings := h.monitor.Health()
 	for i := range components {
 		components[i] = components[i].withHysteresis()
@@ -145,10 +149,11 @@ func (h *Health) serve(w http.ResponseWriter, r *http.Request, components []comp
 	h.write(w, code, b)
 }
 
-// add adds what was observed of a component.
+// add adds the entries of a component to checks: its response time, and the observation if it is known.
 func (c *component) add(checks map[string][]entry, names config.StatusNames) {
 	shown := entry{
-		ComponentID: c.name, ComponentType: c.category, Status: statusName(c.status, names), Time: c.at.UTC().Format(time.RFC3339Nano), Output: c.output,
+		ComponentID: c.name, ComponentType: c.category, Status: statusName(c.status, names),
+		Time: c.at.UTC().Format(time.RFC3339Nano), Output: c.output,
 	}
 	response := shown
 	if c.took.Known {
@@ -177,15 +182,18 @@ func writeJSON(w http.ResponseWriter, code int, contentType string, value any) {
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(code)
-	_, _ = w.Write(append(text, '\n')) // the client may have gone
+	_, _ = w.Write(append(text, '\n')) // ignored: the client may have gone
 }
 
-// unmatched returns the names that no target and no check has.
+// unmatched returns those names that belong to no target and no check.
 func (h *Health) unmatched(names []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return h.findTarget(name) != nil || h.findCheck(name) != nil })
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return h.findTarget(name) != nil || h.findCheck(name) != nil
+	})
 }
 
-// writeVerbose writes components as Kubernetes' own endpoints do. unmatched are names that the request excludes and nothing has.
+// writeVerbose writes components in the format of Kubernetes' own health endpoints. unmatched has the excluded names
+// that belong to no target and no check.
 func writeVerbose(w io.Writer, name string, components []component, unmatched []string) {
 	for _, one := range unmatched {
 		fmt.Fprintf(w, "warn: nothing is called %q, so that it is not left out\n", one)
@@ -210,7 +218,7 @@ func writeVerbose(w io.Writer, name string, components []component, unmatched []
 	}
 }
 
-// system returns what this process uses.
+// system returns entries for the uptime, the memory and the CPU time of this process.
 func (h *Health) system() map[string][]entry {
 	now := time.Now()
 	checks := make(map[string][]entry)

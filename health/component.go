@@ -17,21 +17,22 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// component is one target or check as it is shown.
+// component is a target or a check in a response.
 type component struct {
 	name     string
-	kind     string       // of server or check
+	kind     string       // the kind of the target or check
 	category string       // the draft's componentType
 	status   check.Status // of the last result
-	output   string       // why the status is warn or fail
-	failing  bool         // the state after fail_after and pass_after
-	at       time.Time    // when the result was there
+	output   string       // the reason for warn or fail
+	failing  bool         // whether it fails with hysteresis (fail_after and pass_after)
+	at       time.Time    // when the result was obtained
 	expires  time.Time    // when the next result is due
 	took     probe.Number // seconds
 	observed observation
 }
 
-// observation is a number that was found beside the verdict. It has no unit if only the operator knows what it counts.
+// observation is a number that a probe or a check found in addition to its status. unit is empty for the value of a
+// check, whose unit is not known.
 type observation struct {
 	probe.Number
 	name, unit string
@@ -43,7 +44,7 @@ const (
 	other     = "component"
 )
 
-// worst returns the worst status of all components. Without any it is fail.
+// worst returns the worst status of all components, or Fail if there are none.
 func worst(components []component) check.Status {
 	if len(components) == 0 {
 		return check.Fail
@@ -55,12 +56,12 @@ func worst(components []component) check.Status {
 	return all
 }
 
-// statusName returns what the configuration calls a status.
+// statusName returns the configured name of a status.
 func statusName(s check.Status, names config.StatusNames) string {
 	return [...]string{names.Pass, names.Warn, names.Fail}[s]
 }
 
-// nameOf returns a target's name in these bodies.
+// nameOf returns a target's name, or Unnamed if it has none.
 func nameOf(t *monitor.Target) string {
 	if t.Name() == "" {
 		return Unnamed
@@ -68,7 +69,7 @@ func nameOf(t *monitor.Target) string {
 	return t.Name()
 }
 
-// findTarget returns the target of a name, nil if there is none.
+// findTarget returns the target with this name, or nil if there is none.
 func (h *Health) findTarget(name string) *monitor.Target {
 	for _, t := range h.monitor.Targets() {
 		if nameOf(t) == name {
@@ -78,7 +79,7 @@ func (h *Health) findTarget(name string) *monitor.Target {
 	return nil
 }
 
-// findCheck returns the check of a name, nil if there is none.
+// findCheck returns the check with this name, or nil if there is none.
 func (h *Health) findCheck(name string) *monitor.Check {
 	for _, c := range h.monitor.Checks() {
 		if c.Name() == name {
@@ -88,8 +89,8 @@ func (h *Health) findCheck(name string) *monitor.Check {
 	return nil
 }
 
-// components returns all targets and then all checks, except those that the request excludes. It waits for all of them side by
-// side.
+// components returns all targets and then all checks, except those that the request excludes. It waits for their
+// results concurrently.
 func (h *Health) components(r *http.Request) []component {
 	settings, ctx, names := h.monitor.Health(), r.Context(), r.URL.Query()["exclude"]
 	excluded := func(name string) bool { return slices.Contains(names, name) }
@@ -113,7 +114,7 @@ func (h *Health) components(r *http.Request) []component {
 	return found
 }
 
-// server is the component of a target, with what its role depends on.
+// server is the component of a target, with what the role paths need.
 type server struct {
 	component
 	result  *probe.Result
@@ -121,22 +122,25 @@ type server struct {
 	commits bool // the last commit did not fail, or none was tried
 }
 
-// server makes a component of a target's last result. If that is older than max_age, it waits for a new one for at most maxWait.
+// server returns a component with a target's last result. If that is older than max_age, it waits at most maxWait for a
+// new one.
 func (h *Health) server(ctx context.Context, t *monitor.Target, settings config.Health) server {
 	until := time.Now().Add(maxWait)
 	s, err := t.Latest(ctx, settings.MaxAge, maxWait)
 	for err != nil { // a reload removed it, or replaced it
 		name := nameOf(t)
 		if t = h.findTarget(name); t == nil {
-			gone := component{name: name, category: datastore, status: check.Fail, output: unknownName, failing: true, at: time.Now()}
+			gone := component{
+				name: name, category: datastore, status: check.Fail, output: unknownName, failing: true, at: time.Now(),
+			}
 			return server{component: gone, result: probe.Unanswered(time.Now(), 0, false)}
 		}
 		s, err = t.Latest(ctx, settings.MaxAge, time.Until(until))
 	}
 	r, at := s.Result, s.At()
 	c := component{
-		name: nameOf(t), kind: string(s.Kind), category: datastore, failing: s.Failing(), at: at, expires: at.Add(settings.MaxAge),
-		took: r.Connect,
+		name: nameOf(t), kind: string(s.Kind), category: datastore, failing: s.Failing(), at: at,
+		expires: at.Add(settings.MaxAge), took: r.Connect,
 	}
 	if r.Up() {
 		c.took.Value += r.Phases[probe.PhaseQuery].Value
@@ -159,7 +163,7 @@ func (h *Health) server(ctx context.Context, t *monitor.Target, settings config.
 	return server{c, r, age <= settings.MaxAge, s.CommitFailure() == nil}
 }
 
-// withHysteresis returns c as /health shows it, after fail_after and pass_after.
+// withHysteresis returns the component with the status that /health shows, after fail_after and pass_after.
 func (c component) withHysteresis() component {
 	switch {
 	case c.status == check.Fail && !c.failing:
@@ -170,7 +174,8 @@ func (c component) withHysteresis() component {
 	return c
 }
 
-// connectionsOf returns how many connections there are and may be. They are unknown if no session could read them.
+// connectionsOf returns how many connections are in use and how many are usable, for PgBouncer those of clients. They
+// are unknown if no session could read them.
 func connectionsOf(r *probe.Result) (used, usable probe.Number) {
 	switch {
 	case r.ServerStats != nil:
@@ -185,10 +190,11 @@ func connectionsOf(r *probe.Result) (used, usable probe.Number) {
 
 func number(v float64) probe.Number { return probe.Number{Value: v, Known: true} }
 
-// maxCheckDelay is how late a check may run: the checks of one target take turns.
+// maxCheckDelay is how late a check may run: the checks of one target wait for each other.
 const maxCheckDelay = time.Minute
 
-// checkComponent makes a component of a check's last result. Before the first one it waits for at most maxWait.
+// checkComponent returns a component with a check's last result. If there is none yet, it waits at most maxWait for the
+// first one.
 func checkComponent(ctx context.Context, watched *monitor.Check) component {
 	c := component{name: watched.Name(), kind: string(watched.Kind()), category: other}
 	observed := "value"
@@ -201,17 +207,18 @@ func checkComponent(ctx context.Context, watched *monitor.Check) component {
 		observed = "workers"
 	case config.CheckHTTP, config.CheckTCP:
 	}
-	f, ok := watched.Latest(ctx, maxWait)
+	r, ok := watched.Latest(ctx, maxWait)
 	if !ok {
 		c.status, c.output, c.failing, c.at, c.expires = check.Fail, "no result yet", true, time.Now(), time.Now()
 		return c
 	}
-	c.status, c.output, c.failing, c.at, c.expires = f.Status, f.Output, f.Failing, f.At, f.Expires
-	c.took = number(f.Took.Seconds())
-	c.observed = observation{probe.Number{Value: f.Value, Known: f.Measured}, observed, ""}
-	if time.Since(f.Expires) > watched.Timeout()+maxCheckDelay {
+	c.status, c.output, c.failing, c.at, c.expires = r.Status, r.Output, r.Failing, r.At, r.Expires
+	c.took = number(r.Took.Seconds())
+	c.observed = observation{probe.Number{Value: r.Value, Known: r.HasValue}, observed, ""}
+	if time.Since(r.Expires) > watched.Timeout()+maxCheckDelay {
 		c.status, c.failing = check.Fail, true
-		c.output = fmt.Sprintf("no result for %s: the other checks of its target take too long", time.Since(f.At).Round(time.Second))
+		c.output = fmt.Sprintf("no result for %s: the other checks of its target take too long",
+			time.Since(r.At).Round(time.Second))
 	}
 	return c
 }

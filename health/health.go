@@ -1,10 +1,11 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package health is the yes-or-no view: JSON and HTTP statuses for Kubernetes, load balancers and uptime monitors. It shows the
-// results that the metrics show. Its requests cost a server at most one probe for each max_age.
+// Package health is the yes-or-no view: HTTP statuses and JSON for Kubernetes, load balancers and uptime monitors. It
+// shows the same results as the metrics. Its requests cause at most one probe of a target per max_age.
 //
-// No body holds an address, a user or text from a server. It holds names, phases, reasons and SQLSTATEs.
+// Bodies contain no address, no user name and no text from a server. They contain names of targets and checks, phases,
+// reasons and SQLSTATEs.
 package health
 
 import (
@@ -16,10 +17,10 @@ import (
 	"pg_liveness_exporter/monitor"
 )
 
-// maxWait is how long a response waits for a probe. A kubelet waits one second by default.
+// maxWait is how long a request waits for a probe. The default timeout of a kubelet is one second.
 const maxWait = 500 * time.Millisecond
 
-// Unnamed is the name of the one target from the environment in these bodies.
+// Unnamed is the name that paths and bodies have for the target from the environment.
 const Unnamed = "postgres"
 
 // Health serves the health paths.
@@ -31,19 +32,19 @@ type Health struct {
 	started  time.Time
 }
 
-// New returns the health endpoints of the targets and checks of m. ready reports whether the process takes requests and is not
-// about to stop. /health-check shows hostname.
+// New returns the health endpoints for the targets and checks of m. ready reports whether the process has started and
+// is not about to stop. /health-check shows hostname.
 func New(m *monitor.Monitor, ready func() bool, hostname string) *Health {
 	return &Health{monitor: m, process: newProcess(), ready: ready, hostname: hostname, started: time.Now()}
 }
 
-// Paths returns the first segments of all paths that Register adds.
+// Paths returns the first segments of all paths that Register adds, except "-".
 func Paths() []string {
 	return []string{"livez", "readyz", "health", "health-check", "primary", "replica", "read-write", "read-only"}
 }
 
-// Register adds the health paths to mux. GET, HEAD and OPTIONS get the same status on all of them: HAProxy's check sends OPTIONS
-// by default.
+// Register adds the health paths to mux. On each path, GET, HEAD and OPTIONS have the same HTTP status: HAProxy's
+// health check sends OPTIONS by default.
 func (h *Health) Register(mux *http.ServeMux) {
 	handle := func(pattern string, serve http.HandlerFunc) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -76,15 +77,17 @@ func (h *Health) Register(mux *http.ServeMux) {
 	}
 }
 
-// serveLive never touches a server: a database that is down is no reason to restart this process.
+// serveLive responds with 200. It does not probe a target: a restart of this process would not repair a database.
 func (h *Health) serveLive(w http.ResponseWriter, r *http.Request) {
 	h.servePlain(w, r, "livez", true)
 }
 
+// serveReady responds with 200 if the process is ready, otherwise with 503.
 func (h *Health) serveReady(w http.ResponseWriter, r *http.Request) {
 	h.servePlain(w, r, "readyz", h.ready())
 }
 
+// servePlain responds with 200 if ok is set, otherwise with 503. The parameter verbose selects Kubernetes' format.
 func (h *Health) servePlain(w http.ResponseWriter, r *http.Request, name string, ok bool) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	c := component{name: "process"}

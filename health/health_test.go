@@ -28,7 +28,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// prober answers after a time with what it is told to.
+// prober is a fake prober. Its probes end after takes, with a copy of result. It counts them in probes.
 type prober struct {
 	takes  atomic.Int64 // a time.Duration
 	result atomic.Pointer[probe.Result]
@@ -49,9 +49,9 @@ func (p *prober) Probe(ctx context.Context) *probe.Result {
 	return &r
 }
 
-// Query answers a check's statement with what it is told to, and not at all if that is nothing.
-func (p *prober) Query(ctx context.Context, _ string, most time.Duration) (probe.Scalar, *probe.Failure) {
-	ctx, cancel := context.WithTimeout(ctx, most)
+// Query returns value, or hangs if that is nil.
+func (p *prober) Query(ctx context.Context, _ string, maxDuration time.Duration) (probe.Scalar, *probe.Failure) {
+	ctx, cancel := context.WithTimeout(ctx, maxDuration)
 	defer cancel()
 	if value := p.value.Load(); value != nil {
 		return *value, nil
@@ -75,12 +75,13 @@ func up() *probe.Result {
 
 func down() *probe.Result {
 	return &probe.Result{Failure: &probe.Failure{
-		Reason: probe.ReasonReservedSlots, State: probe.StateConnectionLimit, Phase: probe.PhaseStartup, SQLState: "53300", Routine: "InitPostgres",
+		Reason: probe.ReasonReservedSlots, State: probe.StateConnectionLimit, Phase: probe.PhaseStartup,
+		SQLState: "53300", Routine: "InitPostgres",
 	}}
 }
 
-// house is a handler with its targets' probers.
-type house struct {
+// fixture is the handler of the health paths, with the fake probers of its targets.
+type fixture struct {
 	t       *testing.T
 	handler http.Handler
 	probers map[string]*prober
@@ -90,9 +91,9 @@ type house struct {
 	file    *config.File
 }
 
-func newHouse(t *testing.T, settings config.Health, names ...string) *house {
+func newFixture(t *testing.T, settings config.Health, names ...string) *fixture {
 	t.Helper()
-	h := &house{t: t, probers: make(map[string]*prober)}
+	h := &fixture{t: t, probers: make(map[string]*prober)}
 	h.ready.Store(true)
 	for _, name := range names {
 		p := &prober{}
@@ -108,7 +109,9 @@ func newHouse(t *testing.T, settings config.Health, names ...string) *house {
 	})
 	h.file = &config.File{Health: settings}
 	for _, name := range names {
-		h.file.Targets = append(h.file.Targets, &config.Target{Name: name, Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}})
+		h.file.Targets = append(h.file.Targets, &config.Target{
+			Name: name, Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second},
+		})
 	}
 	h.monitor.ApplyConfig(h.file)
 	t.Cleanup(func() {
@@ -122,12 +125,12 @@ func newHouse(t *testing.T, settings config.Health, names ...string) *house {
 	return h
 }
 
-// check adds a check that runs a statement on a target, and fails above 10.
-func (h *house) check(name, target string) {
-	most := 10.0
+// check adds a check that runs a statement on a target and fails above 10.
+func (h *fixture) check(name, target string) {
+	failAbove := 10.0
 	file := *h.file
 	file.Checks = append(slices.Clone(file.Checks), &config.Check{
-		Name: name, Kind: config.CheckSQL, Target: target, SQL: "SELECT 1", Limits: config.Limits{FailAbove: &most},
+		Name: name, Kind: config.CheckSQL, Target: target, SQL: "SELECT 1", Limits: config.Limits{FailAbove: &failAbove},
 		Timeout: 5 * time.Second, TTL: 27 * time.Second, TTLFailed: 9 * time.Second,
 	})
 	h.file = &file
@@ -135,20 +138,20 @@ func (h *house) check(name, target string) {
 	synctest.Wait()
 }
 
-// returns is a statement's value.
+// returns returns the result of a statement that returns a number.
 func returns(value string) *probe.Scalar {
 	return &probe.Scalar{Columns: 1, Rows: 1, Number: true, Text: value}
 }
 
-func (h *house) request(method, path string) *httptest.ResponseRecorder {
+func (h *fixture) request(method, path string) *httptest.ResponseRecorder {
 	h.t.Helper()
 	response := httptest.NewRecorder()
 	h.handler.ServeHTTP(response, httptest.NewRequestWithContext(h.t.Context(), method, path, nil))
 	return response
 }
 
-// expect requires the status of a path, the same for each method.
-func (h *house) expect(path string, status int) string {
+// expect requests a path with each method and requires the status. It returns the body of the response to GET.
+func (h *fixture) expect(path string, status int) string {
 	h.t.Helper()
 	var text string
 	for _, method := range []string{http.MethodHead, http.MethodOptions, http.MethodGet} {
@@ -156,30 +159,35 @@ func (h *house) expect(path string, status int) string {
 		if response.Code != status {
 			h.t.Errorf("%s %s: status %d, want %d: %s", method, path, response.Code, status, response.Body)
 		}
-		if response.Header().Get("Cache-Control") != "no-store" || response.Header().Get("X-Content-Type-Options") != "nosniff" {
-			h.t.Errorf("%s %s: headers %v", method, path, response.Header())
+		header := response.Header()
+		if header.Get("Cache-Control") != "no-store" || header.Get("X-Content-Type-Options") != "nosniff" {
+			h.t.Errorf("%s %s: headers %v", method, path, header)
 		}
-		if (response.Header().Get("Retry-After") != "") != (status == http.StatusServiceUnavailable) {
-			h.t.Errorf("%s %s: Retry-After is %q", method, path, response.Header().Get("Retry-After"))
+		if (header.Get("Retry-After") != "") != (status == http.StatusServiceUnavailable) {
+			h.t.Errorf("%s %s: Retry-After is %q", method, path, header.Get("Retry-After"))
 		}
 		text = response.Body.String()
 	}
 	return text
 }
 
-// TestBodies holds both formats against the files in testdata. Time is synthetic, and the system's figures are left out.
+// TestBodies compares the bodies of all formats with the files in testdata. Time is synthetic. The entries about the
+// system are left out.
 func TestBodies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		settings := config.DefaultHealth()
 		settings.StatusNames = config.StatusNames{Pass: "healthy", Warn: "degraded", Fail: "unhealthy"}
 		settings.Extra = map[string]any{"service": "orders", "instances": int64(3), "canary": true}
-		h := newHouse(t, settings, "billing", "orders")
+		h := newFixture(t, settings, "billing", "orders")
 		h.probers["orders"].result.Store(down())
 		h.probers["billing"].value.Store(returns("7"))
 		h.check("backlog", "billing")
 		h.probers["billing"].value.Store(returns("11"))
 		h.check("invoices", "billing")
-		for name, path := range map[string]string{"health": "/health", "check": "/health/backlog", "one": "/health/orders", "verbose": "/health?verbose", "health-check": "/health-check"} {
+		for name, path := range map[string]string{
+			"health": "/health", "check": "/health/backlog", "one": "/health/orders", "verbose": "/health?verbose",
+			"health-check": "/health-check",
+		} {
 			response := h.request(http.MethodGet, path)
 			got := response.Body.String()
 			if strings.HasPrefix(response.Header().Get("Content-Type"), "application/") {
@@ -219,14 +227,16 @@ func TestBodies(t *testing.T) {
 	})
 }
 
-// TestStatus: each path's status, whatever the method, while one target is down.
+// TestStatus tests the HTTP status of each path, with each method, while one target is down.
 func TestStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHouse(t, config.DefaultHealth(), "a", "b")
+		h := newFixture(t, config.DefaultHealth(), "a", "b")
 		h.probers["b"].result.Store(down())
 		for path, status := range map[string]int{
 			"/livez": 200, "/readyz": 200, "/-/healthy": 200, "/-/ready": 200, "/livez?verbose": 200,
-			"/health": 503, "/health?exclude=b": 200, "/health?exclude=b&exclude=a": 503, "/health/a": 200, "/health/b": 503, "/health/c": 404, "/health/": 404, "/health/a/b": 404, "/health/a/": 404, "/health-check/a": 404, "/primary/a/b": 404,
+			"/health": 503, "/health?exclude=b": 200, "/health?exclude=b&exclude=a": 503,
+			"/health/a": 200, "/health/b": 503, "/health/c": 404,
+			"/health/": 404, "/health/a/b": 404, "/health/a/": 404, "/health-check/a": 404, "/primary/a/b": 404,
 			"/health-check": 500, "/primary/a": 200, "/primary/b": 503, "/primary/c": 404, "/primary": 404, "/read-write/a": 200,
 			"/read-only/a": 200, "/read-only/b": 503, "/replica/a": 503, "/replica/a?lag=x": 400,
 		} {
@@ -238,39 +248,50 @@ func TestStatus(t *testing.T) {
 		h.ready.Store(false)
 		h.expect("/readyz", 503)
 		h.expect("/livez", 200)
-		var answer struct{ Status, Output string }
-		if err := json.Unmarshal([]byte(h.expect("/health/c", 404)), &answer); err != nil || answer.Status != "fail" {
-			t.Errorf("%v: %+v", err, answer)
+		var body struct{ Status, Output string }
+		if err := json.Unmarshal([]byte(h.expect("/health/c", 404)), &body); err != nil || body.Status != "fail" {
+			t.Errorf("%v: %+v", err, body)
 		}
 	})
 }
 
-// TestRoles: the role is what the server says, the lag is as it is asked for, and what is not said is not there.
+// TestRoles tests the role paths by the server statistics and the parameter lag. If the role or the lag is not known,
+// the server does not have the role.
 func TestRoles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHouse(t, config.DefaultHealth(), "")
+		h := newFixture(t, config.DefaultHealth(), "")
 		for _, test := range []struct {
-			figures                                    *probe.ServerStats
+			stats                                      *probe.ServerStats
 			primary, replica, lag, readWrite, readOnly int
 			whyNotReplica                              string
 		}{
 			{&probe.ServerStats{}, 200, 503, 503, 200, 200, "it is a primary"},
 			{&probe.ServerStats{ReadOnly: true}, 200, 503, 503, 503, 200, "it is a primary"},
 			{&probe.ServerStats{Replica: true, ReadOnly: true, ReplicationLag: known(9)}, 503, 200, 200, 503, 200, ""},
-			{&probe.ServerStats{Replica: true, ReadOnly: true, ReplicationLag: known(11)}, 503, 200, 503, 503, 200, "it is 11.0 s behind, more than 10s"},
-			{&probe.ServerStats{Replica: true, ReadOnly: true}, 503, 200, 503, 503, 200, "its lag is not known: the exporter's role lacks pg_monitor"},
-			{&probe.ServerStats{Replica: true, ReadOnly: true, Privileged: true}, 503, 200, 503, 503, 200, "its lag is not known"},
+			{
+				&probe.ServerStats{Replica: true, ReadOnly: true, ReplicationLag: known(11)}, 503, 200, 503, 503, 200,
+				"it is 11.0 s behind, more than 10s",
+			},
+			{
+				&probe.ServerStats{Replica: true, ReadOnly: true}, 503, 200, 503, 503, 200,
+				"its lag is not known: the exporter's role lacks pg_monitor",
+			},
+			{
+				&probe.ServerStats{Replica: true, ReadOnly: true, Privileged: true}, 503, 200, 503, 503, 200,
+				"its lag is not known",
+			},
 			{nil, 503, 503, 503, 503, 200, "its role is not known: no session could read it"},
 		} {
 			time.Sleep(time.Minute)
 			r := up()
-			r.ServerStats = test.figures
+			r.ServerStats = test.stats
 			h.probers[""].result.Store(r)
 			h.expect("/primary", test.primary)
 			h.expect("/replica", test.replica)
-			var answer struct{ Output string }
-			if err := json.Unmarshal([]byte(h.expect("/replica?lag=10s", test.lag)), &answer); err != nil || answer.Output != test.whyNotReplica {
-				t.Errorf("it is no replica within 10 s: %v: %q, want %q", err, answer.Output, test.whyNotReplica)
+			var body struct{ Output string }
+			err := json.Unmarshal([]byte(h.expect("/replica?lag=10s", test.lag)), &body)
+			if err != nil || body.Output != test.whyNotReplica {
+				t.Errorf("/replica?lag=10s: %v: %q, want %q", err, body.Output, test.whyNotReplica)
 			}
 			h.expect("/read-write/postgres", test.readWrite)
 			h.expect("/read-only", test.readOnly)
@@ -278,30 +299,30 @@ func TestRoles(t *testing.T) {
 	})
 }
 
-// TestChecks: the result of a check is shown for as long as its ttl says, whoever asks; the first one is waited for as long
-// as maxWait lasts; and so many results in a row make it fail, and pass again, in /health alone. One that has never passed
-// fails at once.
+// TestChecks tests that the result of a check is shown for its ttl without a wait, and that a request waits at most
+// maxWait for the first result. Hysteresis applies only to /health. A check that has never passed fails at once.
 func TestChecks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		settings := config.DefaultHealth()
 		settings.FailAfter, settings.PassAfter = 2, 2
-		h := newHouse(t, settings, "a")
-		h.check("backlog", "a") // whose first run hangs
+		h := newFixture(t, settings, "a")
+		h.check("backlog", "a") // its first run hangs
 		start := time.Now()
-		if text := h.expect("/health/backlog", 503); !strings.Contains(text, "no result yet") || time.Since(start) != 3*maxWait {
-			t.Errorf("after %s: %s", time.Since(start), text)
+		text := h.expect("/health/backlog", 503)
+		if took := time.Since(start); !strings.Contains(text, "no result yet") || took != 3*maxWait {
+			t.Errorf("after %s: %s", took, text)
 		}
 		h.expect("/health?exclude=backlog", 200)
 		h.expect("/health/a", 200)
-		time.Sleep(6*time.Second - time.Since(start)) // a second, then all its time: the first result, a failure
+		time.Sleep(6*time.Second - time.Since(start)) // the statement takes a second, then the whole timeout; then it fails
 		synctest.Wait()
 		h.probers["a"].value.Store(returns("3"))
 		var got []string
 		for range 8 {
-			var answer struct{ Status string }
+			var body struct{ Status string }
 			start := time.Now()
 			response := h.request(http.MethodGet, "/health/backlog")
-			if err := json.Unmarshal(response.Body.Bytes(), &answer); err != nil {
+			if err := json.Unmarshal(response.Body.Bytes(), &body); err != nil {
 				t.Fatal(err)
 			}
 			var old struct{ Results []healthResult }
@@ -309,7 +330,7 @@ func TestChecks(t *testing.T) {
 				t.Fatal(err)
 			}
 			shown := old.Results[1]
-			got = append(got, fmt.Sprintf("%s %v %.0f", answer.Status, shown.Passed, shown.Expires-shown.Timestamp))
+			got = append(got, fmt.Sprintf("%s %v %.0f", body.Status, shown.Passed, shown.Expires-shown.Timestamp))
 			if time.Since(start) != 0 {
 				t.Errorf("took %s", time.Since(start))
 			}
@@ -325,7 +346,8 @@ func TestChecks(t *testing.T) {
 			}
 		}
 		want := []string{
-			"fail false 9", "pass true 27", "warn false 9", "fail false 9", "fail true 27", "fail true 27", "fail true 27", "pass true 27",
+			"fail false 9", "pass true 27", "warn false 9", "fail false 9",
+			"fail true 27", "fail true 27", "fail true 27", "pass true 27",
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("got  %q\nwant %q", got, want)
@@ -333,11 +355,11 @@ func TestChecks(t *testing.T) {
 	})
 }
 
-// TestPatience: /health does not wait for a server that hangs. What was found last stands in while it may, and then the
-// target fails.
-func TestPatience(t *testing.T) {
+// TestHangingTarget tests that /health waits at most maxWait for a server that hangs. It shows the last result until
+// the probe has timed out, and then the target fails.
+func TestHangingTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHouse(t, config.DefaultHealth(), "a")
+		h := newFixture(t, config.DefaultHealth(), "a")
 		expect := func(status int, takes time.Duration) {
 			t.Helper()
 			start := time.Now()
@@ -351,16 +373,16 @@ func TestPatience(t *testing.T) {
 		expect(200, 0)
 		h.probers["a"].takes.Store(int64(time.Hour))
 		time.Sleep(5 * time.Second)
-		expect(200, 0) // as old as it may be
+		expect(200, 0) // the result is exactly max_age old
 		time.Sleep(time.Second)
 		expect(200, maxWait) // a probe is under way
 		time.Sleep(2 * time.Second)
 		expect(200, maxWait)
-		time.Sleep(2 * time.Second) // now the probe has ended without an answer
+		time.Sleep(2 * time.Second) // the probe has timed out
 		expect(503, 0)
 		h.probers["a"].takes.Store(int64(2 * time.Second))
 		time.Sleep(6 * time.Second)
-		expect(503, maxWait) // it answers, but not at once
+		expect(503, maxWait) // it responds, but after more than maxWait
 		time.Sleep(2 * time.Second)
 		expect(200, 0)
 		h.expect("/primary", 200)
@@ -371,34 +393,36 @@ func TestPatience(t *testing.T) {
 	})
 }
 
-// TestHysteresis: so many failures in a row make a target fail, and so many successes pass again; counted in results, not
-// in requests; and in /health alone.
+// TestHysteresis tests that fail_after failures in a row make a target fail, and pass_after successes make it pass
+// again. Results count, not requests. Hysteresis applies only to /health.
 func TestHysteresis(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		settings := config.DefaultHealth()
 		settings.FailAfter, settings.PassAfter = 3, 2
-		h := newHouse(t, settings, "a")
+		h := newFixture(t, settings, "a")
 		var got []string
 		next := func(r *probe.Result) {
 			h.probers["a"].result.Store(r)
 			time.Sleep(6 * time.Second)
-			var answer struct{ Status string }
+			var body struct{ Status string }
 			for range 5 {
 				response := h.request(http.MethodGet, "/health?warn=429")
-				if err := json.Unmarshal(response.Body.Bytes(), &answer); err != nil {
+				if err := json.Unmarshal(response.Body.Bytes(), &body); err != nil {
 					t.Fatal(err)
 				}
-				if want := map[string]int{"pass": 200, "warn": 429, "fail": 503}[answer.Status]; response.Code != want {
-					t.Errorf("%s: status %d, want %d", answer.Status, response.Code, want)
+				if want := map[string]int{"pass": 200, "warn": 429, "fail": 503}[body.Status]; response.Code != want {
+					t.Errorf("%s: status %d, want %d", body.Status, response.Code, want)
 				}
 			}
-			got = append(got, answer.Status)
+			got = append(got, body.Status)
 			want := map[bool]int{true: 200, false: 500}[r.Up()]
 			if response := h.request(http.MethodGet, "/health-check"); response.Code != want {
-				t.Errorf("/health-check has status %d, want %d whatever came before", response.Code, want)
+				t.Errorf("/health-check has status %d, want %d regardless of earlier results", response.Code, want)
 			}
 		}
-		for _, r := range []*probe.Result{up(), down(), down(), up(), down(), down(), down(), up(), down(), up(), up(), down()} {
+		for _, r := range []*probe.Result{
+			up(), down(), down(), up(), down(), down(), down(), up(), down(), up(), up(), down(),
+		} {
 			next(r)
 		}
 		want := []string{"pass", "warn", "warn", "pass", "warn", "warn", "fail", "fail", "fail", "fail", "pass", "warn"}
@@ -411,10 +435,10 @@ func TestHysteresis(t *testing.T) {
 	})
 }
 
-// TestManyRequests: any number of requests, on all paths, is one probe for each max_age.
+// TestManyRequests tests that any number of requests on all paths cause one probe per max_age.
 func TestManyRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHouse(t, config.DefaultHealth(), "a")
+		h := newFixture(t, config.DefaultHealth(), "a")
 		h.probers["a"].takes.Store(int64(300 * time.Millisecond))
 		for range 3 {
 			var all sync.WaitGroup

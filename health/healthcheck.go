@@ -10,8 +10,8 @@ import (
 	"pg_liveness_exporter/check"
 )
 
-// healthCheck is the body of /health-check, in the format of py-healthcheck (Runscope's HealthCheck, __init__.py and core.py
-// there). Times are seconds since the epoch.
+// healthCheck is the body of /health-check in the format of py-healthcheck (Runscope's HealthCheck, __init__.py and
+// core.py there). Times are in seconds since the epoch, ResponseTime is in seconds.
 type healthCheck struct {
 	Hostname  string         `json:"hostname"`
 	Status    string         `json:"status"`
@@ -28,12 +28,13 @@ type healthResult struct {
 	ResponseTime float64 `json:"response_time"`
 }
 
-// serveHealthCheck serves /health-check. Warn counts as passed.
+// serveHealthCheck serves /health-check. Warn counts as passed. Hysteresis does not apply.
 func (h *Health) serveHealthCheck(w http.ResponseWriter, r *http.Request) {
 	settings := h.monitor.Health()
 	components := h.components(r)
 	body := healthCheck{
-		Hostname: h.hostname, Status: "success", Timestamp: epoch(time.Now()), Results: make([]healthResult, 0, len(components)),
+		Hostname: h.hostname, Status: "success", Timestamp: epoch(time.Now()),
+		Results: make([]healthResult, 0, len(components)),
 	}
 	code := http.StatusOK
 	if worst(components) == check.Fail {
@@ -45,8 +46,8 @@ func (h *Health) serveHealthCheck(w http.ResponseWriter, r *http.Request) {
 			output = "ok"
 		}
 		body.Results = append(body.Results, healthResult{
-			Checker: c.name, Output: output, Passed: c.status != check.Fail, Timestamp: epoch(c.at), Expires: epoch(c.expires),
-			ResponseTime: c.took.Value,
+			Checker: c.name, Output: output, Passed: c.status != check.Fail, Timestamp: epoch(c.at),
+			Expires: epoch(c.expires), ResponseTime: c.took.Value,
 		})
 	}
 	if code == http.StatusServiceUnavailable {

@@ -13,18 +13,18 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// usageInterval is how long a measurement is used: measuring for each of many requests would cost more than the requests.
+// usageInterval is how long a measurement is reused. A measurement costs more than the rest of a request.
 const usageInterval = time.Second
 
-// process measures what this process uses.
+// process measures the memory and the CPU time of this process. Any goroutine may call its methods.
 type process struct {
 	gatherer  prometheus.Gatherer
 	last      atomic.Pointer[usage]
-	measuring atomic.Bool // by one of the callers
+	measuring atomic.Bool // a caller is measuring
 }
 
-// usage is what the process used at a time: resident memory in bytes, CPU time in seconds. It is unknown on systems that do
-// not tell.
+// usage is one measurement: resident memory in bytes and CPU time in seconds. They are unknown on systems where they
+// cannot be read.
 type usage struct {
 	memory, cpu probe.Number
 	at          time.Time
@@ -38,8 +38,8 @@ func newProcess() *process {
 	return p
 }
 
-// usage returns the last measurement, which is a new one if that is older than usageInterval. Callers do not wait for a
-// measurement that another one makes.
+// usage returns the last measurement, and measures again if that is older than usageInterval. It does not wait for a
+// measurement by another caller.
 func (p *process) usage() (memory, cpu probe.Number) {
 	if time.Since(p.last.Load().at) > usageInterval && p.measuring.CompareAndSwap(false, true) {
 		p.last.Store(p.measure())

@@ -14,8 +14,8 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// role returns why a server that accepts sessions does not have the role, empty if it has it. The error is for parameters that
-// cannot be parsed.
+// role returns the reason why a server that accepts sessions does not have the role, or an empty string if it has it.
+// It returns an error if a parameter in query cannot be parsed.
 type role func(s *server, query url.Values) (problem string, err error)
 
 const (
@@ -23,8 +23,9 @@ const (
 	isReplica = "it is a replica"
 )
 
+// roles returns the roles by the first segment of their paths.
 func roles() map[string]role {
-	figures := func(problem func(f *probe.ServerStats) string) role {
+	withStats := func(problem func(stats *probe.ServerStats) string) role {
 		return func(s *server, _ url.Values) (string, error) {
 			if s.result.ServerStats == nil {
 				return "its role is not known: no session could read it", nil
@@ -32,18 +33,18 @@ func roles() map[string]role {
 			return problem(s.result.ServerStats), nil
 		}
 	}
-	writes := figures(func(f *probe.ServerStats) string {
+	writes := withStats(func(stats *probe.ServerStats) string {
 		switch {
-		case f.Replica:
+		case stats.Replica:
 			return isReplica
-		case f.ReadOnly:
+		case stats.ReadOnly:
 			return "transactions of the exporter's role are read-only by default"
 		}
 		return ""
 	})
 	return map[string]role{
-		"primary": figures(func(f *probe.ServerStats) string {
-			if f.Replica {
+		"primary": withStats(func(stats *probe.ServerStats) string {
+			if stats.Replica {
 				return isReplica
 			}
 			return ""
@@ -56,15 +57,15 @@ func roles() map[string]role {
 					return "", err
 				}
 			}
-			return figures(func(f *probe.ServerStats) string {
+			return withStats(func(stats *probe.ServerStats) string {
 				switch {
-				case !f.Replica:
+				case !stats.Replica:
 					return isPrimary
-				case !query.Has("lag") || f.ReplicationLag.Known && f.ReplicationLag.Value <= maxLag.Seconds():
+				case !query.Has("lag") || stats.ReplicationLag.Known && stats.ReplicationLag.Value <= maxLag.Seconds():
 					return ""
-				case f.ReplicationLag.Known:
-					return fmt.Sprintf("it is %.1f s behind, more than %s", f.ReplicationLag.Value, maxLag)
-				case !f.Privileged:
+				case stats.ReplicationLag.Known:
+					return fmt.Sprintf("it is %.1f s behind, more than %s", stats.ReplicationLag.Value, maxLag)
+				case !stats.Privileged:
 					return "its lag is not known: the exporter's role lacks pg_monitor"
 				}
 				return "its lag is not known"
@@ -80,8 +81,9 @@ func roles() map[string]role {
 	}
 }
 
-// serveRole serves /primary and the other role paths: 200 if the target accepts sessions and has the role, by a result that is at
-// most max_age old, otherwise 503. Without a name there must be exactly one target. Hysteresis does not apply.
+// serveRole serves /primary and the other role paths. It responds with 200 if a result that is at most max_age old
+// shows that the target accepts sessions and has the role, otherwise with 503. If the path has no name, there must be
+// exactly one target. Hysteresis does not apply.
 func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, wanted role) {
 	settings := h.monitor.Health()
 	t := h.findTarget(name)
@@ -108,11 +110,15 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 	}
 	switch {
 	case err != nil:
-		h.write(w, http.StatusBadRequest, &body{status: statusName(check.Fail, settings.StatusNames), output: "lag is no duration such as 10s"})
+		h.write(w, http.StatusBadRequest, &body{
+			status: statusName(check.Fail, settings.StatusNames), output: "lag is no duration such as 10s",
+		})
 	case problem == "" && s.result.Up() && s.fresh:
 		h.write(w, http.StatusOK, &body{status: statusName(check.Pass, settings.StatusNames)})
 	default:
 		retryAfter(w, settings.MaxAge)
-		h.write(w, http.StatusServiceUnavailable, &body{status: statusName(check.Fail, settings.StatusNames), output: problem})
+		h.write(w, http.StatusServiceUnavailable, &body{
+			status: statusName(check.Fail, settings.StatusNames), output: problem,
+		})
 	}
 }

@@ -17,29 +17,29 @@ import (
 	"pg_liveness_exporter/internal/credentials"
 )
 
-// Check is a dependency with what is kept of it. It runs in the background, again whenever its last result has expired. Callers
-// wait only for the first result.
+// Check is a check with its last result. It runs in the background, and again whenever its last result has expired.
+// Callers wait only for the first result. Any goroutine may call its exported methods.
 type Check struct {
 	settings *config.Check
-	target   *Target // nil if the check is about no target
+	target   *Target // nil if the check has no target
 	checker  *check.Checker
 	logger   *slog.Logger
 
 	life  context.Context //nolint:containedctx // ends with Close
 	end   context.CancelFunc
 	ended chan struct{}
-	first chan struct{} // closed when there is a result
+	first chan struct{} // closed once there is a result
 
-	// Used by the check's own goroutine alone: how long a statement may take, and whether the last one took longer.
+	// Only the check's own goroutine uses these: how long a statement may take, and whether the last one took longer.
 	maxDuration time.Duration
 	overran     bool
 
 	mu         sync.Mutex // protects what follows
-	last       check.Outcome
+	last       check.Result
 	hysteresis hysteresis
 }
 
-// newCheck returns a check that runs once it is started.
+// newCheck returns a check. The caller must start its method run in a goroutine.
 func newCheck(settings *config.Check, target *Target, logger *slog.Logger) *Check {
 	c := &Check{
 		settings: settings, target: target, logger: logger.With("check", settings.Name),
@@ -58,16 +58,16 @@ func newCheck(settings *config.Check, target *Target, logger *slog.Logger) *Chec
 	return c
 }
 
-// run runs the check again and again until it is closed.
+// run runs the check repeatedly until the check is closed.
 func (c *Check) run() {
 	defer close(c.ended)
 	for {
-		o, ok := c.runOnce()
+		r, ok := c.runOnce()
 		if !ok {
 			return
 		}
-		c.record(o)
-		wait := time.NewTimer(time.Until(c.expires(o)))
+		c.record(r)
+		wait := time.NewTimer(time.Until(c.expires(r)))
 		select {
 		case <-wait.C:
 		case <-c.life.Done():
@@ -77,77 +77,78 @@ func (c *Check) run() {
 	}
 }
 
-// slowTime is how long a statement may take while the other checks of its target wait for it.
+// slowTime is how long a statement may take while all other checks of its target wait for it.
 const slowTime = time.Second
 
-// runOnce runs the check once. Checks of one target take turns, since they share one session's worth of the server's slots. A
-// statement that takes longer than slowTime is ended and run again once the other slow ones of its target have ended: so the
-// others wait for at most one of them, and for slowTime if one begins to hang. It reports false if the check or its target was
-// closed, which is all that the result would say.
-func (c *Check) runOnce() (check.Outcome, bool) {
+// runOnce runs the check once. The checks of one target run one after the other, so that together they use at most one
+// of the server's connection slots. If a statement takes longer than slowTime, runOnce ends it and runs it again when
+// no other slow statement of the target waits or runs. A fast check therefore waits for at most one slow statement, and
+// slowTime longer for each check that has just become slow. runOnce reports false if the check or its target has been
+// closed; the result is then meaningless.
+func (c *Check) runOnce() (check.Result, bool) {
 	if c.target == nil {
-		o := c.checker.Run(c.life)
-		return o, c.life.Err() == nil
+		r := c.checker.Run(c.life)
+		return r, c.life.Err() == nil
 	}
 	if c.last.Took < slowTime {
 		c.maxDuration = min(slowTime, c.settings.Timeout)
-		if o, ok := c.runInTurn(c.target.statement); !ok || !c.overran || c.settings.Timeout <= slowTime {
-			return o, ok
+		if r, ok := c.runInTurn(c.target.statement); !ok || !c.overran || c.settings.Timeout <= slowTime {
+			return r, ok
 		}
 	}
 	c.maxDuration = c.settings.Timeout
 	return c.runInTurn(c.target.slowStatement, c.target.statement)
 }
 
-// runInTurn runs the check once it has all the turns.
-func (c *Check) runInTurn(turns ...chan struct{}) (check.Outcome, bool) {
+// runInTurn waits until it holds all of turns, runs the check, and releases them. It reports false as runOnce does.
+func (c *Check) runInTurn(turns ...chan struct{}) (check.Result, bool) {
 	for _, turn := range turns {
 		select {
 		case turn <- struct{}{}:
 			defer func() { <-turn }()
 		case <-c.life.Done():
-			return check.Outcome{}, false
+			return check.Result{}, false
 		}
 	}
-	o := c.checker.Run(c.life)
-	return o, c.life.Err() == nil && c.target.life.Err() == nil
+	r := c.checker.Run(c.life)
+	return r, c.life.Err() == nil && c.target.life.Err() == nil
 }
 
-// expires returns when the check runs again after a result.
-func (c *Check) expires(o check.Outcome) time.Time {
-	if o.Status == check.Fail {
-		return o.At.Add(c.settings.TTLFailed)
+// expires returns when the check runs again after the result r.
+func (c *Check) expires(r check.Result) time.Time {
+	if r.Status == check.Fail {
+		return r.At.Add(c.settings.TTLFailed)
 	}
-	return o.At.Add(c.settings.TTL)
+	return r.At.Add(c.settings.TTL)
 }
 
-// record keeps a result, and logs a change.
-func (c *Check) record(o check.Outcome) {
+// record stores a result, and logs it if the status or its reason has changed.
+func (c *Check) record(r check.Result) {
 	c.mu.Lock()
 	before := c.last
-	c.last = o
-	c.hysteresis.count(o.Status != check.Fail)
+	c.last = r
+	c.hysteresis.count(r.Status != check.Fail)
 	c.mu.Unlock()
 	select {
 	case <-c.first:
-		// A number outside the limits is logged once, not again for each new number.
-		if before.Status == o.Status && (before.Output == o.Output || before.Measured && o.Measured) {
+		// If a number stays outside the limits, its changes are not logged.
+		if before.Status == r.Status && (before.Output == r.Output || before.HasValue && r.HasValue) {
 			return
 		}
 	default:
 		close(c.first)
 	}
-	switch o.Status {
+	switch r.Status {
 	case check.Pass:
 		c.logger.Info("the check passes")
 	case check.Warn:
-		c.logger.Warn("the check nearly fails", "output", o.Output)
+		c.logger.Warn("the check nearly fails", "output", r.Output)
 	case check.Fail:
-		c.logger.Warn("the check fails", "output", o.Output)
+		c.logger.Warn("the check fails", "output", r.Output)
 	}
 }
 
-// inherit takes over the last result of a check that does the same.
+// inherit copies the last result of a check of the same dependency. It must be called before run starts.
 func (c *Check) inherit(old *Check) {
 	old.mu.Lock()
 	defer old.mu.Unlock()
@@ -159,14 +160,14 @@ func (c *Check) inherit(old *Check) {
 	}
 }
 
-// setHysteresis sets how many results in a row make the check fail, and pass again.
+// setHysteresis sets how many failures in a row make the check fail, and how many successes make it pass again.
 func (c *Check) setHysteresis(failAfter, passAfter uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hysteresis.failAfter, c.hysteresis.passAfter = failAfter, passAfter
 }
 
-// Close ends the run under way, and waits for that until ctx ends.
+// Close ends the run under way, and waits until it has ended. If ctx ends first, it returns ctx's error.
 func (c *Check) Close(ctx context.Context) error {
 	c.end()
 	return bounded.Done(ctx, c.ended)
@@ -174,29 +175,29 @@ func (c *Check) Close(ctx context.Context) error {
 
 // CheckResult is the last result of a check.
 type CheckResult struct {
-	check.Outcome
-	// Check is the check's name. Target is the name of the server that it is about, empty if there is none.
+	check.Result
+	// Check is the name of the check. Target is the name of its target, empty if it has none.
 	Check, Target string
 	// Expires is when the check runs again.
 	Expires time.Time
-	// Failing reports whether the check counts as failing after Health.FailAfter and Health.PassAfter.
+	// Failing reports whether the check fails with hysteresis (Health.FailAfter and Health.PassAfter).
 	Failing bool
 }
 
-// Name is what the configuration calls the check.
+// Name returns the name of the check.
 func (c *Check) Name() string { return c.settings.Name }
 
-// Target is the name of the server that the check is about, empty if there is none.
+// Target returns the name of the check's target, empty if it has none.
 func (c *Check) Target() string { return c.settings.Target }
 
-// Kind is the kind of dependency.
+// Kind returns the kind of the check.
 func (c *Check) Kind() config.CheckKind { return c.settings.Kind }
 
-// Timeout is the most that a run may take.
+// Timeout returns how long a run may take.
 func (c *Check) Timeout() time.Duration { return c.settings.Timeout }
 
-// Latest returns the last result. Before the first one it waits for it, for at most maxWait or until ctx ends, and reports
-// false if there is still none.
+// Latest returns the last result. If there is none yet, it waits for the first one, at most maxWait and until ctx ends.
+// It reports false if there is still none.
 func (c *Check) Latest(ctx context.Context, maxWait time.Duration) (CheckResult, bool) {
 	select {
 	case <-c.first:
@@ -221,9 +222,9 @@ func (c *Check) result() CheckResult {
 	return CheckResult{c.last, c.settings.Name, c.settings.Target, c.expires(c.last), c.hysteresis.failing}
 }
 
-// checks are the checks of the configuration.
+// checks has the checks of the configuration.
 type checks struct {
-	target   func(name string) *Target
+	target   func(name string) *Target // returns a configured target, or nil
 	logger   *slog.Logger
 	retiring sync.WaitGroup
 
@@ -232,8 +233,9 @@ type checks struct {
 	all    []*Check // sorted by name
 }
 
-// apply replaces the configuration, after that of the targets. A check stays if neither it nor its target has changed. One that
-// does the same at other times, or has other limits, begins with the last result.
+// apply applies the configuration file. The targets must have been applied before. A check keeps running if neither its
+// settings nor its target has changed. A check that replaces one of the same dependency, with other times or limits,
+// starts with the last result of that one.
 func (cs *checks) apply(file *config.File) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -272,7 +274,7 @@ func (cs *checks) list() []*Check {
 	return slices.Clone(cs.all)
 }
 
-// close ends all checks, until ctx ends.
+// close closes all checks. If ctx ends first, it returns ctx's error. apply has no effect after close.
 func (cs *checks) close(ctx context.Context) error {
 	cs.mu.Lock()
 	closing := cs.all

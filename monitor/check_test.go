@@ -21,21 +21,22 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// queriedProber is healthy and answers statements: each is the number to return, or "hang".
+// queriedProber is a fake prober whose probes succeed. A statement returns its number in value, or hangs if it has
+// none.
 type queriedProber struct {
 	fixedProber
-	start         time.Time
-	running, most atomic.Int64
+	start        time.Time
+	running, max atomic.Int64 // statements under way; the most at once
 
 	mu    sync.Mutex // protects what follows
-	log   []string   // each statement with the second at which it came
+	log   []string   // each statement with the second at which it started
 	value map[string]float64
 }
 
-func (p *queriedProber) Query(ctx context.Context, sql string, most time.Duration) (probe.Scalar, *probe.Failure) {
-	ctx, cancel := context.WithTimeout(ctx, most)
+func (p *queriedProber) Query(ctx context.Context, sql string, maxDuration time.Duration) (probe.Scalar, *probe.Failure) {
+	ctx, cancel := context.WithTimeout(ctx, maxDuration)
 	defer cancel()
-	p.most.Store(max(p.most.Load(), p.running.Add(1)))
+	p.max.Store(max(p.max.Load(), p.running.Add(1)))
 	defer p.running.Add(-1)
 	p.mu.Lock()
 	p.log = append(p.log, fmt.Sprintf("%s at %.0f", sql, time.Since(p.start).Seconds()))
@@ -54,7 +55,8 @@ func (p *queriedProber) set(sql string, value float64) {
 	p.value[sql] = value
 }
 
-func (p *queriedProber) asked() []string {
+// statements returns the statements since its last call.
+func (p *queriedProber) statements() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	log := slices.Clone(p.log)
@@ -62,16 +64,17 @@ func (p *queriedProber) asked() []string {
 	return log
 }
 
-// statement is a check that runs a statement on orders, and fails above 10.
+// statement returns a check that runs a statement on the target orders. It warns above 5 and fails above 10.
 func statement(name, sql string) *config.Check {
-	most, some := 10.0, 5.0
+	warnAbove, failAbove := 5.0, 10.0
 	return &config.Check{
-		Name: name, Kind: config.CheckSQL, Target: "orders", SQL: sql, Timeout: 5 * time.Second, TTL: 27 * time.Second, TTLFailed: 9 * time.Second,
-		Limits: config.Limits{WarnAbove: &some, FailAbove: &most},
+		Name: name, Kind: config.CheckSQL, Target: "orders", SQL: sql,
+		Timeout: 5 * time.Second, TTL: 27 * time.Second, TTLFailed: 9 * time.Second,
+		Limits: config.Limits{WarnAbove: &warnAbove, FailAbove: &failAbove},
 	}
 }
 
-// checkedMonitor watches the target orders, with these checks.
+// checkedMonitor returns a monitor with the target orders and these checks.
 func checkedMonitor(t *testing.T, checks ...*config.Check) (*Monitor, *queriedProber, *config.File) {
 	t.Helper()
 	p := &queriedProber{fixedProber: fixedProber{}, start: time.Now(), value: map[string]float64{"one": 1, "many": 11}}
@@ -80,8 +83,10 @@ func checkedMonitor(t *testing.T, checks ...*config.Check) (*Monitor, *queriedPr
 		NewProber: func(*config.Target, Events) Prober { return p },
 	})
 	file := &config.File{
-		Targets: []*config.Target{{Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}}},
-		Checks:  checks, Health: config.DefaultHealth(),
+		Targets: []*config.Target{{
+			Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second},
+		}},
+		Checks: checks, Health: config.DefaultHealth(),
 	}
 	m.ApplyConfig(file)
 	t.Cleanup(func() {
@@ -92,56 +97,59 @@ func checkedMonitor(t *testing.T, checks ...*config.Check) (*Monitor, *queriedPr
 	return m, p, file
 }
 
-// TestCheckTimes: a check is asked again so long after it passed, and so long after it failed, whoever looks.
+// TestCheckTimes tests that a check runs again after ttl or ttl_failed, and that calls of Latest do not affect that.
 func TestCheckTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, p, _ := checkedMonitor(t, statement("a", "one"))
 		for range 600 {
 			time.Sleep(100 * time.Millisecond)
-			if f, ok := m.Checks()[0].Latest(t.Context(), 0); !ok || f.Status != check.Pass || f.Value != 1 || !f.Measured {
-				t.Fatalf("%+v %v", f, ok)
+			if r, ok := m.Checks()[0].Latest(t.Context(), 0); !ok || r.Status != check.Pass || r.Value != 1 || !r.HasValue {
+				t.Fatalf("%+v %v", r, ok)
 			}
 		}
 		p.set("one", 11)
 		time.Sleep(50 * time.Second)
-		p.set("one", 6) // nearly fails, which is no failure
+		p.set("one", 6) // warns, which is not a failure
 		time.Sleep(40 * time.Second)
-		want := []string{"one at 0", "one at 27", "one at 54", "one at 81", "one at 90", "one at 99", "one at 108", "one at 117", "one at 144"}
-		if got := p.asked(); !slices.Equal(got, want) {
+		want := []string{
+			"one at 0", "one at 27", "one at 54", "one at 81", "one at 90", "one at 99", "one at 108", "one at 117", "one at 144",
+		}
+		if got := p.statements(); !slices.Equal(got, want) {
 			t.Errorf("got  %q\nwant %q", got, want)
 		}
 	})
 }
 
-// TestCheckHangs: those of one target take turns, so that it never has more than one session of theirs, and one that has to wait
-// for others that hang fails for that no more than others do.
+// TestCheckHangs tests that the checks of one target never run at the same time, and that a check does not fail because
+// it has to wait for checks that hang.
 func TestCheckHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, p, _ := checkedMonitor(t, statement("a", "hangs"), statement("b", "hangs too"), statement("c", "one"))
 		start := time.Now()
 		if _, ok := m.Checks()[0].Latest(t.Context(), 700*time.Millisecond); ok {
-			t.Error("there is a result of what hangs")
+			t.Error("a check that hangs has a result")
 		}
-		f, ok := m.Checks()[2].Latest(t.Context(), time.Minute)
-		if took := time.Since(start); !ok || f.Status != check.Pass || f.Took != 0 || took > 10*time.Second {
-			t.Errorf("after %s: %+v", took, f)
+		r, ok := m.Checks()[2].Latest(t.Context(), time.Minute)
+		if took := time.Since(start); !ok || r.Status != check.Pass || r.Took != 0 || took > 10*time.Second {
+			t.Errorf("after %s: %+v", took, r)
 		}
-		f, ok = m.Checks()[1].Latest(t.Context(), time.Minute)
-		if took := time.Since(start); !ok || f.Status != check.Fail || f.Output != "the statement did not end in time" || took > 12*time.Second {
-			t.Errorf("after %s: %+v", took, f)
+		r, ok = m.Checks()[1].Latest(t.Context(), time.Minute)
+		failed := ok && r.Status == check.Fail && r.Output == "the statement did not end in time"
+		if took := time.Since(start); !failed || took > 12*time.Second {
+			t.Errorf("after %s: %+v", took, r)
 		}
 		time.Sleep(10 * time.Minute)
-		if n := p.most.Load(); n != 1 {
+		if n := p.max.Load(); n != 1 {
 			t.Errorf("%d statements at once", n)
 		}
-		if f, ok := m.Checks()[2].Latest(t.Context(), 0); !ok || f.Status != check.Pass || time.Since(f.At) > time.Minute {
-			t.Errorf("%+v", f)
+		if r, ok := m.Checks()[2].Latest(t.Context(), 0); !ok || r.Status != check.Pass || time.Since(r.At) > time.Minute {
+			t.Errorf("%+v", r)
 		}
 	})
 }
 
-// TestCheckBesideSlowOnes: however many hang, one that does not waits for one of them at most, and for a second where one begins
-// to hang; and they still have their turns.
+// TestCheckBesideSlowOnes tests that a fast check waits for at most one of many checks that hang, and a second longer
+// for each one that has just begun to hang. The checks that hang must still run.
 func TestCheckBesideSlowOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := []*config.Check{statement("a", "one")}
@@ -149,97 +157,102 @@ func TestCheckBesideSlowOnes(t *testing.T) {
 			all = append(all, statement(fmt.Sprintf("b%02d", i), fmt.Sprintf("hangs %d", i)))
 		}
 		m, p, _ := checkedMonitor(t, all...)
-		if f, ok := m.Checks()[0].Latest(t.Context(), time.Minute); !ok || f.Status != check.Pass || time.Since(p.start) > 20*time.Second {
-			t.Errorf("after %s, when none had a result: %+v", time.Since(p.start), f)
+		r, ok := m.Checks()[0].Latest(t.Context(), time.Minute)
+		if took := time.Since(p.start); !ok || r.Status != check.Pass || took > 20*time.Second {
+			t.Errorf("after %s, when no check had a result: %+v", took, r)
 		}
 		time.Sleep(3 * time.Minute)
-		p.asked()
+		p.statements()
 		for range 600 {
 			time.Sleep(time.Second)
-			f, ok := m.Checks()[0].Latest(t.Context(), 0)
-			if age := time.Since(f.At); !ok || f.Status != check.Pass || age > (27+5)*time.Second {
-				t.Fatalf("%s old: %+v", age, f)
+			r, ok := m.Checks()[0].Latest(t.Context(), 0)
+			if age := time.Since(r.At); !ok || r.Status != check.Pass || age > (27+5)*time.Second {
+				t.Fatalf("%s old: %+v", age, r)
 			}
 		}
-		asked := strings.Join(p.asked(), "\n")
+		statements := strings.Join(p.statements(), "\n")
 		for i := range 20 {
-			if n := strings.Count(asked, fmt.Sprintf("hangs %d at", i)); n < 5 {
-				t.Errorf("hangs %d was asked %d times", i, n)
+			if n := strings.Count(statements, fmt.Sprintf("hangs %d at", i)); n < 5 {
+				t.Errorf("statement hangs %d ran %d times", i, n)
 			}
 			p.set(fmt.Sprintf("hangs %d", i), 1)
 		}
 		time.Sleep(3 * time.Minute)
 		p.mu.Lock()
-		p.value = map[string]float64{"one": 1} // the others begin to hang again, all at once
+		p.value = map[string]float64{"one": 1} // all other statements begin to hang again at once
 		p.mu.Unlock()
 		for range 300 {
 			time.Sleep(time.Second)
-			f, ok := m.Checks()[0].Latest(t.Context(), 0)
-			if age := time.Since(f.At); !ok || f.Status != check.Pass || age > (27+5+20)*time.Second {
-				t.Fatalf("%s old: %+v", age, f)
+			r, ok := m.Checks()[0].Latest(t.Context(), 0)
+			if age := time.Since(r.At); !ok || r.Status != check.Pass || age > (27+5+20)*time.Second {
+				t.Fatalf("%s old: %+v", age, r)
 			}
 		}
-		if n := p.most.Load(); n != 1 {
+		if n := p.max.Load(); n != 1 {
 			t.Errorf("%d statements at once", n)
 		}
 	})
 }
 
-// TestCheckReload: what has not changed keeps its result, what is new is asked at once, and what is gone is gone.
+// TestCheckReload tests a reload: an unchanged check keeps its result, a new one runs at once, and a removed one does
+// not run any more.
 func TestCheckReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, p, file := checkedMonitor(t, statement("a", "one"), statement("b", "many"))
 		time.Sleep(3 * time.Second)
 		again := *file
 		again.Checks = []*config.Check{statement("a", "one"), statement("c", "one")}
-		p.asked()
+		p.statements()
 		m.ApplyConfig(&again)
 		synctest.Wait()
-		if got, want := p.asked(), []string{"one at 3"}; !slices.Equal(got, want) {
-			t.Errorf("asked %q, want %q", got, want)
+		if got, want := p.statements(), []string{"one at 3"}; !slices.Equal(got, want) {
+			t.Errorf("statements %q, want %q", got, want)
 		}
 		var names []string
 		for _, c := range m.Checks() {
-			f, ok := c.Latest(t.Context(), 0)
-			names = append(names, fmt.Sprintf("%s %v %.0f", c.Name(), ok, f.At.Sub(p.start).Seconds()))
+			r, ok := c.Latest(t.Context(), 0)
+			names = append(names, fmt.Sprintf("%s %v %.0f", c.Name(), ok, r.At.Sub(p.start).Seconds()))
 		}
 		if want := []string{"a true 0", "c true 3"}; !slices.Equal(names, want) {
 			t.Errorf("got %q, want %q", names, want)
 		}
-		// Other limits are no other question: the last result stands until there is a new one.
-		p.asked()
-		changed, most := again, 100.0
+		// With other limits, the check keeps its last result until it has a new one.
+		p.statements()
+		changed, failAbove := again, 100.0
 		changed.Checks = []*config.Check{statement("a", "one"), statement("c", "one")}
-		changed.Checks[1].Limits = config.Limits{FailAbove: &most}
+		changed.Checks[1].Limits = config.Limits{FailAbove: &failAbove}
 		m.ApplyConfig(&changed)
-		if f, ok := m.Checks()[1].Latest(t.Context(), 0); !ok || f.Status != check.Pass {
-			t.Errorf("%v %+v", ok, f)
+		if r, ok := m.Checks()[1].Latest(t.Context(), 0); !ok || r.Status != check.Pass {
+			t.Errorf("%v %+v", ok, r)
 		}
 		synctest.Wait()
-		if got, want := p.asked(), []string{"one at 3"}; !slices.Equal(got, want) {
-			t.Errorf("asked %q, want %q", got, want)
+		if got, want := p.statements(), []string{"one at 3"}; !slices.Equal(got, want) {
+			t.Errorf("statements %q, want %q", got, want)
 		}
-		// Another target is another question.
+		// With another target, the check runs anew.
 		moved := changed
-		moved.Targets = []*config.Target{{Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 6 * time.Second}}}
+		moved.Targets = []*config.Target{{
+			Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 6 * time.Second},
+		}}
 		m.ApplyConfig(&moved)
 		synctest.Wait()
-		if got, want := p.asked(), []string{"one at 3", "one at 3"}; !slices.Equal(got, want) {
-			t.Errorf("asked %q, want %q", got, want)
+		if got, want := p.statements(), []string{"one at 3", "one at 3"}; !slices.Equal(got, want) {
+			t.Errorf("statements %q, want %q", got, want)
 		}
 		p.set("one", 11)
 		time.Sleep(time.Hour)
-		if got := p.asked(); slices.ContainsFunc(got, func(line string) bool { return strings.HasPrefix(line, "many") }) {
-			t.Error("a check that is gone is asked")
+		if got := p.statements(); slices.ContainsFunc(got, func(line string) bool { return strings.HasPrefix(line, "many") }) {
+			t.Error("a removed check runs")
 		}
 	})
 }
 
-// refusingProber is refused for its credentials.
+// refusingProber is a fake prober whose probes succeed and whose statements the server refuses because of the
+// credentials.
 type refusingProber struct {
 	fixedProber
 	statements      atomic.Int64
-	accepts, unread atomic.Bool // unread: the password could not be read
+	accepts, unread atomic.Bool // the server accepts the credentials; the password cannot be read
 }
 
 func (p *refusingProber) Query(_ context.Context, _ string, _ time.Duration) (probe.Scalar, *probe.Failure) {
@@ -248,13 +261,17 @@ func (p *refusingProber) Query(_ context.Context, _ string, _ time.Duration) (pr
 		return probe.Scalar{Columns: 1, Rows: 1, Number: true, Text: "1"}, nil
 	}
 	if p.unread.Load() {
-		return probe.Scalar{}, &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseCredentials}
+		return probe.Scalar{}, &probe.Failure{
+			Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseCredentials,
+		}
 	}
-	return probe.Scalar{}, &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseStartup, SQLState: "28P01"}
+	return probe.Scalar{}, &probe.Failure{
+		Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseStartup, SQLState: "28P01",
+	}
 }
 
-// TestCheckRefused: a server that refused our credentials to one statement is left alone by all of them for a minute, since some
-// lock a role out; a probe that succeeds ends that.
+// TestCheckRefused tests that no statement logs in for a minute after the server has refused our credentials to one of
+// them, unless a probe succeeds: some servers lock a role out.
 func TestCheckRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &refusingProber{fixedProber: fixedProber{}}
@@ -265,11 +282,14 @@ func TestCheckRefused(t *testing.T) {
 		})
 		defer func() { _ = m.Close(context.Background()) }()
 		m.ApplyConfig(&config.File{
-			Targets: []*config.Target{{Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second}}},
-			Checks:  []*config.Check{statement("a", "one"), statement("b", "two"), statement("c", "three")}, Health: config.DefaultHealth(),
+			Targets: []*config.Target{{
+				Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second},
+			}},
+			Checks: []*config.Check{statement("a", "one"), statement("b", "two"), statement("c", "three")},
+			Health: config.DefaultHealth(),
 		})
 		synctest.Wait()
-		if n := p.statements.Load(); n != 3 { // a password that cannot be read is no login
+		if n := p.statements.Load(); n != 3 { // a password that cannot be read causes no login
 			t.Errorf("%d statements", n)
 		}
 		p.unread.Store(false)
@@ -278,8 +298,9 @@ func TestCheckRefused(t *testing.T) {
 			t.Errorf("%d logins in a minute", n-3)
 		}
 		for _, c := range m.Checks() {
-			if f, ok := c.Latest(t.Context(), 0); !ok || f.Output != "no session with its target: misconfigured: auth in phase startup, SQLSTATE 28P01" {
-				t.Errorf("%+v", f)
+			const want = "no session with its target: misconfigured: auth in phase startup, SQLSTATE 28P01"
+			if r, ok := c.Latest(t.Context(), 0); !ok || r.Output != want {
+				t.Errorf("%+v", r)
 			}
 		}
 		p.accepts.Store(true)
@@ -288,8 +309,8 @@ func TestCheckRefused(t *testing.T) {
 		}
 		time.Sleep(9 * time.Second)
 		for _, c := range m.Checks() {
-			if f, ok := c.Latest(t.Context(), 0); !ok || f.Status != check.Pass {
-				t.Errorf("%+v", f)
+			if r, ok := c.Latest(t.Context(), 0); !ok || r.Status != check.Pass {
+				t.Errorf("%+v", r)
 			}
 		}
 	})

@@ -12,14 +12,14 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// unqueried is the part of a prober that runs statements, for tests that have none.
+// unqueried is embedded in fake probers of tests that run no statements.
 type unqueried struct{}
 
 func (unqueried) Query(context.Context, string, time.Duration) (probe.Scalar, *probe.Failure) {
 	panic("no statement is expected")
 }
 
-// fixedProber finds a server that answers.
+// fixedProber is a fake prober whose probes always succeed.
 type fixedProber struct{ unqueried }
 
 func (fixedProber) Probe(context.Context) *probe.Result {

@@ -3,8 +3,9 @@
 
 package monitor
 
-// hysteresis turns results into a state that changes late: failAfter failures in a row make it fail, passAfter successes in a
-// row make it pass again. Before the first success it fails at once, and the first success makes it pass.
+// hysteresis delays changes between passing and failing. failAfter failures in a row make it fail, and passAfter
+// successes in a row make it pass again. Before the first success, one failure makes it fail; the first success makes
+// it pass.
 type hysteresis struct {
 	failAfter, passAfter uint64
 	failures, successes  uint64 // in a row; one of them is 0
@@ -14,6 +15,7 @@ type hysteresis struct {
 
 func newHysteresis() hysteresis { return hysteresis{failAfter: 1, passAfter: 1} }
 
+// count counts one result.
 func (h *hysteresis) count(ok bool) {
 	if ok {
 		h.failures = 0

@@ -10,12 +10,13 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// Latest returns the last result of a target if it is at most maxAge old. Otherwise it has the target probed, within the
-// target's own timeout, and returns that result if it is there within maxWait. If not, the last result stands in.
-// Concurrent callers share one probe, which goes on when they leave. A server that refused our credentials is left alone for
-// authPause.
+// Latest returns the last result of a target if it is at most maxAge old. Otherwise it starts a probe, bounded by the
+// target's own timeout, and returns its result if it ends within maxWait. If it does not, or if ctx ends, Latest
+// returns the last result. Concurrent callers share one probe, which continues after they have returned. If the server
+// refused our credentials, the result is returned for authPause even if it is older than maxAge.
 //
-// A target whose first probe has not ended gives a timeout that is not counted. One that is closed gives ErrClosed.
+// If the first probe of a target has not ended, the result is a timeout that is not counted. If the target is closed,
+// the error is ErrClosed.
 func (t *Target) Latest(ctx context.Context, maxAge, maxWait time.Duration) (Snapshot, error) {
 	if s, ok := t.latest(); ok {
 		if locksOut(s.Result.Failure) {
@@ -41,7 +42,7 @@ func (t *Target) Latest(ctx context.Context, maxAge, maxWait time.Duration) (Sna
 	return t.unanswered(start), nil
 }
 
-// latest returns what the last counted probe found. It reports false before there is one.
+// latest returns the result of the last counted probe. It reports false if there is none yet.
 func (t *Target) latest() (Snapshot, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -52,8 +53,8 @@ func (t *Target) latest() (Snapshot, bool) {
 	return t.snapshotLocked(r), true
 }
 
-// refresh starts a probe in the background, unless one of refresh's is under way. It returns a channel that is closed when
-// the probe has ended.
+// refresh starts a probe in the background, unless one that it started is under way. It returns a channel that is
+// closed when the probe has ended, or nil if the target is closed.
 func (t *Target) refresh() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -61,7 +62,7 @@ func (t *Target) refresh() <-chan struct{} {
 		ended := make(chan struct{})
 		t.refreshing = ended
 		t.sampling.Go(func() {
-			_, _ = t.wait(t.life, time.Now().Add(t.options.Timeout), false) // what it finds becomes the last result
+			_, _ = t.wait(t.life, time.Now().Add(t.options.Timeout), false) // wait has recorded the result
 			t.mu.Lock()
 			t.refreshing = nil
 			t.mu.Unlock()
@@ -71,21 +72,21 @@ func (t *Target) refresh() <-chan struct{} {
 	return t.refreshing
 }
 
-// setHysteresis sets how many results in a row make the target fail, and pass again.
+// setHysteresis sets how many failures in a row make the target fail, and how many successes make it pass again.
 func (t *Target) setHysteresis(failAfter, passAfter uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.history.hysteresis.failAfter, t.history.hysteresis.passAfter = failAfter, passAfter
 }
 
-// Failing reports whether the target counts as failing after Health.FailAfter and Health.PassAfter.
+// Failing reports whether the target fails with hysteresis (Health.FailAfter and Health.PassAfter).
 func (s *Snapshot) Failing() bool { return s.hysteresis.failing }
 
-// ConsecutiveFailures is the number of failed probes since the last one that succeeded.
+// ConsecutiveFailures returns the number of failed probes since the last one that succeeded.
 func (s *Snapshot) ConsecutiveFailures() uint64 { return s.hysteresis.failures }
 
-// CommitFailure returns why the last commit failed. It is nil if it did not fail, if none was tried, or if the server did not
-// let us try.
+// CommitFailure returns the failure of the last commit. It is nil if the commit succeeded, if none was tried, or if the
+// failure is a misconfiguration.
 func (s *Snapshot) CommitFailure() *probe.Failure {
 	if s.commitFailure == nil || s.commitFailure.State == probe.StateMisconfigured {
 		return nil
@@ -93,10 +94,11 @@ func (s *Snapshot) CommitFailure() *probe.Failure {
 	return s.commitFailure
 }
 
-// Counted reports whether the result was counted. One that stands for a caller's own deadline is not.
+// Counted reports whether the result was counted. The timeout of a caller whose deadline passed before the probe ended
+// is not.
 func (s *Snapshot) Counted() bool { return s.last == s.Result }
 
-// At returns when the result was there.
+// At returns when the result was obtained.
 func (s *Snapshot) At() time.Time {
 	if s.Counted() {
 		return s.counted
@@ -104,11 +106,11 @@ func (s *Snapshot) At() time.Time {
 	return s.Result.Start.Add(s.Result.Duration)
 }
 
-// Name is what the configuration calls the target, empty for the one from the environment.
+// Name returns the name of the target, empty for the target from the environment.
 func (t *Target) Name() string { return t.options.name }
 
-// Timeout is the most that a probe of the target may take.
+// Timeout returns how long a probe of the target may take.
 func (t *Target) Timeout() time.Duration { return t.options.Timeout }
 
-// LogLines returns the target's last log lines, the latest last.
+// LogLines returns the target's last log lines, oldest first.
 func (t *Target) LogLines() []string { return t.log.read() }

@@ -12,30 +12,31 @@ import (
 )
 
 const (
-	// maxBusy is how many probes that are expected to be answered may be under way. Each takes one to two milliseconds of
-	// this process's CPU time, so that hundreds at once would measure each other and not the servers.
+	// maxBusy is how many busy probes may be under way: probes of targets that responded the last time, in their first
+	// maxBusyTime. Each takes one to two milliseconds of CPU time of this process. With hundreds at once, they would
+	// measure how long they wait for the CPU instead of the servers.
 	maxBusy = 64
-	// maxBusyTime is how long such a probe counts as one. A longer one waits for the network or the server.
+	// maxBusyTime is how long a probe counts as busy. A longer probe waits for the network or the server.
 	maxBusyTime = 100 * time.Millisecond
 )
 
-// limiter bounds the probes that are under way at once, over all targets that share it.
+// limiter limits the number of probes under way, over all targets that share it.
 type limiter struct{ all, silent, busy *semaphore.Weighted }
 
-// newLimiter returns a limiter for at most max probes.
+// newLimiter returns a limiter for at most maxProbes probes.
 func newLimiter(maxProbes int) *limiter {
 	return &limiter{
 		all: semaphore.NewWeighted(int64(maxProbes)),
-		// Targets that did not answer the last time leave a quarter of the places to the others: they occupy theirs for long.
+		// Targets that did not respond the last time get at most three quarters of the places: their probes take long.
 		silent: semaphore.NewWeighted(int64(max(1, min(maxProbes-1, maxProbes-maxProbes/4)))),
 		busy:   semaphore.NewWeighted(maxBusy),
 	}
 }
 
-// enter waits for a place and returns the function to call when the probe ends. It reports false if ctx ends before.
-// answered reports whether the target answered the last time, so that it is expected to again.
-func (l *limiter) enter(ctx context.Context, answered bool) (leave func(), ok bool) {
-	if !answered {
+// enter waits for a place and returns the function to call when the probe ends. It reports false if ctx ends first.
+// responded reports whether the target responded the last time.
+func (l *limiter) enter(ctx context.Context, responded bool) (leave func(), ok bool) {
+	if !responded {
 		if l.silent.Acquire(ctx, 1) != nil {
 			return nil, false
 		}
@@ -52,8 +53,8 @@ func (l *limiter) enter(ctx context.Context, answered bool) (leave func(), ok bo
 	return func() { markIdle(); l.all.Release(1) }, true
 }
 
-// enterBusy waits until fewer probes are busy, for at most a quarter of the time that is left. This improves measurements,
-// and must not make a probe fail.
+// enterBusy waits until fewer than maxBusy probes are busy, at most a quarter of the time until the deadline of ctx.
+// The probe starts in any case: the limit improves measurements and must not make a probe fail.
 func (l *limiter) enterBusy(ctx context.Context) (markIdle func()) {
 	deadline, ok := ctx.Deadline()
 	if !ok {

@@ -11,18 +11,18 @@ import (
 	"sync"
 )
 
-// maxLogLines is how many log lines of a target are kept.
+// maxLogLines is how many log lines are kept for each target.
 const maxLogLines = 16
 
-// logBuffer is a slog.Handler that keeps the last records as lines of text, and passes all of them on.
+// logBuffer is a slog.Handler that keeps the last records as lines of text and passes all records on.
 type logBuffer struct {
 	next slog.Handler
-	// text formats a record, with the attributes and groups of this handler, into the buffer that lines shares.
+	// text formats a record, with the attributes and groups of this handler, and writes it to lines.buffer.
 	text  slog.Handler
 	lines *logLines
 }
 
-// logLines are the lines of a handler and of all handlers derived from it.
+// logLines has the lines of a handler and of all handlers derived from it.
 type logLines struct {
 	mu     sync.Mutex // protects what follows
 	buffer bytes.Buffer
@@ -31,13 +31,14 @@ type logLines struct {
 
 func newLogBuffer(next slog.Handler) *logBuffer {
 	lines := &logLines{}
-	return &logBuffer{next: next, lines: lines, text: slog.NewTextHandler(&lines.buffer, &slog.HandlerOptions{Level: slog.LevelDebug})}
+	text := slog.NewTextHandler(&lines.buffer, &slog.HandlerOptions{Level: slog.LevelDebug})
+	return &logBuffer{next: next, lines: lines, text: text}
 }
 
-// Enabled reports true: a line that is not logged is kept all the same.
+// Enabled reports true: the buffer also keeps records below the level of the next handler.
 func (*logBuffer) Enabled(context.Context, slog.Level) bool { return true }
 
-// Handle keeps the record, and passes it on if it is to be logged.
+// Handle keeps the record, and passes it on if the next handler is enabled for its level.
 func (b *logBuffer) Handle(ctx context.Context, r slog.Record) error {
 	if err := b.keep(ctx, r); err != nil {
 		return err
@@ -63,17 +64,17 @@ func (b *logBuffer) keep(ctx context.Context, r slog.Record) error {
 	return nil
 }
 
-// WithAttrs returns a handler with more attributes, whose lines are kept here too.
+// WithAttrs returns a handler with more attributes. It shares the lines of b.
 func (b *logBuffer) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &logBuffer{b.next.WithAttrs(attrs), b.text.WithAttrs(attrs), b.lines}
 }
 
-// WithGroup returns a handler with a group, whose lines are kept here too.
+// WithGroup returns a handler with a group. It shares the lines of b.
 func (b *logBuffer) WithGroup(name string) slog.Handler {
 	return &logBuffer{b.next.WithGroup(name), b.text.WithGroup(name), b.lines}
 }
 
-// read returns the kept lines, the latest last.
+// read returns the kept lines, oldest first.
 func (b *logBuffer) read() []string {
 	b.lines.mu.Lock()
 	defer b.lines.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	"testing/slogtest"
 )
 
-// TestLogBuffer: what is logged through the buffer is what would be logged without it, attributes and groups included.
+// TestLogBuffer tests that the next handler gets the same records as without the buffer, with attributes and groups.
 func TestLogBuffer(t *testing.T) {
 	var out bytes.Buffer
 	slogtest.Run(t, func(*testing.T) slog.Handler {
@@ -28,7 +28,8 @@ func TestLogBuffer(t *testing.T) {
 	})
 }
 
-// TestLogBufferLines: the last lines are kept, also those of derived loggers and those below the level that is logged.
+// TestLogBufferLines tests that the last lines are kept, including those of derived loggers and those below the level
+// of the next handler.
 func TestLogBufferLines(t *testing.T) {
 	var out bytes.Buffer
 	b := newLogBuffer(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}))

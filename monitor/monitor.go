@@ -1,9 +1,9 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package monitor holds what is known of servers and checks between probes: the probe under way that concurrent callers share,
-// the last results, counters and histograms. It starts probes between scrapes, runs the checks, and bounds how many probes are
-// under way. It knows nothing of HTTP and of metric names: collector and health show what it holds.
+// Package monitor keeps the state of targets and checks between probes: the shared probe of concurrent callers, the
+// last results, counters and histograms. It starts probes between scrapes, runs the checks, and limits the number of
+// probes under way. It has no HTTP and no metric names: the packages collector and health render its state.
 package monitor
 
 import (
@@ -21,8 +21,8 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// probeInterval is the time between the starts of two probes of one ProbeAll: otherwise they would begin by waiting for each
-// other (see limiter).
+// probeInterval is the time between the starts of two probes of one ProbeAll. Without it, the probes would begin by
+// waiting for each other (see limiter).
 const probeInterval = 2500 * time.Microsecond
 
 // Monitor watches the targets and runs the checks of a configuration. All its methods may be called by any goroutine.
@@ -30,29 +30,29 @@ type Monitor struct {
 	options Options
 	targets *targets
 	checks  *checks
-	shared  atomic.Uint64 // probes with several callers
+	shared  atomic.Uint64 // number of probes with several callers
 	limiter *limiter      // for probes of configured targets
-	adHoc   *limiter      // for those of ad-hoc ones
+	adHoc   *limiter      // for probes of ad-hoc targets
 
 	mu         sync.Mutex // protects what follows
-	loaded     bool       // the last configuration could be loaded
+	loaded     bool       // whether the last configuration could be loaded
 	lastLoaded time.Time
 }
 
-// Options of a Monitor.
+// Options has the parameters of New.
 type Options struct {
-	// MaxInFlight bounds the probes under way: of configured targets, and again of ad-hoc ones.
+	// MaxInFlight is how many configured targets, and how many ad-hoc targets, may be probed at once.
 	MaxInFlight int
 	// Keep reports whether the probers keep a session.
 	Keep bool
-	// NewProber makes the prober of a target. It reports events by the functions that it gets.
+	// NewProber returns a new prober for a target. The prober calls the functions of events.
 	NewProber func(target *config.Target, events Events) Prober
-	// NewHistograms makes the histograms of a target, whose commits are probed if commits is set.
+	// NewHistograms returns new histograms for a target. commits reports whether the target has the commit probe.
 	NewHistograms func(commits bool) Histograms
 	Logger        *slog.Logger
 }
 
-// New returns a monitor that watches nothing until ApplyConfig is called. Close must be called when it is not needed any more.
+// New returns a monitor. It watches nothing until ApplyConfig is called. The caller must close it.
 func New(options Options) *Monitor {
 	m := &Monitor{options: options, limiter: newLimiter(options.MaxInFlight), adHoc: newLimiter(options.MaxInFlight)}
 	m.targets = newTargets(m.newTarget)
@@ -60,17 +60,18 @@ func New(options Options) *Monitor {
 	return m
 }
 
-// NewProbers returns a function for Options.NewProber: its probers log in with the credentials of store, and count their
+// NewProbers returns a function for Options.NewProber. Its probers log in with the credentials of store and count their
 // connections in sessions.
 func NewProbers(store *credentials.Store, sessions *probe.Sessions, keep bool) func(*config.Target, Events) Prober {
 	return func(target *config.Target, events Events) Prober {
 		return probe.New(target, store.For(target), probe.Options{
-			Keep: keep, Sessions: sessions, OnSessionLost: events.OnSessionLost, OnCommit: events.OnCommit, Logger: events.Logger,
+			Keep: keep, Sessions: sessions,
+			OnSessionLost: events.OnSessionLost, OnCommit: events.OnCommit, Logger: events.Logger,
 		})
 	}
 }
 
-// newTarget starts to watch a target. Log lines do not name ad-hoc targets: their names are addresses.
+// newTarget returns a new target. Its log lines have its name, except for ad-hoc targets, whose names are addresses.
 func (m *Monitor) newTarget(t *config.Target, adHoc bool) *Target {
 	logger, limiter := m.options.Logger, m.limiter
 	switch {
@@ -82,13 +83,14 @@ func (m *Monitor) newTarget(t *config.Target, adHoc bool) *Target {
 	}
 	return newTarget(
 		targetOptions{
-			name: t.Name, kind: t.Kind, Probing: t.Probing, keep: m.options.Keep, logger: logger, shared: &m.shared, limiter: limiter,
-			histograms: m.options.NewHistograms(t.Commit),
+			name: t.Name, kind: t.Kind, Probing: t.Probing, keep: m.options.Keep, logger: logger,
+			shared: &m.shared, limiter: limiter, histograms: m.options.NewHistograms(t.Commit),
 		},
 		func(events Events) Prober { return m.options.NewProber(t, events) })
 }
 
-// ApplyConfig makes the monitor watch what file holds. What has not changed stays, with its sessions and counters.
+// ApplyConfig replaces the configuration. Targets and checks that have not changed keep their sessions, counters and
+// results.
 func (m *Monitor) ApplyConfig(file *config.File) {
 	m.targets.apply(file)
 	m.checks.apply(file)
@@ -97,21 +99,21 @@ func (m *Monitor) ApplyConfig(file *config.File) {
 	m.loaded, m.lastLoaded = true, time.Now()
 }
 
-// ReloadFailed records that a configuration could not be loaded. The one before stays.
+// ReloadFailed records that a configuration could not be loaded. The previous one stays.
 func (m *Monitor) ReloadFailed() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.loaded = false
 }
 
-// LastReload reports whether the last configuration could be loaded, and when one last was.
+// LastReload reports whether the last configuration could be loaded, and returns when one was last loaded.
 func (m *Monitor) LastReload() (ok bool, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.loaded, m.lastLoaded
 }
 
-// Close closes all targets and checks, until ctx ends.
+// Close closes all targets and checks. If ctx ends first, it returns an error.
 func (m *Monitor) Close(ctx context.Context) error {
 	var group errgroup.Group
 	group.Go(func() error { return m.checks.close(ctx) })
@@ -122,11 +124,12 @@ func (m *Monitor) Close(ctx context.Context) error {
 // Targets returns the configured targets, sorted by name.
 func (m *Monitor) Targets() []*Target { return m.targets.list() }
 
-// Target returns the configured target of a name, nil if there is none.
+// Target returns the configured target with this name, or nil if there is none.
 func (m *Monitor) Target(name string) *Target { return m.targets.target(name) }
 
-// FindTarget returns the configured target of a name, or the ad-hoc one at an address, host:port, which it makes if the module
-// allows that. The error is a plain sentence that repeats nothing of the request.
+// FindTarget returns the configured target with this name. If there is none, name must be an address (host:port) that
+// the module allows, and FindTarget returns the ad-hoc target at that address, which it makes if necessary. The text of
+// an error may be shown to the client; it repeats no part of the arguments.
 func (m *Monitor) FindTarget(name, module string) (*Target, error) {
 	return m.targets.find(name, module)
 }
@@ -137,10 +140,10 @@ func (m *Monitor) Checks() []*Check { return m.checks.list() }
 // Health returns the settings of the health endpoints.
 func (m *Monitor) Health() config.Health { return m.targets.health() }
 
-// SharedProbes returns how many probes had more than one caller.
+// SharedProbes returns the number of probes that had more than one caller.
 func (m *Monitor) SharedProbes() uint64 { return m.shared.Load() }
 
-// MaxTimeout returns the longest timeout of the configured targets, 0 if there are none.
+// MaxTimeout returns the longest timeout of the configured targets, or 0 if there are none.
 func (m *Monitor) MaxTimeout() time.Duration {
 	var longest time.Duration
 	for _, t := range m.Targets() {
@@ -149,8 +152,8 @@ func (m *Monitor) MaxTimeout() time.Duration {
 	return longest
 }
 
-// ProbeAll probes every configured target, side by side, and returns by deadline. A target that is not configured any more when
-// its turn comes is left out. The error is ctx's cause: the caller has gone.
+// ProbeAll probes all configured targets concurrently and returns their snapshots by deadline. It leaves out a target
+// that a reload removes before its probe starts. If ctx ends first, the error is ctx's cause.
 func (m *Monitor) ProbeAll(ctx context.Context, deadline time.Time) ([]Snapshot, error) {
 	all := m.Targets()
 	step := min(probeInterval, time.Until(deadline)/4/time.Duration(max(1, len(all))))
@@ -178,7 +181,8 @@ func (m *Monitor) ProbeAll(ctx context.Context, deadline time.Time) ([]Snapshot,
 	return snapshots, nil
 }
 
-// probe probes a configured target, or the one that a reload has put in its place. It returns nil if there is none any more.
+// probe probes a configured target, or the target of the same name if a reload has replaced it. It returns nil if a
+// reload has removed it.
 func (m *Monitor) probe(ctx context.Context, t *Target, deadline time.Time) (*Snapshot, error) {
 	for t != nil {
 		s, err := t.Probe(ctx, deadline)
@@ -191,11 +195,11 @@ func (m *Monitor) probe(ctx context.Context, t *Target, deadline time.Time) (*Sn
 			return nil, err
 		}
 	}
-	return nil, nil //nolint:nilnil // nothing was found, and nothing is wrong
+	return nil, nil //nolint:nilnil // the target was removed, which is no error
 }
 
-// CheckResults returns the last results of those checks that have one, and whose target is wanted: its name, empty for a check
-// without a target.
+// CheckResults returns the last result of each check that has one, if wanted reports true for the name of the check's
+// target. That name is empty for a check without a target. The results are sorted by the names of the checks.
 func (m *Monitor) CheckResults(wanted func(target string) bool) []CheckResult {
 	var results []CheckResult
 	for _, c := range m.Checks() {
@@ -209,6 +213,7 @@ func (m *Monitor) CheckResults(wanted func(target string) bool) []CheckResult {
 	return results
 }
 
+// sleep waits for d. If ctx ends first, it returns ctx's cause.
 func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return nil

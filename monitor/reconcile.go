@@ -12,11 +12,12 @@ import (
 	"pg_liveness_exporter/internal/bounded"
 )
 
-// reconcile returns the new list for wanted settings: what running has under the same name and keep accepts stays, and the
-// rest is made. What stays in none of its places is returned as dropped. replaced is the running one of the same name, the
-// zero value if there is none.
+// reconcile returns a list with one element for each of the wanted settings, in the same order. The element is the
+// running one of the same name if keep reports true for it. Otherwise reconcile calls create, with the running one of
+// the same name or the zero value. dropped has the running elements that are not in the new list.
 func reconcile[S any, R comparable](
-	wanted []S, running []R, wantedName func(S) string, runningName func(R) string, keep func(R, S) bool, create func(s S, replaced R) R,
+	wanted []S, running []R, wantedName func(S) string, runningName func(R) string,
+	keep func(R, S) bool, create func(s S, replaced R) R,
 ) (now, dropped []R) {
 	before := make(map[string]R, len(running))
 	for _, r := range running {
@@ -41,8 +42,10 @@ func reconcile[S any, R comparable](
 	return now, dropped
 }
 
-// closeAll closes everything side by side, waits for what is still retiring, and returns the first error. ctx bounds all.
-func closeAll[C interface{ Close(context.Context) error }](ctx context.Context, all []C, retiring *sync.WaitGroup) error {
+// closeAll closes all elements concurrently, waits for retiring, and returns the first error. ctx bounds all of that.
+func closeAll[C interface{ Close(context.Context) error }](
+	ctx context.Context, all []C, retiring *sync.WaitGroup,
+) error {
 	var group errgroup.Group
 	for _, c := range all {
 		group.Go(func() error { return c.Close(ctx) })

@@ -10,18 +10,18 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// authPause is how long a server that refused our credentials is left alone, except by scrapes: some servers lock a role out
-// after a number of failures.
+// authPause is how long a server that refused our credentials is not probed again, except by scrapes. Some servers lock
+// a role out after a number of failed logins.
 const authPause = time.Minute
 
-// locksOut reports whether a server may count a failure towards locking us out. A password that could not be read does not
-// count: nothing was sent to the server.
+// locksOut reports whether a failure may count towards a lockout by the server. A password that could not be read does
+// not: nothing was sent to the server.
 func locksOut(f *probe.Failure) bool {
 	return f != nil && f.Reason == probe.ReasonAuth && f.SQLState != ""
 }
 
-// sample probes every interval until the target is closed. The first probe comes at a moment of the interval that depends on
-// the target's name: the probes of many targets are spread over the interval, in the same way after a restart.
+// sample probes the target every interval until the target is closed. The delay before the first probe depends on the
+// target's name. The probes of many targets are therefore spread over the interval, in the same way after each restart.
 func (t *Target) sample() {
 	interval := t.options.Interval
 	next := time.Now().Add(spread(t.options.name, interval))
@@ -35,7 +35,7 @@ func (t *Target) sample() {
 		}
 		s, err := t.wait(t.life, time.Now().Add(t.options.Timeout), true)
 		if err != nil {
-			return // it was closed
+			return // the target was closed
 		}
 		now := time.Now()
 		if locksOut(s.Result.Failure) {

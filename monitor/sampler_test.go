@@ -17,17 +17,17 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// timedProber notes when it was asked, and takes a while.
+// timedProber is a fake prober that records when its probes start. Each takes the duration takes.
 type timedProber struct {
 	unqueried
 	takes   time.Duration
 	failure *probe.Failure
-	asked   []time.Time // by one goroutine at a time
+	starts  []time.Time // one goroutine appends at a time
 }
 
 func (p *timedProber) Probe(ctx context.Context) *probe.Result {
 	r := &probe.Result{Start: time.Now(), Failure: p.failure, Connect: probe.Number{Value: p.takes.Seconds(), Known: true}}
-	p.asked = append(p.asked, r.Start)
+	p.starts = append(p.starts, r.Start)
 	select {
 	case <-time.After(p.takes):
 	case <-ctx.Done():
@@ -44,6 +44,7 @@ func sampledTarget(p Prober, name string, interval time.Duration, limiter *limit
 	}, func(Events) Prober { return p })
 }
 
+// observed returns the number of probes that the histogram has.
 func observed(t *testing.T, target *Target) uint64 {
 	t.Helper()
 	var m dto.Metric
@@ -53,8 +54,8 @@ func observed(t *testing.T, target *Target) uint64 {
 	return m.GetHistogram().GetSampleCount()
 }
 
-// TestSampling: probes come every interval, spread by name; what takes longer than the interval is not made up for; and
-// scrapes count as probes but feed no histogram.
+// TestSampling tests that the sampler probes every interval with an offset that depends on the name, and that it skips
+// probes that it has missed. Probes of scrapes are counted, but are not in the histograms.
 func TestSampling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -74,11 +75,11 @@ func TestSampling(t *testing.T) {
 		if n := observed(t, a); n != 10 || a.history.Probes != 20 {
 			t.Errorf("%d observed of %d probes, want 10 of 20", n, a.history.Probes)
 		}
-		if offset := quick.asked[0].Sub(start); offset != spread("a", time.Second) || offset == spread("b", time.Second) {
+		if offset := quick.starts[0].Sub(start); offset != spread("a", time.Second) || offset == spread("b", time.Second) {
 			t.Errorf("the first probe came after %s", offset)
 		}
-		for i, at := range slow.asked {
-			if want := slow.asked[0].Add(time.Duration(2*i) * time.Second); !at.Equal(want) {
+		for i, at := range slow.starts {
+			if want := slow.starts[0].Add(time.Duration(2*i) * time.Second); !at.Equal(want) {
 				t.Errorf("slow probe %d at %s, want %s", i, at.Sub(start), want.Sub(start))
 			}
 		}
@@ -88,12 +89,13 @@ func TestSampling(t *testing.T) {
 	})
 }
 
-// TestSamplingShared: a probe that the sampler and a scrape share feeds the histogram, whoever began it.
+// TestSamplingShared tests that a probe that the sampler and a scrape share is in the histogram, even if the scrape
+// started it.
 func TestSamplingShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &timedProber{takes: 900 * time.Millisecond}
 		target := sampledTarget(p, "a", time.Second, newLimiter(9))
-		time.Sleep(spread("a", time.Second) - 100*time.Millisecond) // the scrape begins, the sampler boards
+		time.Sleep(spread("a", time.Second) - 100*time.Millisecond) // the scrape starts the probe, the sampler joins it
 		for range 3 {
 			if _, err := target.Probe(t.Context(), time.Now().Add(time.Second)); err != nil {
 				t.Fatal(err)
@@ -109,7 +111,7 @@ func TestSamplingShared(t *testing.T) {
 	})
 }
 
-// TestLimiterDelays: probes that hang for the first time keep others waiting for a while, and make none fail.
+// TestLimiterDelays tests that probes that hang for the first time delay others but make none fail.
 func TestLimiterDelays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := newLimiter(4000)
@@ -129,12 +131,12 @@ func TestLimiterDelays(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if n := failed.Load(); n > 0 {
-			t.Errorf("%d of 200 targets that answer are down", n)
+			t.Errorf("%d of 200 targets that respond are down", n)
 		}
 	})
 }
 
-// TestLimiterLeavesPlaces: targets that hang, however many, leave places to those that answer.
+// TestLimiterLeavesPlaces tests that any number of targets that hang leave places for those that respond.
 func TestLimiterLeavesPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := newLimiter(100)
@@ -154,17 +156,17 @@ func TestLimiterLeavesPlaces(t *testing.T) {
 		for range 100 {
 			leave, ok := limiter.enter(ctx, true)
 			if !ok {
-				t.Fatal("no place for a target that answers")
+				t.Fatal("no place for a target that responds")
 			}
 			leave()
 		}
 		if time.Since(start) > time.Second {
-			t.Error("it had to wait")
+			t.Error("a target that responds had to wait")
 		}
 	})
 }
 
-// TestSamplingPauses: a server that refused the credentials is left alone for a minute.
+// TestSamplingPauses tests that the sampler waits a minute after the server has refused the credentials.
 func TestSamplingPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &timedProber{failure: &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, SQLState: "28P01"}}
@@ -173,13 +175,14 @@ func TestSamplingPauses(t *testing.T) {
 		if err := target.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if len(p.asked) != 5 {
-			t.Errorf("asked %d times in five minutes", len(p.asked))
+		if len(p.starts) != 5 {
+			t.Errorf("%d probes in five minutes", len(p.starts))
 		}
 	})
 }
 
-// TestLimiter: probes wait for room, which is part of their time; one that gets none says so and not that the server is down.
+// TestLimiter tests that the wait for a place counts towards the timeout of a probe. A probe that gets no place must
+// not report that the server is down.
 func TestLimiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := newLimiter(1)
@@ -188,12 +191,13 @@ func TestLimiter(t *testing.T) {
 		go func() { _, _ = first.Probe(t.Context(), time.Now().Add(2*time.Second)) }()
 		synctest.Wait()
 		s, err := second.Probe(t.Context(), time.Now().Add(time.Second))
-		if err != nil || s.Result.State() != probe.StateMisconfigured || s.Result.Failure.Reason != probe.ReasonOther || s.Failures[probe.ReasonOther] != 1 {
+		if err != nil || s.Result.State() != probe.StateMisconfigured ||
+			s.Result.Failure.Reason != probe.ReasonOther || s.Failures[probe.ReasonOther] != 1 {
 			t.Errorf("got %+v %v", s.Result, err)
 		}
 		s, err = second.Probe(t.Context(), time.Now().Add(time.Second))
 		if err != nil || !s.Result.Up() {
-			t.Errorf("with room again: %+v %v", s.Result, err)
+			t.Errorf("with a free place: %+v %v", s.Result, err)
 		}
 	})
 }

@@ -13,24 +13,25 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// resultGrace is how long a caller still waits for the result of a probe whose deadline has come.
+// resultGrace is how long after its deadline a caller still waits for a result, if the probe has the same deadline.
 const resultGrace = 200 * time.Millisecond
 
-// deadlineSlack is the difference up to which two deadlines count as one: each was taken from the clock a little later.
+// deadlineSlack is the difference up to which two deadlines count as the same. Callers read the clock at slightly
+// different times.
 const deadlineSlack = 50 * time.Millisecond
 
-// ErrClosed is returned for a target that is not watched any more.
+// ErrClosed is the error of a target that has been closed.
 var ErrClosed = errors.New("the target is not watched any more")
 
-// errAbandoned ends a probe that all callers have left. It is not counted.
+// errAbandoned is the cause that ends a probe when all callers have left it. Such a probe is not counted.
 var errAbandoned = errors.New("all callers of this probe have left")
 
-// sharedProbe is one probe and the callers who wait for it. It ends with its result, at the target's timeout, or at the
-// latest deadline of its callers.
+// sharedProbe is one probe with the callers that wait for it. It ends when it has a result, at the target's timeout, or
+// at the latest deadline of its callers, whichever is first.
 type sharedProbe struct {
 	ctx      *probeContext
 	start    time.Time
-	done     chan struct{} // closed when snapshot is set
+	done     chan struct{} // closed once snapshot is set
 	snapshot Snapshot
 
 	// protected by the target's mu
@@ -39,7 +40,7 @@ type sharedProbe struct {
 	sampled   bool // one of the callers is the sampler
 }
 
-// probeContext is the context of a shared probe. Its deadline moves when callers with a later one join.
+// probeContext is the context of a shared probe. Its deadline changes when callers join or leave.
 type probeContext struct {
 	context.Context //nolint:containedctx // it is one
 	end             context.CancelCauseFunc
@@ -48,7 +49,7 @@ type probeContext struct {
 	deadline time.Time
 }
 
-// Deadline returns the deadline as it is now.
+// Deadline returns the current deadline.
 func (c *probeContext) Deadline() (time.Time, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -64,13 +65,14 @@ func (c *probeContext) Err() error {
 	return err
 }
 
-// Probe probes the server, or joins the probe that is under way, and returns what it found. It returns within milliseconds of
-// deadline, or when ctx ends, with ctx's cause as the error: the caller has gone. A target that was closed gives ErrClosed.
+// Probe probes the server, or joins the probe under way, and returns the result. It returns at most deadlineSlack and
+// resultGrace after deadline. If ctx ends first, the error is ctx's cause. If the target is closed, the error is
+// ErrClosed. Any goroutine may call Probe at any time.
 //
 // If the deadline passes before the probe ends, the result is a timeout that is not counted.
 //
-// If commits are probed, the verdict is counted at once. The caller then waits for the commit that began with it, up to
-// deadline.
+// If the target has the commit probe, the result is counted as soon as it is known. Probe then waits until deadline for
+// the commit that the probe started.
 func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error) {
 	s, err := t.wait(ctx, deadline, false)
 	if err != nil || s.Result.Commit == nil {
@@ -88,7 +90,7 @@ func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error
 	return s, nil
 }
 
-// wait waits for the verdict. sampler is set if the sampler calls.
+// wait is Probe without the wait for the commit. sampler reports whether the caller is the sampler.
 func (t *Target) wait(ctx context.Context, deadline time.Time, sampler bool) (Snapshot, error) {
 	start := time.Now()
 	over := time.NewTimer(time.Until(deadline))
@@ -99,7 +101,7 @@ func (t *Target) wait(ctx context.Context, deadline time.Time, sampler bool) (Sn
 			return Snapshot{}, ErrClosed
 		}
 		if !joined {
-			// All callers have left the probe, and it is about to end.
+			// The probe is about to end: its deadline has passed, or all callers have left it.
 			select {
 			case <-p.done:
 				continue
@@ -129,22 +131,22 @@ func (t *Target) wait(ctx context.Context, deadline time.Time, sampler bool) (Sn
 	}
 }
 
-// unanswered returns the snapshot for a caller whose deadline has passed.
+// unanswered returns a snapshot with a timeout, for a caller that has waited since start.
 func (t *Target) unanswered(start time.Time) Snapshot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.snapshotLocked(probe.Unanswered(start, time.Since(start), t.options.keep))
 }
 
-// snapshotLocked joins r with what was counted up to now.
+// snapshotLocked returns a snapshot with the result r and what has been counted up to now.
 func (t *Target) snapshotLocked(r *probe.Result) Snapshot {
 	return Snapshot{
 		Target: t.options.name, Kind: t.options.kind, Result: r, History: t.history.clone(), Histograms: t.histograms,
 	}
 }
 
-// join adds a caller to the probe under way, or starts one. It reports false for a probe that is about to end, and returns
-// nil once the target is closed.
+// join adds a caller to the probe under way, or starts a probe. It reports false if the probe under way is about to
+// end, so that the caller could not join it. It returns nil if the target is closed.
 func (t *Target) join(deadline time.Time, sampler bool) (*sharedProbe, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -173,7 +175,7 @@ func (t *Target) join(deadline time.Time, sampler bool) (*sharedProbe, bool) {
 	return p, true
 }
 
-// leave removes a caller from the probe. The last one to leave ends it.
+// leave removes a caller from the probe. The probe ends when the last caller leaves.
 func (t *Target) leave(p *sharedProbe, deadline time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -186,11 +188,11 @@ func (t *Target) leave(p *sharedProbe, deadline time.Time) {
 	t.rescheduleLocked(p)
 }
 
-// rescheduleLocked moves the probe's deadline to the latest one of its callers.
+// rescheduleLocked sets the probe's deadline to the latest deadline of its callers, at most the target's timeout.
 func (t *Target) rescheduleLocked(p *sharedProbe) {
 	deadline := earlier(slices.MaxFunc(p.deadlines, time.Time.Compare), p.start.Add(t.options.Timeout))
 	if !p.timer.Stop() {
-		return // it has just ended
+		return // the deadline has just passed
 	}
 	p.ctx.mu.Lock()
 	p.ctx.deadline = deadline
@@ -198,12 +200,12 @@ func (t *Target) rescheduleLocked(p *sharedProbe) {
 	p.timer.Reset(time.Until(deadline))
 }
 
-// run probes, and counts the result before any caller sees it.
+// run runs the probe, and counts the result before any caller gets it. It has a goroutine of its own.
 func (t *Target) run(p *sharedProbe) {
 	t.mu.Lock()
-	answered := t.history.last == nil || t.history.last.Up()
+	responded := t.history.last == nil || t.history.last.Up()
 	t.mu.Unlock()
-	r := t.limitedProbe(p, answered)
+	r := t.limitedProbe(p, responded)
 	t.mu.Lock()
 	p.timer.Stop()
 	counts := !errors.Is(context.Cause(p.ctx), errAbandoned)
@@ -222,9 +224,9 @@ func (t *Target) run(p *sharedProbe) {
 	}
 }
 
-// limitedProbe probes once the limiter has a place. The time it waits is part of the probe's.
-func (t *Target) limitedProbe(p *sharedProbe, answered bool) *probe.Result {
-	leave, ok := t.options.limiter.enter(p.ctx, answered)
+// limitedProbe waits for a place in the limiter and then probes. The wait counts towards the timeout of the probe.
+func (t *Target) limitedProbe(p *sharedProbe, responded bool) *probe.Result {
+	leave, ok := t.options.limiter.enter(p.ctx, responded)
 	if !ok {
 		return probe.Overloaded(p.start, time.Since(p.start), t.options.keep)
 	}

@@ -16,7 +16,7 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// slowProber answers after a time, or says at the end of ctx that there was no answer.
+// slowProber is a fake prober whose probes succeed after the duration takes, or time out when ctx ends.
 type slowProber struct {
 	unqueried
 	takes  time.Duration
@@ -45,42 +45,92 @@ func newTestTarget(p Prober, logs *strings.Builder) *Target {
 	}, func(Events) Prober { return p })
 }
 
-// caller is one scrape: it comes at a time, waits so long, and may hang up before.
+// caller is one scrape: when it calls Probe, how long after that its deadline is, and when it hangs up, if it does.
 type caller struct {
-	comes, waits, hangsUp time.Duration
+	calls, waits, hangsUp time.Duration
 }
 
-// answer is what a caller got, and when.
-type answer struct {
+// returned is what a call of Probe returned, and when.
+type returned struct {
 	at      time.Duration
 	up, got bool
 }
 
-// TestSharedProbe plays callers against one server. Time is synthetic, so that every moment is exact.
+// TestSharedProbe tests what several callers of one target get. Time is synthetic and therefore exact.
 func TestSharedProbe(t *testing.T) {
 	const s = time.Second
 	for _, test := range []struct {
 		name     string
 		takes    time.Duration
 		callers  []caller
-		answers  []answer
+		results  []returned
 		counted  uint64
 		failures uint64
-		asked    int64
+		probes   int64
 		shared   uint64
 	}{
-		{"one caller", s, []caller{{waits: 3 * s}}, []answer{{s, true, true}}, 1, 0, 1, 0},
-		{"two share", s, []caller{{waits: 3 * s}, {comes: s / 2, waits: 3 * s}}, []answer{{s, true, true}, {s, true, true}}, 1, 0, 1, 1},
-		{"one after the other", s, []caller{{waits: 3 * s}, {comes: 2 * s, waits: 3 * s}}, []answer{{s, true, true}, {3 * s, true, true}}, 2, 0, 2, 0},
-		{"the deadline of the only caller", 9 * s, []caller{{waits: 3 * s}}, []answer{{3 * s, false, true}}, 1, 1, 1, 0},
-		{"the target's timeout", 9 * s, []caller{{waits: 20 * s}}, []answer{{5 * s, false, true}}, 1, 1, 1, 0},
-		{"an earlier deadline counts nothing", 2 * s, []caller{{waits: s}, {waits: 4 * s}}, []answer{{s, false, true}, {2 * s, true, true}}, 1, 0, 1, 1},
-		{"a later caller moves the end", 9 * s, []caller{{waits: 2 * s}, {comes: s, waits: 3 * s}}, []answer{{2 * s, false, true}, {4 * s, false, true}}, 1, 1, 1, 1},
-		{"but not beyond the timeout", 9 * s, []caller{{waits: 2 * s}, {comes: s, waits: 9 * s}}, []answer{{2 * s, false, true}, {5 * s, false, true}}, 1, 1, 1, 1},
-		{"deadlines that nearly meet are one", 9 * s, []caller{{waits: 5*s - s/1000}, {comes: s, waits: 9 * s}}, []answer{{5 * s, false, true}, {5 * s, false, true}}, 1, 1, 1, 1},
-		{"a caller who hangs up only leaves", 2 * s, []caller{{waits: 3 * s, hangsUp: s}, {waits: 3 * s}}, []answer{{s, false, false}, {2 * s, true, true}}, 1, 0, 1, 1},
-		{"the last one who hangs up ends it", 9 * s, []caller{{waits: 3 * s, hangsUp: s}}, []answer{{s, false, false}}, 0, 0, 1, 0},
-		{"the last deadline of those who stay", 9 * s, []caller{{waits: 4 * s, hangsUp: s}, {waits: 2 * s}}, []answer{{s, false, false}, {2 * s, false, true}}, 1, 1, 1, 1},
+		{"one caller", s, []caller{{waits: 3 * s}}, []returned{{s, true, true}}, 1, 0, 1, 0},
+		{
+			"two share", s,
+			[]caller{{waits: 3 * s}, {calls: s / 2, waits: 3 * s}},
+			[]returned{{s, true, true}, {s, true, true}},
+			1, 0, 1, 1,
+		},
+		{
+			"one after the other", s,
+			[]caller{{waits: 3 * s}, {calls: 2 * s, waits: 3 * s}},
+			[]returned{{s, true, true}, {3 * s, true, true}},
+			2, 0, 2, 0,
+		},
+		{
+			"the deadline of the only caller", 9 * s,
+			[]caller{{waits: 3 * s}},
+			[]returned{{3 * s, false, true}},
+			1, 1, 1, 0,
+		},
+		{"the target's timeout", 9 * s, []caller{{waits: 20 * s}}, []returned{{5 * s, false, true}}, 1, 1, 1, 0},
+		{
+			"an earlier deadline counts nothing", 2 * s,
+			[]caller{{waits: s}, {waits: 4 * s}},
+			[]returned{{s, false, true}, {2 * s, true, true}},
+			1, 0, 1, 1,
+		},
+		{
+			"a later caller moves the end", 9 * s,
+			[]caller{{waits: 2 * s}, {calls: s, waits: 3 * s}},
+			[]returned{{2 * s, false, true}, {4 * s, false, true}},
+			1, 1, 1, 1,
+		},
+		{
+			"but not beyond the timeout", 9 * s,
+			[]caller{{waits: 2 * s}, {calls: s, waits: 9 * s}},
+			[]returned{{2 * s, false, true}, {5 * s, false, true}},
+			1, 1, 1, 1,
+		},
+		{
+			"deadlines that nearly meet are one", 9 * s,
+			[]caller{{waits: 5*s - s/1000}, {calls: s, waits: 9 * s}},
+			[]returned{{5 * s, false, true}, {5 * s, false, true}},
+			1, 1, 1, 1,
+		},
+		{
+			"a caller who hangs up only leaves", 2 * s,
+			[]caller{{waits: 3 * s, hangsUp: s}, {waits: 3 * s}},
+			[]returned{{s, false, false}, {2 * s, true, true}},
+			1, 0, 1, 1,
+		},
+		{
+			"the last one who hangs up ends it", 9 * s,
+			[]caller{{waits: 3 * s, hangsUp: s}},
+			[]returned{{s, false, false}},
+			0, 0, 1, 0,
+		},
+		{
+			"the last deadline of those who stay", 9 * s,
+			[]caller{{waits: 4 * s, hangsUp: s}, {waits: 2 * s}},
+			[]returned{{s, false, false}, {2 * s, false, true}},
+			1, 1, 1, 1,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -88,10 +138,10 @@ func TestSharedProbe(t *testing.T) {
 				p := &slowProber{takes: test.takes}
 				target := newTestTarget(p, &logs)
 				start := time.Now()
-				answers := make([]answer, len(test.callers))
+				results := make([]returned, len(test.callers))
 				for i, c := range test.callers {
 					go func() {
-						time.Sleep(c.comes)
+						time.Sleep(c.calls)
 						ctx := t.Context()
 						if c.hangsUp > 0 {
 							var cancel context.CancelFunc
@@ -100,31 +150,33 @@ func TestSharedProbe(t *testing.T) {
 						}
 						snapshot, err := target.Probe(ctx, time.Now().Add(c.waits))
 						ok := err == nil
-						answers[i] = answer{time.Since(start), ok && snapshot.Result.Up(), ok}
+						results[i] = returned{time.Since(start), ok && snapshot.Result.Up(), ok}
 						if ok && snapshot.Result.Up() && snapshot.Probes == 0 {
-							t.Error("shown before it was counted")
+							t.Error("returned before it was counted")
 						}
 					}()
 				}
 				time.Sleep(20 * s)
 				synctest.Wait()
-				for i, want := range test.answers {
-					if answers[i] != want {
-						t.Errorf("caller %d: got %+v, want %+v", i, answers[i], want)
+				for i, want := range test.results {
+					if results[i] != want {
+						t.Errorf("caller %d: got %+v, want %+v", i, results[i], want)
 					}
 				}
 				if got := target.history; got.Probes != test.counted || got.Failures[probe.ReasonTimeout] != test.failures {
-					t.Errorf("counted %d probes and %d failures, want %d and %d", got.Probes, got.Failures[probe.ReasonTimeout], test.counted, test.failures)
+					t.Errorf("counted %d probes and %d failures, want %d and %d",
+						got.Probes, got.Failures[probe.ReasonTimeout], test.counted, test.failures)
 				}
-				if p.probes.Load() != test.asked || target.options.shared.Load() != test.shared {
-					t.Errorf("asked %d times, shared %d, want %d and %d", p.probes.Load(), target.options.shared.Load(), test.asked, test.shared)
+				if p.probes.Load() != test.probes || target.options.shared.Load() != test.shared {
+					t.Errorf("%d probes, shared %d, want %d and %d",
+						p.probes.Load(), target.options.shared.Load(), test.probes, test.shared)
 				}
 			})
 		})
 	}
 }
 
-// TestCallerAfterHangUp: a caller who comes while an abandoned probe still ends gets a probe of his own.
+// TestCallerAfterHangUp tests that a caller gets a new probe if it calls while an abandoned probe is about to end.
 func TestCallerAfterHangUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs strings.Builder
@@ -133,7 +185,7 @@ func TestCallerAfterHangUp(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := target.Probe(ctx, time.Now().Add(3*time.Second)); err == nil {
-			t.Error("a caller who hung up got an answer")
+			t.Error("a caller that hung up got a result")
 		}
 		snapshot, err := target.Probe(t.Context(), time.Now().Add(3*time.Second))
 		if err != nil || snapshot.Result.Up() != true || snapshot.Probes != 1 {
@@ -142,7 +194,8 @@ func TestCallerAfterHangUp(t *testing.T) {
 	})
 }
 
-// stubbornProber takes half a second to notice the end of its first probe; the second one is up at once.
+// stubbornProber is a fake prober. Its first probe returns half a second after ctx ends, its second one succeeds at
+// once.
 type stubbornProber struct{ slowProber }
 
 func (p *stubbornProber) Probe(ctx context.Context) *probe.Result {
@@ -156,18 +209,21 @@ func (p *stubbornProber) Probe(ctx context.Context) *probe.Result {
 	return p.slowProber.Probe(ctx)
 }
 
-// TestLogsChangesAlone: a line when the verdict changes, none for a probe that finds the same.
+// TestLogsChangesAlone tests that a line is logged if and only if the verdict changes.
 func TestLogsChangesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs strings.Builder
 		p := &scriptedProber{}
 		target := newTestTarget(p, &logs)
-		auth := &probe.Failure{Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseStartup, SQLState: "28P01", Routine: "auth_failed"}
+		auth := &probe.Failure{
+			Reason: probe.ReasonAuth, State: probe.StateMisconfigured, Phase: probe.PhaseStartup,
+			SQLState: "28P01", Routine: "auth_failed",
+		}
 		refused := &probe.Failure{Reason: probe.ReasonRefused, State: probe.StateNoResponse, Phase: probe.PhaseDial}
 		for _, f := range []*probe.Failure{nil, nil, auth, auth, refused, nil, nil} {
 			p.next = f
 			_, _ = target.Probe(t.Context(), time.Now().Add(time.Minute))
-			synctest.Wait() // the line is written behind the answer
+			synctest.Wait() // the line is logged after the caller has the result
 		}
 		lines := strings.Count(logs.String(), "\n")
 		if lines != 4 || !strings.Contains(logs.String(), "sqlstate=28P01") || !strings.Contains(logs.String(), "after=") {
@@ -176,7 +232,7 @@ func TestLogsChangesAlone(t *testing.T) {
 	})
 }
 
-// scriptedProber finds what it is told.
+// scriptedProber is a fake prober whose next probe fails with next, or succeeds if that is nil.
 type scriptedProber struct {
 	unqueried
 	next *probe.Failure
@@ -188,7 +244,7 @@ func (p *scriptedProber) Probe(context.Context) *probe.Result {
 
 func (p *scriptedProber) Close(context.Context) error { return nil }
 
-// committingProber gives its verdict after a second, and begins a commit.
+// committingProber is a fake prober whose probes succeed after a second and start a commit.
 type committingProber struct {
 	scriptedProber
 	commit *probe.Commit
@@ -199,8 +255,7 @@ func (p *committingProber) Probe(context.Context) *probe.Result {
 	return &probe.Result{Start: time.Now(), Keep: true, KeptUp: true, Commit: p.commit}
 }
 
-// TestVerdictBeforeCommit: a commit that hangs keeps nobody from the verdict, which is counted at once, nor the next probe
-// from beginning.
+// TestVerdictBeforeCommit tests that a commit that hangs delays neither the counting of the verdict nor the next probe.
 func TestVerdictBeforeCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		prober := &committingProber{commit: probe.NewCommit(true)}
@@ -209,14 +264,15 @@ func TestVerdictBeforeCommit(t *testing.T) {
 		start := time.Now()
 		expect := func(s Snapshot, probes uint64, up float64, at time.Duration) {
 			t.Helper()
-			if took := time.Since(start); !s.Result.Up() || s.Probes != probes || s.CommitResult.Up().Value != up || !s.CommitResult.Up().Known || took != at {
-				t.Errorf("after %s: up %v, %d probes, commit %v", took, s.Result.Up(), s.Probes, s.CommitResult.Up())
+			took, commit := time.Since(start), s.CommitResult.Up()
+			if !s.Result.Up() || s.Probes != probes || commit.Value != up || !commit.Known || took != at {
+				t.Errorf("after %s: up %v, %d probes, commit %v", took, s.Result.Up(), s.Probes, commit)
 			}
 		}
-		patient := make(chan Snapshot)
+		longCaller := make(chan Snapshot)
 		go func() {
 			s, _ := target.Probe(t.Context(), start.Add(10*time.Second))
-			patient <- s
+			longCaller <- s
 		}()
 		synctest.Wait()
 		s, _ := target.Probe(t.Context(), start.Add(2*time.Second))
@@ -225,6 +281,6 @@ func TestVerdictBeforeCommit(t *testing.T) {
 		expect(s, 2, 0, 4*time.Second)
 		time.Sleep(time.Second)
 		prober.commit.End(&probe.CommitResult{Took: probe.Number{Value: 4, Known: true}})
-		expect(<-patient, 1, 1, 5*time.Second)
+		expect(<-longCaller, 1, 1, 5*time.Second)
 	})
 }

@@ -18,62 +18,66 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// Prober probes one server.
+// Prober probes one server. See probe.Prober.
 type Prober interface {
-	// Probe returns soon after the end of ctx. One goroutine calls it at a time.
+	// Probe probes once and returns soon after ctx ends. One goroutine calls it at a time.
 	Probe(ctx context.Context) *probe.Result
-	// Query runs a statement of a check, for at most maxDuration. Any goroutine may call it at any time.
+	// Query runs a statement of a check. The statement ends after maxDuration or when ctx ends. Any goroutine may call
+	// it at any time.
 	Query(ctx context.Context, sql string, maxDuration time.Duration) (probe.Scalar, *probe.Failure)
+	// Close ends the sessions of the prober. If ctx ends first, it returns an error.
 	Close(ctx context.Context) error
 }
 
-// Target is a server with everything that is kept of it between two probes.
+// Target is a server with its state between two probes. Any goroutine may call its exported methods.
 type Target struct {
 	options    targetOptions
 	prober     Prober
 	logger     *slog.Logger
-	log        *logBuffer // the last lines that logger wrote
+	log        *logBuffer // the last lines of logger
 	histograms Histograms
 
-	// statement holds something while a check runs a statement, one at a time; slowStatement also while one that was slow the
-	// last time waits for that.
+	// statement is full while a check runs a statement. slowStatement is full while a check whose statement was slow
+	// the last time runs it or waits for statement. Each has room for one.
 	statement, slowStatement chan struct{}
 
-	life     context.Context //nolint:containedctx // ends with Close, and ends sampling
+	life     context.Context //nolint:containedctx // ends with Close
 	end      context.CancelFunc
-	sampling sync.WaitGroup // the sampler, and the probe that Latest began
+	sampling sync.WaitGroup // the sampler, and the probe that Latest started
 
 	mu         sync.Mutex // protects what follows
 	closed     bool
 	shared     *sharedProbe // the probe under way, nil while there is none
 	history    History
-	refreshing chan struct{}  // closed when the probe ends that Latest began; nil while there is none
-	refused    *probe.Failure // why the last statement got no session, where our credentials were refused
+	refreshing chan struct{}  // closed when the probe that Latest started ends; nil while there is none
+	refused    *probe.Failure // the failure of the last statement if the server refused our credentials
 	refusedAt  time.Time
 }
 
-// Histograms take the durations of what succeeded, in seconds. Those that are nil are not fed.
+// Histograms has the histograms of the durations of what succeeded, in seconds. Each may be nil.
 type Histograms struct {
-	// Connect takes the opening of new sessions, Query the answers to SELECT 1, and Commit the commits.
+	// Connect has the durations of opening a new session, Query those of SELECT 1, and Commit those of the commit
+	// probe.
 	Connect, Query, Commit prometheus.Histogram
 }
 
-// History is what has been counted of a target up to now.
+// History is what has been counted for a target up to now.
 type History struct {
-	// Probes counts all probes, Failures those that failed, by reason.
+	// Probes is the number of probes. Failures is the number of failed probes by reason.
 	Probes   uint64
 	Failures map[probe.Reason]uint64
-	// LastSuccess is when a probe last succeeded, zero before the first one.
+	// LastSuccess is when a probe last succeeded. It is the zero time if none has.
 	LastSuccess time.Time
-	// Losses counts the kept sessions that the other side ended, by reason. LastLoss is when one last was.
+	// Losses is the number of kept sessions that the other side ended, by reason. LastLoss is when it last ended one,
+	// or the zero time.
 	Losses   map[probe.LossReason]uint64
 	LastLoss time.Time
 
 	last          *probe.Result // nil before the first probe ended
-	counted       time.Time     // when last was
+	counted       time.Time     // when last was counted
 	hysteresis    hysteresis
 	changed       time.Time      // when the verdict last changed
-	figures       *probe.Failure // of the last try to read the figures, nil if it succeeded
+	statsFailure  *probe.Failure // of the last attempt to read the server statistics, nil if it succeeded
 	commitFailure *probe.Failure // of the last commit, nil if it succeeded
 }
 
@@ -82,47 +86,48 @@ func (h History) clone() History {
 	return h
 }
 
-// Snapshot is a target at one moment: the result that the caller of Probe shows, and what was counted with it. It does not
-// change, except for the histograms, which are shared with later probes.
+// Snapshot is the state of a target at one moment: the result for the caller of Probe, and what had been counted then,
+// including that result. It does not change, except that later probes add to the same histograms.
 type Snapshot struct {
-	// Target is the target's name, empty for one that has none, and Kind the kind of server.
+	// Target is the name of the target, empty for the target from the environment. Kind is the kind of server.
 	Target string
 	Kind   config.Kind
 	Result *probe.Result
 	History
 	Histograms
-	// CommitResult is what became of the commit that began with the probe, within the caller's deadline; nil if there was none.
+	// CommitResult is the result of the commit that the probe started, at the caller's deadline. It is nil if there was
+	// no commit.
 	CommitResult *probe.CommitResult
 }
 
-// targetOptions are what a target is made of.
+// targetOptions has the parameters of newTarget.
 type targetOptions struct {
 	name string
 	kind config.Kind
 	config.Probing
-	// keep reports whether the prober keeps a session.
+	// keep reports whether the prober keeps a session open between probes.
 	keep bool
-	// logger gets a line for each change of the verdict. Its attributes name the target.
+	// logger logs each change of the verdict. Its attributes identify the target.
 	logger *slog.Logger
 	// shared counts the probes that had more than one caller, over all targets that share it.
 	shared *atomic.Uint64
-	// limiter bounds the probes under way, over all targets that share it.
+	// limiter limits the number of probes under way, over all targets that share it.
 	limiter *limiter
-	// histograms take the target's durations.
+	// histograms are the histograms of the target's durations.
 	histograms Histograms
 }
 
-// Events are what a prober reports between probes, from goroutines of its own.
+// Events has what a prober needs to report events between probes. The prober may call the functions in any goroutine.
 type Events struct {
-	// OnSessionLost is called when the other side has ended a kept session, with the reason and the time.
+	// OnSessionLost is called when the other side has ended a kept session. It gets the reason and the time.
 	OnSessionLost func(probe.LossReason, time.Time)
-	// OnCommit is called when a commit has ended, or has taken longer than a probe may.
+	// OnCommit is called when a commit has ended, or when it has taken longer than a probe may take.
 	OnCommit func(*probe.CommitResult)
-	// Logger has attributes that name the target.
+	// Logger has attributes that identify the target.
 	Logger *slog.Logger
 }
 
-// newTarget returns a target with the prober that newProber makes. Close must be called when it is not needed any more.
+// newTarget returns a target with the prober that newProber returns, and starts its sampler. The caller must close it.
 func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 	t := &Target{
 		options: options, log: newLogBuffer(options.logger.Handler()), histograms: options.histograms,
@@ -140,8 +145,8 @@ func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 	return t
 }
 
-// Close waits for the probe under way, if there is one, and ends the target's sessions, until ctx ends. Nobody can join a
-// probe any more; those who have joined get its result.
+// Close waits for the probe under way, if there is one, and ends the target's sessions. ctx bounds that. After Close
+// has been called, no caller can start or join a probe. Callers that have joined one get its result.
 func (t *Target) Close(ctx context.Context) error {
 	t.end()
 	t.mu.Lock()
@@ -159,14 +164,15 @@ func (t *Target) Close(ctx context.Context) error {
 	return err
 }
 
-// execute runs a statement for at most maxDuration. A target that was closed gives ErrClosed. A server that refused our credentials
-// less than authPause ago, to a probe or to a statement, is left alone.
+// execute runs a statement for at most maxDuration. If the target is closed, the error is ErrClosed. If the server
+// refused our credentials less than authPause ago, to a probe or to a statement, execute returns that failure without a
+// login.
 func (t *Target) execute(ctx context.Context, sql string, maxDuration time.Duration) (check.Scalar, error) {
 	var result probe.Scalar
 	failure := t.refusal()
 	if failure == nil {
 		result, failure = t.prober.Query(ctx, sql, maxDuration)
-		t.refusedStatement(failure)
+		t.recordRefusal(failure)
 	}
 	if failure != nil && t.life.Err() != nil {
 		return check.Scalar{}, ErrClosed
@@ -174,20 +180,20 @@ func (t *Target) execute(ctx context.Context, sql string, maxDuration time.Durat
 	return check.Scalar(result), StatementError(failure)
 }
 
-// errTooLong is a statement that the server was told to end.
-const errTooLong = check.Problem("the statement did not end in time")
+// errTooLong is the error of a statement that took longer than it may.
+const errTooLong = check.PublicError("the statement did not end in time")
 
-// StatementError says why a statement failed; nil where it did not.
+// StatementError returns the failure of a statement as a check.PublicError, or nil if f is nil.
 func StatementError(f *probe.Failure) error {
 	switch {
 	case f == nil:
 		return nil
 	case f.Phase != probe.PhaseQuery:
-		return check.Problem("no session with its target: " + f.String())
+		return check.PublicError("no session with its target: " + f.String())
 	case f.Reason == probe.ReasonTimeout:
 		return errTooLong
 	}
-	why, ok := map[string]string{ // the usual ones, which few know by heart
+	why, ok := map[string]string{ // the most frequent ones
 		"25006": "it tries to write", "42501": "the role lacks a privilege", "42601": "a syntax error, or several statements",
 		"42703": "there is no such column", "42P01": "there is no such table", "3F000": "there is no such schema",
 	}[f.SQLState]
@@ -199,10 +205,11 @@ func StatementError(f *probe.Failure) error {
 	default:
 		why = string(f.Reason)
 	}
-	return check.Problem("the statement failed: " + why)
+	return check.PublicError("the statement failed: " + why)
 }
 
-// refusal is why a statement had better not be tried.
+// refusal returns the failure with which the server refused our credentials less than authPause ago. It is nil if there
+// is none, or if a probe has succeeded since.
 func (t *Target) refusal() *probe.Failure {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -210,14 +217,15 @@ func (t *Target) refusal() *probe.Failure {
 	if last != nil && locksOut(last.Failure) && time.Since(t.history.counted) < authPause {
 		return last.Failure
 	}
-	if t.refused != nil && time.Since(t.refusedAt) < authPause && (last == nil || !last.Up() || t.history.counted.Before(t.refusedAt)) {
+	succeededSince := last != nil && last.Up() && !t.history.counted.Before(t.refusedAt)
+	if t.refused != nil && time.Since(t.refusedAt) < authPause && !succeededSince {
 		return t.refused
 	}
 	return nil
 }
 
-// refusedStatement remembers that our credentials were refused to a statement.
-func (t *Target) refusedStatement(f *probe.Failure) {
+// recordRefusal records whether the server refused our credentials to a statement that ended with f.
+func (t *Target) recordRefusal(f *probe.Failure) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.refused, t.refusedAt = nil, time.Now()
@@ -235,14 +243,14 @@ func (t *Target) recordLoss(reason probe.LossReason, at time.Time) {
 	t.logger.Warn("the kept session was lost", "reason", string(reason))
 }
 
-// recordCommit counts what became of a commit, and logs a change.
-func (t *Target) recordCommit(o *probe.CommitResult) {
+// recordCommit records the result of a commit, and logs it if it differs from the last one.
+func (t *Target) recordCommit(r *probe.CommitResult) {
 	t.mu.Lock()
 	before := t.history.commitFailure
-	t.history.commitFailure = o.Failure
+	t.history.commitFailure = r.Failure
 	t.mu.Unlock()
-	observeKnown(t.histograms.Commit, o.Took)
-	switch failed := o.Failure; {
+	observeKnown(t.histograms.Commit, r.Took)
+	switch failed := r.Failure; {
 	case failed == nil && before != nil:
 		t.logger.Info("the commit probe succeeds again")
 	case failed != nil && (before == nil || before.Reason != failed.Reason):
@@ -250,17 +258,17 @@ func (t *Target) recordCommit(o *probe.CommitResult) {
 	}
 }
 
-// recordLocked counts a probe, and observes its durations if observe is set.
+// recordLocked counts a probe. If observe is set, it adds the durations of the probe to the histograms.
 func (t *Target) recordLocked(r *probe.Result, observe bool) {
 	h := &t.history
 	if !sameVerdict(h.last, r) {
 		h.changed = r.Start
 	}
 	h.last = r
-	if triedFigures(r) {
-		h.figures = r.StatsFailure
+	if triedStats(r) {
+		h.statsFailure = r.StatsFailure
 	}
-	if r.ServerStats != nil && r.ServerStats.Replica { // which commits nothing
+	if r.ServerStats != nil && r.ServerStats.Replica { // a replica has no commit probe
 		h.commitFailure = nil
 	}
 	h.Probes++
@@ -284,30 +292,32 @@ func observeKnown(h prometheus.Observer, n probe.Number) {
 	}
 }
 
+// sameVerdict reports whether both results have the same state and the same reason. It returns false if a is nil.
 func sameVerdict(a, b *probe.Result) bool {
 	return a != nil && a.State() == b.State() && (a.Up() || a.Failure.Reason == b.Failure.Reason)
 }
 
-// otherMisconfiguration reports whether both results are misconfigured, for different causes.
+// otherMisconfiguration reports whether both results are misconfigurations with different causes.
 func otherMisconfiguration(a, b *probe.Result) bool {
 	return a.State() == probe.StateMisconfigured && b.State() == probe.StateMisconfigured &&
 		(a.Failure.SQLState != b.Failure.SQLState || a.Failure.Detail != b.Failure.Detail)
 }
 
-func triedFigures(r *probe.Result) bool {
+// triedStats reports whether the probe tried to read the server statistics.
+func triedStats(r *probe.Result) bool {
 	return r.ServerStats != nil || r.PoolerStats != nil || r.StatsFailure != nil
 }
 
-// logChanges writes a line when the verdict or its reason changed, and one when figures begin or cease to be readable;
-// none for a probe that found what the last one did.
+// logChanges logs a line if the verdict or its reason has changed, and a line if the server statistics have become
+// readable or unreadable.
 func (t *Target) logChanges(before History, now *probe.Result) {
 	if !sameVerdict(before.last, now) || otherMisconfiguration(before.last, now) {
 		t.logVerdict(before, now)
 	}
 	switch failed := now.StatsFailure; {
-	case failed == nil && before.figures != nil && triedFigures(now):
+	case failed == nil && before.statsFailure != nil && triedStats(now):
 		t.logger.Info("the connection figures can be read again")
-	case failed != nil && (before.figures == nil || before.figures.Reason != failed.Reason):
+	case failed != nil && (before.statsFailure == nil || before.statsFailure.Reason != failed.Reason):
 		t.logger.Warn("the connection figures cannot be read", describe(failed)...)
 	}
 }
@@ -327,7 +337,7 @@ func (t *Target) logVerdict(before History, now *probe.Result) {
 	t.logger.Warn("the probe fails", describe(now.Failure)...)
 }
 
-// describe returns a failure as attributes of a log line.
+// describe returns the attributes of a log line about a failure.
 func describe(f *probe.Failure) []any {
 	attributes := []any{"state", string(f.State), "reason", string(f.Reason), "phase", f.Phase.String()}
 	if f.SQLState != "" {

@@ -15,30 +15,30 @@ import (
 )
 
 const (
-	// maxAdHoc bounds the ad-hoc targets. Anybody who reaches /probe can make one.
+	// maxAdHoc is how many ad-hoc targets there may be. Any client of /probe can make them.
 	maxAdHoc = 2048
-	// adHocIdleTime is how long an ad-hoc target stays after its last probe: longer than any sensible scrape interval, so
-	// that its counters go on.
+	// adHocIdleTime is how long an ad-hoc target stays after it was last found. It is longer than any sensible scrape
+	// interval, so that the counters of the target continue.
 	adHocIdleTime = 15 * time.Minute
-	// minAdHocTime is how long it stays at least, however many others need its place.
+	// minAdHocTime is how long an ad-hoc target stays at least after it was last found, even if there are too many.
 	minAdHocTime = time.Minute
-	// retireGrace is how long a dropped target may take to close, in addition to its timeout.
+	// retireGrace is how long a dropped target may take to close after its timeout.
 	retireGrace = time.Second
 )
 
-// Errors of FindTarget. Their texts are plain sentences for the client.
+// Errors of FindTarget. Their texts may be shown to the client.
 var (
 	errNoTarget    = errors.New("the parameter target is missing")
 	errUnknown     = errors.New("there is no target of this name; to probe host:port, name a module")
 	errOtherModule = errors.New("this target has another module, or none")
 
-	// ErrTooManyTargets is the one that is no fault of the request's.
+	// ErrTooManyTargets is the only error of FindTarget that the request has not caused.
 	ErrTooManyTargets = errors.New("too many ad-hoc targets are in use")
 )
 
-// targets are the targets that are watched now: those of the configuration, and ad-hoc ones that were probed lately.
+// targets has the targets that are watched: the configured ones, and the ad-hoc ones that were found lately.
 type targets struct {
-	// create makes a target, which is watched from then on.
+	// create returns a new target.
 	create func(t *config.Target, adHoc bool) *Target
 
 	retiring sync.WaitGroup
@@ -50,12 +50,12 @@ type targets struct {
 	adHoc      map[adHocKey]*watched
 }
 
-// watched is a target with the settings that it was made from.
+// watched is a target with its settings.
 type watched struct {
 	*Target
 	settings *config.Target
-	used     time.Time   // of an ad-hoc target: when it was last found
-	expiry   *time.Timer // of an ad-hoc target: drops it after adHocIdleTime
+	used     time.Time   // when an ad-hoc target was last found
+	expiry   *time.Timer // drops an ad-hoc target after adHocIdleTime
 }
 
 type adHocKey struct{ address, module string }
@@ -64,9 +64,8 @@ func newTargets(create func(t *config.Target, adHoc bool) *Target) *targets {
 	return &targets{create: create, file: &config.File{}, adHoc: make(map[adHocKey]*watched)}
 }
 
-// apply replaces the configuration. Targets whose settings are the same stay as they are, with their sessions and all that was
-// counted. Others are made, and those that are not in the file any more are closed in the background: a probe under way ends
-// first.
+// apply replaces the configuration. Targets whose settings have not changed keep their sessions and counters. Targets
+// that are not in the file any more are closed in the background, after the probe under way has ended.
 func (ts *targets) apply(file *config.File) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -100,11 +99,11 @@ func (ts *targets) retire(w *watched) {
 	ts.retiring.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), w.options.Timeout+retireGrace)
 		defer cancel()
-		_ = w.Close(ctx) // what has not ended by then ends by itself
+		_ = w.Close(ctx) // ignored: the rest ends on its own
 	})
 }
 
-// dropLocked removes an ad-hoc target.
+// dropLocked removes an ad-hoc target and closes it in the background.
 func (ts *targets) dropLocked(key adHocKey, w *watched) {
 	delete(ts.adHoc, key)
 	w.expiry.Stop()
@@ -129,7 +128,7 @@ func (ts *targets) health() config.Health {
 	return ts.file.Health
 }
 
-// target returns the configured target of a name, nil if there is none.
+// target returns the configured target with this name, or nil if there is none.
 func (ts *targets) target(name string) *Target {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -139,7 +138,7 @@ func (ts *targets) target(name string) *Target {
 	return nil
 }
 
-// configuredLocked returns the configured target of a name with its settings, nil if there is none.
+// configuredLocked returns the configured target with this name and its settings, or nil if there is none.
 func (ts *targets) configuredLocked(name string) *watched {
 	i, ok := slices.BinarySearchFunc(ts.configured, name, func(w *watched, name string) int {
 		return strings.Compare(w.settings.Name, name)
@@ -150,8 +149,7 @@ func (ts *targets) configuredLocked(name string) *watched {
 	return ts.configured[i]
 }
 
-// find returns the configured target of a name, or the ad-hoc one at an address, host:port, which it makes if the module
-// allows that. The error is a plain sentence that repeats nothing of the request.
+// find is Monitor.FindTarget.
 func (ts *targets) find(name, module string) (*Target, error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -167,13 +165,14 @@ func (ts *targets) find(name, module string) (*Target, error) {
 	case module == "", ts.closed:
 		return nil, errUnknown
 	}
-	address, err := config.CanonicalAddress(name) // or one server would have a target for each spelling
+	address, err := config.CanonicalAddress(name) // so that all spellings of an address have the same target
 	if err != nil {
 		return nil, err
 	}
 	return ts.findAdHocLocked(adHocKey{address, module})
 }
 
+// findAdHocLocked returns the ad-hoc target of key, which it makes if there is none.
 func (ts *targets) findAdHocLocked(key adHocKey) (*Target, error) {
 	w := ts.adHoc[key]
 	if w == nil {
@@ -193,7 +192,7 @@ func (ts *targets) findAdHocLocked(key adHocKey) (*Target, error) {
 	return w.Target, nil
 }
 
-// expire drops an ad-hoc target, unless it was found meanwhile.
+// expire drops an ad-hoc target unless it has been found in the meantime.
 func (ts *targets) expire(key adHocKey, w *watched) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -202,7 +201,8 @@ func (ts *targets) expire(key adHocKey, w *watched) {
 	}
 }
 
-// evictLocked drops the ad-hoc target that was unused for longest, if there are too many. It reports false if all are in use.
+// evictLocked makes room for another ad-hoc target. If there are maxAdHoc, it drops the one that has been unused for
+// longest. It reports false if all were found less than minAdHocTime ago.
 func (ts *targets) evictLocked() bool {
 	if len(ts.adHoc) < maxAdHoc {
 		return true
@@ -223,7 +223,7 @@ func (ts *targets) evictLocked() bool {
 	return true
 }
 
-// close closes all targets, until ctx ends. There are none from then on.
+// close closes all targets. If ctx ends first, it returns an error. From then on there are no targets.
 func (ts *targets) close(ctx context.Context) error {
 	ts.mu.Lock()
 	ts.closed = true

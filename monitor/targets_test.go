@@ -18,7 +18,7 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// countedProbers makes probers and knows which of them are open.
+// countedProbers makes fake probers and records which of them are open.
 type countedProbers struct {
 	mu     sync.Mutex
 	made   int
@@ -54,6 +54,7 @@ func (p *countedProber) Close(context.Context) error {
 	return nil
 }
 
+// names returns the sorted names of the targets with an open prober.
 func (c *countedProbers) names() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,7 +70,10 @@ func (c *countedProbers) names() []string {
 
 func countingMonitor() (*Monitor, *countedProbers) {
 	c := &countedProbers{open: make(map[string]int)}
-	return New(Options{MaxInFlight: 10, Logger: slog.New(slog.DiscardHandler), NewProber: c.prober, NewHistograms: newHistograms}), c
+	m := New(Options{
+		MaxInFlight: 10, Logger: slog.New(slog.DiscardHandler), NewProber: c.prober, NewHistograms: newHistograms,
+	})
+	return m, c
 }
 
 func parse(t *testing.T, text string) *config.File {
@@ -85,7 +89,8 @@ const twoTargets = `
 modules: {m: {user: u, allow: [h]}, n: {user: u, allow: [h]}}
 targets: {a: {host: h, module: m}, b: {host: h, user: u}}`
 
-// TestApply: unchanged targets stay with what was counted, others are made and dropped, also while they are probed.
+// TestApply tests that a reload keeps unchanged targets with their counters, makes new ones, and drops removed ones
+// even while they are probed.
 func TestApply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, probers := countingMonitor()
@@ -102,18 +107,18 @@ func TestApply(t *testing.T) {
 		if got := probers.names(); !slices.Equal(got, []string{"a", "c"}) || probers.made != 3 {
 			t.Errorf("open: %v of %d", got, probers.made)
 		}
-		// A target that is dropped while it is probed gives the answer before it goes.
+		// A target that is dropped during a probe returns the result before it is closed.
 		probers.probes = func(context.Context) *probe.Result {
 			time.Sleep(time.Second)
 			return &probe.Result{Start: time.Now()}
 		}
-		answered := make(chan error)
+		probed := make(chan error)
 		go func() {
 			s, err := a.Probe(t.Context(), time.Now().Add(2*time.Second))
 			if err == nil && !s.Result.Up() {
 				err = fmt.Errorf("got %+v", s.Result.Failure)
 			}
-			answered <- err
+			probed <- err
 		}()
 		time.Sleep(500 * time.Millisecond)
 		m.ApplyConfig(parse(t, "modules: {}"))
@@ -121,7 +126,7 @@ func TestApply(t *testing.T) {
 		if got := probers.names(); !slices.Equal(got, []string{"a"}) {
 			t.Errorf("open while a is probed: %v", got)
 		}
-		if err := <-answered; err != nil {
+		if err := <-probed; err != nil {
 			t.Error(err)
 		}
 		synctest.Wait()
@@ -131,7 +136,7 @@ func TestApply(t *testing.T) {
 	})
 }
 
-// TestApplyDuringProbeAll: a scrape that goes on across a reload shows the targets that were changed meanwhile.
+// TestApplyDuringProbeAll tests that a scrape includes the targets that a reload changes during the scrape.
 func TestApplyDuringProbeAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, _ := countingMonitor()
@@ -158,8 +163,8 @@ func TestApplyDuringProbeAll(t *testing.T) {
 	})
 }
 
-// TestAdHoc: an ad-hoc target stays as long as it is asked for, is dropped with its module's permission, and gives way
-// only when it is idle.
+// TestAdHoc tests that an ad-hoc target stays as long as it is used, that it is dropped if its module does not allow it
+// any more, and that it is evicted only if it is idle.
 func TestAdHoc(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, probers := countingMonitor()
@@ -176,7 +181,7 @@ func TestAdHoc(t *testing.T) {
 		for range 3 {
 			time.Sleep(adHocIdleTime - time.Second)
 			if find("h:1", "m") != first {
-				t.Error("dropped while it is asked for")
+				t.Error("dropped although it is used")
 			}
 		}
 		if find("h:1", "n") == first {

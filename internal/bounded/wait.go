@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bounded waits no longer than a context lasts.
+// Package bounded waits for goroutines until a context ends.
 package bounded
 
 import (
@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// Wait waits for a group until ctx ends, and returns ctx's error then. The group's goroutines go on.
+// Wait waits for group. If ctx ends first, it returns ctx's error; the goroutines of the group continue.
 func Wait(ctx context.Context, group *sync.WaitGroup) error {
 	done := make(chan struct{})
 	go func() {
@@ -19,7 +19,7 @@ func Wait(ctx context.Context, group *sync.WaitGroup) error {
 	return Done(ctx, done)
 }
 
-// Done waits until a channel is closed, or until ctx ends, and returns ctx's error then.
+// Done waits until the channel done is closed. If ctx ends first, it returns ctx's error.
 func Done(ctx context.Context, done <-chan struct{}) error {
 	select {
 	case <-done:

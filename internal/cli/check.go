@@ -35,9 +35,9 @@ const (
 	formatText   = "text"
 	formatJSON   = "json"
 
-	// retryInterval is the pause between two tries with --wait.
+	// retryInterval is the pause between two attempts with --wait.
 	retryInterval = time.Second
-	// closeGrace is how long sessions may take to be closed.
+	// closeGrace is how long sessions may take to close before the program exits.
 	closeGrace = time.Second
 )
 
@@ -47,7 +47,7 @@ type Check struct {
 	wait                  time.Duration
 }
 
-// probeOutput is what one probe found, as --format=json shows it. Durations are seconds.
+// probeOutput is the output of --format=json for a target. Durations are in seconds.
 type probeOutput struct {
 	Target   string             `json:"target,omitempty"`
 	Up       bool               `json:"up"`
@@ -60,8 +60,8 @@ type probeOutput struct {
 	Phases   map[string]float64 `json:"phase_durations_seconds"`
 }
 
-// Run probes the target, or runs the check, until it succeeds or there is no time left to wait. It writes what it found to out
-// and returns the exit code.
+// Run probes the target, or runs the check, until it succeeds or the time of --wait has passed. It writes the last
+// result to out and returns the exit code.
 func (c *Check) Run(
 	ctx context.Context, load func() (*config.File, error), store *credentials.Store, out, errs io.Writer,
 ) int {
@@ -79,7 +79,7 @@ func (c *Check) Run(
 		return c.notTried(err, out, errs)
 	}
 	target := *chosen
-	target.Commit = false // the question is whether the server accepts sessions
+	target.Commit = false // the command checks only whether the server accepts sessions
 	p, end := newProber(ctx, &target, store)
 	defer end()
 	var r *probe.Result
@@ -96,16 +96,18 @@ func (c *Check) Run(
 	return c.exitCode(codeOf(r))
 }
 
-// notTried writes why nothing was tried.
+// notTried writes the reason why nothing was probed or run, and returns the exit code.
 func (c *Check) notTried(err error, out, errs io.Writer) int {
 	fmt.Fprintln(errs, err)
-	if c.format == formatJSON { // for a program that reads that alone
-		_ = json.NewEncoder(out).Encode(probeOutput{Target: c.target, State: "not_tried", Detail: err.Error(), Phases: make(map[string]float64)})
+	if c.format == formatJSON { // for a program that reads only standard output
+		_ = json.NewEncoder(out).Encode(probeOutput{
+			Target: c.target, State: "not_tried", Detail: err.Error(), Phases: make(map[string]float64),
+		})
 	}
 	return c.exitCode(exitNotTried)
 }
 
-// repeat calls try until it succeeds, or there is no time left to wait.
+// repeat calls try until it reports true, until has passed, or ctx ends.
 func (c *Check) repeat(ctx context.Context, until time.Time, try func() (ok bool)) {
 	for !try() {
 		left := time.Until(until)
@@ -120,7 +122,7 @@ func (c *Check) repeat(ctx context.Context, until time.Time, try func() (ok bool
 	}
 }
 
-// newProber returns a prober of a target, and a function that closes it.
+// newProber returns a prober of a target and a function that closes it. ctx may have ended when that is called.
 func newProber(ctx context.Context, target *config.Target, store *credentials.Store) (*probe.Prober, func()) {
 	p := probe.New(target, store.For(target), probe.Options{
 		Sessions: &probe.Sessions{}, OnSessionLost: func(probe.LossReason, time.Time) {},
@@ -128,11 +130,11 @@ func newProber(ctx context.Context, target *config.Target, store *credentials.St
 	return p, func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 		defer cancel()
-		_ = p.Close(closing) // the process ends anyway
+		_ = p.Close(closing) // the program exits in any case
 	}
 }
 
-// checkOutput is what one check found, as --format=json shows it.
+// checkOutput is the output of --format=json for a check. Durations are in seconds.
 type checkOutput struct {
 	Check    string   `json:"check"`
 	Status   string   `json:"status"`
@@ -155,24 +157,24 @@ func (c *Check) runCheck(
 		}
 	}
 	checker := check.New(settings, credentials.ForCheck(settings), query)
-	var o check.Outcome
+	var r check.Result
 	c.repeat(ctx, time.Now().Add(c.wait), func() bool {
-		o = checker.Run(ctx)
-		return o.Status != check.Fail
+		r = checker.Run(ctx)
+		return r.Status != check.Fail
 	})
-	f := checkOutput{Check: settings.Name, Status: o.Status.String(), Output: o.Output, Duration: o.Took.Seconds()}
-	if o.Measured {
-		f.Value = &o.Value
+	f := checkOutput{Check: settings.Name, Status: r.Status.String(), Output: r.Output, Duration: r.Took.Seconds()}
+	if r.HasValue {
+		f.Value = &r.Value
 	}
 	switch {
 	case c.format == formatJSON:
-		_ = json.NewEncoder(out).Encode(f) // nobody is told if nobody reads
+		_ = json.NewEncoder(out).Encode(f) // ignored: the reader may have gone
 	case f.Output != "":
 		fmt.Fprintf(out, "%s: %s (%.1f ms)\n", f.Status, f.Output, f.Duration*1e3)
 	default:
 		fmt.Fprintf(out, "%s (%.1f ms)\n", f.Status, f.Duration*1e3)
 	}
-	if o.Status == check.Fail {
+	if r.Status == check.Fail {
 		return exitRejecting
 	}
 	return exitAccepting
@@ -184,7 +186,7 @@ func probeOnce(ctx context.Context, p *probe.Prober, timeout time.Duration) *pro
 	return p.Probe(ctx)
 }
 
-// choose returns the target that was named, or the only one.
+// choose returns the named target, or the only one if none is named.
 func (c *Check) choose(file *config.File) (*config.Target, error) {
 	if c.target == "" && len(file.Targets) == 1 {
 		return file.Targets[0], nil
@@ -218,7 +220,7 @@ func codeOf(r *probe.Result) int {
 	return exitNotTried
 }
 
-// exitCode returns what the style makes of an exit code: Docker knows 0 and 1.
+// exitCode converts an exit code to the style: Docker accepts only 0 and 1.
 func (c *Check) exitCode(code int) int {
 	if c.style == styleDocker {
 		return min(code, 1)
@@ -226,7 +228,7 @@ func (c *Check) exitCode(code int) int {
 	return code
 }
 
-// write writes a result, in a line that a person can read or as JSON.
+// write writes a result as a line of text or as JSON.
 func (c *Check) write(out io.Writer, name string, r *probe.Result) {
 	a := probeOutput{
 		Target: name, Up: r.Up(), State: string(r.State()), Duration: r.Duration.Seconds(), Phases: make(map[string]float64),
@@ -245,11 +247,13 @@ func (c *Check) write(out io.Writer, name string, r *probe.Result) {
 		}
 	}
 	if c.format == formatJSON {
-		_ = json.NewEncoder(out).Encode(a) // nobody is told if nobody reads
+		_ = json.NewEncoder(out).Encode(a) // ignored: the reader may have gone
 		return
 	}
 	line := a.State
-	for _, part := range []struct{ before, text string }{{": ", a.Reason}, {" in phase ", a.Phase}, {", SQLSTATE ", a.SQLState}, {", ", a.Detail}} {
+	for _, part := range []struct{ before, text string }{
+		{": ", a.Reason}, {" in phase ", a.Phase}, {", SQLSTATE ", a.SQLState}, {", ", a.Detail},
+	} {
 		if part.text != "" {
 			line += part.before + part.text
 		}

@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cli is the command line: its flags, and the command check.
+// Package cli implements the command line: the flags and the command check.
 package cli
 
 import (
@@ -28,35 +28,36 @@ const defaultAddress = ":10432"
 
 // Flags are the values of the command line.
 type Flags struct {
-	// Web are exporter-toolkit's flags, Log promslog's.
+	// Web has the flags of exporter-toolkit, Log those of promslog.
 	Web *web.FlagConfig
 	Log promslog.Config
-	// ConfigFile is empty for the one target from the environment. ConfigCheck asks to validate the file and exit.
+	// ConfigFile is empty if the target comes from the environment. ConfigCheck reports whether to validate the file
+	// and exit.
 	ConfigFile  string
 	ConfigCheck bool
-	// TelemetryPath is where the metrics are served, Targets whether those of the targets are among them, and Compat whether
-	// postgres_exporter's names are too.
+	// TelemetryPath is the path of the metrics. Targets reports whether it shows the metrics of the targets, and Compat
+	// whether to show metrics under postgres_exporter's names as well.
 	TelemetryPath   string
 	Targets, Compat bool
-	// Lifecycle switches POST /-/reload on.
+	// Lifecycle reports whether to serve POST /-/reload.
 	Lifecycle bool
-	// HealthAddress is where the health paths are served as well, empty for nowhere.
+	// HealthAddress is a second address for the health paths, empty if there is none.
 	HealthAddress string
-	// Probing are the defaults of all targets.
+	// Probing has the default settings of all targets.
 	Probing config.Probing
-	// TimeoutOffset is taken off the scrape timeout that Prometheus announces.
+	// TimeoutOffset is subtracted from the scrape timeout that Prometheus announces.
 	TimeoutOffset time.Duration
-	// Keep reports whether a session is kept between probes.
+	// Keep reports whether to keep a session open between probes.
 	Keep bool
-	// MaxInFlight bounds the probes under way.
+	// MaxInFlight is the most configured targets, and the most ad-hoc targets, that are probed at once.
 	MaxInFlight int
 	// IsCheck reports whether the command is check, and Check has its flags.
 	IsCheck bool
 	Check   Check
 }
 
-// Parse reads the command line. If ended is set, the program is to exit with code: help or the version was written to out, or what
-// is wrong to errs.
+// Parse parses the command line. If ended is set, the program must exit with code: Parse has written help or the
+// version to out, or an error to errs.
 func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	app := kingpin.New(collector.Name, "Tells Prometheus whether a PostgreSQL server is alive, how quickly it answers, "+
 		"and whether there are connections left. Without --config.file it watches one server, which is named by "+
@@ -82,18 +83,22 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 		Default("0.5s").DurationVar(&f.TimeoutOffset)
 	app.Flag("probe.interval", "Also probe between scrapes, this often, so that an outage shorter than a scrape interval "+
 		"shows in counters and histograms; 0s does not.").Default("0s").DurationVar(&f.Probing.Interval)
-	app.Flag("probe.max-in-flight", "The most probes at once: of the configured targets, and of ad-hoc ones.").Default("1024").IntVar(&f.MaxInFlight)
+	app.Flag("probe.max-in-flight", "The most probes at once: of the configured targets, and of ad-hoc ones.").
+		Default("1024").IntVar(&f.MaxInFlight)
 	app.Flag("probe.keep", "Keep a session open between probes, beside the new one of each probe: it reads the connection "+
 		"figures also while no login succeeds, and notices restarts between scrapes.").Default("true").BoolVar(&f.Keep)
 	app.Flag("probe.commit", "Also commit a transaction in each probe, which needs no table and no privilege: SELECT 1 "+
 		"succeeds while commits hang.").BoolVar(&f.Probing.Commit)
 	app.Flag("collect.applications", "Count connections by application name.").BoolVar(&f.Probing.Applications)
 	app.Command("serve", "Serve metrics; what happens without a command.").Default()
-	check := app.Command("check", "Probe once, say what was found, and exit: 0 accepting, 1 rejecting or no connections left, "+
-		"2 no response, 3 misconfigured or not tried. Of a check, 0 that it does not fail, 1 that it does.")
-	check.Arg("name", "A target or a check of --config.file; may be left out where there is one target.").StringVar(&f.Check.target)
-	check.Flag("format", "A line for people, or JSON.").Default(formatText).EnumVar(&f.Check.format, formatText, formatJSON)
-	check.Flag("style", "What the exit code is like; Docker's is 0 or 1.").Default(styleIsReady).EnumVar(&f.Check.style, styleIsReady, styleDocker)
+	check := app.Command("check", "Probe once, say what was found, and exit: 0 accepting, 1 rejecting or no connections "+
+		"left, 2 no response, 3 misconfigured or not tried. Of a check, 0 that it does not fail, 1 that it does.")
+	check.Arg("name", "A target or a check of --config.file; may be left out where there is one target.").
+		StringVar(&f.Check.target)
+	check.Flag("format", "A line for people, or JSON.").Default(formatText).
+		EnumVar(&f.Check.format, formatText, formatJSON)
+	check.Flag("style", "What the exit code is like; Docker's is 0 or 1.").Default(styleIsReady).
+		EnumVar(&f.Check.style, styleIsReady, styleDocker)
 	check.Flag("wait", "Try again for so long while the server is not accepting.").Default("0s").DurationVar(&f.Check.wait)
 	command, err := app.Parse(args)
 	f.IsCheck = command == check.FullCommand()
@@ -103,12 +108,12 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	switch {
 	case err == nil:
 		err = f.validate()
-	case strings.HasPrefix(err.Error(), "unexpected "): // kingpin would repeat what may be a connection string
+	case strings.HasPrefix(err.Error(), "unexpected "): // kingpin's error may contain a connection string
 		err = errors.New("unexpected argument: servers are named in the environment or in a --config.file")
 	}
 	if err != nil {
 		fmt.Fprintf(errs, "%s: error: %s, try --help\n", collector.Name, err)
-		if slices.Contains(args, "check") { // which exits with 2 if there is no response
+		if slices.Contains(args, "check") { // its exit code 2 means that the server did not respond
 			f.Check.style = styleIsReady
 			if strings.Contains(strings.Join(args, "=")+"=", "--style="+styleDocker+"=") {
 				f.Check.style = styleDocker
@@ -140,19 +145,22 @@ func (f *Flags) validate() error {
 	return nil
 }
 
-// taken reports whether something else is served under a path.
+// taken reports whether another handler serves a path.
 func taken(path string) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	return path == collector.ProbePath || path == collector.DiscoveryPath || first == "-" || slices.Contains(health.Paths(), first)
+	return path == collector.ProbePath || path == collector.DiscoveryPath || first == "-" ||
+		slices.Contains(health.Paths(), first)
 }
 
-// CheckConfig validates the configuration file that load reads, writes what is wrong to errs, and returns the exit code.
+// CheckConfig validates the configuration file that load reads. It writes what is wrong to errs, or a summary to out,
+// and returns the exit code.
 func (f *Flags) CheckConfig(load func() (*config.File, error), out, errs io.Writer) int {
 	file, err := load()
 	if err != nil {
 		fmt.Fprintln(errs, err)
 		return 1
 	}
-	fmt.Fprintf(out, "%s can be used; targets: %d, modules: %d, checks: %d\n", f.ConfigFile, len(file.Targets), file.Modules(), len(file.Checks))
+	fmt.Fprintf(out, "%s can be used; targets: %d, modules: %d, checks: %d\n",
+		f.ConfigFile, len(file.Targets), file.Modules(), len(file.Checks))
 	return 0
 }

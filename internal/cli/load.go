@@ -10,14 +10,14 @@ import (
 	"pg_liveness_exporter/internal/credentials"
 )
 
-// Loader returns a function that reads the configuration: the file, again at each call, or the environment, which does not
-// change.
+// Loader returns a function that loads the configuration. Each call reads the file again, or the environment if there
+// is no --config.file.
 func (f *Flags) Loader(getenv func(string) string) func() (*config.File, error) {
 	if f.ConfigFile == "" {
 		return func() (*config.File, error) { return f.loadEnvironment(getenv) }
 	}
 	return func() (*config.File, error) {
-		// Only the file says where its targets are. pgconn cannot be told to ignore this variable.
+		// The environment must not affect targets of a file. pgconn has no option to ignore this variable.
 		if err := os.Unsetenv("PGSERVICE"); err != nil {
 			return nil, err
 		}

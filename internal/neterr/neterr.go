@@ -39,8 +39,8 @@ func TimedOut(err error) bool {
 	return contextEnded(err) || errors.As(err, &netErr) && netErr.Timeout()
 }
 
-// Unresolved reports whether a host name could not be resolved, also because no name server could be reached. It is
-// false if that took too long: see TimedOut.
+// Unresolved reports whether a host name could not be resolved, including if no name server could be reached. It
+// returns false if the resolution timed out: see TimedOut.
 func Unresolved(err error) bool {
 	var dnsErr *net.DNSError
 	return errors.As(err, &dnsErr) && !dnsErr.IsTimeout && !contextEnded(err)

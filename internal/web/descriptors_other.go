@@ -7,5 +7,5 @@ package web
 
 import "math"
 
-// descriptors is how many files and sockets the process may have open: no limit is known.
+// descriptors returns how many files and sockets the process may have open. On this system no limit is known.
 func descriptors() int { return math.MaxInt32 }

@@ -10,7 +10,8 @@ import (
 	"syscall"
 )
 
-// descriptors is how many files and sockets the process may have open. Go has raised the limit as far as it can go.
+// descriptors returns how many files and sockets the process may have open: the soft limit, which the Go runtime raises
+// to the hard limit when the program starts (src/syscall/rlimit.go).
 func descriptors() int {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > math.MaxInt32 {

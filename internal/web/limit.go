@@ -14,24 +14,27 @@ import (
 )
 
 const (
-	// idleGrace is how long every connection may take to send a request, however many others there are.
+	// idleGrace is how long a connection may be idle before it can be evicted. A client has at least that long to send
+	// a request.
 	idleGrace = 500 * time.Millisecond
-	// bodyGrace is how long the rest of a request may take to arrive after the response was sent.
+	// bodyGrace is how long the rest of a request may take to arrive after the handler has returned.
 	bodyGrace = time.Second
 
-	// maxHealthConnections is how many connections are set aside for the listener of the health paths, so that clients of
-	// other listeners cannot take them.
+	// maxHealthConnections is how many connections are reserved for the listener of the health paths. Clients of other
+	// listeners cannot use them.
 	maxHealthConnections = 128
 
-	// sessionsPerTarget is what a target needs while it is probed: the kept session, the new one, and one to cancel.
+	// sessionsPerTarget is how many sessions a target needs during a probe: the kept session, the new session, and one
+	// to cancel a query.
 	sessionsPerTarget = 3
 )
 
-// maxConnections is the limit for all listeners of this process: half of its descriptors. The rest is for sessions. A Prometheus
-// keeps a connection open for each of the targets that it scrapes through /probe.
+// maxConnections returns the limit on connections to all listeners of this process: half of its descriptors, at most
+// 2048. The other half is for sessions. Prometheus keeps a connection open for each target that it scrapes through
+// /probe.
 func maxConnections() int { return min(descriptors()/2, 2048) }
 
-// WarnOfDescriptors logs a warning if the process may open fewer descriptors than so many targets need.
+// WarnOfDescriptors logs a warning if the process may open fewer descriptors than it needs for this number of targets.
 func WarnOfDescriptors(logger *slog.Logger, targets int) {
 	if needed := targets*sessionsPerTarget + maxConnections(); needed > descriptors() {
 		logger.Warn("there may be too few file descriptors for so many targets: raise the limit (ulimit -n, LimitNOFILE)",
@@ -39,18 +42,19 @@ func WarnOfDescriptors(logger *slog.Logger, targets int) {
 	}
 }
 
-// connectionLimit limits the open connections of an HTTP server. Above it, the connection that has been idle for longest is
-// closed: a client that opens many and sends little loses its own, and a scrape under way is never cut off. While all
-// connections are younger than idleGrace, no further one is accepted.
+// connectionLimit limits the open connections of an HTTP server. Above the limit, it closes the connection that has
+// been idle for longest. A connection with a request under way is not idle, so that no scrape is interrupted (see
+// Middleware). While every connection either is in use or has been idle for less than idleGrace, the server accepts no
+// further connection.
 //
-// It uses ConnState and does not wrap the listener, so that exporter-toolkit can go on making the listeners (several addresses,
+// It uses ConnState instead of a listener of its own because exporter-toolkit makes the listeners (several addresses,
 // systemd sockets, TLS).
 type connectionLimit struct {
 	max int
 
 	mu   sync.Mutex // protects what follows
 	open map[net.Conn]*connection
-	idle *list.List // of idleConn: those without a handler, the longest idle first
+	idle *list.List // of idleConn, the longest idle first
 }
 
 type idleConn struct {
@@ -58,7 +62,7 @@ type idleConn struct {
 	since time.Time
 }
 
-// connection is either idle or has handlers, several at once with HTTP/2.
+// connection is an open connection. It is idle while it has no handlers. It has several at once with HTTP/2.
 type connection struct {
 	idle     *list.Element
 	handlers int
@@ -70,7 +74,8 @@ func newConnectionLimit(maxOpen int) *connectionLimit {
 	return &connectionLimit{max: maxOpen, open: make(map[net.Conn]*connection), idle: list.New()}
 }
 
-// track is http.Server's ConnState. For a new connection it is called by the accepting goroutine, which waits here.
+// track is http.Server's ConnState. The goroutine that accepts connections calls it for each new one, and accepts no
+// other until track returns.
 func (l *connectionLimit) track(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
@@ -80,7 +85,7 @@ func (l *connectionLimit) track(conn net.Conn, state http.ConnState) {
 		for wait := l.evict(); wait > 0; wait = l.evict() {
 			time.Sleep(wait)
 		}
-		l.addHandlers(conn, 0) // it becomes idle only now, so that it was not evicted for its own place
+		l.addHandlers(conn, 0) // it becomes idle now: earlier, evict could have closed it
 	case http.StateClosed, http.StateHijacked:
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -92,12 +97,12 @@ func (l *connectionLimit) track(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// markIdleLocked records that conn has no handler from now on.
+// markIdleLocked adds conn to the idle connections.
 func (l *connectionLimit) markIdleLocked(conn net.Conn) *list.Element {
 	return l.idle.PushBack(idleConn{conn, time.Now()})
 }
 
-// evict closes a connection if there are too many, and returns how long to wait until one may be closed.
+// evict closes a connection if there are too many. If none can be closed yet, it returns how long to wait, otherwise 0.
 func (l *connectionLimit) evict() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -116,19 +121,19 @@ func (l *connectionLimit) evict() time.Duration {
 	delete(l.open, victim.Conn)
 	conn := victim.Conn
 	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = wrapped.NetConn() // closing TLS properly may wait for the client
+		conn = wrapped.NetConn() // an orderly end of TLS may wait for the client
 	}
 	_ = conn.Close() // does not wait
 	return 0
 }
 
-// remember is http.Server's ConnContext.
+// remember is http.Server's ConnContext. It stores the connection for Middleware.
 func (*connectionLimit) remember(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, conn)
 }
 
-// Middleware keeps a request's connection from being evicted while next handles it, except while next waits for the client to
-// read.
+// Middleware protects a request's connection from eviction while next handles the request, except while a write waits
+// for the client to read.
 func (l *connectionLimit) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _ := r.Context().Value(connectionKey{}).(net.Conn)
@@ -138,7 +143,7 @@ func (l *connectionLimit) Middleware(next http.Handler) http.Handler {
 	})
 }
 
-// idleWriter is a ResponseWriter whose connection is idle during a write: only the client is waited for then.
+// idleWriter is a ResponseWriter whose connection is idle during a write, which only the client can delay.
 type idleWriter struct {
 	http.ResponseWriter
 	limit *connectionLimit
@@ -151,10 +156,10 @@ func (w idleWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap returns the writer for http.ResponseController.
 func (w idleWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// addHandlers adds n handlers to a connection, unless it was closed meanwhile. Without any it is idle.
+// addHandlers adds n handlers to a connection, unless it has been closed. A connection without handlers becomes idle.
 func (l *connectionLimit) addHandlers(conn net.Conn, n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -172,14 +177,15 @@ func (l *connectionLimit) addHandlers(conn net.Conn, n int) {
 	}
 }
 
-// withoutBody responds to a request without waiting for its body, which no path here needs. Without the header, net/http reads
-// the body before it sends the response. With it, net/http sends the response, reads what is left of the body, so that the
-// client is not reset before it has read the response, and closes the connection.
+// withoutBody makes the server respond to a request without waiting for its body, which no handler here reads. By
+// default, net/http reads the body before it sends the response. With the header "Connection: close", it sends the
+// response, reads the rest of the body so that the client can read the response before the connection is reset, and
+// closes the connection.
 func withoutBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
 			w.Header().Set("Connection", "close")
-			defer func() { // a writer without deadlines, as tests have it, has no connection to wait for
+			defer func() { // ignored: writers of tests have no deadlines
 				_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyGrace))
 			}()
 		}

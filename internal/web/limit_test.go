@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// hanging is the longest that a response may take on a busy machine before it counts as hung.
+// hanging is how long a response may take before a test counts it as hung.
 const hanging = 10 * time.Second
 
-// TestClientsThatDoNotRead: more clients than there may be connections, none of which reads its response, do not keep another
-// client from its response.
+// TestClientsThatDoNotRead tests that a client gets its response although more clients than the limit allows do not
+// read theirs.
 func TestClientsThatDoNotRead(t *testing.T) {
 	t.Parallel()
 	const maxOpen = 4

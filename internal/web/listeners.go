@@ -1,8 +1,8 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package web serves HTTP: listeners with time-outs and a limit on open connections, what is served under which path, reloading
-// the configuration, and shutdown.
+// Package web serves HTTP. It has the listeners, with timeouts and a limit on open connections, the paths, the reload
+// of the configuration, and the shutdown.
 package web
 
 import (
@@ -20,32 +20,32 @@ import (
 )
 
 const (
-	// readTimeout bounds the reading of a whole request, its body included. net/http lifts it while a handler runs.
+	// readTimeout bounds the reading of a whole request, including its body. net/http lifts it while a handler runs.
 	readTimeout = 5 * time.Second
 	idleTimeout = 2 * time.Minute
-	// writeTimeout begins with the request, so it leaves time for the longest probe. The collector shortens it once it has
-	// something to write.
+	// writeTimeout begins with the request and therefore allows for the longest probe. The collector sets a shorter one
+	// when it begins to write.
 	writeTimeout = config.MaxTimeout + 10*time.Second
-	// finishGrace is how long requests under way may take after the end of Serve's context.
+	// finishGrace is how long requests under way may take after Serve's context has ended.
 	finishGrace = 3 * time.Second
 )
 
-// Options of Serve.
+// Options has the parameters of Serve.
 type Options struct {
-	// Flags are exporter-toolkit's: addresses, TLS, passwords, systemd's sockets. They are for Handler.
+	// Flags are exporter-toolkit's: addresses, TLS, passwords, systemd sockets. They apply to Handler.
 	Flags *toolkit.FlagConfig
 	// Handler serves all paths.
 	Handler http.Handler
-	// HealthAddress is where HealthHandler is served as well, without TLS and passwords; empty for nowhere.
+	// HealthAddress is the address of HealthHandler, which has neither TLS nor passwords. It is empty if there is none.
 	HealthAddress string
 	HealthHandler http.Handler
-	// OnReady is called when the listeners are being opened, with true, and when they are about to be closed, with false.
+	// OnReady is called with true when Serve opens the listeners, and with false before it closes them.
 	OnReady func(ready bool)
 	Logger  *slog.Logger
 }
 
-// Serve serves requests until ctx ends, or until a listener fails, which is the error. Requests under way may then take
-// finishGrace, before their contexts and connections end.
+// Serve serves requests until ctx ends or a listener fails, and returns the error of the listener. Requests under way
+// may then take finishGrace longer. After that, Serve ends their contexts and closes their connections.
 func Serve(ctx context.Context, o Options) error {
 	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
@@ -63,7 +63,7 @@ func Serve(ctx context.Context, o Options) error {
 	return err
 }
 
-// listener is an HTTP server with what exporter-toolkit needs to serve it.
+// listener is an HTTP server with its flags for exporter-toolkit.
 type listener struct {
 	server *http.Server
 	flags  toolkit.FlagConfig
@@ -71,10 +71,12 @@ type listener struct {
 
 type listeners []listener
 
-// newListeners makes a server for each address: exporter-toolkit changes the server that it serves, and has a data race if it
-// serves one at several addresses. systemd's sockets have one server, since the toolkit makes their listeners itself.
+// newListeners makes a server for each address: exporter-toolkit modifies the server, so that there would be a data
+// race if several addresses shared one. All systemd sockets share one server because the toolkit makes their listeners
+// itself.
 //
-// The address of the health paths has a server of its own, with a limit of its own, and without TLS and passwords.
+// The address of the health paths has its own server and its own limit, and neither TLS nor passwords. The contexts of
+// all requests derive from requests.
 func newListeners(requests context.Context, o *Options) listeners {
 	newServer := func(handler http.Handler, limit *connectionLimit) *http.Server {
 		return &http.Server{
@@ -110,7 +112,7 @@ func newListeners(requests context.Context, o *Options) listeners {
 	return all
 }
 
-// listen starts all servers. The returned channel gets the error of a server that fails.
+// listen starts all servers. It returns a channel that receives the error of each server that fails.
 func (all listeners) listen(logger *slog.Logger) <-chan error {
 	failed := make(chan error, len(all))
 	for _, l := range all {
@@ -123,7 +125,7 @@ func (all listeners) listen(logger *slog.Logger) <-chan error {
 	return failed
 }
 
-// stop waits for the requests under way, for at most finishGrace, and then ends them.
+// stop closes the listeners and waits at most finishGrace for the requests under way. Then it ends them.
 func (all listeners) stop(requests context.Context, endRequests func()) {
 	grace, cancel := context.WithTimeout(requests, finishGrace)
 	defer cancel()
@@ -132,7 +134,7 @@ func (all listeners) stop(requests context.Context, endRequests func()) {
 		stopping.Go(func() {
 			if l.server.Shutdown(grace) != nil {
 				endRequests()
-				_ = l.server.Close() // closes the connections; nobody is left to tell
+				_ = l.server.Close() // ignored: the process exits
 			}
 		})
 	}

@@ -13,8 +13,8 @@ import (
 	"pg_liveness_exporter/collector"
 )
 
-// NewMux returns a mux that serves /metrics or what stands for it, /probe, /sd, /-/reload and a landing page. reload is nil if
-// the lifecycle API is off.
+// NewMux returns a mux that serves the metrics at telemetryPath, and also /probe, /sd, /-/reload and a landing page.
+// reload is nil if the lifecycle API is off.
 func NewMux(telemetryPath string, exporter *collector.Exporter, reload http.Handler) (*http.ServeMux, error) {
 	mux := http.NewServeMux()
 	mux.Handle(telemetryPath, exporter)
@@ -41,7 +41,10 @@ func NewMux(telemetryPath string, exporter *collector.Exporter, reload http.Hand
 		Links: []toolkit.LandingLinks{
 			{Address: telemetryPath, Text: "Metrics"},
 			{Address: "/health", Text: "Health", Description: "The verdict on all targets, as JSON"},
-			{Address: collector.DiscoveryPath, Text: "Service discovery", Description: "All targets, for Prometheus's http_sd_configs"},
+			{
+				Address: collector.DiscoveryPath, Text: "Service discovery",
+				Description: "All targets, for Prometheus's http_sd_configs",
+			},
 		},
 		Profiling: "false",
 	})

@@ -14,7 +14,7 @@ import (
 	"pg_liveness_exporter/monitor"
 )
 
-// Reloader loads the configuration again on request: at a signal, or as the handler of /-/reload. It reloads once at a time.
+// Reloader reloads the configuration on a signal or on a request to /-/reload. Reloads never overlap.
 type Reloader struct {
 	load     func() (*config.File, error)
 	monitor  *monitor.Monitor
@@ -24,20 +24,20 @@ type Reloader struct {
 	ended    chan struct{} // closed when Run has returned
 }
 
-// NewReloader returns a reloader, which works while Run runs. hangup gets the signals.
+// NewReloader returns a reloader. It reloads only while Run runs. hangup receives the signals.
 func NewReloader(
 	hangup <-chan os.Signal, load func() (*config.File, error), m *monitor.Monitor, logger *slog.Logger,
 ) *Reloader {
 	return &Reloader{load, m, logger, hangup, make(chan chan<- error), make(chan struct{})}
 }
 
-// Run reloads at signals and requests until ctx ends.
+// Run reloads on signals and requests until ctx ends.
 func (r *Reloader) Run(ctx context.Context) {
 	defer close(r.ended)
 	for {
 		select {
 		case <-r.hangup:
-			_ = r.reload() // it was logged, and nobody waits
+			_ = r.reload() // ignored: reload has logged it
 		case reply := <-r.requests:
 			reply <- r.reload()
 		case <-ctx.Done():
@@ -46,7 +46,8 @@ func (r *Reloader) Run(ctx context.Context) {
 	}
 }
 
-// reload applies the configuration. If it cannot be loaded, the one before stays, and the error says what is wrong.
+// reload loads and applies the configuration. If it cannot be loaded, the previous one stays and reload returns the
+// error.
 func (r *Reloader) reload() error {
 	file, err := r.load()
 	if err != nil {
@@ -61,13 +62,14 @@ func (r *Reloader) reload() error {
 	return nil
 }
 
-// ServeHTTP reloads: 200, or 500 with what is wrong.
+// ServeHTTP reloads the configuration. It responds with 200 if that succeeds, or with 500 and the error. It aborts the
+// request if the client leaves or the reloader stops before the reload begins.
 func (r *Reloader) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	reply := make(chan error, 1)
 	select {
 	case r.requests <- reply:
 	case <-request.Context().Done():
-		panic(http.ErrAbortHandler) // an empty response would mean success
+		panic(http.ErrAbortHandler) // an empty response would have status 200
 	case <-r.ended:
 		panic(http.ErrAbortHandler)
 	}
@@ -76,7 +78,7 @@ func (r *Reloader) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	}
 }
 
-// LogProblems writes a line for each problem of a configuration.
+// LogProblems logs each line of the error of a configuration.
 func LogProblems(logger *slog.Logger, err error) {
 	for line := range strings.Lines(err.Error()) {
 		logger.Error("cannot use the configuration", "err", strings.TrimSpace(line))
