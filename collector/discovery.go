@@ -17,7 +17,7 @@ type group struct {
 
 // Discovery returns a handler for /sd. It lists all configured targets for Prometheus's http_sd_configs. Prometheus
 // scrapes each target through /probe at the address of this request, and the label instance has the target's name.
-// Prometheus scrapes the target without a name at metricsPath.
+// Prometheus scrapes the target from the environment at metricsPath.
 func (e *Exporter) Discovery(metricsPath string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Host == "" {
@@ -31,7 +31,7 @@ func (e *Exporter) Discovery(metricsPath string) http.Handler {
 		groups := []group{}
 		for _, t := range e.monitor.Targets() {
 			labels := map[string]string{"__scheme__": scheme, "__metrics_path__": metricsPath}
-			if name := t.Name(); name != "" {
+			if name := t.Name(); !t.Implied() {
 				labels["__metrics_path__"] = ProbePath
 				labels["__param_target"] = name
 				labels["instance"] = name

@@ -160,7 +160,7 @@ func newTestExporter(t *testing.T, r *probe.Result, names ...string) *testExport
 	}
 	for _, name := range names {
 		file.Targets = append(file.Targets, &config.Target{
-			Name: name, Kind: kind,
+			Name: name, Implied: name == "", Kind: kind,
 			Probing: config.Probing{Timeout: 5 * time.Second, Commit: r.ServerStats != nil && !r.ServerStats.Replica},
 		})
 	}

@@ -371,7 +371,7 @@ func (v *View) Gather() ([]*dto.MetricFamily, error) {
 // series returns the series of a metric for one target, sorted by the values of the labels.
 func (v *View) series(m *metric, s *monitor.Snapshot) ([]*dto.Metric, error) {
 	var target *dto.LabelPair
-	if v.labelled && s.Target != "" {
+	if v.labelled && !s.Implied {
 		name := targetLabel
 		target = &dto.LabelPair{Name: &name, Value: &s.Target}
 	}

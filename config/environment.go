@@ -40,6 +40,9 @@ type Variable struct {
 	File string
 }
 
+// impliedName is the name of the target from the environment.
+const impliedName = "postgres"
+
 const fileSuffix = "_FILE"
 
 // FromEnvironment returns the one target that needs no configuration file. It is made of the first form of which a
@@ -82,5 +85,5 @@ func FromEnvironment(getenv func(string) string, probing Probing) (*Target, erro
 	default:
 		e.Form, e.Source = FormLibpq, "libpq's variables and defaults"
 	}
-	return &Target{Kind: KindPostgres, Probing: probing, Login: Login{Environment: e}}, nil
+	return &Target{Name: impliedName, Implied: true, Kind: KindPostgres, Probing: probing, Login: Login{Environment: e}}, nil
 }

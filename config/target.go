@@ -10,9 +10,12 @@ import (
 
 // Target is one server to watch. It is a plain value that does not change once it was made.
 type Target struct {
-	// Name is the target's key in the configuration file. It is empty for the target from the environment and for
-	// ad-hoc targets.
+	// Name is the target's key in the configuration file, and "postgres" for the target from the environment. It is empty
+	// for ad-hoc targets.
 	Name string
+	// Implied reports whether the target comes from the environment. Its series have no label target, since there is
+	// only one.
+	Implied bool
 	// Module is the module whose settings the target has. It is empty if the target names none.
 	Module string
 	// Kind is the kind of the server.

@@ -395,3 +395,15 @@ func running(argument string) bool {
 	}
 	return false
 }
+
+// TestImpliedTarget: the target from the environment is called postgres in /probe, and has no label on /metrics.
+func TestImpliedTarget(t *testing.T) {
+	t.Parallel()
+	e := startExporter(t, []string{"DATA_SOURCE_NAME=host=127.0.0.1 port=1 user=u sslmode=disable"})
+	if m := e.ProbeMetrics("postgres", ""); m["pg_up"] != 0 || m["pg_probes_total"] != 1 {
+		t.Errorf("/probe?target=postgres: pg_up %v, %v probes", m["pg_up"], m["pg_probes_total"])
+	}
+	if m := e.Scrape(); m["pg_probes_total"] != 2 {
+		t.Errorf("/metrics: %v probes without a label", m["pg_probes_total"])
+	}
+}

@@ -61,18 +61,10 @@ func statusName(s check.Status, names config.StatusNames) string {
 	return [...]string{names.Pass, names.Warn, names.Fail}[s]
 }
 
-// nameOf returns a target's name, or Unnamed if it has none.
-func nameOf(t *monitor.Target) string {
-	if t.Name() == "" {
-		return Unnamed
-	}
-	return t.Name()
-}
-
 // findTarget returns the target with this name, or nil if there is none.
 func (h *Health) findTarget(name string) *monitor.Target {
 	for _, t := range h.monitor.Targets() {
-		if nameOf(t) == name {
+		if t.Name() == name {
 			return t
 		}
 	}
@@ -96,7 +88,7 @@ func (h *Health) components(r *http.Request) []component {
 	excluded := func(name string) bool { return slices.Contains(names, name) }
 	var makers []func() component
 	for _, t := range h.monitor.Targets() {
-		if !excluded(nameOf(t)) {
+		if !excluded(t.Name()) {
 			makers = append(makers, func() component { return h.server(ctx, t, settings).component })
 		}
 	}
@@ -128,7 +120,7 @@ func (h *Health) server(ctx context.Context, t *monitor.Target, settings config.
 	until := time.Now().Add(maxWait)
 	s, err := t.Latest(ctx, settings.MaxAge, maxWait)
 	for err != nil { // a reload removed it, or replaced it
-		name := nameOf(t)
+		name := t.Name()
 		if t = h.findTarget(name); t == nil {
 			gone := component{
 				name: name, category: datastore, status: check.Fail, output: unknownName, failing: true, at: time.Now(),
@@ -139,7 +131,7 @@ func (h *Health) server(ctx context.Context, t *monitor.Target, settings config.
 	}
 	r, at := s.Result, s.At()
 	c := component{
-		name: nameOf(t), kind: string(s.Kind), category: datastore, failing: s.Failing(), at: at,
+		name: t.Name(), kind: string(s.Kind), category: datastore, failing: s.Failing(), at: at,
 		expires: at.Add(settings.MaxAge), took: r.Connect,
 	}
 	if r.Up() {

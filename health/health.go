@@ -20,9 +20,6 @@ import (
 // maxWait is how long a request waits for a probe. The default timeout of a kubelet is one second.
 const maxWait = 500 * time.Millisecond
 
-// Unnamed is the name that paths and bodies have for the target from the environment.
-const Unnamed = "postgres"
-
 // Health serves the health paths.
 type Health struct {
 	monitor  *monitor.Monitor

@@ -259,7 +259,7 @@ func TestStatus(t *testing.T) {
 // the server does not have the role.
 func TestRoles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newFixture(t, config.DefaultHealth(), "")
+		h := newFixture(t, config.DefaultHealth(), "postgres")
 		for _, test := range []struct {
 			stats                                      *probe.ServerStats
 			primary, replica, lag, readWrite, readOnly int
@@ -285,7 +285,7 @@ func TestRoles(t *testing.T) {
 			time.Sleep(time.Minute)
 			r := up()
 			r.ServerStats = test.stats
-			h.probers[""].result.Store(r)
+			h.probers["postgres"].result.Store(r)
 			h.expect("/primary", test.primary)
 			h.expect("/replica", test.replica)
 			var body struct{ Output string }

@@ -106,8 +106,11 @@ func (s *Snapshot) At() time.Time {
 	return s.Result.Start.Add(s.Result.Duration)
 }
 
-// Name returns the name of the target, empty for the target from the environment.
+// Name is the target's name, empty for an ad-hoc one.
 func (t *Target) Name() string { return t.options.name }
+
+// Implied reports whether the target comes from the environment.
+func (t *Target) Implied() bool { return t.options.implied }
 
 // Timeout returns how long a probe of the target may take.
 func (t *Target) Timeout() time.Duration { return t.options.Timeout }

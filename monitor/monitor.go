@@ -83,7 +83,7 @@ func (m *Monitor) newTarget(t *config.Target, adHoc bool) *Target {
 	}
 	return newTarget(
 		targetOptions{
-			name: t.Name, kind: t.Kind, Probing: t.Probing, keep: m.options.Keep, logger: logger,
+			name: t.Name, implied: t.Implied, kind: t.Kind, Probing: t.Probing, keep: m.options.Keep, logger: logger,
 			shared: &m.shared, limiter: limiter, histograms: m.options.NewHistograms(t.Commit),
 		},
 		func(events Events) Prober { return m.options.NewProber(t, events) })

@@ -141,7 +141,7 @@ func (t *Target) unanswered(start time.Time) Snapshot {
 // snapshotLocked returns a snapshot with the result r and what has been counted up to now.
 func (t *Target) snapshotLocked(r *probe.Result) Snapshot {
 	return Snapshot{
-		Target: t.options.name, Kind: t.options.kind, Result: r, History: t.history.clone(), Histograms: t.histograms,
+		Target: t.options.name, Implied: t.options.implied, Kind: t.options.kind, Result: r, History: t.history.clone(), Histograms: t.histograms,
 	}
 }
 

@@ -89,10 +89,12 @@ func (h History) clone() History {
 // Snapshot is the state of a target at one moment: the result for the caller of Probe, and what had been counted then,
 // including that result. It does not change, except that later probes add to the same histograms.
 type Snapshot struct {
-	// Target is the name of the target, empty for the target from the environment. Kind is the kind of server.
-	Target string
-	Kind   config.Kind
-	Result *probe.Result
+	// Target is the name of the target, empty for an ad-hoc one. Implied reports whether it comes from the environment. Kind
+	// is the kind of server.
+	Target  string
+	Implied bool
+	Kind    config.Kind
+	Result  *probe.Result
 	History
 	Histograms
 	// CommitResult is the result of the commit that the probe started, at the caller's deadline. It is nil if there was
@@ -102,8 +104,9 @@ type Snapshot struct {
 
 // targetOptions has the parameters of newTarget.
 type targetOptions struct {
-	name string
-	kind config.Kind
+	name    string
+	implied bool // it comes from the environment
+	kind    config.Kind
 	config.Probing
 	// keep reports whether the prober keeps a session open between probes.
 	keep bool

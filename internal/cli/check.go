@@ -15,7 +15,6 @@ import (
 
 	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
-	"pg_liveness_exporter/health"
 	"pg_liveness_exporter/internal/credentials"
 	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
@@ -193,7 +192,7 @@ func (c *Check) choose(file *config.File) (*config.Target, error) {
 	}
 	var names []string
 	for _, t := range file.Targets {
-		if t.Name == c.target && c.target != "" || t.Name == "" && c.target == health.Unnamed {
+		if t.Name == c.target {
 			return t, nil
 		}
 		names = append(names, t.Name)
