@@ -95,17 +95,18 @@ type dialer struct {
 	// is connected, since the server holds a slot for the login from then on.
 	probeCtx context.Context //nolint:containedctx // DialFunc has room for one context, and a login has two
 
-	loginHandshake     handshake   // on the connection of the login
-	loginDialed        bool        // the login has its connection; later ones carry a cancel request
-	busy               atomic.Bool // a query is running that a cancel request would end
-	callerBoundsCancel atomic.Bool // the caller's context bounds a cancel request, instead of closeGrace
+	loginHandshake     handshake    // on the connection of the login
+	loginDialed        bool         // the login has its connection; later ones carry a cancel request
+	metered            *meteredConn // that connection, below TLS
+	busy               atomic.Bool  // a query is running that a cancel request would end
+	callerBoundsCancel atomic.Bool  // the caller's context bounds a cancel request, instead of closeGrace
 }
 
 // handshake records one TLS handshake.
 type handshake struct {
 	sentCertificate bool // a client certificate was sent
 	conn            *tls.Conn
-	raw             *countedConn // the connection below TLS
+	raw             *meteredConn // the connection below TLS
 	received        int64        // bytes received until the handshake was complete
 }
 
@@ -141,14 +142,15 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	if d.loginDialed {
 		return d.dialCancel(ctx, network, address)
 	}
-	conn, err := d.dialLogin(network, address)
+	metered, err := d.dialLogin(network, address)
 	if err != nil {
 		return nil, err
 	}
-	d.loginDialed = true
+	d.loginDialed, d.metered = true, metered
+	var conn net.Conn = metered
 	if d.tlsConfig != nil {
 		d.trace.enter(PhaseTLS)
-		conn, err = d.encrypt(ctx, conn, &d.loginHandshake)
+		conn, err = d.encrypt(ctx, metered, &d.loginHandshake)
 		d.trace.setTLS(describeTLS(conn, err))
 		if err != nil {
 			return nil, err
@@ -173,14 +175,17 @@ func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.C
 		defer cancel()
 	}
 	conn, err := d.connect(ctx, network, address)
-	if err != nil || d.tlsConfig == nil {
-		return conn, err
+	if err != nil {
+		return nil, err
+	}
+	if d.tlsConfig == nil {
+		return conn, nil
 	}
 	return d.encrypt(ctx, conn, &handshake{})
 }
 
 // dialLogin resolves the host and connects to the first address that accepts, within probeCtx.
-func (d *dialer) dialLogin(network, address string) (net.Conn, error) {
+func (d *dialer) dialLogin(network, address string) (*meteredConn, error) {
 	if network == "unix" {
 		d.trace.enter(PhaseDial)
 		ctx, cancel := endingWith(d.probeCtx)
@@ -232,7 +237,7 @@ func endingWith(other context.Context) (context.Context, context.CancelFunc) {
 }
 
 // connect opens one connection and registers it in sockets.
-func (d *dialer) connect(ctx context.Context, network, address string) (net.Conn, error) {
+func (d *dialer) connect(ctx context.Context, network, address string) (*meteredConn, error) {
 	netDialer := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: maxUnacknowledged, Interval: maxUnacknowledged / 2, Count: 2},
 		Control:         limitUnacknowledged(maxUnacknowledged),
@@ -244,13 +249,15 @@ func (d *dialer) connect(ctx context.Context, network, address string) (net.Conn
 	if err := d.sockets.add(conn); err != nil {
 		return nil, err
 	}
-	return conn, nil
+	metered := &meteredConn{Conn: conn}
+	metered.grant(loginBudget)
+	return metered, nil
 }
 
 // encrypt negotiates TLS and completes the handshake. ctx bounds both. It returns conn itself if the server has no TLS
 // and the mode allows plaintext. Otherwise it returns a bare *tls.Conn, since pgconn needs that type for channel
 // binding.
-func (d *dialer) encrypt(ctx context.Context, conn net.Conn, h *handshake) (net.Conn, error) {
+func (d *dialer) encrypt(ctx context.Context, conn *meteredConn, h *handshake) (net.Conn, error) {
 	if !d.directTLS {
 		offered, err := requestTLS(ctx, conn)
 		if err != nil {
@@ -263,7 +270,7 @@ func (d *dialer) encrypt(ctx context.Context, conn net.Conn, h *handshake) (net.
 			return nil, &tlsError{errNoTLS}
 		}
 	}
-	h.raw = &countedConn{Conn: conn}
+	h.raw = conn
 	h.conn = tls.Client(h.raw, d.tlsConfigFor(h))
 	err := h.conn.HandshakeContext(ctx)
 	h.received = h.raw.received.Load()
@@ -311,18 +318,6 @@ func (d *dialer) tlsConfigFor(h *handshake) *tls.Config {
 		}
 	}
 	return cfg
-}
-
-// countedConn counts the bytes received.
-type countedConn struct {
-	net.Conn
-	received atomic.Int64
-}
-
-func (c *countedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	c.received.Add(int64(n))
-	return n, err
 }
 
 // mayHaveRefusedCertificate reports whether a session that ended may have ended because of our certificate. With TLS

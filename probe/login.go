@@ -165,7 +165,7 @@ func login(
 	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs chooses among several servers; here is one
 	cfg.MaxProtocolMessageBodyLen = maxMessage
 	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		s.meter = newMeter(r)
+		s.meter = newMeter(r, s.dialer.metered)
 		return pgproto3.NewFrontend(s.meter, w)
 	}
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {

@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
+	"sync/atomic"
 
 	"pg_liveness_exporter/internal/neterr"
 )
@@ -26,6 +28,8 @@ const (
 
 	// messageCost is the cost of a message on top of its bytes: pgconn makes a result, a row or a text from it.
 	messageCost = 256
+	// parameterCost is the cost of a parameter on top of its bytes, for the rest of the session's life.
+	parameterCost = 32
 	// columnCost is the cost of a column on top of its bytes, of which there may be none.
 	columnCost = 32
 )
@@ -38,6 +42,7 @@ var errBudget = errors.New("the server sent more than this exporter reads")
 // many bytes as a header announces. It belongs to the goroutine that owns the session.
 type meter struct {
 	reader     io.Reader
+	conn       *meteredConn
 	remaining  int // rest of the budget that grant set
 	parameters int // rest of parameterBudget
 	header     []byte
@@ -47,15 +52,18 @@ type meter struct {
 	err error
 }
 
-func newMeter(r io.Reader) *meter {
-	return &meter{reader: r, remaining: loginBudget, parameters: parameterBudget, header: make([]byte, 0, 7)}
+func newMeter(r io.Reader, conn *meteredConn) *meter {
+	return &meter{reader: r, conn: conn, remaining: loginBudget, parameters: parameterBudget, header: make([]byte, 0, 7)}
 }
 
 // grant sets the budget for what begins now: a login, a statement or idle time.
-func (m *meter) grant(budget int) { m.remaining = budget }
+func (m *meter) grant(budget int) {
+	m.remaining = budget
+	m.conn.grant(budget)
+}
 
 // exceeded reports whether the server exceeded a budget.
-func (m *meter) exceeded() bool { return errors.Is(m.err, errBudget) }
+func (m *meter) exceeded() bool { return errors.Is(m.err, errBudget) || m.conn.exceeded.Load() }
 
 // Read reads from the connection. It returns data up to the first message that the budget does not cover, and errBudget
 // from then on.
@@ -131,8 +139,39 @@ func (m *meter) charge(header []byte) bool {
 		cost += columnCost * int(binary.BigEndian.Uint16(header[5:7]))
 	}
 	if header[0] == 'S' {
-		m.parameters -= cost
+		m.parameters -= cost - messageCost + parameterCost
 	}
 	m.remaining -= cost
 	return m.remaining >= 0 && m.parameters >= 0
+}
+
+// rawSlack is how many bytes more than a budget a connection may carry: TLS adds some to each record.
+const rawSlack = 64 << 10
+
+// meteredConn limits the bytes that a connection carries below pgconn. If a write takes longer than 15 ms, pgconn reads all that
+// the server sends into memory until the write ends, before the meter sees any of it (bgreader in pgconn).
+type meteredConn struct {
+	net.Conn
+	received atomic.Int64 // bytes
+	limit    atomic.Int64 // of received
+	exceeded atomic.Bool
+}
+
+// grant lets the connection carry budget bytes from now on.
+func (c *meteredConn) grant(budget int) {
+	c.limit.Store(c.received.Load() + int64(budget+budget/8+rawSlack))
+}
+
+// Read reads from the connection, and returns errBudget once the server has sent more than was granted. pgconn may call it from a
+// goroutine of its own.
+func (c *meteredConn) Read(p []byte) (int, error) {
+	if c.exceeded.Load() {
+		return 0, errBudget
+	}
+	n, err := c.Conn.Read(p)
+	if c.received.Add(int64(n)) > c.limit.Load() {
+		c.exceeded.Store(true)
+		return 0, errBudget
+	}
+	return n, err
 }

@@ -391,7 +391,8 @@ func (p *Prober) reopen(k *kept) LossReason {
 				after = p.kind.readStartTimes(ctx, s)
 				return nil
 			})
-			if p.keep(s) == nil {
+			// A session that ended meanwhile was never kept, so its end is no loss.
+			if s.conn.IsClosed() || p.keep(s) == nil {
 				p.closeInBackground(s)
 			}
 		}

@@ -555,7 +555,9 @@ func TestAlertKnownAfterClose(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		encrypted, err := d.encrypt(t.Context(), conn, &h)
+		metered := &meteredConn{Conn: conn}
+		metered.grant(loginBudget)
+		encrypted, err := d.encrypt(t.Context(), metered, &h)
 		if err != nil || !h.sentCertificate {
 			t.Fatal(err, h.sentCertificate)
 		}
