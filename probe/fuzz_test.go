@@ -230,8 +230,9 @@ func play(t testing.TB, kind config.Kind, r recording) (p *Prober, stop func()) 
 const hangUp = 0
 
 // mutate returns a changed copy of r. Each change takes four bytes: the reply, the message, the operation and its
-// argument.
+// argument. There are at most 16 changes: some of them double a reply.
 func (r recording) mutate(changes []byte) recording {
+	changes = changes[:min(len(changes), 4*16)]
 	changed := make(recording, len(r))
 	for i, reply := range r {
 		changed[i] = slices.Clone(reply)
@@ -239,6 +240,9 @@ func (r recording) mutate(changes []byte) recording {
 	kinds := "RKSZTDCENAIGHWVnst123cdv"
 	for ; len(changes) >= 4 && len(changed) > 0; changes = changes[4:] {
 		reply := &changed[int(changes[0])%len(changed)]
+		if len(*reply) > 1<<14 {
+			continue
+		}
 		at, how := 0, int(changes[3])
 		if len(*reply) > 0 {
 			at = int(changes[1]) % len(*reply)
