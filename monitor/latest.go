@@ -18,7 +18,7 @@ import (
 // If the first probe of a target has not ended, the result is a timeout that is not counted. If the target is closed,
 // the error is ErrClosed.
 func (t *Target) Latest(ctx context.Context, maxAge, maxWait time.Duration) (Snapshot, error) {
-	if s, ok := t.latest(); ok {
+	if s, ok := t.lastCounted(); ok {
 		if locksOut(s.Result.Failure) {
 			maxAge = max(maxAge, authPause)
 		}
@@ -36,14 +36,14 @@ func (t *Target) Latest(ctx context.Context, maxAge, maxWait time.Duration) (Sna
 	case <-t.life.Done():
 		return Snapshot{}, ErrClosed
 	}
-	if s, ok := t.latest(); ok {
+	if s, ok := t.lastCounted(); ok {
 		return s, nil
 	}
 	return t.unanswered(start), nil
 }
 
-// latest returns the result of the last counted probe. It reports false if there is none yet.
-func (t *Target) latest() (Snapshot, bool) {
+// lastCounted returns the result of the last counted probe. It reports false if there is none yet.
+func (t *Target) lastCounted() (Snapshot, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.history.last
@@ -61,8 +61,8 @@ func (t *Target) refresh() <-chan struct{} {
 	if t.refreshing == nil && !t.closed {
 		ended := make(chan struct{})
 		t.refreshing = ended
-		t.sampling.Go(func() {
-			_, _ = t.wait(t.life, time.Now().Add(t.options.Timeout), false) // wait has recorded the result
+		t.background.Go(func() {
+			_, _ = t.probeShared(t.life, time.Now().Add(t.options.Timeout), false) // the result has been recorded
 			t.mu.Lock()
 			t.refreshing = nil
 			t.mu.Unlock()
@@ -101,7 +101,7 @@ func (s *Snapshot) Counted() bool { return s.last == s.Result }
 // At returns when the result was obtained.
 func (s *Snapshot) At() time.Time {
 	if s.Counted() {
-		return s.counted
+		return s.countedAt
 	}
 	return s.Result.Start.Add(s.Result.Duration)
 }

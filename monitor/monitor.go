@@ -27,12 +27,12 @@ const probeInterval = 2500 * time.Microsecond
 
 // Monitor watches the targets and runs the checks of a configuration. All its methods may be called by any goroutine.
 type Monitor struct {
-	options Options
-	targets *targets
-	checks  *checks
-	shared  atomic.Uint64 // number of probes with several callers
-	limiter *limiter      // for probes of configured targets
-	adHoc   *limiter      // for probes of ad-hoc targets
+	options     Options
+	targets     *targets
+	checks      *checks
+	sharedCount atomic.Uint64 // number of probes with several callers
+	limiter     *limiter      // for probes of configured targets
+	adHoc       *limiter      // for probes of ad-hoc targets
 
 	mu         sync.Mutex // protects what follows
 	loaded     bool       // whether the last configuration could be loaded
@@ -84,7 +84,7 @@ func (m *Monitor) newTarget(t *config.Target, adHoc bool) *Target {
 	return newTarget(
 		targetOptions{
 			name: t.Name, implied: t.Implied, kind: t.Kind, Probing: t.Probing, keep: m.options.Keep, logger: logger,
-			shared: &m.shared, limiter: limiter, histograms: m.options.NewHistograms(t.Commit),
+			sharedCount: &m.sharedCount, limiter: limiter, histograms: m.options.NewHistograms(t.Commit),
 		},
 		func(events Events) Prober { return m.options.NewProber(t, events) })
 }
@@ -141,7 +141,7 @@ func (m *Monitor) Checks() []*Check { return m.checks.list() }
 func (m *Monitor) Health() config.Health { return m.targets.health() }
 
 // SharedProbes returns the number of probes that had more than one caller.
-func (m *Monitor) SharedProbes() uint64 { return m.shared.Load() }
+func (m *Monitor) SharedProbes() uint64 { return m.sharedCount.Load() }
 
 // MaxTimeout returns the longest timeout of the configured targets, or 0 if there are none.
 func (m *Monitor) MaxTimeout() time.Duration {

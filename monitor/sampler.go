@@ -33,7 +33,7 @@ func (t *Target) sample() {
 		case <-t.life.Done():
 			return
 		}
-		s, err := t.wait(t.life, time.Now().Add(t.options.Timeout), true)
+		s, err := t.probeShared(t.life, time.Now().Add(t.options.Timeout), true)
 		if err != nil {
 			return // the target was closed
 		}

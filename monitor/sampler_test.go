@@ -40,7 +40,7 @@ func (p *timedProber) Close(context.Context) error { return nil }
 func sampledTarget(p Prober, name string, interval time.Duration, limiter *limiter) *Target {
 	return newTarget(targetOptions{
 		name: name, Probing: config.Probing{Timeout: 2 * time.Second, Interval: interval},
-		logger: slog.New(slog.DiscardHandler), shared: &atomic.Uint64{}, limiter: limiter, histograms: newHistograms(true),
+		logger: slog.New(slog.DiscardHandler), sharedCount: &atomic.Uint64{}, limiter: limiter, histograms: newHistograms(true),
 	}, func(Events) Prober { return p })
 }
 

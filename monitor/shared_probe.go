@@ -74,7 +74,7 @@ func (c *probeContext) Err() error {
 // If the target has the commit probe, the result is counted as soon as it is known. Probe then waits until deadline for
 // the commit that the probe started.
 func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error) {
-	s, err := t.wait(ctx, deadline, false)
+	s, err := t.probeShared(ctx, deadline, false)
 	if err != nil || s.Result.Commit == nil {
 		return s, err
 	}
@@ -90,8 +90,8 @@ func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error
 	return s, nil
 }
 
-// wait is Probe without the wait for the commit. sampler reports whether the caller is the sampler.
-func (t *Target) wait(ctx context.Context, deadline time.Time, sampler bool) (Snapshot, error) {
+// probeShared is Probe without the wait for the commit. sampler reports whether the caller is the sampler.
+func (t *Target) probeShared(ctx context.Context, deadline time.Time, sampler bool) (Snapshot, error) {
 	start := time.Now()
 	over := time.NewTimer(time.Until(deadline))
 	defer over.Stop()
@@ -150,7 +150,7 @@ func (t *Target) snapshotLocked(r *probe.Result) Snapshot {
 func (t *Target) join(deadline time.Time, sampler bool) (*sharedProbe, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p := t.shared
+	p := t.current
 	switch {
 	case t.closed:
 		return nil, false
@@ -160,7 +160,7 @@ func (t *Target) join(deadline time.Time, sampler bool) (*sharedProbe, bool) {
 		p.ctx = &probeContext{deadline: earlier(deadline, now.Add(t.options.Timeout))}
 		p.ctx.Context, p.ctx.end = context.WithCancelCause(context.Background())
 		p.timer = time.AfterFunc(p.ctx.deadline.Sub(now), func() { p.ctx.end(context.DeadlineExceeded) })
-		t.shared = p
+		t.current = p
 		go t.run(p)
 		return p, true
 	case p.ctx.Err() != nil:
@@ -169,7 +169,7 @@ func (t *Target) join(deadline time.Time, sampler bool) (*sharedProbe, bool) {
 	p.sampled = p.sampled || sampler
 	p.deadlines = append(p.deadlines, deadline)
 	if len(p.deadlines) == 2 {
-		t.options.shared.Add(1)
+		t.options.sharedCount.Add(1)
 	}
 	t.rescheduleLocked(p)
 	return p, true
@@ -216,7 +216,7 @@ func (t *Target) run(p *sharedProbe) {
 	}
 	p.ctx.end(nil)
 	p.snapshot = t.snapshotLocked(r)
-	t.shared = nil
+	t.current = nil
 	close(p.done)
 	t.mu.Unlock()
 	if counts {

@@ -41,15 +41,15 @@ type Target struct {
 	// the last time runs it or waits for statement. Each has room for one.
 	statement, slowStatement chan struct{}
 
-	life     context.Context //nolint:containedctx // ends with Close
-	end      context.CancelFunc
-	sampling sync.WaitGroup // the sampler, and the probe that Latest started
+	life       context.Context //nolint:containedctx // ends with Close
+	end        context.CancelFunc
+	background sync.WaitGroup // the sampler and the probe started by Latest
 
 	mu         sync.Mutex // protects what follows
 	closed     bool
-	shared     *sharedProbe // the probe under way, nil while there is none
+	current    *sharedProbe // the probe under way, nil while there is none
 	history    History
-	refreshing chan struct{}  // closed when the probe that Latest started ends; nil while there is none
+	refreshing chan struct{}  // closed when the probe started by Latest ends; nil while there is none
 	refused    *probe.Failure // the failure of the last statement if the server refused our credentials
 	refusedAt  time.Time
 }
@@ -74,7 +74,7 @@ type History struct {
 	LastLoss time.Time
 
 	last          *probe.Result // nil before the first probe ended
-	counted       time.Time     // when last was counted
+	countedAt     time.Time     // when last was counted
 	hysteresis    hysteresis
 	changed       time.Time      // when the verdict last changed
 	statsFailure  *probe.Failure // of the last attempt to read the server statistics, nil if it succeeded
@@ -112,8 +112,8 @@ type targetOptions struct {
 	keep bool
 	// logger logs each change of the verdict. Its attributes identify the target.
 	logger *slog.Logger
-	// shared counts the probes that had more than one caller, over all targets that share it.
-	shared *atomic.Uint64
+	// sharedCount counts the probes that had more than one caller, over all targets that use it.
+	sharedCount *atomic.Uint64
 	// limiter limits the number of probes under way, over all targets that share it.
 	limiter *limiter
 	// histograms are the histograms of the target's durations.
@@ -143,7 +143,7 @@ func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 	t.life, t.end = context.WithCancel(context.Background())
 	t.prober = newProber(Events{t.recordLoss, t.recordCommit, t.logger})
 	if options.Interval > 0 {
-		t.sampling.Go(t.sample)
+		t.background.Go(t.sample)
 	}
 	return t
 }
@@ -154,16 +154,16 @@ func (t *Target) Close(ctx context.Context) error {
 	t.end()
 	t.mu.Lock()
 	t.closed = true
-	shared := t.shared
+	current := t.current
 	t.mu.Unlock()
-	if shared != nil {
+	if current != nil {
 		select {
-		case <-shared.done:
+		case <-current.done:
 		case <-ctx.Done():
 		}
 	}
 	err := t.prober.Close(ctx)
-	t.sampling.Wait()
+	t.background.Wait()
 	return err
 }
 
@@ -217,10 +217,10 @@ func (t *Target) refusal() *probe.Failure {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	last := t.history.last
-	if last != nil && locksOut(last.Failure) && time.Since(t.history.counted) < authPause {
+	if last != nil && locksOut(last.Failure) && time.Since(t.history.countedAt) < authPause {
 		return last.Failure
 	}
-	succeededSince := last != nil && last.Up() && !t.history.counted.Before(t.refusedAt)
+	succeededSince := last != nil && last.Up() && !t.history.countedAt.Before(t.refusedAt)
 	if t.refused != nil && time.Since(t.refusedAt) < authPause && !succeededSince {
 		return t.refused
 	}
@@ -275,7 +275,7 @@ func (t *Target) recordLocked(r *probe.Result, observe bool) {
 		h.commitFailure = nil
 	}
 	h.Probes++
-	h.counted = time.Now()
+	h.countedAt = time.Now()
 	if r.Up() {
 		h.LastSuccess = r.Start.Add(r.Duration)
 	} else {
