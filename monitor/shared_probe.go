@@ -13,10 +13,10 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// resultGrace is how long after its deadline a caller still waits for a result, if the probe has the same deadline.
+// resultGrace is how long a caller keeps waiting for a result after its deadline if the probe has the same deadline.
 const resultGrace = 200 * time.Millisecond
 
-// deadlineSlack is the difference up to which two deadlines count as the same. Callers read the clock at slightly
+// deadlineSlack is how far apart two deadlines may be to count as the same. Callers read the clock at slightly
 // different times.
 const deadlineSlack = 50 * time.Millisecond
 
@@ -26,8 +26,8 @@ var ErrClosed = errors.New("the target is not watched any more")
 // errAbandoned is the cause that ends a probe when all callers have left it. Such a probe is not counted.
 var errAbandoned = errors.New("all callers of this probe have left")
 
-// sharedProbe is one probe with the callers that wait for it. It ends when it has a result, at the target's timeout, or
-// at the latest deadline of its callers, whichever is first.
+// sharedProbe is one probe and the callers that wait for it. It ends when it has a result, at the target's timeout, or
+// at the latest deadline of its callers, whichever comes first.
 type sharedProbe struct {
 	ctx      *probeContext
 	start    time.Time
@@ -42,7 +42,7 @@ type sharedProbe struct {
 
 // probeContext is the context of a shared probe. Its deadline changes when callers join or leave.
 type probeContext struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context //nolint:containedctx // this type is a context
 	end             context.CancelCauseFunc
 
 	mu       sync.Mutex // protects deadline
@@ -138,15 +138,15 @@ func (t *Target) unanswered(start time.Time) Snapshot {
 	return t.snapshotLocked(probe.Unanswered(start, time.Since(start), t.options.keep))
 }
 
-// snapshotLocked returns a snapshot with the result r and what has been counted up to now.
+// snapshotLocked returns a snapshot with the result r and everything that has been counted so far.
 func (t *Target) snapshotLocked(r *probe.Result) Snapshot {
 	return Snapshot{
 		Target: t.options.name, Implied: t.options.implied, Kind: t.options.kind, Result: r, History: t.history.clone(), Histograms: t.histograms,
 	}
 }
 
-// join adds a caller to the probe under way, or starts a probe. It reports false if the probe under way is about to
-// end, so that the caller could not join it. It returns nil if the target is closed.
+// join adds a caller to the probe under way, or starts a probe. It reports false if the caller could not join because
+// the probe under way is about to end. It returns nil if the target is closed.
 func (t *Target) join(deadline time.Time, sampler bool) (*sharedProbe, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -200,7 +200,7 @@ func (t *Target) rescheduleLocked(p *sharedProbe) {
 	p.timer.Reset(time.Until(deadline))
 }
 
-// run runs the probe, and counts the result before any caller gets it. It has a goroutine of its own.
+// run runs the probe, and counts the result before any caller gets it. It runs in a goroutine of its own.
 func (t *Target) run(p *sharedProbe) {
 	t.mu.Lock()
 	responded := t.history.last == nil || t.history.last.Up()

@@ -209,7 +209,7 @@ func (p *stubbornProber) Probe(ctx context.Context) *probe.Result {
 	return p.slowProber.Probe(ctx)
 }
 
-// TestLogsChangesAlone tests that a line is logged if and only if the verdict changes.
+// TestLogsChangesAlone tests that a line is logged when the verdict changes, and only then.
 func TestLogsChangesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs strings.Builder
