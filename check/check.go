@@ -96,7 +96,7 @@ type number struct {
 
 func known(value float64) number { return number{value, true} }
 
-// newRunner returns the runner of a check's kind.
+// newRunner returns the runner of a check's kind. It panics if the kind is unknown, which config rules out.
 func newRunner(c *config.Check, source Source, query Query) runner {
 	d := dependency{c, source}
 	switch c.Kind {
@@ -109,8 +109,9 @@ func newRunner(c *config.Check, source Source, query Query) runner {
 	case config.CheckHTTP:
 		return &web{d}
 	case config.CheckTCP:
+		return &tcp{d}
 	}
-	return &tcp{d}
+	panic(fmt.Sprintf("unknown kind of check: %v", c.Kind))
 }
 
 // Checker runs one check. Its methods must be called by one goroutine at a time.

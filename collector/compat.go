@@ -12,9 +12,9 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// compat adds the metrics that have another name in postgres_exporter, under that name, for dashboards and rules that
-// use it. Metrics with the same name in both are among the others. Labels that identify single sessions are left out:
-// sums by datname and state are the same without them.
+// compat adds metrics under the names that they have in postgres_exporter, for dashboards and rules that use those
+// names. Other functions add the metrics whose names are the same in both exporters. compat leaves out labels that
+// identify single sessions: sums by datname and state are the same without them.
 func (t *Table) compat() {
 	t.add(gauge, "pg_exporter_last_scrape_error", "Compatibility: whether the connection figures could not be read.", nil,
 		func(s *monitor.Snapshot, emit emit) {
@@ -53,8 +53,8 @@ func (t *Table) compat() {
 		func(s *probe.ServerStats, emit emit) { emit.number(s.ReplicationLag) })
 }
 
-// semver returns a server_version_num in postgres_exporter's format: 160014 becomes 16.14.0. It returns the argument if
-// that is not a number.
+// semver returns a server_version_num in postgres_exporter's format: 160014 becomes 16.14.0. If the argument is not a
+// number, semver returns it unchanged.
 func semver(versionNum string) string {
 	n, err := strconv.Atoi(versionNum)
 	if err != nil {

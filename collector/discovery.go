@@ -16,8 +16,8 @@ type group struct {
 }
 
 // Discovery returns a handler for /sd. It lists all configured targets for Prometheus's http_sd_configs. Prometheus
-// scrapes each target through /probe at the address of this request, and the label instance has the target's name.
-// Prometheus scrapes the target from the environment at metricsPath.
+// then scrapes each target through /probe, at the host of this request. The label instance has the target's name. The
+// target from the environment is scraped at metricsPath instead.
 func (e *Exporter) Discovery(metricsPath string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Host == "" {

@@ -115,7 +115,7 @@ func TestDocumented(t *testing.T) {
 	}
 }
 
-// writeRow writes a row of a table of metrics. It has no column for the privilege if that is empty.
+// writeRow writes a row of a table of metrics. It leaves out the column for the privilege if that is empty.
 func writeRow(page *strings.Builder, name string, kind dto.MetricType, labels []string, help, privilege string) {
 	fmt.Fprintf(page, "| `%s` | %s | %s | %s |", name, strings.ToLower(kind.String()), strings.Join(labels, ", "), help)
 	if privilege != "" {

@@ -4,9 +4,9 @@
 // Package collector is the Prometheus view: /metrics, /probe and /sd. A handler calls the monitor to probe targets
 // within the request's deadline, and then renders the snapshots that the monitor returns. Rendering does no I/O.
 //
-// The views implement prometheus.Gatherer instead of prometheus.Collector. A Collector needs a new registry for each
-// scrape. The registry would check names, labels and series in every scrape, although a test checks them once, and that
-// costs twice as much as the rest of the rendering of a target.
+// The views implement prometheus.Gatherer instead of prometheus.Collector. Collectors would need a new registry for
+// each scrape, and the registry would check all names, labels and series again. That costs twice as much as the rest of
+// the rendering. A test checks them instead.
 package collector
 
 import (
@@ -36,9 +36,9 @@ const (
 
 const (
 	timeoutHeader = "X-Prometheus-Scrape-Timeout-Seconds"
-	// minWait is how long a caller waits at least for a probe, even if its scrape timeout is shorter.
+	// minWait is the minimum time that a caller waits for a probe, even if its scrape timeout is shorter.
 	minWait = 100 * time.Millisecond
-	// writeTimeout is how long the writing of a response may take.
+	// writeTimeout is how long writing a response may take.
 	writeTimeout = 10 * time.Second
 )
 
@@ -73,15 +73,15 @@ func New(m *monitor.Monitor, options Options) *Exporter {
 	}
 }
 
-// ServeHTTP serves /metrics. It probes all targets concurrently and renders the results, the results of the checks and
+// ServeHTTP serves /metrics. It probes all targets in parallel and renders the results, the results of the checks and
 // the exporter's own metrics. It responds with 200 by the deadline, even if targets fail or hang. It aborts the request
 // if the client leaves or the server shuts down: Prometheus would take an empty response for a scrape without targets.
 func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var snapshots []monitor.Snapshot
 	if !e.options.HideTargets {
 		wait := e.maxWait(r.Header.Get(timeoutHeader), e.monitor.MaxTimeout())
-		// The scrape timeout includes the time for rendering, which is long if there are very many targets. At most a
-		// quarter is reserved, because the last measurement includes the time that a slow client took to read.
+		// Reserve time for rendering, which takes long if there are very many targets. Reserve at most a quarter,
+		// because the last measurement includes the time that a slow client took to read.
 		wait -= min(time.Duration(e.rendering.Load()), wait/4)
 		var err error
 		if snapshots, err = e.monitor.ProbeAll(r.Context(), time.Now().Add(wait)); err != nil {
@@ -96,7 +96,7 @@ func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // render responds with the metrics of g. If own is not nil, it has a metric that counts errors.
 func (e *Exporter) render(w http.ResponseWriter, r *http.Request, g prometheus.Gatherer, own prometheus.Registerer) {
-	// From here on only the client can be slow. The error is ignored: writers of tests have no deadlines.
+	// From now on only the client can be slow. The error is ignored: the response writers of tests have no deadlines.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	promhttp.HandlerFor(g, promhttp.HandlerOpts{
 		ErrorHandling:     promhttp.ContinueOnError,
@@ -106,7 +106,7 @@ func (e *Exporter) render(w http.ResponseWriter, r *http.Request, g prometheus.G
 	}).ServeHTTP(w, r)
 }
 
-// maxWait returns how long a caller waits for a probe: the scrape timeout in header less the offset, at most timeout.
+// maxWait returns how long a caller waits for a probe: the scrape timeout in header minus the offset, at most timeout.
 // It returns timeout if header is not a valid number of seconds.
 func (e *Exporter) maxWait(header string, timeout time.Duration) time.Duration {
 	seconds, err := strconv.ParseFloat(header, 64)
@@ -121,7 +121,7 @@ func (e *Exporter) maxWait(header string, timeout time.Duration) time.Duration {
 // names: a test does.
 type gatherers []prometheus.Gatherer
 
-// Gather gathers from all gatherers. If some fail, it returns the metrics of the others as well as the errors.
+// Gather gathers from all gatherers. If some fail, it returns the metrics of the others and the errors.
 func (gs gatherers) Gather() ([]*dto.MetricFamily, error) {
 	var (
 		all  []*dto.MetricFamily

@@ -106,7 +106,7 @@ func pooler() *probe.Result {
 	return r
 }
 
-// unprivileged returns a result of a healthy server whose role does not have pg_monitor.
+// unprivileged returns a result of a healthy server whose role lacks pg_monitor.
 func unprivileged() *probe.Result {
 	r := healthy()
 	stats := r.ServerStats
@@ -168,7 +168,7 @@ func newTestExporter(t *testing.T, r *probe.Result, names ...string) *testExport
 	return e
 }
 
-// testExporter is an exporter with the events of its last target.
+// testExporter is an exporter and the events of its last target.
 type testExporter struct {
 	*Exporter
 	events monitor.Events
@@ -250,7 +250,7 @@ func goldens() map[string]*probe.Result {
 	}
 }
 
-// TestCompat tests that the option Compat changes no metric, and compares the metrics that it adds with the files in
+// TestCompat tests that the option Compat changes no other metric, and compares the metrics that it adds with files in
 // testdata/compat.
 func TestCompat(t *testing.T) {
 	for name, r := range goldens() {

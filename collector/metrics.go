@@ -98,8 +98,8 @@ func (t *Table) serverStat(name, help string, labels []string, read func(*probe.
 	})
 }
 
-// probes adds the metrics of the probe itself. All kinds of servers have them, except that each kind has its own metric
-// for up.
+// probes adds the metrics of the probe itself. All kinds of servers have the same ones, except that each kind has its
+// own metric for up.
 func (t *Table) probes() {
 	up := func(name, help string, kind config.Kind) {
 		t.add(gauge, name, help, nil, func(s *monitor.Snapshot, emit emit) {

@@ -60,13 +60,13 @@ func (e emit) of(values map[string]float64, name string, labels ...string) {
 
 const micro = 1e-6
 
-// column is a column of a SHOW command and the metric that shows it.
+// column is a column of a SHOW command, and the metric made from it.
 type column struct {
 	column, name, help string
-	unit               float64 // multiplies a value of the column to get one of the metric
+	unit               float64 // the metric is the column times unit
 }
 
-// columns adds a metric for each column. It has a series for each row, with the labels of the row.
+// columns adds a metric for each column. Each metric has a series for each row, with the labels of the row.
 func (t *Table) columns(
 	kind dto.MetricType, prefix string, labels []string,
 	rows func(*probe.PoolerStats) []probe.PoolerRow, columns []column,

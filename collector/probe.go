@@ -20,7 +20,7 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// ServeProbe serves /probe. It probes the target of the parameter target, with the same deadline as /metrics, and
+// ServeProbe serves /probe. It probes the target named by the parameter target, with a deadline as for /metrics, and
 // renders the result without the label target. If it refuses a request, it responds with 400 and a sentence, or with
 // 503 if there are too many ad-hoc targets. If debug is true, the response is a report in plain text. It aborts the
 // request if the client leaves or the server shuts down.

@@ -37,6 +37,7 @@ type fault struct {
 	since int
 }
 
+// faults returns the table of TestFaults.
 func faults() []fault {
 	stop := func(mode syscall.Signal) func(*testing.T, *testservers.Postgres) func() {
 		return func(t *testing.T, s *testservers.Postgres) func() {

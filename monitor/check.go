@@ -30,16 +30,16 @@ type Check struct {
 	ended chan struct{}
 	first chan struct{} // closed once there is a result
 
-	// Only the check's own goroutine uses these: how long a statement may take, and whether the last one took longer.
-	maxDuration time.Duration
-	overran     bool
+	// Only the check's own goroutine uses these two.
+	maxDuration time.Duration // how long a statement may take
+	overran     bool          // whether the last statement took longer
 
 	mu         sync.Mutex // protects what follows
 	last       check.Result
 	hysteresis hysteresis
 }
 
-// newCheck returns a check. The caller must start its method run in a goroutine.
+// newCheck returns a check. The caller must start run in a goroutine.
 func newCheck(settings *config.Check, target *Target, logger *slog.Logger) *Check {
 	c := &Check{
 		settings: settings, target: target, logger: logger.With("check", settings.Name),
@@ -80,11 +80,14 @@ func (c *Check) run() {
 // slowTime is how long a statement may take while all other checks of its target wait for it.
 const slowTime = time.Second
 
-// runOnce runs the check once. The checks of one target run one after the other, so that together they use at most one
-// of the server's connection slots. If a statement takes longer than slowTime, runOnce ends it and runs it again when
-// no other slow statement of the target waits or runs. A fast check therefore waits for at most one slow statement, and
-// slowTime longer for each check that has just become slow. runOnce reports false if the check or its target has been
-// closed; the result is then meaningless.
+// runOnce runs the check once. The checks of a target run one after another, so that together they use at most one of
+// the server's connection slots.
+//
+// If a statement takes longer than slowTime, runOnce ends it and runs it again when no other slow statement of the
+// target is waiting or running. A fast check therefore waits for at most one slow statement, plus slowTime for each
+// check that has just become slow.
+//
+// runOnce reports false if the check or its target has been closed. The result is then meaningless.
 func (c *Check) runOnce() (check.Result, bool) {
 	if c.target == nil {
 		r := c.checker.Run(c.life)
@@ -131,7 +134,7 @@ func (c *Check) record(r check.Result) {
 	c.mu.Unlock()
 	select {
 	case <-c.first:
-		// If a number stays outside the limits, its changes are not logged.
+		// A number that stays outside the limits is not logged again when it changes.
 		if before.Status == r.Status && (before.Output == r.Output || before.HasValue && r.HasValue) {
 			return
 		}
@@ -167,7 +170,7 @@ func (c *Check) setHysteresis(failAfter, passAfter uint64) {
 	c.hysteresis.failAfter, c.hysteresis.passAfter = failAfter, passAfter
 }
 
-// Close ends the run under way, and waits until it has ended. If ctx ends first, it returns ctx's error.
+// Close ends the run under way and waits until it has ended. If ctx ends first, Close returns ctx's error.
 func (c *Check) Close(ctx context.Context) error {
 	c.end()
 	return bounded.Done(ctx, c.ended)
@@ -196,8 +199,8 @@ func (c *Check) Kind() config.CheckKind { return c.settings.Kind }
 // Timeout returns how long a run may take.
 func (c *Check) Timeout() time.Duration { return c.settings.Timeout }
 
-// Latest returns the last result. If there is none yet, it waits for the first one, at most maxWait and until ctx ends.
-// It reports false if there is still none.
+// Latest returns the last result. If there is none yet, it waits for the first one until maxWait has passed or ctx
+// ends. It reports false if there is still none.
 func (c *Check) Latest(ctx context.Context, maxWait time.Duration) (CheckResult, bool) {
 	select {
 	case <-c.first:
@@ -234,8 +237,8 @@ type checks struct {
 }
 
 // apply applies the configuration file. The targets must have been applied before. A check keeps running if neither its
-// settings nor its target has changed. A check that replaces one of the same dependency, with other times or limits,
-// starts with the last result of that one.
+// settings nor its target has changed. If only its times or limits have changed, its replacement starts with its last
+// result.
 func (cs *checks) apply(file *config.File) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()

@@ -26,7 +26,7 @@ import (
 type queriedProber struct {
 	fixedProber
 	start        time.Time
-	running, max atomic.Int64 // statements under way; the most at once
+	running, max atomic.Int64 // statements under way; max is the most at once
 
 	mu    sync.Mutex // protects what follows
 	log   []string   // each statement with the second at which it started
@@ -55,7 +55,7 @@ func (p *queriedProber) set(sql string, value float64) {
 	p.value[sql] = value
 }
 
-// statements returns the statements since its last call.
+// statements returns the statements that ran since its last call.
 func (p *queriedProber) statements() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -148,8 +148,8 @@ func TestCheckHangs(t *testing.T) {
 	})
 }
 
-// TestCheckBesideSlowOnes tests that a fast check waits for at most one of many checks that hang, and a second longer
-// for each one that has just begun to hang. The checks that hang must still run.
+// TestCheckBesideSlowOnes tests that a fast check waits for at most one of many checks that hang, plus a second for
+// each check that has just begun to hang. The checks that hang must still run.
 func TestCheckBesideSlowOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := []*config.Check{statement("a", "one")}
@@ -194,8 +194,8 @@ func TestCheckBesideSlowOnes(t *testing.T) {
 	})
 }
 
-// TestCheckReload tests a reload: an unchanged check keeps its result, a new one runs at once, and a removed one does
-// not run any more.
+// TestCheckReload tests a reload: an unchanged check keeps its result, a new one runs at once, and a removed one no
+// longer runs.
 func TestCheckReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, p, file := checkedMonitor(t, statement("a", "one"), statement("b", "many"))
@@ -247,8 +247,7 @@ func TestCheckReload(t *testing.T) {
 	})
 }
 
-// refusingProber is a fake prober whose probes succeed and whose statements the server refuses because of the
-// credentials.
+// refusingProber is a fake prober. Its probes succeed, but the server refuses the credentials of its statements.
 type refusingProber struct {
 	fixedProber
 	statements      atomic.Int64

@@ -3,12 +3,12 @@
 
 package monitor
 
-// hysteresis delays changes between passing and failing. failAfter failures in a row make it fail, and passAfter
-// successes in a row make it pass again. Before the first success, one failure makes it fail; the first success makes
-// it pass.
+// hysteresis delays changes between passing and failing. Failing begins after failAfter failures in a row and ends after
+// passAfter successes in a row. Until the first success, a single failure is enough to begin it. The first success ends
+// it.
 type hysteresis struct {
 	failAfter, passAfter uint64
-	failures, successes  uint64 // in a row; one of them is 0
+	failures, successes  uint64 // in a row; at least one of them is 0
 	succeeded            bool   // at least once
 	failing              bool
 }

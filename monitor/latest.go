@@ -10,15 +10,15 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// Latest returns the last result of a target if it is at most maxAge old. Otherwise it starts a probe, bounded by the
-// target's own timeout, and returns its result if it ends within maxWait. If it does not, or if ctx ends, Latest
-// returns the last result. Concurrent callers share one probe, which continues after they have returned. If the server
-// refused our credentials, the result is returned for authPause even if it is older than maxAge.
+// Latest returns the last result if it is at most maxAge old. Otherwise it starts a probe, which the target's timeout
+// bounds, and waits for it until maxWait has passed or ctx ends. Then it returns the last result, which is that of the
+// probe if the probe has ended. Concurrent callers share the probe. It continues after they have returned.
 //
-// If the first probe of a target has not ended, the result is a timeout that is not counted. If the target is closed,
-// the error is ErrClosed.
+// If the server refused our credentials, Latest returns that result without a new probe until it is older than
+// authPause. If no probe of the target has ended yet, the result is a timeout that is not counted. If the target is
+// closed, the error is ErrClosed.
 func (t *Target) Latest(ctx context.Context, maxAge, maxWait time.Duration) (Snapshot, error) {
-	if s, ok := t.latest(); ok {
+	if s, ok := t.lastCounted(); ok {
 		if locksOut(s.Result.Failure) {
 			maxAge = max(maxAge, authPause)
 		}
@@ -36,14 +36,14 @@ func (t *Target) Latest(ctx context.Context, maxAge, maxWait time.Duration) (Sna
 	case <-t.life.Done():
 		return Snapshot{}, ErrClosed
 	}
-	if s, ok := t.latest(); ok {
+	if s, ok := t.lastCounted(); ok {
 		return s, nil
 	}
 	return t.unanswered(start), nil
 }
 
-// latest returns the result of the last counted probe. It reports false if there is none yet.
-func (t *Target) latest() (Snapshot, bool) {
+// lastCounted returns the result of the last counted probe. It reports false if there is none yet.
+func (t *Target) lastCounted() (Snapshot, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.history.last
@@ -53,16 +53,16 @@ func (t *Target) latest() (Snapshot, bool) {
 	return t.snapshotLocked(r), true
 }
 
-// refresh starts a probe in the background, unless one that it started is under way. It returns a channel that is
-// closed when the probe has ended, or nil if the target is closed.
+// refresh starts a probe in the background, unless a probe that it started earlier is still under way. It returns a
+// channel that is closed when the probe has ended. The channel may be nil if the target is closed.
 func (t *Target) refresh() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.refreshing == nil && !t.closed {
 		ended := make(chan struct{})
 		t.refreshing = ended
-		t.sampling.Go(func() {
-			_, _ = t.wait(t.life, time.Now().Add(t.options.Timeout), false) // wait has recorded the result
+		t.background.Go(func() {
+			_, _ = t.probeShared(t.life, time.Now().Add(t.options.Timeout), false) // the result has been recorded
 			t.mu.Lock()
 			t.refreshing = nil
 			t.mu.Unlock()
@@ -94,19 +94,19 @@ func (s *Snapshot) CommitFailure() *probe.Failure {
 	return s.commitFailure
 }
 
-// Counted reports whether the result was counted. The timeout of a caller whose deadline passed before the probe ended
-// is not.
+// Counted reports whether the result was counted. A timeout is not counted if the caller's deadline passed before the
+// probe ended.
 func (s *Snapshot) Counted() bool { return s.last == s.Result }
 
 // At returns when the result was obtained.
 func (s *Snapshot) At() time.Time {
 	if s.Counted() {
-		return s.counted
+		return s.countedAt
 	}
 	return s.Result.Start.Add(s.Result.Duration)
 }
 
-// Name is the target's name, empty for an ad-hoc one.
+// Name returns the target's name, empty for an ad-hoc one.
 func (t *Target) Name() string { return t.options.name }
 
 // Implied reports whether the target comes from the environment.

@@ -12,22 +12,23 @@ import (
 )
 
 const (
-	// maxBusy is how many busy probes may be under way: probes of targets that responded the last time, in their first
-	// maxBusyTime. Each takes one to two milliseconds of CPU time of this process. With hundreds at once, they would
-	// measure how long they wait for the CPU instead of the servers.
+	// maxBusy is how many busy probes may be under way. A probe is busy for its first maxBusyTime if the target
+	// responded the last time. Each probe takes one to two milliseconds of this process's CPU time. If hundreds were
+	// busy at once, they would measure how long they wait for the CPU instead of how long the servers take.
 	maxBusy = 64
 	// maxBusyTime is how long a probe counts as busy. A longer probe waits for the network or the server.
 	maxBusyTime = 100 * time.Millisecond
 )
 
-// limiter limits the number of probes under way, over all targets that share it.
+// limiter limits the number of probes under way, across all targets that share it.
 type limiter struct{ all, silent, busy *semaphore.Weighted }
 
 // newLimiter returns a limiter for at most maxProbes probes.
 func newLimiter(maxProbes int) *limiter {
 	return &limiter{
 		all: semaphore.NewWeighted(int64(maxProbes)),
-		// Targets that did not respond the last time get at most three quarters of the places: their probes take long.
+		// Targets that did not respond the last time get at most three quarters of the places, because their probes
+		// take long.
 		silent: semaphore.NewWeighted(int64(max(1, min(maxProbes-1, maxProbes-maxProbes/4)))),
 		busy:   semaphore.NewWeighted(maxBusy),
 	}
@@ -53,7 +54,7 @@ func (l *limiter) enter(ctx context.Context, responded bool) (leave func(), ok b
 	return func() { markIdle(); l.all.Release(1) }, true
 }
 
-// enterBusy waits until fewer than maxBusy probes are busy, at most a quarter of the time until the deadline of ctx.
+// enterBusy waits until fewer than maxBusy probes are busy, but at most a quarter of the time until ctx's deadline.
 // The probe starts in any case: the limit improves measurements and must not make a probe fail.
 func (l *limiter) enterBusy(ctx context.Context) (markIdle func()) {
 	deadline, ok := ctx.Deadline()

@@ -1,9 +1,6 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package monitor keeps the state of targets and checks between probes: the shared probe of concurrent callers, the
-// last results, counters and histograms. It starts probes between scrapes, runs the checks, and limits the number of
-// probes under way. It has no HTTP and no metric names: the packages collector and health render its state.
 package monitor
 
 import (
@@ -21,18 +18,18 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// probeInterval is the time between the starts of two probes of one ProbeAll. Without it, the probes would begin by
-// waiting for each other (see limiter).
+// probeInterval is the time between the starts of two probes in ProbeAll. Without it, the probes would first wait for
+// each other in the limiter.
 const probeInterval = 2500 * time.Microsecond
 
-// Monitor watches the targets and runs the checks of a configuration. All its methods may be called by any goroutine.
+// Monitor watches the targets and runs the checks of a configuration. Any goroutine may call its methods.
 type Monitor struct {
-	options Options
-	targets *targets
-	checks  *checks
-	shared  atomic.Uint64 // number of probes with several callers
-	limiter *limiter      // for probes of configured targets
-	adHoc   *limiter      // for probes of ad-hoc targets
+	options     Options
+	targets     *targets
+	checks      *checks
+	sharedCount atomic.Uint64 // number of probes with several callers
+	limiter     *limiter      // for probes of configured targets
+	adHoc       *limiter      // for probes of ad-hoc targets
 
 	mu         sync.Mutex // protects what follows
 	loaded     bool       // whether the last configuration could be loaded
@@ -41,7 +38,8 @@ type Monitor struct {
 
 // Options has the parameters of New.
 type Options struct {
-	// MaxInFlight is how many configured targets, and how many ad-hoc targets, may be probed at once.
+	// MaxInFlight is how many configured targets may be probed at once. It is also how many ad-hoc targets may be
+	// probed at once.
 	MaxInFlight int
 	// Keep reports whether the probers keep a session.
 	Keep bool
@@ -84,7 +82,7 @@ func (m *Monitor) newTarget(t *config.Target, adHoc bool) *Target {
 	return newTarget(
 		targetOptions{
 			name: t.Name, implied: t.Implied, kind: t.Kind, Probing: t.Probing, keep: m.options.Keep, logger: logger,
-			shared: &m.shared, limiter: limiter, histograms: m.options.NewHistograms(t.Commit),
+			sharedCount: &m.sharedCount, limiter: limiter, histograms: m.options.NewHistograms(t.Commit),
 		},
 		func(events Events) Prober { return m.options.NewProber(t, events) })
 }
@@ -99,7 +97,7 @@ func (m *Monitor) ApplyConfig(file *config.File) {
 	m.loaded, m.lastLoaded = true, time.Now()
 }
 
-// ReloadFailed records that a configuration could not be loaded. The previous one stays.
+// ReloadFailed records that a configuration could not be loaded. The previous one stays in effect.
 func (m *Monitor) ReloadFailed() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -128,8 +126,8 @@ func (m *Monitor) Targets() []*Target { return m.targets.list() }
 func (m *Monitor) Target(name string) *Target { return m.targets.target(name) }
 
 // FindTarget returns the configured target with this name. If there is none, name must be an address (host:port) that
-// the module allows, and FindTarget returns the ad-hoc target at that address, which it makes if necessary. The text of
-// an error may be shown to the client; it repeats no part of the arguments.
+// the module allows, and FindTarget returns the ad-hoc target at that address, which it creates if necessary. The text
+// of an error may be shown to the client. It repeats no part of the arguments.
 func (m *Monitor) FindTarget(name, module string) (*Target, error) {
 	return m.targets.find(name, module)
 }
@@ -141,7 +139,7 @@ func (m *Monitor) Checks() []*Check { return m.checks.list() }
 func (m *Monitor) Health() config.Health { return m.targets.health() }
 
 // SharedProbes returns the number of probes that had more than one caller.
-func (m *Monitor) SharedProbes() uint64 { return m.shared.Load() }
+func (m *Monitor) SharedProbes() uint64 { return m.sharedCount.Load() }
 
 // MaxTimeout returns the longest timeout of the configured targets, or 0 if there are none.
 func (m *Monitor) MaxTimeout() time.Duration {
@@ -152,7 +150,7 @@ func (m *Monitor) MaxTimeout() time.Duration {
 	return longest
 }
 
-// ProbeAll probes all configured targets concurrently and returns their snapshots by deadline. It leaves out a target
+// ProbeAll probes all configured targets in parallel and returns their snapshots by deadline. It leaves out a target
 // that a reload removes before its probe starts. If ctx ends first, the error is ctx's cause.
 func (m *Monitor) ProbeAll(ctx context.Context, deadline time.Time) ([]Snapshot, error) {
 	all := m.Targets()
@@ -198,8 +196,9 @@ func (m *Monitor) probe(ctx context.Context, t *Target, deadline time.Time) (*Sn
 	return nil, nil //nolint:nilnil // the target was removed, which is no error
 }
 
-// CheckResults returns the last result of each check that has one, if wanted reports true for the name of the check's
-// target. That name is empty for a check without a target. The results are sorted by the names of the checks.
+// CheckResults returns the last results of the checks for whose target wanted reports true. wanted gets the name of the
+// target, which is empty for a check without a target. Checks that have no result yet are left out. The results are
+// sorted by the names of the checks.
 func (m *Monitor) CheckResults(wanted func(target string) bool) []CheckResult {
 	var results []CheckResult
 	for _, c := range m.Checks() {

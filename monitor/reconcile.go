@@ -12,9 +12,10 @@ import (
 	"pg_liveness_exporter/internal/bounded"
 )
 
-// reconcile returns a list with one element for each of the wanted settings, in the same order. The element is the
-// running one of the same name if keep reports true for it. Otherwise reconcile calls create, with the running one of
-// the same name or the zero value. dropped has the running elements that are not in the new list.
+// reconcile returns a list with one element for each of the wanted settings, in the same order. If an element of the
+// same name is running and keep reports true for it, reconcile keeps that element. Otherwise it calls create with the
+// running element of the same name, or with the zero value if there is none. dropped has the running elements that are
+// not in the new list.
 func reconcile[S any, R comparable](
 	wanted []S, running []R, wantedName func(S) string, runningName func(R) string,
 	keep func(R, S) bool, create func(s S, replaced R) R,
@@ -42,7 +43,7 @@ func reconcile[S any, R comparable](
 	return now, dropped
 }
 
-// closeAll closes all elements concurrently, waits for retiring, and returns the first error. ctx bounds all of that.
+// closeAll closes all elements in parallel, waits for retiring, and returns the first error. ctx bounds all of that.
 func closeAll[C interface{ Close(context.Context) error }](
 	ctx context.Context, all []C, retiring *sync.WaitGroup,
 ) error {

@@ -10,8 +10,8 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// authPause is how long a server that refused our credentials is not probed again, except by scrapes. Some servers lock
-// a role out after a number of failed logins.
+// authPause is how long only scrapes probe a server that has refused our credentials. Some servers lock a role out
+// after a number of failed logins.
 const authPause = time.Minute
 
 // locksOut reports whether a failure may count towards a lockout by the server. A password that could not be read does
@@ -33,7 +33,7 @@ func (t *Target) sample() {
 		case <-t.life.Done():
 			return
 		}
-		s, err := t.wait(t.life, time.Now().Add(t.options.Timeout), true)
+		s, err := t.probeShared(t.life, time.Now().Add(t.options.Timeout), true)
 		if err != nil {
 			return // the target was closed
 		}

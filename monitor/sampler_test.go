@@ -17,7 +17,7 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// timedProber is a fake prober that records when its probes start. Each takes the duration takes.
+// timedProber is a fake prober that records when its probes start. Each probe lasts for the duration takes.
 type timedProber struct {
 	unqueried
 	takes   time.Duration
@@ -40,11 +40,11 @@ func (p *timedProber) Close(context.Context) error { return nil }
 func sampledTarget(p Prober, name string, interval time.Duration, limiter *limiter) *Target {
 	return newTarget(targetOptions{
 		name: name, Probing: config.Probing{Timeout: 2 * time.Second, Interval: interval},
-		logger: slog.New(slog.DiscardHandler), shared: &atomic.Uint64{}, limiter: limiter, histograms: newHistograms(true),
+		logger: slog.New(slog.DiscardHandler), sharedCount: &atomic.Uint64{}, limiter: limiter, histograms: newHistograms(true),
 	}, func(Events) Prober { return p })
 }
 
-// observed returns the number of probes that the histogram has.
+// observed returns the number of probes in the histogram.
 func observed(t *testing.T, target *Target) uint64 {
 	t.Helper()
 	var m dto.Metric
@@ -111,7 +111,7 @@ func TestSamplingShared(t *testing.T) {
 	})
 }
 
-// TestLimiterDelays tests that probes that hang for the first time delay others but make none fail.
+// TestLimiterDelays tests that probes that hang for the first time delay other probes but make none of them fail.
 func TestLimiterDelays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := newLimiter(4000)

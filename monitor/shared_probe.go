@@ -13,10 +13,10 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// resultGrace is how long after its deadline a caller still waits for a result, if the probe has the same deadline.
+// resultGrace is how long a caller keeps waiting for a result after its deadline if the probe has the same deadline.
 const resultGrace = 200 * time.Millisecond
 
-// deadlineSlack is the difference up to which two deadlines count as the same. Callers read the clock at slightly
+// deadlineSlack is how far apart two deadlines may be to count as the same. Callers read the clock at slightly
 // different times.
 const deadlineSlack = 50 * time.Millisecond
 
@@ -26,8 +26,8 @@ var ErrClosed = errors.New("the target is not watched any more")
 // errAbandoned is the cause that ends a probe when all callers have left it. Such a probe is not counted.
 var errAbandoned = errors.New("all callers of this probe have left")
 
-// sharedProbe is one probe with the callers that wait for it. It ends when it has a result, at the target's timeout, or
-// at the latest deadline of its callers, whichever is first.
+// sharedProbe is one probe and the callers that wait for it. It ends when it has a result, at the target's timeout, or
+// at the latest deadline of its callers, whichever comes first.
 type sharedProbe struct {
 	ctx      *probeContext
 	start    time.Time
@@ -42,7 +42,7 @@ type sharedProbe struct {
 
 // probeContext is the context of a shared probe. Its deadline changes when callers join or leave.
 type probeContext struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context //nolint:containedctx // this type is a context
 	end             context.CancelCauseFunc
 
 	mu       sync.Mutex // protects deadline
@@ -74,7 +74,7 @@ func (c *probeContext) Err() error {
 // If the target has the commit probe, the result is counted as soon as it is known. Probe then waits until deadline for
 // the commit that the probe started.
 func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error) {
-	s, err := t.wait(ctx, deadline, false)
+	s, err := t.probeShared(ctx, deadline, false)
 	if err != nil || s.Result.Commit == nil {
 		return s, err
 	}
@@ -90,8 +90,8 @@ func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error
 	return s, nil
 }
 
-// wait is Probe without the wait for the commit. sampler reports whether the caller is the sampler.
-func (t *Target) wait(ctx context.Context, deadline time.Time, sampler bool) (Snapshot, error) {
+// probeShared is Probe without the wait for the commit. sampler reports whether the caller is the sampler.
+func (t *Target) probeShared(ctx context.Context, deadline time.Time, sampler bool) (Snapshot, error) {
 	start := time.Now()
 	over := time.NewTimer(time.Until(deadline))
 	defer over.Stop()
@@ -138,19 +138,19 @@ func (t *Target) unanswered(start time.Time) Snapshot {
 	return t.snapshotLocked(probe.Unanswered(start, time.Since(start), t.options.keep))
 }
 
-// snapshotLocked returns a snapshot with the result r and what has been counted up to now.
+// snapshotLocked returns a snapshot with the result r and everything that has been counted so far.
 func (t *Target) snapshotLocked(r *probe.Result) Snapshot {
 	return Snapshot{
 		Target: t.options.name, Implied: t.options.implied, Kind: t.options.kind, Result: r, History: t.history.clone(), Histograms: t.histograms,
 	}
 }
 
-// join adds a caller to the probe under way, or starts a probe. It reports false if the probe under way is about to
-// end, so that the caller could not join it. It returns nil if the target is closed.
+// join adds a caller to the probe under way, or starts a probe. It reports false if the caller could not join because
+// the probe under way is about to end. It returns nil if the target is closed.
 func (t *Target) join(deadline time.Time, sampler bool) (*sharedProbe, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p := t.shared
+	p := t.current
 	switch {
 	case t.closed:
 		return nil, false
@@ -160,7 +160,7 @@ func (t *Target) join(deadline time.Time, sampler bool) (*sharedProbe, bool) {
 		p.ctx = &probeContext{deadline: earlier(deadline, now.Add(t.options.Timeout))}
 		p.ctx.Context, p.ctx.end = context.WithCancelCause(context.Background())
 		p.timer = time.AfterFunc(p.ctx.deadline.Sub(now), func() { p.ctx.end(context.DeadlineExceeded) })
-		t.shared = p
+		t.current = p
 		go t.run(p)
 		return p, true
 	case p.ctx.Err() != nil:
@@ -169,7 +169,7 @@ func (t *Target) join(deadline time.Time, sampler bool) (*sharedProbe, bool) {
 	p.sampled = p.sampled || sampler
 	p.deadlines = append(p.deadlines, deadline)
 	if len(p.deadlines) == 2 {
-		t.options.shared.Add(1)
+		t.options.sharedCount.Add(1)
 	}
 	t.rescheduleLocked(p)
 	return p, true
@@ -200,7 +200,7 @@ func (t *Target) rescheduleLocked(p *sharedProbe) {
 	p.timer.Reset(time.Until(deadline))
 }
 
-// run runs the probe, and counts the result before any caller gets it. It has a goroutine of its own.
+// run runs the probe, and counts the result before any caller gets it. It runs in a goroutine of its own.
 func (t *Target) run(p *sharedProbe) {
 	t.mu.Lock()
 	responded := t.history.last == nil || t.history.last.Up()
@@ -216,7 +216,7 @@ func (t *Target) run(p *sharedProbe) {
 	}
 	p.ctx.end(nil)
 	p.snapshot = t.snapshotLocked(r)
-	t.shared = nil
+	t.current = nil
 	close(p.done)
 	t.mu.Unlock()
 	if counts {

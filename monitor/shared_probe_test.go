@@ -41,7 +41,7 @@ func (p *slowProber) Close(context.Context) error { return nil }
 func newTestTarget(p Prober, logs *strings.Builder) *Target {
 	return newTarget(targetOptions{
 		Probing: config.Probing{Timeout: 5 * time.Second}, keep: true, logger: slog.New(slog.NewTextHandler(logs, nil)),
-		shared: &atomic.Uint64{}, limiter: newLimiter(9), histograms: newHistograms(true),
+		sharedCount: &atomic.Uint64{}, limiter: newLimiter(9), histograms: newHistograms(true),
 	}, func(Events) Prober { return p })
 }
 
@@ -167,9 +167,9 @@ func TestSharedProbe(t *testing.T) {
 					t.Errorf("counted %d probes and %d failures, want %d and %d",
 						got.Probes, got.Failures[probe.ReasonTimeout], test.counted, test.failures)
 				}
-				if p.probes.Load() != test.probes || target.options.shared.Load() != test.shared {
+				if p.probes.Load() != test.probes || target.options.sharedCount.Load() != test.shared {
 					t.Errorf("%d probes, shared %d, want %d and %d",
-						p.probes.Load(), target.options.shared.Load(), test.probes, test.shared)
+						p.probes.Load(), target.options.sharedCount.Load(), test.probes, test.shared)
 				}
 			})
 		})
@@ -209,7 +209,7 @@ func (p *stubbornProber) Probe(ctx context.Context) *probe.Result {
 	return p.slowProber.Probe(ctx)
 }
 
-// TestLogsChangesAlone tests that a line is logged if and only if the verdict changes.
+// TestLogsChangesAlone tests that a line is logged when the verdict changes, and only then.
 func TestLogsChangesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs strings.Builder

@@ -29,7 +29,7 @@ type Prober interface {
 	Close(ctx context.Context) error
 }
 
-// Target is a server with its state between two probes. Any goroutine may call its exported methods.
+// Target is a server and its state between probes. Any goroutine may call its exported methods.
 type Target struct {
 	options    targetOptions
 	prober     Prober
@@ -37,44 +37,44 @@ type Target struct {
 	log        *logBuffer // the last lines of logger
 	histograms Histograms
 
-	// statement is full while a check runs a statement. slowStatement is full while a check whose statement was slow
-	// the last time runs it or waits for statement. Each has room for one.
+	// statement is full while a check runs a statement. slowStatement is full while a check with a slow statement waits
+	// for statement or runs. Each has room for one element.
 	statement, slowStatement chan struct{}
 
-	life     context.Context //nolint:containedctx // ends with Close
-	end      context.CancelFunc
-	sampling sync.WaitGroup // the sampler, and the probe that Latest started
+	life       context.Context //nolint:containedctx // ends with Close
+	end        context.CancelFunc
+	background sync.WaitGroup // the sampler and the probe started by Latest
 
 	mu         sync.Mutex // protects what follows
 	closed     bool
-	shared     *sharedProbe // the probe under way, nil while there is none
+	current    *sharedProbe // the probe under way, nil while there is none
 	history    History
-	refreshing chan struct{}  // closed when the probe that Latest started ends; nil while there is none
+	refreshing chan struct{}  // closed when the probe started by Latest ends; nil while there is none
 	refused    *probe.Failure // the failure of the last statement if the server refused our credentials
 	refusedAt  time.Time
 }
 
-// Histograms has the histograms of the durations of what succeeded, in seconds. Each may be nil.
+// Histograms has histograms of the durations of successful steps, in seconds. Each histogram may be nil.
 type Histograms struct {
 	// Connect has the durations of opening a new session, Query those of SELECT 1, and Commit those of the commit
 	// probe.
 	Connect, Query, Commit prometheus.Histogram
 }
 
-// History is what has been counted for a target up to now.
+// History is everything that has been counted for a target so far.
 type History struct {
 	// Probes is the number of probes. Failures is the number of failed probes by reason.
 	Probes   uint64
 	Failures map[probe.Reason]uint64
 	// LastSuccess is when a probe last succeeded. It is the zero time if none has.
 	LastSuccess time.Time
-	// Losses is the number of kept sessions that the other side ended, by reason. LastLoss is when it last ended one,
-	// or the zero time.
+	// Losses is the number of kept sessions that the other side ended, by reason. LastLoss is when that last happened.
+	// It is the zero time if it never has.
 	Losses   map[probe.LossReason]uint64
 	LastLoss time.Time
 
 	last          *probe.Result // nil before the first probe ended
-	counted       time.Time     // when last was counted
+	countedAt     time.Time     // when last was counted
 	hysteresis    hysteresis
 	changed       time.Time      // when the verdict last changed
 	statsFailure  *probe.Failure // of the last attempt to read the server statistics, nil if it succeeded
@@ -86,19 +86,19 @@ func (h History) clone() History {
 	return h
 }
 
-// Snapshot is the state of a target at one moment: the result for the caller of Probe, and what had been counted then,
-// including that result. It does not change, except that later probes add to the same histograms.
+// Snapshot is the state of a target at one moment: the result for the caller, and everything that had been counted by
+// then, including that result. It does not change, except that later probes add to the same histograms.
 type Snapshot struct {
-	// Target is the name of the target, empty for an ad-hoc one. Implied reports whether it comes from the environment. Kind
-	// is the kind of server.
+	// Target is the name of the target, empty for an ad-hoc one. Implied reports whether it comes from the environment.
+	// Kind is the kind of server.
 	Target  string
 	Implied bool
 	Kind    config.Kind
 	Result  *probe.Result
 	History
 	Histograms
-	// CommitResult is the result of the commit that the probe started, at the caller's deadline. It is nil if there was
-	// no commit.
+	// CommitResult is the result of the commit started by the probe, as of the caller's deadline. It is nil if there
+	// was no commit.
 	CommitResult *probe.CommitResult
 }
 
@@ -112,19 +112,19 @@ type targetOptions struct {
 	keep bool
 	// logger logs each change of the verdict. Its attributes identify the target.
 	logger *slog.Logger
-	// shared counts the probes that had more than one caller, over all targets that share it.
-	shared *atomic.Uint64
-	// limiter limits the number of probes under way, over all targets that share it.
+	// sharedCount counts the probes that had more than one caller, across all targets that share it.
+	sharedCount *atomic.Uint64
+	// limiter limits the number of probes under way, across all targets that share it.
 	limiter *limiter
 	// histograms are the histograms of the target's durations.
 	histograms Histograms
 }
 
-// Events has what a prober needs to report events between probes. The prober may call the functions in any goroutine.
+// Events is how a prober reports what happens between probes. The prober may call the functions in any goroutine.
 type Events struct {
 	// OnSessionLost is called when the other side has ended a kept session. It gets the reason and the time.
 	OnSessionLost func(probe.LossReason, time.Time)
-	// OnCommit is called when a commit has ended, or when it has taken longer than a probe may take.
+	// OnCommit is called when a commit has ended or has taken longer than the target's timeout.
 	OnCommit func(*probe.CommitResult)
 	// Logger has attributes that identify the target.
 	Logger *slog.Logger
@@ -143,27 +143,27 @@ func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 	t.life, t.end = context.WithCancel(context.Background())
 	t.prober = newProber(Events{t.recordLoss, t.recordCommit, t.logger})
 	if options.Interval > 0 {
-		t.sampling.Go(t.sample)
+		t.background.Go(t.sample)
 	}
 	return t
 }
 
-// Close waits for the probe under way, if there is one, and ends the target's sessions. ctx bounds that. After Close
+// Close waits for the probe under way, if there is one, and ends the target's sessions. ctx bounds both. After Close
 // has been called, no caller can start or join a probe. Callers that have joined one get its result.
 func (t *Target) Close(ctx context.Context) error {
 	t.end()
 	t.mu.Lock()
 	t.closed = true
-	shared := t.shared
+	current := t.current
 	t.mu.Unlock()
-	if shared != nil {
+	if current != nil {
 		select {
-		case <-shared.done:
+		case <-current.done:
 		case <-ctx.Done():
 		}
 	}
 	err := t.prober.Close(ctx)
-	t.sampling.Wait()
+	t.background.Wait()
 	return err
 }
 
@@ -183,7 +183,7 @@ func (t *Target) execute(ctx context.Context, sql string, maxDuration time.Durat
 	return check.Scalar(result), StatementError(failure)
 }
 
-// errTooLong is the error of a statement that took longer than it may.
+// errTooLong is the error of a statement that took longer than it was allowed to.
 const errTooLong = check.PublicError("the statement did not end in time")
 
 // StatementError returns the failure of a statement as a check.PublicError, or nil if f is nil.
@@ -211,23 +211,24 @@ func StatementError(f *probe.Failure) error {
 	return check.PublicError("the statement failed: " + why)
 }
 
-// refusal returns the failure with which the server refused our credentials less than authPause ago. It is nil if there
-// is none, or if a probe has succeeded since.
+// refusal returns the failure of the last probe, or of the last statement, if the server refused our credentials then
+// and that was less than authPause ago. It returns nil if a probe has succeeded since.
 func (t *Target) refusal() *probe.Failure {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	last := t.history.last
-	if last != nil && locksOut(last.Failure) && time.Since(t.history.counted) < authPause {
+	if last != nil && locksOut(last.Failure) && time.Since(t.history.countedAt) < authPause {
 		return last.Failure
 	}
-	succeededSince := last != nil && last.Up() && !t.history.counted.Before(t.refusedAt)
+	succeededSince := last != nil && last.Up() && !t.history.countedAt.Before(t.refusedAt)
 	if t.refused != nil && time.Since(t.refusedAt) < authPause && !succeededSince {
 		return t.refused
 	}
 	return nil
 }
 
-// recordRefusal records whether the server refused our credentials to a statement that ended with f.
+// recordRefusal records whether the server refused our credentials when a statement tried to log in. f is the failure
+// of the statement, nil if it succeeded.
 func (t *Target) recordRefusal(f *probe.Failure) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -275,7 +276,7 @@ func (t *Target) recordLocked(r *probe.Result, observe bool) {
 		h.commitFailure = nil
 	}
 	h.Probes++
-	h.counted = time.Now()
+	h.countedAt = time.Now()
 	if r.Up() {
 		h.LastSuccess = r.Start.Add(r.Duration)
 	} else {
@@ -311,7 +312,7 @@ func triedStats(r *probe.Result) bool {
 	return r.ServerStats != nil || r.PoolerStats != nil || r.StatsFailure != nil
 }
 
-// logChanges logs a line if the verdict or its reason has changed, and a line if the server statistics have become
+// logChanges logs a line if the verdict or its reason has changed. It logs another if the server statistics have become
 // readable or unreadable.
 func (t *Target) logChanges(before History, now *probe.Result) {
 	if !sameVerdict(before.last, now) || otherMisconfiguration(before.last, now) {

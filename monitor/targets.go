@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	// maxAdHoc is how many ad-hoc targets there may be. Any client of /probe can make them.
+	// maxAdHoc is how many ad-hoc targets there may be. Any client of /probe can create them.
 	maxAdHoc = 2048
 	// adHocIdleTime is how long an ad-hoc target stays after it was last found. It is longer than any sensible scrape
 	// interval, so that the counters of the target continue.
 	adHocIdleTime = 15 * time.Minute
-	// minAdHocTime is how long an ad-hoc target stays at least after it was last found, even if there are too many.
+	// minAdHocTime is the minimum time that an ad-hoc target stays after it was last found, even if there are too many.
 	minAdHocTime = time.Minute
 	// retireGrace is how long a dropped target may take to close after its timeout.
 	retireGrace = time.Second
@@ -32,11 +32,11 @@ var (
 	errUnknown     = errors.New("there is no target of this name; to probe host:port, name a module")
 	errOtherModule = errors.New("this target has another module, or none")
 
-	// ErrTooManyTargets is the only error of FindTarget that the request has not caused.
+	// ErrTooManyTargets is the only error of FindTarget that is not the fault of the request.
 	ErrTooManyTargets = errors.New("too many ad-hoc targets are in use")
 )
 
-// targets has the targets that are watched: the configured ones, and the ad-hoc ones that were found lately.
+// targets has the targets that are watched: the configured ones and the ad-hoc ones that were found recently.
 type targets struct {
 	// create returns a new target.
 	create func(t *config.Target, adHoc bool) *Target
@@ -65,7 +65,7 @@ func newTargets(create func(t *config.Target, adHoc bool) *Target) *targets {
 }
 
 // apply replaces the configuration. Targets whose settings have not changed keep their sessions and counters. Targets
-// that are not in the file any more are closed in the background, after the probe under way has ended.
+// that are no longer in the file are closed in the background, after the probe under way has ended.
 func (ts *targets) apply(file *config.File) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -99,7 +99,7 @@ func (ts *targets) retire(w *watched) {
 	ts.retiring.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), w.options.Timeout+retireGrace)
 		defer cancel()
-		_ = w.Close(ctx) // ignored: the rest ends on its own
+		_ = w.Close(ctx) // ignored: whatever is left ends on its own
 	})
 }
 
@@ -172,7 +172,7 @@ func (ts *targets) find(name, module string) (*Target, error) {
 	return ts.findAdHocLocked(adHocKey{address, module})
 }
 
-// findAdHocLocked returns the ad-hoc target of key, which it makes if there is none.
+// findAdHocLocked returns the ad-hoc target of key, which it creates if there is none.
 func (ts *targets) findAdHocLocked(key adHocKey) (*Target, error) {
 	w := ts.adHoc[key]
 	if w == nil {
@@ -201,7 +201,7 @@ func (ts *targets) expire(key adHocKey, w *watched) {
 	}
 }
 
-// evictLocked makes room for another ad-hoc target. If there are maxAdHoc, it drops the one that has been unused for
+// evictLocked makes room for another ad-hoc target. If there are maxAdHoc, it drops the one that has been unused the
 // longest. It reports false if all were found less than minAdHocTime ago.
 func (ts *targets) evictLocked() bool {
 	if len(ts.adHoc) < maxAdHoc {
@@ -223,7 +223,7 @@ func (ts *targets) evictLocked() bool {
 	return true
 }
 
-// close closes all targets. If ctx ends first, it returns an error. From then on there are no targets.
+// close closes all targets. If ctx ends first, it returns an error. Afterwards there are no targets.
 func (ts *targets) close(ctx context.Context) error {
 	ts.mu.Lock()
 	ts.closed = true

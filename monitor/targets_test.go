@@ -18,7 +18,7 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// countedProbers makes fake probers and records which of them are open.
+// countedProbers creates fake probers and records which of them are open.
 type countedProbers struct {
 	mu     sync.Mutex
 	made   int
@@ -89,8 +89,8 @@ const twoTargets = `
 modules: {m: {user: u, allow: [h]}, n: {user: u, allow: [h]}}
 targets: {a: {host: h, module: m}, b: {host: h, user: u}}`
 
-// TestApply tests that a reload keeps unchanged targets with their counters, makes new ones, and drops removed ones
-// even while they are probed.
+// TestApply tests that a reload keeps unchanged targets with their counters, creates new ones, and drops removed
+// ones even while they are being probed.
 func TestApply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, probers := countingMonitor()
@@ -163,8 +163,8 @@ func TestApplyDuringProbeAll(t *testing.T) {
 	})
 }
 
-// TestAdHoc tests that an ad-hoc target stays as long as it is used, that it is dropped if its module does not allow it
-// any more, and that it is evicted only if it is idle.
+// TestAdHoc tests that an ad-hoc target stays as long as it is used, that it is dropped if its module no longer allows
+// it, and that it is evicted only if it is idle.
 func TestAdHoc(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, probers := countingMonitor()
@@ -199,7 +199,7 @@ func TestAdHoc(t *testing.T) {
 		}
 		m.ApplyConfig(parse(t, strings.ReplaceAll(twoTargets, "[h]", "[g]")))
 		if _, err := m.FindTarget("h:1", "m"); err == nil {
-			t.Error("a target that is not allowed any more is still there")
+			t.Error("a target that is no longer allowed is still there")
 		}
 		m.ApplyConfig(parse(t, twoTargets))
 		for i := range maxAdHoc {

@@ -15,15 +15,24 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-// limits bounds the logins that are under way.
+const (
+	// maxPendingTime is how long a login may take, even if its caller no longer waits. The server keeps a slot for it
+	// for authentication_timeout, which is 60 s by default.
+	maxPendingTime = time.Minute
+	// minLoginAge is how old the youngest pending login must be before another one starts.
+	minLoginAge = 15 * time.Second
+	// maxPendingLogins is how many logins may be under way at once.
+	maxPendingLogins = 4
+)
+
+// limits bounds the logins that are under way. Tests set shorter times than those of newLimits.
 type limits struct {
-	// maxPending is how long a login may take, even if its caller no longer waits. The server keeps a slot for it for
-	// authentication_timeout, which is 60 s by default.
-	maxPending time.Duration
-	// minAge is how old the youngest pending login must be before another one starts.
-	minAge time.Duration
-	// maxLogins is how many logins may be under way at once.
-	maxLogins int
+	maxPending, minAge time.Duration // maxPendingTime and minLoginAge
+	maxLogins          int           // maxPendingLogins
+}
+
+func newLimits() limits {
+	return limits{maxPending: maxPendingTime, minAge: minLoginAge, maxLogins: maxPendingLogins}
 }
 
 // pendingLogin is a login under way. session and err are set before done is closed.
@@ -35,7 +44,7 @@ type pendingLogin struct {
 	done       chan struct{}
 	session    *session
 	err        error
-	abandoned  bool // no caller waits for it any more; protected by Prober.mu
+	abandoned  bool // no caller waits for it; protected by Prober.mu
 }
 
 // open opens a session. ctx bounds how long it waits. If ctx ends while the server already holds a slot for the login,
@@ -77,7 +86,7 @@ func (l *pendingLogin) timeoutError(ctx context.Context) error {
 }
 
 // admit starts a login and returns it, or returns nil and the obstacle to wait for.
-func (p *Prober) admit(ctx context.Context, t *trace, forQuery bool) (*pendingLogin, obstacle) {
+func (p *Prober) admit(probeCtx context.Context, t *trace, forQuery bool) (*pendingLogin, obstacle) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -98,16 +107,16 @@ func (p *Prober) admit(ctx context.Context, t *trace, forQuery bool) (*pendingLo
 		done: make(chan struct{}),
 	}
 	p.pending = append(p.pending, l)
-	p.work.Go(func() { p.login(ctx, l) })
+	p.work.Go(func() { p.runLogin(probeCtx, l) })
 	return l, obstacle{}
 }
 
-// login runs a login until it ends, which may be long after probeCtx. limits.maxPending bounds it. If the login was
-// abandoned, its session is closed.
-func (p *Prober) login(probeCtx context.Context, l *pendingLogin) {
-	ctx, cancel := context.WithTimeout(p.ctx, p.limits.maxPending)
+// runLogin runs a login until it ends. The login may continue long after probeCtx has ended, but at most for
+// limits.maxPending. If it was abandoned, runLogin closes its session.
+func (p *Prober) runLogin(probeCtx context.Context, l *pendingLogin) {
+	loginCtx, cancel := context.WithTimeout(p.ctx, p.limits.maxPending)
 	defer cancel()
-	l.session, l.err = login(ctx, probeCtx, p.target, p.credentials, &p.options, l.trace)
+	l.session, l.err = login(probeCtx, loginCtx, p.target, p.credentials, &p.options, l.trace)
 	p.mu.Lock()
 	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
 	abandoned := l.abandoned
@@ -116,7 +125,7 @@ func (p *Prober) login(probeCtx context.Context, l *pendingLogin) {
 	p.loginEnded = make(chan struct{})
 	p.mu.Unlock()
 	if abandoned && l.session != nil {
-		l.session.close(ctx)
+		l.session.close(loginCtx)
 	}
 }
 
@@ -150,14 +159,14 @@ type loginError struct {
 func (e *loginError) Error() string { return e.phase.String() + ": " + e.err.Error() }
 func (e *loginError) Unwrap() error { return e.err }
 
-// login opens a session. ctx bounds the whole login. probeCtx bounds resolving and dialling, before the server holds a
-// slot for the login. A non-nil error is a *loginError.
+// login opens a session. probeCtx is the context of the caller of open. It bounds resolving and dialling, before the
+// server holds a slot for the login. loginCtx bounds the whole login. A non-nil error is a *loginError.
 func login(
-	ctx, probeCtx context.Context, target *config.Target, credentials Credentials, options *Options, t *trace,
+	probeCtx, loginCtx context.Context, target *config.Target, credentials Credentials, options *Options, t *trace,
 ) (*session, error) {
 	defer t.done()
 	t.enter(PhaseCredentials)
-	cfg, err := credentials.ConnConfig(ctx)
+	cfg, err := credentials.ConnConfig(loginCtx)
 	if err != nil {
 		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
 	}
@@ -182,7 +191,7 @@ func login(
 	}
 	err = s.guard(func() error {
 		var err error
-		s.conn, err = pgconn.ConnectConfig(ctx, cfg)
+		s.conn, err = pgconn.ConnectConfig(loginCtx, cfg)
 		return err
 	})
 	if err != nil {

@@ -112,7 +112,7 @@ func New(target *config.Target, credentials Credentials, options Options) *Probe
 	}
 	p := &Prober{
 		target: target, credentials: credentials, options: options, kind: newKind(target),
-		limits: limits{maxPending: time.Minute, minAge: 15 * time.Second, maxLogins: 4}, loginEnded: make(chan struct{}),
+		limits: newLimits(), loginEnded: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p

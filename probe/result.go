@@ -1,9 +1,6 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package probe probes one server. A probe opens a new session with timed phases, runs SELECT 1, reads the server
-// statistics, and determines why a server is down. A probe does I/O and returns a Result, which is a plain value. The
-// package does not know how results are shown.
 package probe
 
 import "time"

@@ -70,8 +70,8 @@ func (p *Prober) Query(ctx context.Context, sql string, maxDuration time.Duratio
 // queryOnce is one attempt. If it fails, it returns the phase that failed.
 func (p *Prober) queryOnce(ctx context.Context, sql string, maxDuration time.Duration, k *kept) (Scalar, Phase, error) {
 	t := &trace{}
-	loginCtx, cancel := context.WithTimeout(ctx, p.target.Timeout)
-	s, err := p.open(loginCtx, t, true)
+	openCtx, cancel := context.WithTimeout(ctx, p.target.Timeout)
+	s, err := p.open(openCtx, t, true)
 	cancel()
 	if err != nil {
 		_, phase := t.read()

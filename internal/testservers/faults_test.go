@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestFaults: each fault has a key of its own, and every alert it names exists.
-func TestFaults(t *testing.T) {
+// TestStackFaults tests that each fault has its own key and that every alert it names exists.
+func TestStackFaults(t *testing.T) {
 	rules, err := os.ReadFile("../../examples/alerts.yml")
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,19 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package monitor keeps the state of targets and checks between probes: the last results, counters and histograms. It
+// has no HTTP and no metric names. The packages collector and health render its state.
+//
+// A Monitor has the configured targets, the ad-hoc targets that were used recently, and the checks. ApplyConfig
+// replaces the configuration. Targets and checks that have not changed keep their state.
+//
+// A Target probes its server once at a time. Concurrent callers share the probe under way. The sampler of a target
+// starts probes between scrapes if an interval is configured. A limiter bounds the number of probes under way over all
+// targets. A Snapshot is the state of a target after a probe.
+//
+// A Check runs in the background, so that its callers wait only for the first result. The statements of all checks of a
+// target run one after the other.
+//
+// Any goroutine may call the exported methods. The context and the deadline of a call bound how long the caller waits.
+// They do not end a probe that other callers are waiting for.
+package monitor
