@@ -36,7 +36,7 @@ func seconds(v float64) probe.Number { return probe.Number{Value: v, Known: true
 func healthy() *probe.Result {
 	r := &probe.Result{
 		Start: time.Unix(1800000000, 0), Duration: 4 * time.Millisecond, Deadline: 5 * time.Second,
-		Connect: seconds(.003), Query: seconds(.00008), Keep: true, KeptUp: true,
+		Connect: seconds(.003), Query: seconds(.00008), Keep: true, KeptUp: true, Role: &probe.Role{},
 		ServerStats: &probe.ServerStats{
 			Connections: []probe.Connections{
 				{Database: "", State: "starting", Count: 1},
@@ -66,8 +66,9 @@ func healthy() *probe.Result {
 // standby returns a result of a replica that is two seconds behind.
 func standby() *probe.Result {
 	r := healthy()
+	r.Role = &probe.Role{Replica: true, ReadOnly: true}
 	stats := r.ServerStats
-	stats.Replica, stats.ReadOnly, stats.WALReceiverUp, stats.ReplicationLag = true, true, seconds(1), seconds(2)
+	stats.Replica, stats.WALReceiverUp, stats.ReplicationLag = true, seconds(1), seconds(2)
 	return r
 }
 
@@ -81,7 +82,7 @@ func overTLS() *probe.Result {
 // pooler returns a result of a PgBouncer whose version has all columns.
 func pooler() *probe.Result {
 	r := healthy()
-	r.ServerStats = nil
+	r.ServerStats, r.Role = nil, nil
 	r.PoolerStats = &probe.PoolerStats{
 		Version: "PgBouncer 1.26.1",
 		Pools: []probe.PoolerRow{{Labels: []string{"app", "web"}, Values: map[string]float64{

@@ -265,11 +265,22 @@ func (t *Table) server() {
 				emit(1, shown.Cipher, shown.Version)
 			}
 		})
-	t.serverStat("pg_replication_is_replica", "Whether the server is in recovery.", nil,
-		func(s *probe.ServerStats, emit emit) { emit.bool(s.Replica) })
-	t.serverStat("pg_transaction_read_only",
+	t.add(gauge, "pg_replication_is_replica", "Whether the server is in recovery.", nil,
+		func(s *monitor.Snapshot, emit emit) {
+			switch r := s.Result; {
+			case r.Role != nil:
+				emit.bool(r.Role.Replica)
+			case !r.Up() && r.ServerStats != nil: // the other statistics are the kept session's as well
+				emit.bool(r.ServerStats.Replica)
+			}
+		})
+	t.add(gauge, "pg_transaction_read_only",
 		"Whether a new transaction cannot write: on a replica, or by default_transaction_read_only.", nil,
-		func(s *probe.ServerStats, emit emit) { emit.bool(s.ReadOnly) })
+		func(s *monitor.Snapshot, emit emit) {
+			if s.Result.Role != nil {
+				emit.bool(s.Result.Role.ReadOnly)
+			}
+		})
 	t.serverStat("pg_wal_receiver_up", "Whether a replica's WAL receiver is streaming.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.WALReceiverUp) })
 	t.serverStat("pg_replication_lag_seconds",

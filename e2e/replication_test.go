@@ -80,12 +80,20 @@ targets:
 		t.Errorf("idle: the lag is %v", lag)
 	}
 
-	// A default that is changed while a session is kept counts from the next session on.
-	for _, change := range []string{"SET default_transaction_read_only = on", "RESET default_transaction_read_only"} {
-		execute(t, primary, "ALTER ROLE "+role+" "+change)
-		want := map[bool]float64{true: 1}[strings.HasPrefix(change, "SET")]
-		if got := e.ScrapePatiently().of("primary")["pg_transaction_read_only"]; got != want {
-			t.Errorf("after %s, pg_transaction_read_only is %v", change, got)
+	// A default that is changed while a session is kept counts from the next session on. One of the exporter's own role says nothing
+	// about other roles.
+	for _, test := range []struct {
+		change string
+		want   float64
+	}{
+		{"ALTER DATABASE postgres SET default_transaction_read_only = on", 1},
+		{"BEGIN READ WRITE; ALTER DATABASE postgres RESET default_transaction_read_only; COMMIT", 0},
+		{"ALTER ROLE " + role + " SET default_transaction_read_only = on", 0},
+		{"ALTER ROLE " + role + " RESET default_transaction_read_only", 0},
+	} {
+		execute(t, primary, test.change)
+		if got := e.ScrapePatiently().of("primary")["pg_transaction_read_only"]; got != test.want {
+			t.Errorf("after %s, pg_transaction_read_only is %v", test.change, got)
 		}
 	}
 

@@ -66,7 +66,7 @@ func known(v float64) probe.Number { return probe.Number{Value: v, Known: true} 
 
 func up() *probe.Result {
 	r := &probe.Result{
-		Connect: known(.002), Keep: true, KeptUp: true,
+		Connect: known(.002), Keep: true, KeptUp: true, Role: &probe.Role{},
 		ServerStats: &probe.ServerStats{Used: 12, Usable: 97},
 	}
 	r.Phases[probe.PhaseQuery] = known(.0005)
@@ -260,31 +260,33 @@ func TestStatus(t *testing.T) {
 func TestRoles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newFixture(t, config.DefaultHealth(), "postgres")
+		replica := &probe.Role{Replica: true, ReadOnly: true}
 		for _, test := range []struct {
+			role                                       *probe.Role
 			stats                                      *probe.ServerStats
 			primary, replica, lag, readWrite, readOnly int
 			whyNotReplica                              string
 		}{
-			{&probe.ServerStats{}, 200, 503, 503, 200, 200, "it is a primary"},
-			{&probe.ServerStats{ReadOnly: true}, 200, 503, 503, 503, 200, "it is a primary"},
-			{&probe.ServerStats{Replica: true, ReadOnly: true, ReplicationLag: known(9)}, 503, 200, 200, 503, 200, ""},
+			{&probe.Role{}, &probe.ServerStats{}, 200, 503, 503, 200, 200, "it is a primary"},
+			{&probe.Role{}, nil, 200, 503, 503, 200, 200, "it is a primary"},
+			{&probe.Role{ReadOnly: true}, &probe.ServerStats{}, 200, 503, 503, 503, 200, "it is a primary"},
+			{replica, &probe.ServerStats{ReplicationLag: known(9)}, 503, 200, 200, 503, 200, ""},
 			{
-				&probe.ServerStats{Replica: true, ReadOnly: true, ReplicationLag: known(11)}, 503, 200, 503, 503, 200,
+				replica, &probe.ServerStats{ReplicationLag: known(11)}, 503, 200, 503, 503, 200,
 				"it is 11.0 s behind, more than 10s",
 			},
 			{
-				&probe.ServerStats{Replica: true, ReadOnly: true}, 503, 200, 503, 503, 200,
+				replica, &probe.ServerStats{}, 503, 200, 503, 503, 200,
 				"its lag is not known: the exporter's role lacks pg_monitor",
 			},
-			{
-				&probe.ServerStats{Replica: true, ReadOnly: true, Privileged: true}, 503, 200, 503, 503, 200,
-				"its lag is not known",
-			},
-			{nil, 503, 503, 503, 503, 200, "its role is not known: no session could read it"},
+			{replica, &probe.ServerStats{Privileged: true}, 503, 200, 503, 503, 200, "its lag is not known"},
+			{replica, nil, 503, 200, 503, 503, 200, "its lag is not known: no session could read it"},
+			// What the statistics say of the role may be another server's.
+			{nil, &probe.ServerStats{Replica: true}, 503, 503, 503, 503, 200, "its role is not known: no session could read it"},
 		} {
 			time.Sleep(time.Minute)
 			r := up()
-			r.ServerStats = test.stats
+			r.Role, r.ServerStats = test.role, test.stats
 			h.probers["postgres"].result.Store(r)
 			h.expect("/primary", test.primary)
 			h.expect("/replica", test.replica)

@@ -25,26 +25,26 @@ const (
 
 // roles returns the roles by the first segment of their paths.
 func roles() map[string]role {
-	withStats := func(problem func(stats *probe.ServerStats) string) role {
+	withRole := func(problem func(r *probe.Role) string) role {
 		return func(s *server, _ url.Values) (string, error) {
-			if s.result.ServerStats == nil {
+			if s.result.Role == nil {
 				return "its role is not known: no session could read it", nil
 			}
-			return problem(s.result.ServerStats), nil
+			return problem(s.result.Role), nil
 		}
 	}
-	writes := withStats(func(stats *probe.ServerStats) string {
+	writes := withRole(func(r *probe.Role) string {
 		switch {
-		case stats.Replica:
+		case r.Replica:
 			return isReplica
-		case stats.ReadOnly:
+		case r.ReadOnly:
 			return "transactions of the exporter's role are read-only by default"
 		}
 		return ""
 	})
 	return map[string]role{
-		"primary": withStats(func(stats *probe.ServerStats) string {
-			if stats.Replica {
+		"primary": withRole(func(r *probe.Role) string {
+			if r.Replica {
 				return isReplica
 			}
 			return ""
@@ -57,11 +57,16 @@ func roles() map[string]role {
 					return "", err
 				}
 			}
-			return withStats(func(stats *probe.ServerStats) string {
+			stats := s.result.ServerStats
+			return withRole(func(r *probe.Role) string {
 				switch {
-				case !stats.Replica:
+				case !r.Replica:
 					return isPrimary
-				case !query.Has("lag") || stats.ReplicationLag.Known && stats.ReplicationLag.Value <= maxLag.Seconds():
+				case !query.Has("lag"):
+					return ""
+				case stats == nil:
+					return "its lag is not known: no session could read it"
+				case stats.ReplicationLag.Known && stats.ReplicationLag.Value <= maxLag.Seconds():
 					return ""
 				case stats.ReplicationLag.Known:
 					return fmt.Sprintf("it is %.1f s behind, more than %s", stats.ReplicationLag.Value, maxLag)

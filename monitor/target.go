@@ -272,7 +272,7 @@ func (t *Target) recordLocked(r *probe.Result, observe bool) {
 	if triedStats(r) {
 		h.statsFailure = r.StatsFailure
 	}
-	if r.ServerStats != nil && r.ServerStats.Replica { // a replica has no commit probe
+	if r.Role != nil && r.Role.Replica { // a replica has no commit probe
 		h.commitFailure = nil
 	}
 	h.Probes++

@@ -20,12 +20,11 @@ const namesInterval = time.Minute
 // with NOWAIT. They fail with SQLSTATE 55P03 if another session holds a conflicting lock. LOCK TABLE on a view also
 // locks the view's tables.
 const (
-	databasesSQL = lockTimeout + `
-LOCK TABLE pg_catalog.pg_database IN ACCESS SHARE MODE NOWAIT;
+	databasesSQL = `LOCK TABLE pg_catalog.pg_database IN ACCESS SHARE MODE NOWAIT;
 SELECT oid, datname, datconnlimit, datallowconn FROM pg_catalog.pg_database`
-	roleSQL = lockTimeout + `
-LOCK TABLE pg_catalog.pg_roles IN ACCESS SHARE MODE NOWAIT;
-SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = CURRENT_USER`
+	// The session's own role is the one that logged in: a setting of the role may change the current one.
+	roleLimitSQL = `LOCK TABLE pg_catalog.pg_roles IN ACCESS SHARE MODE NOWAIT;
+SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = SESSION_USER`
 )
 
 // catalogue remembers names, limits and replay between two probes. It belongs to the goroutine that reads the
@@ -49,7 +48,7 @@ type database struct {
 	hadSessions bool // the session statistics counted a session earlier
 }
 
-// query runs SQL text by the simple protocol and returns all results. session.queryRows is one.
+// query runs SQL text by the simple protocol and returns all results. session.queryCatalog is one.
 type query func(ctx context.Context, sql string) ([]*pgconn.Result, error)
 
 // refresh reads names and limits if backends belong to an unknown database or namesInterval has passed. If the server
@@ -77,7 +76,7 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []backendCo
 		c.databases = fresh
 		c.sessionStatsSQL = buildSessionStatsSQL(slices.Sorted(maps.Keys(fresh)))
 	}
-	rows, err = run.rows(ctx, roleSQL, 1)
+	rows, err = run.rows(ctx, roleLimitSQL, 1)
 	if err != nil {
 		return err
 	}

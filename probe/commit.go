@@ -96,11 +96,11 @@ type commits struct{ current atomic.Pointer[Commit] }
 // commit starts a commit on s and takes ownership of s. If s is nil, the commit opens its own session. If a commit is
 // still running, commit starts no other and returns the running one. On a replica it returns nil.
 func (p *Prober) commit(s *session, r *Result) *Commit {
-	c := NewCommit(r.ServerStats != nil && !r.ServerStats.Replica)
+	c := NewCommit(r.Role != nil && !r.Role.Replica)
 	switch running := p.commits.current.Load(); {
 	case running != nil:
 		c = running
-	case r.ServerStats != nil && r.ServerStats.Replica:
+	case r.Role != nil && r.Role.Replica:
 		c = nil
 	default:
 		p.commits.current.Store(c)
@@ -164,7 +164,7 @@ func (s *session) commit(ctx context.Context) *CommitResult {
 	}
 	s.pooled = false // a commit needs a cancel request, even through a pooler
 	start := time.Now()
-	results, err := s.query(ctx, commitSQL, smallBudget)
+	results, err := s.query(ctx, s.prefix()+commitSQL, smallBudget)
 	switch {
 	case err != nil:
 		f := classify(err, PhaseCommit)
@@ -176,9 +176,12 @@ func (s *session) commit(ctx context.Context) *CommitResult {
 		return &CommitResult{Failure: &Failure{
 			Reason: ReasonOther, State: StateRejecting, Phase: PhaseCommit, Detail: "the wait for a synchronous standby was cancelled",
 		}}
-	case len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1:
+	}
+	data := dataOf(results)
+	switch {
+	case len(data) == 0 || len(data[len(data)-1].Rows) != 1:
 		return &CommitResult{Failure: &Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseCommit}}
-	case results[0].Rows[0][0] == nil:
+	case firstRow(data[len(data)-1], 0) == nil:
 		return nil
 	}
 	return &CommitResult{Took: knownDuration(time.Since(start))}

@@ -100,7 +100,7 @@ func dsnOf(s *testservers.FakeServer) string {
 func TestPanicOnKeptSession(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
-		if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
+		if isQuery(m, "SELECT 1") && !isQuery(m, "pg_stat_get_activity") {
 			return selectOne
 		}
 		return panicExchange
@@ -147,7 +147,7 @@ func TestPanicInCheckAndCommit(t *testing.T) {
 	t.Parallel()
 	all := newFakeServer(t, testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
 		switch {
-		case isQuery(m, "lock_timeout"):
+		case isQuery(m, "pg_stat_get_activity"):
 			return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready)
 		case isQuery(m, "SELECT 1"):
 			return selectOne
@@ -244,7 +244,7 @@ func TestBudgets(t *testing.T) {
 		t.Run(name+" in the statistics", func(t *testing.T) {
 			t.Parallel()
 			s := newFakeServer(t, testservers.Converse(loginOK, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
-				if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
+				if isQuery(m, "SELECT 1") && !isQuery(m, "pg_stat_get_activity") {
 					return selectOne
 				}
 				flood(conn, test.begin, test.message)
@@ -272,7 +272,7 @@ func TestBudgets(t *testing.T) {
 		t.Run(name+" while idle", func(t *testing.T) {
 			t.Parallel()
 			s := newFakeServer(t, testservers.Converse(loginOK, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
-				if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
+				if isQuery(m, "SELECT 1") && !isQuery(m, "pg_stat_get_activity") {
 					return selectOne
 				}
 				flood(conn, testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready), test.message)
@@ -302,7 +302,7 @@ func TestParameterBudgetOfKeptSession(t *testing.T) {
 	s := newFakeServer(t, testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
 		changes := bytes.Repeat(testservers.Wire(&pgproto3.ParameterStatus{Name: "TimeZone", Value: "UTC"}), 200) // some 55 KB by the meter
 		sent.Add(200)
-		if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
+		if isQuery(m, "SELECT 1") && !isQuery(m, "pg_stat_get_activity") {
 			return append(selectOne[:len(selectOne):len(selectOne)], changes...)
 		}
 		return append(testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready), changes...)
@@ -350,7 +350,7 @@ func TestReadyWithoutCommandComplete(t *testing.T) {
 	for name, reply := range map[string]func(pgproto3.FrontendMessage) []byte{
 		"on the new session": func(pgproto3.FrontendMessage) []byte { return early },
 		"on the kept session": func(m pgproto3.FrontendMessage) []byte {
-			if isQuery(m, "SELECT 1") && !isQuery(m, "lock_timeout") {
+			if isQuery(m, "SELECT 1") && !isQuery(m, "pg_stat_get_activity") {
 				return selectOne
 			}
 			return early

@@ -55,6 +55,11 @@ func (pgbouncer) ping(ctx context.Context, s *session) error {
 	return err
 }
 
+// pingWithRole returns no role: a PgBouncer has none.
+func (b pgbouncer) pingWithRole(ctx context.Context, s *session) (*Role, error) {
+	return nil, b.ping(ctx, s)
+}
+
 // errNoConsole is returned if a server, or a database behind a pooler, does not know a command of the console.
 var errNoConsole = errors.New("this is not the console of a PgBouncer")
 

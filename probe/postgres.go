@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,17 +18,110 @@ import (
 type postgres struct {
 	sql       string // reads the server statistics
 	catalogue catalogue
+	// refusesPrefix is set once the server has refused prefixSQL and has answered SELECT 1 without it.
+	refusesPrefix atomic.Bool
 }
 
-func (*postgres) ping(ctx context.Context, s *session) error {
-	results, err := s.query(ctx, "SELECT 1", smallBudget)
+const pingSQL = "SELECT 1"
+
+// roleSQL reads what a new transaction on this server is. The start time is a statement of its own: it may be refused.
+const roleSQL = `;
+SELECT pg_is_in_recovery(), current_setting('transaction_read_only');
+SELECT extract(epoch FROM pg_postmaster_start_time())`
+
+// ownSettingSQL returns a row if transactions are read-only by a setting of the session's own role, which says nothing about
+// other roles. Reading pg_settings takes milliseconds.
+const ownSettingSQL = `SELECT 1 FROM pg_settings WHERE name = 'default_transaction_read_only' AND source IN ('user', 'database user')`
+
+func (p *postgres) ping(ctx context.Context, s *session) error {
+	s.plain = p.refusesPrefix.Load()
+	results, err := s.query(ctx, p.pingText(s)+pingSQL, smallBudget)
+	if isRefusal(err) && !s.plain && !pinged(results) {
+		s.plain = true
+		if results, err = s.query(ctx, pingSQL, smallBudget); err == nil {
+			p.refusesPrefix.Store(true)
+		}
+	}
 	if err != nil {
 		return err
 	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1 || string(results[0].Rows[0][0]) != "1" {
+	if !pinged(results) {
 		return errors.New("SELECT 1 did not return 1")
 	}
 	return nil
+}
+
+// pingText returns what goes before SELECT 1.
+func (*postgres) pingText(s *session) string {
+	if s.plain {
+		return ""
+	}
+	return s.prefix()
+}
+
+// pinged reports whether SELECT 1 returned 1.
+func pinged(results []*pgconn.Result) bool {
+	data := dataOf(results)
+	return len(data) > 0 && len(data[0].Rows) == 1 && len(data[0].Rows[0]) == 1 && string(data[0].Rows[0][0]) == "1"
+}
+
+// pingWithRole is ping, and reads the server's role in the same simple query, so that one server sends both. An error in the role
+// leaves the reply to SELECT 1.
+func (p *postgres) pingWithRole(ctx context.Context, s *session) (*Role, error) {
+	s.plain = p.refusesPrefix.Load()
+	results, err := s.query(ctx, p.pingText(s)+pingSQL+roleSQL, smallBudget)
+	if !pinged(results) {
+		if isRefusal(err) {
+			return s.reportedRole(), p.ping(ctx, s) // without the role, and without the prefix if that was refused
+		}
+		if err == nil {
+			err = errors.New("SELECT 1 did not return 1")
+		}
+		return nil, err
+	}
+	if err != nil && !isRefusal(err) {
+		return nil, err
+	}
+	role := parseRole(dataOf(results)[1:])
+	if role == nil {
+		return s.reportedRole(), nil
+	}
+	if role.ReadOnly && !role.Replica {
+		own, err := s.query(ctx, p.pingText(s)+ownSettingSQL, smallBudget)
+		if err != nil && !isRefusal(err) {
+			return nil, err
+		}
+		if data := dataOf(own); err == nil && len(data) == 1 && len(data[0].Rows) > 0 {
+			role.ReadOnly = false
+		}
+	}
+	return role, nil
+}
+
+// parseRole parses the results of roleSQL. It returns nil if the server refused it.
+func parseRole(data []*pgconn.Result) *Role {
+	if len(data) == 0 || len(data[0].Rows) != 1 || len(data[0].Rows[0]) != 2 {
+		return nil
+	}
+	role := &Role{Replica: string(firstRow(data[0], 0)) == "t", ReadOnly: string(firstRow(data[0], 1)) == "on"}
+	if len(data) > 1 {
+		var p numberParser
+		if start := p.number(firstRow(data[1], 0)); p.err == nil {
+			role.postmasterStart = start
+		}
+	}
+	return role
+}
+
+// reportedRole returns the role that the server reported at the login (PostgreSQL 14 and later), nil if it did not. It is for
+// servers that refuse roleSQL. A pooler reports the role that its own session had when it began, so it does not count.
+func (s *session) reportedRole() *Role {
+	standby := s.conn.ParameterStatus("in_hot_standby")
+	if standby == "" || s.pooled {
+		return nil
+	}
+	replica := standby == "on"
+	return &Role{Replica: replica, ReadOnly: replica || s.conn.ParameterStatus("default_transaction_read_only") == "on"}
 }
 
 // readStats reads the server statistics and session statistics. Names and limits are read if they are due.
@@ -46,11 +140,11 @@ func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 	if withReplay {
 		c.setReplication(server, replay, time.Now())
 	}
-	if err := c.refresh(ctx, s.queryRows, backends); err != nil {
+	if err := c.refresh(ctx, s.queryCatalog, backends); err != nil {
 		return stats{}, err
 	}
 	c.fill(server, backends)
-	if server.SessionStats, err = c.readSessionStats(ctx, s.queryRows, server.VersionNum); err != nil {
+	if server.SessionStats, err = c.readSessionStats(ctx, s.queryCatalog, server.VersionNum); err != nil {
 		return stats{}, err
 	}
 	return stats{server: server}, nil
@@ -59,13 +153,14 @@ func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 // runStats runs the statistics statement. It reads replication if withReplay is set and the server supports it, and
 // reports whether the result includes it.
 func (p *postgres) runStats(ctx context.Context, s *session, withReplay bool) ([]*pgconn.Result, bool, error) {
+	s.plain = p.refusesPrefix.Load()
 	if withReplay {
-		results, err := s.queryRows(ctx, p.sql)
+		results, err := s.queryCatalog(ctx, p.sql)
 		if !unsupported(err) {
 			return results, true, err
 		}
 	}
-	results, err := s.queryRows(ctx, strings.Replace(p.sql, replayColumns, noReplayColumns, 1))
+	results, err := s.queryCatalog(ctx, strings.Replace(p.sql, replayColumns, noReplayColumns, 1))
 	return results, false, err
 }
 

@@ -44,6 +44,8 @@ type Options struct {
 type kind interface {
 	// ping checks that the server runs a query. Any goroutine may call it.
 	ping(ctx context.Context, s *session) error
+	// pingWithRole pings a new session and returns what its server is, nil if that is not known. Any goroutine may call it.
+	pingWithRole(ctx context.Context, s *session) (*Role, error)
 	// readStats reads the server's statistics. The session stays usable after an error that the server sent. Only one
 	// goroutine at a time may call it, since the kind remembers values from one call to the next.
 	readStats(ctx context.Context, s *session) (stats, error)
@@ -161,10 +163,6 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 		r.setStats(p.readStatsOnce(ctx, s))
 	case p.keepNew(ctx, r, k, s):
 		s = nil
-	case r.ServerStats != nil && !r.ServerStats.Pooled: // the kept session may be older than the current default
-		if readOnly, ok := s.readOnlyByDefault(ctx); ok {
-			r.ServerStats.ReadOnly = r.ServerStats.Replica || readOnly
-		}
 	}
 	p.lastMisconfigured = r.Failure != nil && r.Failure.State == StateMisconfigured
 	p.pooled.Store(r.pooled() || p.pooled.Load() && r.ServerStats == nil)
@@ -192,12 +190,25 @@ func (r *Result) mayBlockShutdown() bool {
 	return r.Failure != nil && (r.Failure.Reason == ReasonNotAccepting || r.Failure.Reason == ReasonRefused && r.pooled())
 }
 
-// keepNew keeps the new session s if no session is kept, or if the kept session k may be outdated: the host name now
-// leads to another address, or the last probe was refused and the role may have been created again since. It reports
-// whether s is kept.
+// isOtherServer reports whether the statistics are those of another server than the new session s has reached. A proxy, a
+// virtual IP or a name with several addresses may lead new sessions elsewhere.
+func (r *Result) isOtherServer(s *session) bool {
+	if r.Role == nil || r.ServerStats == nil {
+		return false
+	}
+	before, now := r.ServerStats.PostmasterStart, r.Role.postmasterStart
+	version := s.conn.ParameterStatus("server_version")
+	return r.ServerStats.Replica != r.Role.Replica || before.Known && now.Known && before != now ||
+		!r.ServerStats.Pooled && version != "" && version != r.ServerStats.Version
+}
+
+// keepNew keeps the new session s if no session is kept, or if the kept session k may be outdated: new sessions reach
+// another server, or the last probe was refused and the role may have been created again since. It reports whether s is
+// kept.
 func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bool {
-	if k != nil && r.KeptUp && (p.lastMisconfigured || k.address() != s.address()) {
+	if k != nil && r.KeptUp && (p.lastMisconfigured || k.address() != s.address() || r.isOtherServer(s)) {
 		p.release(k)
+		r.setStats(reply{}) // what it read may be another server's
 	}
 	if k = p.keep(s); k == nil {
 		return false
@@ -260,6 +271,7 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
 				r.Phases, _ = t.read()
 				r.TLS = t.tlsInfo()
 				r.Failure = nil
+				r.Role = s.role
 				r.Superuser = p.target.Kind != config.KindPgBouncer && s.conn.ParameterStatus("is_superuser") == "on"
 				return s
 			}
@@ -298,7 +310,11 @@ func (p *Prober) shouldRetry(f *Failure, loginErr *loginError) bool {
 // pingNew pings the server on a new session. k is the kept session, nil if there is none.
 func (p *Prober) pingNew(ctx context.Context, s *session, k *kept) error {
 	defer p.releaseIfStarved(ctx, k)()
-	return s.guard(func() error { return p.kind.ping(ctx, s) })
+	return s.guard(func() error {
+		var err error
+		s.role, err = p.kind.pingWithRole(ctx, s)
+		return err
+	})
 }
 
 // releaseIfStarved releases the kept session k if half of the time until ctx's deadline passes before stop is called. A

@@ -441,7 +441,7 @@ func accept(rowsFor func(sql string) [][]string) func(net.Conn) {
 // TestInvalidStats checks that malformed rows cost a probe its statistics, and nothing else.
 func TestInvalidStats(t *testing.T) {
 	t.Parallel()
-	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "0", "", "0", "60", "f", "0"}
+	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "1", "0", "", "0", "60", "f", "0"}
 	for name, rows := range map[string][][]string{
 		"none":        nil,
 		"short":       {{"total"}},
@@ -451,7 +451,7 @@ func TestInvalidStats(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newFakeServer(t, accept(func(sql string) [][]string {
-				if sql == "SELECT 1" {
+				if strings.Contains(sql, pingSQL) {
 					return [][]string{{"1"}}
 				}
 				return rows
@@ -583,10 +583,10 @@ func TestSlowServerKeepsSessionFirst(t *testing.T) {
 	reply := accept(func(sql string) [][]string {
 		time.Sleep(roundTrip)
 		switch {
-		case sql == "SELECT 1":
+		case strings.Contains(sql, pingSQL):
 			return [][]string{{"1"}}
 		case strings.Contains(sql, "pg_stat_get_activity"):
-			return [][]string{{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "0", "", "0", "60", "f", "0"}}
+			return [][]string{{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "1", "0", "", "0", "60", "f", "0"}}
 		}
 		return nil
 	})
@@ -686,10 +686,10 @@ func TestOneStuckCommitAtATime(t *testing.T) {
 		release          = make(chan struct{})
 	)
 	reply := accept(func(sql string) [][]string {
-		switch sql {
-		case "SELECT 1":
+		switch {
+		case strings.Contains(sql, pingSQL):
 			return [][]string{{"1"}}
-		case commitSQL:
+		case strings.Contains(sql, commitSQL):
 			commits.Add(1)
 			<-release
 			return [][]string{{"0/0"}}
@@ -751,7 +751,7 @@ func TestCloseWhileCommitHangs(t *testing.T) {
 	for range 5 {
 		release := make(chan struct{})
 		s := newFakeServer(t, accept(func(sql string) [][]string {
-			if sql == commitSQL {
+			if strings.Contains(sql, commitSQL) {
 				<-release
 			}
 			return [][]string{{"1"}}
@@ -787,4 +787,47 @@ func (c *replayConn) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	return c.Conn.Read(p)
+}
+
+// TestErrorsToSelect1 checks that a server that sends an error for SELECT 1 is never no_response, whatever the error: it speaks
+// the protocol.
+func TestErrorsToSelect1(t *testing.T) {
+	t.Parallel()
+	for _, code := range []string{"08P01", "0A000", "25006", "40001", "42501", "53200", "57014", "XX000"} {
+		t.Run(code, func(t *testing.T) {
+			t.Parallel()
+			refusal := testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: code, Routine: "exec"}, ready)
+			s := newFakeServer(t, testservers.Converse(loginOK, func(net.Conn, pgproto3.FrontendMessage) []byte { return refusal }))
+			r := runProbe(t, newTestProber(t, s.Port, "sslmode=disable"), hanging)
+			if r.Up() || r.Failure.State == StateNoResponse || r.Failure.SQLState != code {
+				t.Errorf("got %+v", r.Failure)
+			}
+		})
+	}
+}
+
+// TestServerRefusesPrefix checks that a compatible server that refuses the settings before SELECT 1 is up, and that the prober
+// remembers it.
+func TestServerRefusesPrefix(t *testing.T) {
+	t.Parallel()
+	var refused atomic.Int64
+	s := newFakeServer(t, testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+		switch {
+		case isQuery(m, "SET TRANSACTION"):
+			refused.Add(1)
+			return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "42601"}, ready)
+		case isQuery(m, "pg_stat_get_activity"):
+			return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "42883"}, ready)
+		}
+		return selectOne
+	}))
+	p := newTestProber(t, s.Port, "sslmode=disable")
+	for range 3 {
+		if r := runProbe(t, p, hanging); !r.Up() || !r.KeptUp || r.Role != nil {
+			t.Errorf("got %+v, kept %v, role %+v", r.Failure, r.KeptUp, r.Role)
+		}
+	}
+	if n := refused.Load(); n > 2 {
+		t.Errorf("%d statements were refused, want those of the first probe", n)
+	}
 }

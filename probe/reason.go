@@ -200,7 +200,7 @@ func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {
 		return ReasonTimeout, StateRejecting
 	case e.Code == "08P01" && e.Routine == "":
 		return ReasonPooler, poolerState(e.Message)
-	case e.Code == "08P01", e.Code == "0A000":
+	case login && (e.Code == "08P01" || e.Code == "0A000"): // later on the server does speak the protocol
 		return ReasonProtocol, StateNoResponse
 	case login && (strings.HasPrefix(e.Code, "22") || e.Code == "42704"):
 		return ReasonOther, StateMisconfigured

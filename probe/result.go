@@ -26,6 +26,8 @@ type Result struct {
 	Superuser bool
 	// Keep reports whether the prober keeps a session. KeptUp reports whether the kept session replied in this probe.
 	Keep, KeptUp bool
+	// Role is what the server is that the new session reached, nil if that is not known.
+	Role *Role
 	// ServerStats is set for a PostgreSQL server and PoolerStats for a PgBouncer, unless no session could read them.
 	// StatsFailure is why the session that tried failed.
 	ServerStats  *ServerStats
@@ -52,6 +54,15 @@ func Unanswered(start time.Time, waited time.Duration, keep bool) *Result {
 		Start: start, Duration: waited, Deadline: waited, Keep: keep,
 		Failure: &Failure{Reason: ReasonTimeout, State: StateNoResponse},
 	}
+}
+
+// Role is what a server is.
+type Role struct {
+	// Replica reports whether the server is in recovery. ReadOnly reports whether transactions of a new session may not write, unless
+	// that is a setting of the exporter's own role.
+	Replica, ReadOnly bool
+
+	postmasterStart Number // seconds since the epoch; unknown if the role may not read it
 }
 
 // TLS is what a TLS handshake showed.

@@ -40,8 +40,8 @@ type ServerStats struct {
 	// Start times are in seconds since the epoch. CheckpointerStart is unknown if the role does not see other roles'
 	// sessions.
 	PostmasterStart, CheckpointerStart Number
-	// Replica reports whether the server is in recovery. ReadOnly reports whether a new transaction may not write.
-	Replica, ReadOnly bool
+	// Replica reports whether the server is in recovery.
+	Replica bool
 	// WALReceiverUp and ReplicationLag are set for replicas only. WALReceiverUp is 1 while the receiver is streaming
 	// and 0 otherwise. It is unknown if the role may not see it. ReplicationLag is how far the replica may be behind,
 	// in seconds.
@@ -88,9 +88,6 @@ func backendStates() []string {
 // maxApplications is how many application names are shown individually.
 const maxApplications = 20
 
-// lockTimeout bounds every statement that may wait for a lock on a catalogue, for the statement's own transaction only.
-const lockTimeout = `SELECT pg_catalog.set_config('lock_timeout', '100ms', true);`
-
 // statsSQL returns the statement that reads the server statistics. It uses the function below pg_stat_activity: the
 // view joins pg_database and pg_authid and would wait for their locks. Grouping sets return one row for each database
 // and state, one for each application name if applications is set, and one for the totals.
@@ -108,8 +105,7 @@ const (
 	statsApplicationsSQL = statsRowKindSQL + `
   WHEN GROUPING(application_name) = 0 THEN 'application' ELSE 'total' END, datid, state, application_name,` + statsColumnsSQL + `((datid, state), (application_name), ())`
 
-	statsRowKindSQL = lockTimeout + `
-SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database'`
+	statsRowKindSQL = `SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database'`
 	statsColumnsSQL = `
   count(*) FILTER (WHERE backend_type = 'client backend'),
   count(*) FILTER (WHERE datid IS NOT NULL AND usesysid IS NOT NULL),
@@ -125,7 +121,6 @@ SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database'`
   pg_catalog.current_setting('server_version'),
   pg_catalog.current_setting('server_version_num'),
   pg_catalog.pg_is_in_recovery(),
-  pg_catalog.current_setting('transaction_read_only'),
   pg_catalog.pg_backend_pid(),` + replayColumns + `
 FROM pg_catalog.pg_stat_get_activity(NULL)
 GROUP BY GROUPING SETS `
@@ -167,7 +162,6 @@ const (
 	columnVersion
 	columnVersionNum
 	columnIsReplica
-	columnReadOnly
 	columnBackendPID
 	columnReceiverPID
 	columnReceiverStatus
@@ -283,7 +277,6 @@ func (p *numberParser) parseTotals(row [][]byte) *ServerStats {
 		Version:                      toValidUTF8(row[columnVersion]),
 		VersionNum:                   toValidUTF8(row[columnVersionNum]),
 		Replica:                      string(row[columnIsReplica]) == "t",
-		ReadOnly:                     string(row[columnReadOnly]) == "on",
 	}
 	server.Usable = server.MaxConnections - server.SuperuserReservedConnections - int(server.ReservedConnections.Value)
 	if server.Privileged {

@@ -25,6 +25,10 @@ type session struct {
 	conn   *pgconn.PgConn
 	dialer *dialer
 	meter  *meter
+	// plain reports whether the server refuses prefixSQL.
+	plain bool
+	// role is what the ping of a new session found, nil if it is not known.
+	role *Role
 	// panicked reports whether pgconn, or the code that reads its results, panicked on data from the server.
 	panicked bool
 	// fatal is the error with which the server ended the session, nil if there was none.
@@ -39,20 +43,6 @@ type session struct {
 	hasStatementTimeout bool
 	// syncWaitCancelled reports whether a commit did not wait for its synchronous standbys.
 	syncWaitCancelled bool
-}
-
-// readOnlyByDefault reports whether transactions of a new session are read-only by default. An older session is not
-// notified when the default of the role or the database changes. ok is false if the setting could not be read.
-func (s *session) readOnlyByDefault(ctx context.Context) (readOnly, ok bool) {
-	const setting = "default_transaction_read_only"
-	value := s.conn.ParameterStatus(setting)
-	if value == "" { // PostgreSQL before 14 does not report it (GUC_REPORT in src/backend/utils/misc/guc.c)
-		results, err := s.query(ctx, "SHOW "+setting, smallBudget)
-		if err == nil && len(results) == 1 && len(results[0].Rows) == 1 && len(results[0].Rows[0]) == 1 {
-			value = string(results[0].Rows[0][0])
-		}
-	}
-	return value == "on", value != ""
 }
 
 // address returns the server's address as host:port, or the path of a Unix socket.
@@ -107,6 +97,11 @@ func (s *session) run(ctx context.Context, budget int, statement func() error) e
 // queryRows runs sql like query, with a budget for one row per database, pool or user.
 func (s *session) queryRows(ctx context.Context, sql string) ([]*pgconn.Result, error) {
 	return s.query(ctx, sql, largeBudget)
+}
+
+// queryCatalog is queryRows for a PostgreSQL server, with the session's prefix.
+func (s *session) queryCatalog(ctx context.Context, sql string) ([]*pgconn.Result, error) {
+	return s.queryRows(ctx, s.prefix()+sql)
 }
 
 // abortedByUs reports whether this side ended the session because of what the server sent.

@@ -32,7 +32,7 @@ func buildSessionStatsSQL(oids []uint32) string {
 		}
 		list.WriteString(strconv.FormatUint(uint64(oid), 10))
 	}
-	return `SELECT pg_catalog.set_config('statement_timeout', '250ms', true);
+	return `SET LOCAL statement_timeout = '250ms';
 SELECT d, pg_catalog.pg_stat_get_db_sessions(d), pg_catalog.pg_stat_get_db_sessions_abandoned(d),
   pg_catalog.pg_stat_get_db_sessions_fatal(d), pg_catalog.pg_stat_get_db_sessions_killed(d)
 FROM pg_catalog.unnest('{` + list.String() + `}'::pg_catalog.oid[]) AS d`

@@ -88,7 +88,7 @@ func (p *Prober) queryOnce(ctx context.Context, sql string, maxDuration time.Dur
 // queryReadOnly runs a statement in a read-only transaction. It calls onBegin after BEGIN, whether BEGIN succeeded or
 // not.
 func (s *session) queryReadOnly(ctx context.Context, sql string, onBegin func()) (Scalar, error) {
-	begin := "BEGIN READ ONLY"
+	begin := "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE"
 	if deadline, ok := ctx.Deadline(); ok {
 		begin += fmt.Sprintf("; SET LOCAL statement_timeout = %d", max(1, time.Until(deadline).Milliseconds()))
 	}

@@ -1,0 +1,62 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// prefixSQL makes the statements behind it, in the same simple query, independent of the settings of the role, the database
+// and the server. SET TRANSACTION must come first, and takes no snapshot: with serializable as the default, SELECT fails on a hot
+// standby (SQLSTATE 0A000), and with deferrable as the default it waits for other transactions. A search_path can put look-alike
+// functions and operators before pg_catalog. extra_float_digits below 1 rounds times before PostgreSQL 14. The lock_timeout
+// bounds statements that wait for a lock on a catalogue. ROLE NONE is the role that logged in: another one may not see the other
+// sessions. All settings end with the transaction, also through a pooler.
+const prefixSQL = `SET TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE;
+SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '100ms'; SET LOCAL idle_in_transaction_session_timeout = 0;
+SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL extra_float_digits = 1; SET LOCAL ROLE NONE;
+`
+
+// transactionTimeoutSQL is for PostgreSQL 17 and later, which have this setting.
+const transactionTimeoutSQL = `SET LOCAL transaction_timeout = 0;
+`
+
+// plainPrefixSQL is for servers that refuse prefixSQL.
+const plainPrefixSQL = `SELECT pg_catalog.set_config('lock_timeout', '100ms', true);
+`
+
+// prefix returns the SQL text that goes before each statement of the session. The major version is the one that the login
+// reported.
+func (s *session) prefix() string {
+	if s.plain {
+		return plainPrefixSQL
+	}
+	number, _, _ := strings.Cut(s.conn.ParameterStatus("server_version"), ".")
+	if major, err := strconv.Atoi(number); err == nil && major >= 17 {
+		return prefixSQL + transactionTimeoutSQL
+	}
+	return prefixSQL
+}
+
+// dataOf returns the results that have columns: those of SELECT, and not those of SET and LOCK.
+func dataOf(results []*pgconn.Result) []*pgconn.Result {
+	var data []*pgconn.Result
+	for _, r := range results {
+		if len(r.FieldDescriptions) > 0 {
+			data = append(data, r)
+		}
+	}
+	return data
+}
+
+// firstRow returns the value in a column of the first row, nil if it is NULL or missing.
+func firstRow(r *pgconn.Result, column int) []byte {
+	if len(r.Rows) == 0 || column >= len(r.Rows[0]) {
+		return nil
+	}
+	return r.Rows[0][column]
+}
