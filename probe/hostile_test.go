@@ -463,7 +463,8 @@ func TestReopenedSessionHangs(t *testing.T) {
 	eventually(t, func() bool { return losses.Load() == 1 })
 	before := s.Accepted()
 	time.Sleep(2 * maxReopen)
-	if n := losses.Load(); n != 1 || s.Accepted() != before || p.keptNow() != nil {
+	// One more connection may carry the cancel request of the session that hung.
+	if n := losses.Load(); n != 1 || s.Accepted() > before+1 || p.keptNow() != nil {
 		t.Errorf("%d losses, %d more connections, kept %v", n, s.Accepted()-before, p.keptNow() != nil)
 	}
 }
