@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"pg_liveness_exporter/config"
-	"pg_liveness_exporter/internal/credentials"
 	"pg_liveness_exporter/internal/testenv"
 	"pg_liveness_exporter/internal/testservers"
 )
@@ -153,7 +152,7 @@ func record(t *testing.T, kind config.Kind) {
 			_, _ = client.Write(buffer[:n])
 		}
 	})
-	p := newTestProberOf(t, kind, proxy.Port, 0)
+	p := newTestProberOf(t, kind, superuserDSN(kind, proxy.Port), nil)
 	for range 2 {
 		if r := runProbe(t, p, hanging); !r.Up() {
 			t.Fatalf("got %+v", r.Failure)
@@ -170,32 +169,9 @@ func record(t *testing.T, kind config.Kind) {
 	}
 }
 
-// newTestProberOf returns a prober of the given kind of server. It logs in as PostgreSQL's superuser.
-func newTestProberOf(t testing.TB, kind config.Kind, port int, timeout time.Duration) *Prober {
-	t.Helper()
-	target, err := config.FromEnvironment(func(name string) string {
-		if name == "DATA_SOURCE_NAME" {
-			return fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable", port, testservers.Superuser, kind)
-		}
-		return ""
-	}, config.Probing{Timeout: timeout})
-	if err != nil {
-		t.Fatal(err)
-	}
-	target.Kind = kind
-	options := Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(LossReason, time.Time) {}}
-	p := New(target, credentials.NewStore(t.Context()).For(target), options)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), hanging)
-		defer cancel()
-		if err := p.Close(ctx); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		if n := options.Sessions.InUse() + options.Sessions.Idle(); n != 0 {
-			t.Errorf("%d connections are left", n)
-		}
-	})
-	return p
+// superuserDSN names a local server, for PostgreSQL's superuser.
+func superuserDSN(kind config.Kind, port int) string {
+	return fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable", port, testservers.Superuser, kind)
 }
 
 // play starts a server that sends r in every session, and returns a prober of it. stop ends all sessions.
@@ -223,7 +199,9 @@ func play(t testing.TB, kind config.Kind, r recording) (p *Prober, stop func()) 
 		}
 		_, _ = io.Copy(io.Discard, conn)
 	})
-	return newTestProberOf(t, kind, s.Port, time.Second), end
+	p = newTestProberOf(t, kind, superuserDSN(kind, s.Port), nil)
+	p.target.Timeout = time.Second
+	return p, end
 }
 
 // hangUp is the type of a message at which the server closes the connection instead.

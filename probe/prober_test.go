@@ -62,7 +62,14 @@ func newTestProber(t *testing.T, port int, settings string) *Prober {
 }
 
 // newTestProberFor returns a prober of dsn. change may modify its options.
-func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
+func newTestProberFor(t testing.TB, dsn string, change func(*Options)) *Prober {
+	t.Helper()
+	return newTestProberOf(t, config.KindPostgres, dsn, change)
+}
+
+// newTestProberOf returns a prober of dsn, a server of the given kind, and closes it when the test ends. No connection may be left
+// then.
+func newTestProberOf(t testing.TB, kind config.Kind, dsn string, change func(*Options)) *Prober {
 	t.Helper()
 	target, err := config.FromEnvironment(func(name string) string {
 		if name == "DATA_SOURCE_NAME" {
@@ -73,6 +80,7 @@ func newTestProberFor(t *testing.T, dsn string, change func(*Options)) *Prober {
 	if err != nil {
 		t.Fatal(err)
 	}
+	target.Kind = kind
 	options := Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(LossReason, time.Time) {}}
 	if change != nil {
 		change(&options)
