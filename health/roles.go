@@ -38,7 +38,7 @@ func roles() map[string]role {
 		case r.Replica:
 			return isReplica
 		case r.ReadOnly:
-			return "transactions of the exporter's role are read-only by default"
+			return "transactions are read-only by default on this server or database"
 		}
 		return ""
 	})

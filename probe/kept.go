@@ -41,7 +41,7 @@ func (r *reply) readStats(ctx context.Context, s *session, kind kind) error {
 // requests it listens, so that it notices the end of the session at once.
 type kept struct {
 	*session
-	ctx       context.Context //nolint:containedctx // ends when the session is released, abandoned or lost
+	ctx       context.Context //nolint:containedctx // ends when the session is released or lost, or the prober is closed
 	cancel    context.CancelFunc
 	requests  chan request
 	started   startTimes

@@ -17,7 +17,7 @@ import (
 const (
 	// loginBudget bounds a login. A real server sends about 1 KiB, 16 KiB with the longest list of parameters seen.
 	loginBudget = 1 << 20
-	// smallBudget bounds the reply to a statement that returns at most one row.
+	// smallBudget bounds the reply to a statement that needs one row at most.
 	smallBudget = 1 << 20
 	// largeBudget bounds the reply to a statement that returns a row for each database, pool or user.
 	largeBudget = 16 << 20

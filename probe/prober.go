@@ -358,7 +358,7 @@ func (p *Prober) keep(s *session) *kept {
 	return k
 }
 
-// release ends the kept session k. The next new session is kept.
+// release ends the kept session k. The next new session is kept, unless stopKeeping is set.
 func (p *Prober) release(k *kept) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
