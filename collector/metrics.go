@@ -277,8 +277,11 @@ func (t *Table) server() {
 	t.add(gauge, "pg_transaction_read_only",
 		"Whether a new transaction cannot write: on a replica, or by default_transaction_read_only.", nil,
 		func(s *monitor.Snapshot, emit emit) {
-			if s.Result.Role != nil {
-				emit.bool(s.Result.Role.ReadOnly)
+			switch r := s.Result; {
+			case r.Role != nil:
+				emit.bool(r.Role.ReadOnly)
+			case !r.Up() && r.ServerStats != nil:
+				emit.bool(r.ServerStats.ReadOnly)
 			}
 		})
 	t.serverStat("pg_wal_receiver_up", "Whether a replica's WAL receiver is streaming.", nil,

@@ -37,7 +37,7 @@ func TestSettingsOfTheRole(t *testing.T) {
 			"ALTER ROLE monitor SET idle_in_transaction_session_timeout = 1", "ALTER ROLE monitor RESET ALL",
 		},
 		{"extra_float_digits", "ALTER ROLE monitor SET extra_float_digits = -15", "ALTER ROLE monitor RESET ALL"},
-		{"another role", "CREATE ROLE other CONNECTION LIMIT 3; GRANT other TO monitor; ALTER ROLE monitor SET role = other", "ALTER ROLE monitor RESET ALL"},
+		{"another role", "CREATE ROLE other CONNECTION LIMIT 3; GRANT pg_monitor TO other; GRANT other TO monitor; ALTER ROLE monitor SET role = other", "ALTER ROLE monitor RESET ALL"},
 		{"look-alikes before pg_catalog", lookAlikes, "ALTER ROLE monitor RESET ALL"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -164,7 +164,7 @@ func (s *session) commit(ctx context.Context) *CommitResult {
 	}
 	s.pooled = false // a commit needs a cancel request, even through a pooler
 	start := time.Now()
-	results, err := s.query(ctx, s.prefix()+commitSQL, smallBudget)
+	results, err := s.query(ctx, s.pingPrefix()+commitSQL, smallBudget)
 	switch {
 	case err != nil:
 		f := classify(err, PhaseCommit)

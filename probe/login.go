@@ -117,6 +117,9 @@ func (p *Prober) runLogin(probeCtx context.Context, l *pendingLogin) {
 	loginCtx, cancel := context.WithTimeout(p.ctx, p.limits.maxPending)
 	defer cancel()
 	l.session, l.err = login(probeCtx, loginCtx, p.target, p.credentials, &p.options, l.trace)
+	if l.session != nil {
+		l.session.refusal = &p.refusal
+	}
 	p.mu.Lock()
 	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
 	abandoned := l.abandoned

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -18,8 +17,6 @@ import (
 type postgres struct {
 	sql       string // reads the server statistics
 	catalogue catalogue
-	// refusesPrefix is set once the server has refused prefixSQL and has answered SELECT 1 without it.
-	refusesPrefix atomic.Bool
 }
 
 const pingSQL = "SELECT 1"
@@ -30,16 +27,25 @@ SELECT pg_is_in_recovery(), current_setting('transaction_read_only');
 SELECT extract(epoch FROM pg_postmaster_start_time())`
 
 // ownSettingSQL returns a row if transactions are read-only by a setting of the session's own role, which says nothing about
-// other roles. Reading pg_settings takes milliseconds.
-const ownSettingSQL = `SELECT 1 FROM pg_settings WHERE name = 'default_transaction_read_only' AND source IN ('user', 'database user')`
+// other roles, and not also by one of the database. A setting of the server below it cannot be seen without the privileges of a
+// superuser. Reading pg_settings takes milliseconds.
+const ownSettingSQL = `SELECT 1 FROM pg_settings WHERE name = 'default_transaction_read_only' AND source IN ('user', 'database user')
+AND NOT EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting WHERE setrole = 0
+  AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+  AND setting ~* '^default_transaction_read_only=.?(on|t|y|1)')`
 
-func (p *postgres) ping(ctx context.Context, s *session) error {
-	s.plain = p.refusesPrefix.Load()
-	results, err := s.query(ctx, p.pingText(s)+pingSQL, smallBudget)
-	if isRefusal(err) && !s.plain && !pinged(results) {
-		s.plain = true
+// isOwnSetting reports whether only the exporter's own role is read-only.
+func isOwnSetting(ctx context.Context, s *session) bool {
+	results, err := s.query(ctx, s.pingPrefix()+ownSettingSQL, smallBudget)
+	data := dataOf(results)
+	return err == nil && len(data) > 0 && len(data[len(data)-1].Rows) > 0
+}
+
+func (*postgres) ping(ctx context.Context, s *session) error {
+	results, err := s.query(ctx, s.pingPrefix()+pingSQL, smallBudget)
+	if isRefusal(err) && !s.refusal.isRecent() && !pinged(results) {
 		if results, err = s.query(ctx, pingSQL, smallBudget); err == nil {
-			p.refusesPrefix.Store(true)
+			s.refusal.record()
 		}
 	}
 	if err != nil {
@@ -51,14 +57,6 @@ func (p *postgres) ping(ctx context.Context, s *session) error {
 	return nil
 }
 
-// pingText returns what goes before SELECT 1.
-func (*postgres) pingText(s *session) string {
-	if s.plain {
-		return ""
-	}
-	return s.prefix()
-}
-
 // pinged reports whether SELECT 1 returned 1.
 func pinged(results []*pgconn.Result) bool {
 	data := dataOf(results)
@@ -68,8 +66,7 @@ func pinged(results []*pgconn.Result) bool {
 // pingWithRole is ping, and reads the server's role in the same simple query, so that one server sends both. An error in the role
 // leaves the reply to SELECT 1.
 func (p *postgres) pingWithRole(ctx context.Context, s *session) (*Role, error) {
-	s.plain = p.refusesPrefix.Load()
-	results, err := s.query(ctx, p.pingText(s)+pingSQL+roleSQL, smallBudget)
+	results, err := s.query(ctx, s.pingPrefix()+pingSQL+roleSQL, smallBudget)
 	if !pinged(results) {
 		if isRefusal(err) {
 			return s.reportedRole(), p.ping(ctx, s) // without the role, and without the prefix if that was refused
@@ -85,15 +82,6 @@ func (p *postgres) pingWithRole(ctx context.Context, s *session) (*Role, error) 
 	role := parseRole(dataOf(results)[1:])
 	if role == nil {
 		return s.reportedRole(), nil
-	}
-	if role.ReadOnly && !role.Replica {
-		own, err := s.query(ctx, p.pingText(s)+ownSettingSQL, smallBudget)
-		if err != nil && !isRefusal(err) {
-			return nil, err
-		}
-		if data := dataOf(own); err == nil && len(data) == 1 && len(data[0].Rows) > 0 {
-			role.ReadOnly = false
-		}
 	}
 	return role, nil
 }
@@ -153,7 +141,6 @@ func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 // runStats runs the statistics statement. It reads replication if withReplay is set and the server supports it, and
 // reports whether the result includes it.
 func (p *postgres) runStats(ctx context.Context, s *session, withReplay bool) ([]*pgconn.Result, bool, error) {
-	s.plain = p.refusesPrefix.Load()
 	if withReplay {
 		results, err := s.queryCatalog(ctx, p.sql)
 		if !unsupported(err) {

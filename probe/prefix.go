@@ -6,6 +6,8 @@ package probe
 import (
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -14,11 +16,11 @@ import (
 // and the server. SET TRANSACTION must come first, and takes no snapshot: with serializable as the default, SELECT fails on a hot
 // standby (SQLSTATE 0A000), and with deferrable as the default it waits for other transactions. A search_path can put look-alike
 // functions and operators before pg_catalog. extra_float_digits below 1 rounds times before PostgreSQL 14. The lock_timeout
-// bounds statements that wait for a lock on a catalogue. ROLE NONE is the role that logged in: another one may not see the other
-// sessions. All settings end with the transaction, also through a pooler.
+// bounds statements that wait for a lock on a catalogue. jit may take seconds to compile a statement. All settings end with the
+// transaction, also through a pooler.
 const prefixSQL = `SET TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE;
 SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '100ms'; SET LOCAL idle_in_transaction_session_timeout = 0;
-SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL extra_float_digits = 1; SET LOCAL ROLE NONE;
+SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL extra_float_digits = 1; SET LOCAL jit = off;
 `
 
 // transactionTimeoutSQL is for PostgreSQL 17 and later, which have this setting.
@@ -32,14 +34,47 @@ const plainPrefixSQL = `SELECT pg_catalog.set_config('lock_timeout', '100ms', tr
 // prefix returns the SQL text that goes before each statement of the session. The major version is the one that the login
 // reported.
 func (s *session) prefix() string {
-	if s.plain {
+	if s.refusal.isRecent() {
 		return plainPrefixSQL
 	}
-	number, _, _ := strings.Cut(s.conn.ParameterStatus("server_version"), ".")
-	if major, err := strconv.Atoi(number); err == nil && major >= 17 {
+	if s.major() >= 17 {
 		return prefixSQL + transactionTimeoutSQL
 	}
 	return prefixSQL
+}
+
+// pingPrefix is prefix for statements that need no setting on a server that refuses prefixSQL.
+func (s *session) pingPrefix() string {
+	if s.refusal.isRecent() {
+		return ""
+	}
+	return s.prefix()
+}
+
+// major returns the server's major version as the login reported it, 0 if it did not: 18 for "18.4 (Debian)" and "18beta1".
+func (s *session) major() int {
+	version := s.conn.ParameterStatus("server_version")
+	if end := strings.IndexFunc(version, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
+		version = version[:end]
+	}
+	major, err := strconv.Atoi(version)
+	if err != nil {
+		return 0
+	}
+	return major
+}
+
+// refusalTime is how long a refusal of prefixSQL is remembered. A pooler may lead to another server by then.
+const refusalTime = 10 * time.Minute
+
+// prefixRefusal records when a server last refused prefixSQL and accepted SELECT 1 without it.
+type prefixRefusal struct{ at atomic.Int64 }
+
+func (r *prefixRefusal) record() { r.at.Store(time.Now().UnixNano()) }
+
+func (r *prefixRefusal) isRecent() bool {
+	at := r.at.Load()
+	return at != 0 && time.Since(time.Unix(0, at)) < refusalTime
 }
 
 // dataOf returns the results that have columns: those of SELECT, and not those of SET and LOCK.

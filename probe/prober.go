@@ -84,6 +84,7 @@ type Prober struct {
 	limits      limits
 	kind        kind
 	commits     commits
+	refusal     prefixRefusal
 
 	ctx    context.Context //nolint:containedctx // ends when the prober is closed
 	cancel context.CancelFunc
@@ -208,7 +209,7 @@ func (r *Result) isOtherServer(s *session) bool {
 func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bool {
 	if k != nil && r.KeptUp && (p.lastMisconfigured || k.address() != s.address() || r.isOtherServer(s)) {
 		p.release(k)
-		r.setStats(reply{}) // what it read may be another server's
+		r.ServerStats, r.StatsFailure = nil, nil // they may be another server's
 	}
 	if k = p.keep(s); k == nil {
 		return false
@@ -268,6 +269,7 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
 			s.pooled = p.pooled.Load()
 			if err = p.pingNew(ctx, s, k); err == nil {
 				t.done()
+				p.refineRole(ctx, s)
 				r.Phases, _ = t.read()
 				r.TLS = t.tlsInfo()
 				r.Failure = nil
@@ -315,6 +317,16 @@ func (p *Prober) pingNew(ctx context.Context, s *session, k *kept) error {
 		s.role, err = p.kind.pingWithRole(ctx, s)
 		return err
 	})
+}
+
+// refineRole finds out whether the server is read-only for others too. Its time is not part of the ping's.
+func (p *Prober) refineRole(ctx context.Context, s *session) {
+	if s.role != nil && s.role.ReadOnly && !s.role.Replica {
+		_ = s.guard(func() error { // an error leaves the role as it is
+			s.role.ReadOnly = !isOwnSetting(ctx, s)
+			return nil
+		})
+	}
 }
 
 // releaseIfStarved releases the kept session k if half of the time until ctx's deadline passes before stop is called. A

@@ -449,7 +449,7 @@ func accept(rowsFor func(sql string) [][]string) func(net.Conn) {
 // TestInvalidStats checks that malformed rows cost a probe its statistics, and nothing else.
 func TestInvalidStats(t *testing.T) {
 	t.Parallel()
-	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "1", "0", "", "0", "60", "f", "0"}
+	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "0", "", "0", "60", "f", "0"}
 	for name, rows := range map[string][][]string{
 		"none":        nil,
 		"short":       {{"total"}},
@@ -594,7 +594,7 @@ func TestSlowServerKeepsSessionFirst(t *testing.T) {
 		case strings.Contains(sql, pingSQL):
 			return [][]string{{"1"}}
 		case strings.Contains(sql, "pg_stat_get_activity"):
-			return [][]string{{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "1", "0", "", "0", "60", "f", "0"}}
+			return [][]string{{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "0", "", "0", "60", "f", "0"}}
 		}
 		return nil
 	})

@@ -40,8 +40,9 @@ type ServerStats struct {
 	// Start times are in seconds since the epoch. CheckpointerStart is unknown if the role does not see other roles'
 	// sessions.
 	PostmasterStart, CheckpointerStart Number
-	// Replica reports whether the server is in recovery.
-	Replica bool
+	// Replica reports whether the server is in recovery. ReadOnly reports whether a new transaction may not write, by whatever
+	// setting. Both are those of the session that read the statistics: Result.Role has those of the new session.
+	Replica, ReadOnly bool
 	// WALReceiverUp and ReplicationLag are set for replicas only. WALReceiverUp is 1 while the receiver is streaming
 	// and 0 otherwise. It is unknown if the role may not see it. ReplicationLag is how far the replica may be behind,
 	// in seconds.
@@ -121,6 +122,7 @@ const (
   pg_catalog.current_setting('server_version'),
   pg_catalog.current_setting('server_version_num'),
   pg_catalog.pg_is_in_recovery(),
+  pg_catalog.current_setting('transaction_read_only'),
   pg_catalog.pg_backend_pid(),` + replayColumns + `
 FROM pg_catalog.pg_stat_get_activity(NULL)
 GROUP BY GROUPING SETS `
@@ -162,6 +164,7 @@ const (
 	columnVersion
 	columnVersionNum
 	columnIsReplica
+	columnReadOnly
 	columnBackendPID
 	columnReceiverPID
 	columnReceiverStatus
@@ -277,6 +280,7 @@ func (p *numberParser) parseTotals(row [][]byte) *ServerStats {
 		Version:                      toValidUTF8(row[columnVersion]),
 		VersionNum:                   toValidUTF8(row[columnVersionNum]),
 		Replica:                      string(row[columnIsReplica]) == "t",
+		ReadOnly:                     string(row[columnReadOnly]) == "on",
 	}
 	server.Usable = server.MaxConnections - server.SuperuserReservedConnections - int(server.ReservedConnections.Value)
 	if server.Privileged {

@@ -25,8 +25,8 @@ type session struct {
 	conn   *pgconn.PgConn
 	dialer *dialer
 	meter  *meter
-	// plain reports whether the server refuses prefixSQL.
-	plain bool
+	// refusal records whether the server refuses prefixSQL. All sessions of a prober share it.
+	refusal *prefixRefusal
 	// role is what the ping of a new session found, nil if it is not known.
 	role *Role
 	// panicked reports whether pgconn, or the code that reads its results, panicked on data from the server.

@@ -89,6 +89,9 @@ func (p *Prober) queryOnce(ctx context.Context, sql string, maxDuration time.Dur
 // not.
 func (s *session) queryReadOnly(ctx context.Context, sql string, onBegin func()) (Scalar, error) {
 	begin := "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE"
+	if s.refusal.isRecent() {
+		begin = "BEGIN READ ONLY"
+	}
 	if deadline, ok := ctx.Deadline(); ok {
 		begin += fmt.Sprintf("; SET LOCAL statement_timeout = %d", max(1, time.Until(deadline).Milliseconds()))
 	}
