@@ -90,7 +90,11 @@ func (c *celery) run(ctx context.Context) (number, error) {
 				replied[tag] = true
 			}
 		default:
-			time.Sleep(pollInterval)
+			select {
+			case <-ctx.Done():
+				return number{}, ctx.Err()
+			case <-time.After(pollInterval):
+			}
 		}
 	}
 	return known(float64(len(replied))), nil

@@ -97,7 +97,7 @@ func TestSQL(t *testing.T) {
 	columns.Columns = 2
 	const (
 		notBoolean = "fail: the statement returned neither true nor false, and there are no limits nor a value to equal"
-		notNumber  = "fail: the statement returned no number to hold against the limits"
+		notNumber  = "fail: the statement returned no number to compare with the limits"
 	)
 	for _, test := range []struct {
 		keys   string

@@ -57,7 +57,7 @@ func (c *sql) evaluate(result Scalar) (number, error) {
 		return number{}, PublicError(
 			"the statement returned neither true nor false, and there are no limits nor a value to equal")
 	case !found.known:
-		return number{}, PublicError("the statement returned no number to hold against the limits")
+		return number{}, PublicError("the statement returned no number to compare with the limits")
 	}
 	return found, nil
 }

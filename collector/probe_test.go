@@ -29,7 +29,7 @@ targets: {a: {host: h, module: m}, b: {host: h, user: u}}`), "x.yml", config.Pro
 	for query, want := range map[string]string{
 		"":                                "the parameter target is missing",
 		"target=":                         "the parameter target is missing",
-		"target=hunter2":                  "there is no target of this name; to probe host:port, name a module",
+		"target=hunter2":                  "there is no target with this name; to probe host:port, name a module",
 		"target=hunter2&module=m":         "the target is not host:port",
 		"target=a&module=n":               "this target has another module, or none",
 		"target=b&module=m":               "this target has another module, or none",
@@ -41,7 +41,7 @@ targets: {a: {host: h, module: m}, b: {host: h, user: u}}`), "x.yml", config.Pro
 		"target=%zz":                      "the parameters are not well-formed",
 		"target=postgres://u:hunter2@h:1&module=m": "the target is a connection string; write host:port, credentials come from the module",
 		"target=u:hunter2@h:1&module=m":            "the target holds a user; write host:port, credentials come from the module",
-		"target=/tmp/hunter2&module=m":             "the target is a path; write host:port",
+		"target=/hunter2&module=m":                 "the target is a path; write host:port",
 		"target=h:1%0ahunter2&module=m":            "the target holds a space or a control character",
 		"target=a":                                 "",
 		"target=a&module=m":                        "",

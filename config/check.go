@@ -87,8 +87,8 @@ const (
 // Equal reports whether two checks have the same settings.
 func (c *Check) Equal(other *Check) bool { return reflect.DeepEqual(c, other) }
 
-// SameDependency reports whether two checks have the same settings but for times and limits, so that a result of one is
-// a result of the other.
+// SameDependency reports whether two checks have the same settings except times and limits. A result of one is then a result
+// of the other.
 func (c *Check) SameDependency(other *Check) bool {
 	changed := *other
 	changed.Timeout, changed.TTL, changed.TTLFailed, changed.Limits = c.Timeout, c.TTL, c.TTLFailed, c.Limits
@@ -247,10 +247,10 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 	case c.Kind == CheckSQL && c.Equals != nil && l.Any():
 		b.problem(given["equals"], join(where, "equals"), "does not go with limits")
 	case c.Kind == CheckRedis && l.Any() && c.LengthOf == "":
-		b.problem(n, where, "has limits, and no length_of to hold against them")
+		b.problem(n, where, "has limits, but no length_of to compare with them")
 	case c.Kind == CheckRedis && !l.Any() && c.LengthOf != "":
 		b.problem(given["length_of"], join(where, "length_of"),
-			"has no limits to be held against: fail_above, warn_above, …")
+			"has no limits to compare with: fail_above, warn_above, …")
 	case c.Kind == CheckCelery && l.FailBelow == nil:
 		one := 1.0
 		l.FailBelow = &one
@@ -286,7 +286,7 @@ func (b *builder) checkTargets(given map[string]map[string]*yaml.Node, names map
 		case names[c.Name] != nil:
 			b.problem(names[c.Name], join("targets", c.Name), "a check has this name too, and both are asked for by it")
 		case c.Kind == CheckSQL && names[c.Target] == nil:
-			b.problem(n, where, "there is no target of this name")
+			b.problem(n, where, "there is no target with this name")
 		case kinds[c.Target] == KindPgBouncer:
 			b.problem(n, where, "is a PgBouncer, on which no SQL can be run")
 		}

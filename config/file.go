@@ -246,7 +246,7 @@ func (b *builder) target(name string, n *yaml.Node, where string, modules map[st
 	b.checkSettings(n, where, s)
 	base, ok := modules[at.module]
 	if !ok && at.module != "" {
-		b.problem(given["module"], where+".module", "there is no module of this name")
+		b.problem(given["module"], where+".module", "there is no module with this name")
 		base = modules[""]
 	}
 	merged := s.overlay(base)

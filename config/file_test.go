@@ -168,7 +168,7 @@ dir/x.yml:6: modules: a key stands twice, first in line 4
 dir/x.yml:8: targets.a.host: names several hosts: make each of them a target of its own
 dir/x.yml:9: targets.b.port: must be a number from 1 to 65535
 dir/x.yml:9: targets.b.hunter: unknown key; known here are ` + targetKeys + `
-dir/x.yml:9: targets.b.module: there is no module of this name
+dir/x.yml:9: targets.b.module: there is no module with this name
 dir/x.yml:10: targets.c.port: is given beside dsn: write it into one of them
 dir/x.yml:10: targets.c.dsn: holds password, which is also a key beside it
 dir/x.yml:11: targets.d.dsn: names several servers, and each is a target of its own

@@ -169,7 +169,7 @@ func (s suite) passes(t *testing.T, rules ruleFile) (passed bool, output string,
 	return err == nil, string(out), nil
 }
 
-// with returns the rules with a change to the one of this name.
+// with returns the rules with a change to the one with this name.
 func (f ruleFile) with(name string, change func(*rule)) ruleFile {
 	groups := slices.Clone(f.Groups)
 	for i := range groups {

@@ -35,7 +35,7 @@ func TestSQLChecks(t *testing.T) {
 		"many":    {"", "SELECT true FROM generate_series(1, 10000) a, generate_series(1, 10000) b", "fail the statement returned several rows"},
 		"columns": {"", "SELECT true, true", "fail the statement returned several columns"},
 		"null":    {"", "SELECT NULL::bool", "fail the statement returned NULL"},
-		"text":    {", fail_above: 1", "SELECT 'hunter2'", "fail the statement returned no number to hold against the limits"},
+		"text":    {", fail_above: 1", "SELECT 'hunter2'", "fail the statement returned no number to compare with the limits"},
 		"wide":    {", equals: x", "SELECT repeat('x', 20000000)", "fail the statement failed: protocol"},
 		"sleeps":  {", timeout: 500ms", "SELECT pg_sleep(60)", "fail the statement did not end in time"},
 		"writes":  {"", "INSERT INTO written VALUES (1) RETURNING true", "fail the statement failed: it tries to write, SQLSTATE 25006"},

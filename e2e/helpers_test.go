@@ -827,8 +827,8 @@ func (e *Exporter) ExpectLoggedChanges(s *testservers.Postgres, want ...string) 
 	}
 }
 
-// likeGolden requires that a real server's exposition has the metrics of a golden file and no others, but for those that
-// it may lack.
+// likeGolden requires that a real server's exposition has exactly the metrics of a golden file. Those that it may lack can be
+// absent.
 func likeGolden(t *testing.T, name, body string, lacks func(help string) bool) {
 	t.Helper()
 	want, got := helps(read(t, "collector/testdata/"+name+".prom"), "pg"), helps(body, "pg")
@@ -940,7 +940,7 @@ func freeze(t *testing.T, _ *testservers.Postgres, pids ...int) func() {
 	return thaw
 }
 
-// children are the processes of a server, but for the postmaster.
+// children returns the PIDs of a server's processes, without the postmaster.
 func children(t *testing.T, s *testservers.Postgres) []int {
 	t.Helper()
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", s.PID(), s.PID()))

@@ -77,7 +77,7 @@ func (b *body) MarshalJSON() ([]byte, error) {
 
 const (
 	nothing     = "there is nothing to look at"
-	unknownName = "there is nothing of this name"
+	unknownName = "there is nothing with this name"
 )
 
 // serveAll serves /health: the status of all targets and checks together.

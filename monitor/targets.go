@@ -29,7 +29,7 @@ const (
 // Errors of FindTarget. Their texts may be shown to the client.
 var (
 	errNoTarget    = errors.New("the parameter target is missing")
-	errUnknown     = errors.New("there is no target of this name; to probe host:port, name a module")
+	errUnknown     = errors.New("there is no target with this name; to probe host:port, name a module")
 	errOtherModule = errors.New("this target has another module, or none")
 
 	// ErrTooManyTargets is the only error of FindTarget that is not the fault of the request.

@@ -68,7 +68,7 @@ func readVersion(ctx context.Context, s *session) (string, error) {
 	results, err := s.queryRows(ctx, showVersion)
 	var pgErr *pgconn.PgError
 	switch {
-	case errors.As(err, &pgErr) && pgErr.Code == "42704": // PostgreSQL has no parameter of this name
+	case errors.As(err, &pgErr) && pgErr.Code == "42704": // PostgreSQL has no parameter with this name
 		return "", errNoConsole
 	case err != nil:
 		return "", err

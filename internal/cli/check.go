@@ -199,7 +199,7 @@ func (c *Check) choose(file *config.File) (*config.Target, error) {
 	}
 	switch {
 	case c.target != "":
-		return nil, errors.New("there is no target and no check of this name")
+		return nil, errors.New("there is no target and no check with this name")
 	case len(names) == 0:
 		return nil, errors.New("the file has no targets: name a check")
 	}

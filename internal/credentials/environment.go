@@ -92,7 +92,7 @@ func (e environment) dataSourceURI() (*pgconn.Config, error) {
 }
 
 // databaseURL makes a login of DATABASE_URL. It also accepts SQLAlchemy's form "postgresql+driver://", and parameters
-// for the application's libraries. A variable of this name often has both.
+// for the application's libraries. A variable with this name often has both.
 func (e environment) databaseURL() (*pgconn.Config, error) {
 	dsn, err := e.read("DATABASE_URL")
 	if err != nil {
