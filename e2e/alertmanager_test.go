@@ -5,25 +5,21 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
 	"pg_liveness_exporter/internal/testenv"
-	"pg_liveness_exporter/internal/testservers"
 )
 
 func TestAmtool(t *testing.T) {
@@ -239,28 +235,8 @@ func startAlertmanager(t *testing.T) *alertmanager {
 	if err := os.WriteFile(file, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	var log testservers.Output
-	cmd := exec.CommandContext(context.Background(), program, "--config.file="+file, "--storage.path="+dir, "--web.listen-address="+address, "--cluster.listen-address=")
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("Alertmanager:\n%s", log.String())
-		}
-	})
+	address := "127.0.0.1:" + freePort(t)
+	log := startTool(t, "Alertmanager", program, "--config.file="+file, "--storage.path="+dir, "--web.listen-address="+address, "--cluster.listen-address=")
 	am := &alertmanager{"http://" + address}
 	const limit = 30 * time.Second
 	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {

@@ -18,9 +18,7 @@ import (
 func TestCommit(t *testing.T) {
 	t.Parallel()
 	primary := newServer(t, testservers.PostgresConfig{})
-	standby, err := primary.Standby(t.Context())
-	check(t, err)
-	t.Cleanup(func() { check(t, standby.Remove()) })
+	standby := newStandby(t, primary)
 	content := fmt.Sprintf(`
 defaults: {commit: true}
 targets:

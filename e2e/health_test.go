@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -31,9 +30,7 @@ import (
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	primary := newServer(t, testservers.PostgresConfig{Settings: []string{"log_connections = on"}})
-	standby, err := primary.Standby(t.Context())
-	check(t, err)
-	t.Cleanup(func() { check(t, standby.Remove()) })
+	standby := newStandby(t, primary)
 	plain := "127.0.0.1:" + freePort(t)
 	silent := silentServer(t)
 	e, _ := startWithFile(t, fmt.Sprintf(`
@@ -293,9 +290,7 @@ func TestHAProxy(t *testing.T) {
 	t.Parallel()
 	program := testenv.Tool(t, "HAPROXY", "haproxy")
 	one := newServer(t, testservers.PostgresConfig{HBA: trusting})
-	other, err := one.Standby(t.Context())
-	check(t, err)
-	t.Cleanup(func() { check(t, other.Remove()) })
+	other := newStandby(t, one)
 	plain, writes, reads := freePort(t), freePort(t), freePort(t)
 	startWithFile(t, fmt.Sprintf(`
 health: {max_age: 500ms}
@@ -325,17 +320,7 @@ listen reads
   option httpchk
   http-check send meth GET uri-lf /replica/%%[srv_name]?lag=10s%s
 `, writes, servers, reads, servers)), 0o600))
-	var log testservers.Output
-	cmd := exec.CommandContext(context.Background(), program, "-db", "-f", file)
-	cmd.Stdout, cmd.Stderr = &log, &log
-	check(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("HAProxy:\n%s", log.String())
-		}
-	})
+	startTool(t, "HAProxy", program, "-db", "-f", file)
 	// at says which server answers behind a port, 0 for none.
 	at := func(port string) int {
 		ctx, cancel := context.WithTimeout(t.Context(), hanging)

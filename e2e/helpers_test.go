@@ -850,6 +850,39 @@ func helps(exposition, prefix string) map[string]bool {
 	return found
 }
 
+// newStandby starts a standby of a server.
+func newStandby(t *testing.T, primary *testservers.Postgres) *testservers.Postgres {
+	t.Helper()
+	standby, err := primary.Standby(t.Context())
+	check(t, err)
+	t.Cleanup(func() { check(t, standby.Remove()) })
+	return standby
+}
+
+// startTool starts a program beside the exporter, and returns its output. SIGTERM ends it with the test, or SIGKILL if it has not
+// ended 10 seconds later. Its output is logged if the test fails.
+func startTool(t *testing.T, name, path string, arguments ...string) *testservers.Output {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, path, arguments...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = hanging
+	output := &testservers.Output{}
+	cmd.Stdout, cmd.Stderr = output, output
+	if err := cmd.Start(); err != nil {
+		stop()
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stop()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s:\n%s", name, output.String())
+		}
+	})
+	return output
+}
+
 // newServer starts a server with the role that the README recommends.
 func newServer(t *testing.T, c testservers.PostgresConfig) *testservers.Postgres {
 	t.Helper()

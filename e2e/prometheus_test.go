@@ -4,17 +4,14 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -69,18 +66,8 @@ func startPrometheus(t *testing.T, configuration string) func(expression string)
 	prometheus := testenv.Tool(t, "PROMETHEUS", "prometheus")
 	port, dir := freePort(t), t.TempDir()
 	check(t, os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(configuration), 0o600))
-	var log testservers.Output
-	cmd := exec.CommandContext(context.Background(), prometheus, "--config.file="+dir+"/prometheus.yml", "--storage.tsdb.path="+dir+"/data",
+	startTool(t, "Prometheus", prometheus, "--config.file="+dir+"/prometheus.yml", "--storage.tsdb.path="+dir+"/data",
 		"--web.listen-address=127.0.0.1:"+port, "--enable-feature=native-histograms")
-	cmd.Stdout, cmd.Stderr = &log, &log
-	check(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("Prometheus:\n%s", log.String())
-		}
-	})
 	return func(expression string) string { return ask(t, "127.0.0.1:"+port, expression) }
 }
 

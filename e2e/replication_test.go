@@ -18,9 +18,7 @@ func TestReplication(t *testing.T) {
 	t.Parallel()
 	primary := newServer(t, testservers.PostgresConfig{})
 	execute(t, primary, "CREATE TABLE busy (n int)", "CREATE ROLE plain LOGIN PASSWORD 'plain'")
-	standby, err := primary.Standby(t.Context())
-	check(t, err)
-	t.Cleanup(func() { check(t, standby.Remove()) })
+	standby := newStandby(t, primary)
 	e, _ := startWithFile(t, fmt.Sprintf(`
 targets:
   primary: {host: 127.0.0.1, port: %[2]d, %[1]s}

@@ -96,9 +96,7 @@ func TestStandbyWithSerializableDefault(t *testing.T) {
 	t.Parallel()
 	primary := newServer(t, testservers.PostgresConfig{})
 	execute(t, primary, "ALTER ROLE "+role+" SET default_transaction_isolation = serializable")
-	standby, err := primary.Standby(t.Context())
-	check(t, err)
-	t.Cleanup(func() { check(t, standby.Remove()) })
+	standby := newStandby(t, primary)
 	e := startExporter(t, environment(standby.Port, "postgres"))
 	for range 2 {
 		m := e.Scrape()
@@ -113,9 +111,7 @@ func TestStandbyWithSerializableDefault(t *testing.T) {
 func TestNewSessionsReachAnotherServer(t *testing.T) {
 	t.Parallel()
 	primary := newServer(t, testservers.PostgresConfig{})
-	standby, err := primary.Standby(t.Context())
-	check(t, err)
-	t.Cleanup(func() { check(t, standby.Remove()) })
+	standby := newStandby(t, primary)
 	proxy := newSwitch(t, primary.Port)
 	e := startExporter(t, environment(proxy.port, "postgres"), "--probe.commit")
 	before := e.Scrape()
@@ -152,9 +148,7 @@ func TestNewSessionsReachAnotherServer(t *testing.T) {
 func TestRoundRobin(t *testing.T) {
 	t.Parallel()
 	primary := newServer(t, testservers.PostgresConfig{})
-	standby, err := primary.Standby(t.Context())
-	check(t, err)
-	t.Cleanup(func() { check(t, standby.Remove()) })
+	standby := newStandby(t, primary)
 	proxy := newSwitch(t, primary.Port)
 	e := startExporter(t, environment(proxy.port, "postgres"))
 	for i := range 8 {
