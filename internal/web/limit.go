@@ -6,6 +6,7 @@ package web
 import (
 	"container/list"
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,7 +18,8 @@ const (
 	// idleGrace is how long a connection may be idle before it can be evicted. A client has at least that long to send
 	// a request.
 	idleGrace = 500 * time.Millisecond
-	// bodyGrace is how long the rest of a request may take to arrive after the handler has returned.
+	// bodyGrace is how long the rest of a request may take to arrive after the handler has returned. If the client wants
+	// the connection closed, it is how long the body may take before the handler is called.
 	bodyGrace = time.Second
 
 	// maxHealthConnections is how many connections are reserved for the listener of the health paths. Clients of other
@@ -179,15 +181,24 @@ func (l *connectionLimit) addHandlers(conn net.Conn, n int) {
 
 // withoutBody makes the server respond to a request without waiting for its body, which no handler here reads. By
 // default, net/http reads the body before it sends the response. With the header "Connection: close", it sends the
-// response, reads the rest of the body so that the client can read the response before the connection is reset, and
-// closes the connection.
+// response, keeps the connection open for a moment so that the client can read the response before the connection is
+// reset, and closes the connection.
+//
+// If the request itself has that header, net/http closes the connection at once (body.Close in net/http/transfer.go),
+// and a client that is still sending may lose the response. Therefore the body of such a request is read first, for
+// bodyGrace at most.
 func withoutBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
+			// Errors of SetReadDeadline are ignored: writers of tests have no deadlines.
+			connection := http.NewResponseController(w)
+			if r.Close {
+				_ = connection.SetReadDeadline(time.Now().Add(bodyGrace))
+				_, _ = io.Copy(io.Discard, r.Body)
+				_ = connection.SetReadDeadline(time.Time{})
+			}
 			w.Header().Set("Connection", "close")
-			defer func() { // ignored: writers of tests have no deadlines
-				_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyGrace))
-			}()
+			defer func() { _ = connection.SetReadDeadline(time.Now().Add(bodyGrace)) }()
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -5,9 +5,12 @@ package web
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 )
@@ -59,5 +62,33 @@ func TestClientsThatDoNotRead(t *testing.T) {
 	}
 	if _ = response.Body.Close(); response.StatusCode != http.StatusOK {
 		t.Errorf("status %d", response.StatusCode)
+	}
+}
+
+// TestLargeBodyOnClosingConnection tests that a client that wants the connection closed can send a large body and then
+// read its response.
+func TestLargeBodyOnClosingConnection(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(withoutBody(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+	})))
+	defer server.Close()
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(t.Context(), "tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(hanging))
+	const length = 64 << 20 // more than any kernel buffers
+	head := fmt.Sprintf("POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n", length)
+	for _, part := range []string{head, strings.Repeat("a", length)} {
+		if _, err := io.WriteString(conn, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	response, err := io.ReadAll(conn)
+	if err != nil || !strings.HasPrefix(string(response), "HTTP/1.1 418 ") {
+		t.Errorf("%v: %q", err, response)
 	}
 }
