@@ -245,6 +245,37 @@ func TestPasswordFile(t *testing.T) {
 	e.ExpectLoggedChanges(s, "up", "auth", "up", "auth", "up")
 }
 
+// TestRefusedPassword: a password that the server refuses is sent three times and then once a minute. The scrapes in
+// between leave no line in the server's log, notice that the server has stopped, and send another password at once.
+func TestRefusedPassword(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	file := t.TempDir() + "/password"
+	check(t, os.WriteFile(file, []byte("wrong"), 0o600))
+	env := environment(s.Port, "postgres")
+	env[2] = "DATA_SOURCE_PASS_FILE=" + file
+	e := startExporter(t, env)
+	refused := verdict{"misconfigured", "auth"}
+	for range 6 {
+		e.Expect(refused)
+	}
+	if n := strings.Count(s.Log(), "password authentication failed"); n != 3 {
+		t.Errorf("%d passwords were refused, want 3", n)
+	}
+	lines := strings.Count(s.Log(), "\n")
+	e.Expect(refused)
+	if n := strings.Count(s.Log(), "\n"); n > lines+1 { // log_connections is on in these tests
+		t.Errorf("a scrape in between wrote to the server's log:\n%s", s.Log())
+	}
+	check(t, s.Stop(testservers.Fast))
+	e.Expect(verdict{"no_response", "refused"})
+	check(t, s.Start(t.Context()))
+	e.Expect(refused)
+	check(t, os.WriteFile(file, []byte(password), 0o600))
+	e.Expect(up)
+	e.ExpectLoggedChanges(s, "auth", "refused", "auth", "up")
+}
+
 // TestNoKeep: without a kept session nothing stays open, and the new one does its work.
 func TestNoKeep(t *testing.T) {
 	t.Parallel()
@@ -287,8 +318,8 @@ func TestLongLock(t *testing.T) {
 			waiting++
 		}
 	}
-	if waiting != 3 { // the kept session, a login, and the second one after 15 s
-		t.Errorf("%d sessions of ours on the server after 18 s, want 3", waiting)
+	if waiting != 4 { // the kept session, two logins, and a third one after 15 s
+		t.Errorf("%d sessions of ours on the server after 18 s, want 4", waiting)
 	}
 	check(t, locker.Close(context.Background()))
 	e.Expect(up)

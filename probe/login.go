@@ -19,7 +19,8 @@ const (
 	// maxPendingTime is how long a login may take, even if its caller no longer waits. The server keeps a slot for it
 	// for authentication_timeout, which is 60 s by default.
 	maxPendingTime = time.Minute
-	// minLoginAge is how old the youngest pending login must be before another one starts.
+	// minLoginAge is how old the youngest pending login must be before a third or fourth one starts. A second one may
+	// start at once: behind a balancer, one login may hang while others succeed.
 	minLoginAge = 15 * time.Second
 	// maxPendingLogins is how many logins may be under way at once.
 	maxPendingLogins = 4
@@ -93,7 +94,7 @@ func (p *Prober) admit(probeCtx context.Context, t *trace, forQuery bool) (*pend
 	pending := slices.DeleteFunc(slices.Clone(p.pending), func(l *pendingLogin) bool {
 		return l.forQuery && !l.abandoned && !forQuery
 	})
-	if n := len(pending); n > 0 {
+	if n := len(pending); n > 1 {
 		youngest := pending[n-1]
 		if age := now.Sub(youngest.started); age < p.limits.minAge {
 			return nil, obstacle{youngest, p.loginEnded, p.limits.minAge - age}
@@ -116,10 +117,7 @@ func (p *Prober) admit(probeCtx context.Context, t *trace, forQuery bool) (*pend
 func (p *Prober) runLogin(probeCtx context.Context, l *pendingLogin) {
 	loginCtx, cancel := context.WithTimeout(p.ctx, p.limits.maxPending)
 	defer cancel()
-	l.session, l.err = login(probeCtx, loginCtx, p.target, p.credentials, &p.options, l.trace)
-	if l.session != nil {
-		l.session.refusal = &p.refusal
-	}
+	l.session, l.err = p.login(probeCtx, loginCtx, l.trace)
 	p.mu.Lock()
 	p.pending = slices.DeleteFunc(p.pending, func(other *pendingLogin) bool { return other == l })
 	abandoned := l.abandoned
@@ -164,21 +162,25 @@ func (e *loginError) Unwrap() error { return e.err }
 
 // login opens a session. probeCtx is the context of the caller of open. It bounds resolving and dialling, before the
 // server holds a slot for the login. loginCtx bounds the whole login. A non-nil error is a *loginError.
-func login(
-	probeCtx, loginCtx context.Context, target *config.Target, credentials Credentials, options *Options, t *trace,
-) (*session, error) {
+func (p *Prober) login(probeCtx, loginCtx context.Context, t *trace) (*session, error) {
 	defer t.done()
 	t.enter(PhaseCredentials)
-	cfg, err := credentials.ConnConfig(loginCtx)
+	cfg, err := p.credentials.ConnConfig(loginCtx)
 	if err != nil {
 		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
 	}
-	s := &session{dialer: newDialer(probeCtx, cfg, target.Permits, options, t)}
+	s := &session{dialer: newDialer(probeCtx, cfg, p.target.Permits, &p.options, t), refusal: &p.refusal}
+	requireAuth, held := cfg.RequireAuth, p.refused.holdsBack(config.Secret(cfg.Password))
+	if held != nil {
+		cfg.RequireAuth = "none"
+	}
 	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs chooses among several servers; here is one
 	cfg.MaxProtocolMessageBodyLen = maxMessage
+	var written *passwordWriter // nil until the server is connected
 	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		s.meter = newMeter(r, s.dialer.metered)
-		return pgproto3.NewFrontend(s.meter, w)
+		written = &passwordWriter{Writer: w}
+		return pgproto3.NewFrontend(s.meter, written)
 	}
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if len(n.Code) == 5 && n.Code[:3] == "57P" {
@@ -200,13 +202,26 @@ func login(
 	if err != nil {
 		s.dialer.sockets.closeAll()
 		_, phase := t.read()
-		ended := phase == PhaseStartup && classify(err, phase).Reason == ReasonTerminated
-		endedAfterCertificate := ended && s.dialer.mayHaveRefusedCertificate()
-		if alert := s.dialer.loginHandshake.alert(); ended && alert != nil {
-			err = alert
+		failed := &loginError{err: err, phase: phase, password: config.Secret(cfg.Password)}
+		switch f := classify(err, phase); {
+		case phase != PhaseStartup:
+		case f.Reason == ReasonTerminated:
+			failed.endedAfterCertificate = s.dialer.mayHaveRefusedCertificate()
+			if alert := s.dialer.loginHandshake.alert(); alert != nil {
+				failed.err = alert
+			}
+		case held != nil && isAuthText(err.Error()): // the server requested the password
+			failed.err = held
+		case f.isRefusalOfCredentials() && written.sent:
+			p.refused.record(failed.password, err)
 		}
-		return nil, &loginError{err, phase, config.Secret(cfg.Password), endedAfterCertificate}
+		return nil, failed
 	}
-	credentials.Accepted()
+	if held != nil && requireAuth != "" {
+		s.close(p.ctx)
+		return nil, &loginError{err: errNotAsked, phase: PhaseStartup}
+	}
+	p.refused.forget()
+	p.credentials.Accepted()
 	return s, nil
 }

@@ -85,6 +85,7 @@ type Prober struct {
 	kind        kind
 	commits     commits
 	refusal     prefixRefusal
+	refused     refusedPassword
 
 	ctx    context.Context //nolint:containedctx // ends when the prober is closed
 	cancel context.CancelFunc

@@ -366,12 +366,38 @@ func TestAnotherPendingLoginEnds(t *testing.T) {
 		}
 	})
 	p := newTestProber(t, s.Port, "sslmode=disable")
-	p.limits = limits{maxPending: time.Minute, minAge: time.Millisecond, maxLogins: 2}
+	p.limits = limits{maxPending: time.Minute, minAge: time.Minute, maxLogins: 4}
 	runProbe(t, p, 50*time.Millisecond)
 	runProbe(t, p, 50*time.Millisecond)
 	time.AfterFunc(100*time.Millisecond, func() { close(endSecond) })
 	if r := runProbe(t, p, hanging); r.Up() || r.Failure.Reason != ReasonNotAccepting {
 		t.Errorf("got %+v, want the failure of a new login", r.Failure)
+	}
+}
+
+// TestOneLoginHangs checks that a login that hangs does not keep the next probe from logging in, and that with two that
+// hang a third one waits.
+func TestOneLoginHangs(t *testing.T) {
+	t.Parallel()
+	var logins, hanging atomic.Int64
+	s := newFakeServer(t, func(conn net.Conn) {
+		if logins.Add(1) <= hanging.Load() {
+			testservers.Silent(conn)
+		}
+		accept(func(string) [][]string { return [][]string{{"1"}} })(conn)
+	})
+	p := newTestProber(t, s.Port, "sslmode=disable")
+	for step, want := range []struct {
+		hanging int64 // so many of all logins so far and the next ones hang
+		up      bool
+	}{{1, false}, {1, true}, {1, true}, {4, false}, {4, false}} {
+		hanging.Store(want.hanging)
+		if r := runProbe(t, p, time.Second); r.Up() != want.up {
+			t.Errorf("step %d: got %+v", step, r.Failure)
+		}
+	}
+	if n := logins.Load(); n != 4 {
+		t.Errorf("%d logins, want 4: two are pending in the end", n)
 	}
 }
 

@@ -94,6 +94,10 @@ var errNotCertified = errors.New("the server did not ask for a certificate, or t
 // errForbidden is returned if a host name leads to an address that the module does not allow.
 var errForbidden = errors.New("the module does not allow the address that the name leads to")
 
+// errNotAsked is returned if the server lets in without a password, require_auth is set, and this login held the
+// password back.
+var errNotAsked = errors.New("require_auth check failed: the server did not request the password")
+
 // errNoCredentials is returned if the probe ended before the password was available.
 var errNoCredentials = errors.New("the password was not there in time")
 
@@ -167,6 +171,11 @@ func detail(err error) string {
 		return "the name has no address"
 	}
 	return ""
+}
+
+// isRefusalOfCredentials reports whether the server or a pooler refused the login itself.
+func (f *Failure) isRefusalOfCredentials() bool {
+	return f.SQLState != "" && f.State == StateMisconfigured && (f.Reason == ReasonAuth || f.Reason == ReasonPooler)
 }
 
 func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {
