@@ -11,6 +11,7 @@ package collector
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -98,13 +99,37 @@ func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (e *Exporter) render(w http.ResponseWriter, r *http.Request, g prometheus.Gatherer, own prometheus.Registerer) {
 	// From now on only the client can be slow. The error is ignored: the response writers of tests have no deadlines.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	client := &clientWriter{ResponseWriter: w, logger: e.options.Logger}
 	promhttp.HandlerFor(g, promhttp.HandlerOpts{
 		ErrorHandling:     promhttp.ContinueOnError,
-		ErrorLog:          errorLog{e.options.Logger},
+		ErrorLog:          errorLog{e.options.Logger, client},
 		Registry:          own,
 		EnableOpenMetrics: true,
-	}).ServeHTTP(w, r)
+	}).ServeHTTP(client, r)
 }
+
+// clientWriter writes until the client hangs up, and then nothing more. promhttp would try, and log an error, for each
+// metric.
+type clientWriter struct {
+	http.ResponseWriter
+	logger *slog.Logger
+	gone   bool
+}
+
+func (w *clientWriter) Write(p []byte) (int, error) {
+	if w.gone {
+		return 0, io.ErrClosedPipe
+	}
+	n, err := w.ResponseWriter.Write(p)
+	if err != nil {
+		w.gone = true
+		w.logger.Debug("a client hung up before it had read all metrics")
+	}
+	return n, err
+}
+
+// Unwrap returns the writer for http.ResponseController.
+func (w *clientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // maxWait returns how long a caller waits for a probe: the scrape timeout in header minus the offset, at most timeout.
 // It returns timeout if header is not a valid number of seconds.
@@ -135,9 +160,15 @@ func (gs gatherers) Gather() ([]*dto.MetricFamily, error) {
 	return all, errs.MaybeUnwrap()
 }
 
-// errorLog implements promhttp.Logger with slog.
-type errorLog struct{ logger *slog.Logger }
+// errorLog implements promhttp.Logger with slog. It says nothing about a client that has hung up.
+type errorLog struct {
+	logger *slog.Logger
+	client *clientWriter
+}
 
 func (l errorLog) Println(v ...any) {
+	if l.client.gone {
+		return
+	}
 	l.logger.Error("cannot show all metrics", "err", fmt.Sprint(v...))
 }

@@ -120,7 +120,7 @@ func (e *Exporter) renderSteps(w http.ResponseWriter, s *monitor.Snapshot, lines
 		}
 	}
 	if err != nil {
-		errorLog{e.options.Logger}.Println(err)
+		e.options.Logger.Error("cannot show all metrics", "err", err)
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
