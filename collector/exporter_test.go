@@ -8,6 +8,7 @@ import (
 	"context"
 	"flag"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -215,7 +217,7 @@ func TestGolden(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e := newTestExporter(t, r, "")
 			target := e.monitor.Targets()[0]
-			e.events.OnSessionLost(probe.LossCrash, time.Unix(1799999999, 0))
+			e.events.OnSessionLost(probe.Loss{Reason: probe.LossCrash, At: time.Unix(1799999999, 0)})
 			snapshot, _ := target.Probe(t.Context(), time.Now().Add(time.Minute))
 			if snapshot.Commit != nil {
 				snapshot.CommitResult = &probe.CommitResult{Took: seconds(.002)}
@@ -375,4 +377,31 @@ func TestMaxWait(t *testing.T) {
 			t.Errorf("%q: got %s, want %s", header, got, want)
 		}
 	}
+}
+
+// TestClientHangsUp checks that a client that hangs up while it is written to costs one debug line, without its address.
+func TestClientHangsUp(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	e := newTestExporter(t, healthy(), "a")
+	e.options.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	w := &brokenWriter{ResponseRecorder: httptest.NewRecorder()}
+	e.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "level=DEBUG") || strings.Contains(got, "192.0.2.1") {
+		t.Errorf("logged: %s", got)
+	}
+	if w.writes != 1 {
+		t.Errorf("%d writes", w.writes)
+	}
+}
+
+// brokenWriter fails like a connection that the client has closed.
+type brokenWriter struct {
+	*httptest.ResponseRecorder
+	writes int
+}
+
+func (w *brokenWriter) Write([]byte) (int, error) {
+	w.writes++
+	return 0, &net.OpError{Op: "write", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}, Err: syscall.EPIPE}
 }

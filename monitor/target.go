@@ -52,6 +52,7 @@ type Target struct {
 	refreshing chan struct{}  // closed when the probe started by Latest ends; nil while there is none
 	refused    *probe.Failure // the failure of the last statement if the server refused our credentials
 	refusedAt  time.Time
+	warned     map[string]bool // the warnings of warnOnce
 }
 
 // Histograms has histograms of the durations of successful steps, in seconds. Each histogram may be nil.
@@ -122,8 +123,8 @@ type targetOptions struct {
 
 // Events is how a prober reports what happens between probes. The prober may call the functions in any goroutine.
 type Events struct {
-	// OnSessionLost is called when the other side has ended a kept session. It gets the reason and the time.
-	OnSessionLost func(probe.LossReason, time.Time)
+	// OnSessionLost is called when the other side has ended a kept session.
+	OnSessionLost func(probe.Loss)
 	// OnCommit is called when a commit has ended or has taken longer than the target's timeout.
 	OnCommit func(*probe.CommitResult)
 	// Logger has attributes that identify the target.
@@ -137,7 +138,7 @@ func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 		history: History{
 			Failures: make(map[probe.Reason]uint64), Losses: make(map[probe.LossReason]uint64), hysteresis: newHysteresis(),
 		},
-		statement: make(chan struct{}, 1), slowStatement: make(chan struct{}, 1),
+		statement: make(chan struct{}, 1), slowStatement: make(chan struct{}, 1), warned: make(map[string]bool),
 	}
 	t.logger = slog.New(t.log)
 	t.life, t.end = context.WithCancel(context.Background())
@@ -238,13 +239,29 @@ func (t *Target) recordRefusal(f *probe.Failure) {
 	}
 }
 
-// recordLoss counts the end of a kept session by the other side.
-func (t *Target) recordLoss(reason probe.LossReason, at time.Time) {
+// recordLoss counts the end of a kept session by the other side. The end of idle sessions, which repeats, is logged once.
+func (t *Target) recordLoss(l probe.Loss) {
 	t.mu.Lock()
-	t.history.Losses[reason]++
-	t.history.LastLoss = at
+	t.history.Losses[l.Reason]++
+	t.history.LastLoss = l.At
 	t.mu.Unlock()
-	t.logger.Warn("the kept session was lost", "reason", string(reason))
+	if l.IdleLimit > 0 {
+		t.warnOnce("idle sessions are ended, so that the kept session is opened anew by each probe",
+			"after", l.IdleLimit.Round(10*time.Millisecond).String())
+		return
+	}
+	t.logger.Warn("the kept session was lost", "reason", string(l.Reason))
+}
+
+// warnOnce logs a warning, unless it has been logged for this target before.
+func (t *Target) warnOnce(message string, attributes ...any) {
+	t.mu.Lock()
+	warned := t.warned[message]
+	t.warned[message] = true
+	t.mu.Unlock()
+	if !warned {
+		t.logger.Warn(message, attributes...)
+	}
 }
 
 // recordCommit records the result of a commit, and logs it if it differs from the last one.
@@ -323,6 +340,17 @@ func (t *Target) logChanges(before History, now *probe.Result) {
 		t.logger.Info("the connection figures can be read again")
 	case failed != nil && (before.statsFailure == nil || before.statsFailure.Reason != failed.Reason):
 		t.logger.Warn("the connection figures cannot be read", describe(failed)...)
+	}
+	t.warnOfSettings(now)
+}
+
+// warnOfSettings warns of what makes applications or administrators fail although the probe succeeds.
+func (t *Target) warnOfSettings(r *probe.Result) {
+	if r.Role != nil && r.Role.Replica && r.Role.Serializable {
+		t.warnOnce("sessions are serializable by default, which a hot standby refuses: applications fail that do not choose otherwise")
+	}
+	if r.KeptUp && r.ServerStats != nil && r.ServerStats.IsTemplate {
+		t.warnOnce("the target's database is a template, and no database can be created from it while a session is kept: set keep: false")
 	}
 }
 

@@ -21,7 +21,7 @@ const namesInterval = time.Minute
 // locks the view's tables.
 const (
 	databasesSQL = `LOCK TABLE pg_catalog.pg_database IN ACCESS SHARE MODE NOWAIT;
-SELECT oid, datname, datconnlimit, datallowconn FROM pg_catalog.pg_database`
+SELECT oid, datname, datconnlimit, datallowconn, datistemplate AND datname = current_database() FROM pg_catalog.pg_database`
 	// The session's own role is the one that logged in: a setting of the role may change the current one.
 	roleLimitSQL = `LOCK TABLE pg_catalog.pg_roles IN ACCESS SHARE MODE NOWAIT;
 SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = SESSION_USER`
@@ -33,6 +33,7 @@ type catalogue struct {
 	lastRefresh       time.Time // when refresh last tried to read
 	databases         map[uint32]*database
 	roleLimit         Number
+	isTemplate        bool      // the session's database is a template
 	noReplayFunctions bool      // the server has no replay functions, or the role may not call them
 	caughtUpAt        time.Time // when the receiver last heard from the primary with everything replayed
 	lagZeroAt         time.Time // when the lag was last reported as 0
@@ -59,14 +60,16 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []backendCo
 		return nil
 	}
 	c.lastRefresh = now
-	rows, err := run.rows(ctx, databasesSQL, 4)
+	rows, err := run.rows(ctx, databasesSQL, 5)
 	if err != nil {
 		return err
 	}
 	var p numberParser
 	if len(rows) > 0 {
 		fresh := make(map[uint32]*database, len(rows))
+		c.isTemplate = false
 		for _, row := range rows {
+			c.isTemplate = c.isTemplate || string(row[4]) == "t"
 			oid := p.oid(row[0])
 			fresh[oid] = &database{name: toValidUTF8(row[1]), limit: p.integer(row[2]), allowsConnections: string(row[3]) == "t"}
 			if old := c.databases[oid]; old != nil {
@@ -161,7 +164,7 @@ func (c *catalogue) fill(server *ServerStats, backends []backendCount) {
 	for name, limit := range limits {
 		server.DatabaseLimits = append(server.DatabaseLimits, DatabaseLimit{name, limit})
 	}
-	server.RoleLimit = c.roleLimit
+	server.RoleLimit, server.IsTemplate = c.roleLimit, c.isTemplate
 	server.Connections = make([]Connections, 0, len(groups))
 	for k, g := range groups {
 		row := Connections{Database: k.database, State: k.state, Count: g.count}

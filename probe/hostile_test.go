@@ -57,7 +57,7 @@ func newObservedProber(t *testing.T, dsn string) (*Prober, *log, *atomic.Int64) 
 	)
 	p := newTestProberFor(t, dsn, func(o *Options) {
 		o.Logger = slog.New(slog.NewTextHandler(&l, &slog.HandlerOptions{Level: slog.LevelDebug}))
-		o.OnSessionLost = func(LossReason, time.Time) { losses.Add(1) }
+		o.OnSessionLost = func(Loss) { losses.Add(1) }
 	})
 	return p, &l, &losses
 }

@@ -44,18 +44,21 @@ type kept struct {
 	ctx       context.Context //nolint:containedctx // ends when the session is released or lost, or the prober is closed
 	cancel    context.CancelFunc
 	requests  chan request
-	started   startTimes
-	listening atomic.Bool // it waits for a request
+	listening atomic.Bool   // it waits for a request
+	ended     chan struct{} // closed when the session has ended
+	loss      *sessionEnd   // how the other side ended it, nil if it did not; set before ended is closed
+
+	// These belong to the session's goroutine.
+	started   startTimes // as last read
+	asked     bool       // it has replied to a probe
+	idleSince time.Time  // the zero time while a request is under way
 
 	mu   sync.Mutex // protects wake
 	wake context.CancelFunc
 }
 
-// startTimes distinguish a crash from a restart. They are in seconds since the epoch.
-type startTimes struct{ postmaster, checkpointer Number }
-
-func newKept(ctx context.Context, s *session) *kept {
-	k := &kept{session: s, requests: make(chan request, 1)}
+func newKept(ctx context.Context, s *session, started startTimes) *kept {
+	k := &kept{session: s, requests: make(chan request, 1), ended: make(chan struct{}), started: started}
 	k.ctx, k.cancel = context.WithCancel(ctx)
 	return k
 }
@@ -110,6 +113,7 @@ func (k *kept) listen() *request {
 	}
 	idle := &k.dialer.sockets.sessions.idle
 	idle.Add(1)
+	k.idleSince = time.Now()
 	k.listening.Store(true)
 	_ = k.guard(func() error { // IsClosed shows how it ended
 		k.meter.grant(idleBudget)
@@ -120,6 +124,7 @@ func (k *kept) listen() *request {
 	if k.conn.IsClosed() {
 		return nil
 	}
+	k.idleSince = time.Time{}
 	select {
 	case req := <-k.requests:
 		return &req
@@ -154,6 +159,7 @@ func (k *kept) handle(req *request, kind kind) (overrun bool) {
 	err := k.guard(func() error { return kind.ping(ctx, k.session) })
 	if err == nil {
 		rep.up, rep.query = true, time.Since(start)
+		k.asked = true
 		err = rep.readStats(ctx, k.session, kind)
 	}
 	if err != nil {
@@ -164,68 +170,4 @@ func (k *kept) handle(req *request, kind kind) (overrun bool) {
 	overrun = ctx.Err() != nil && k.conn.IsClosed() && k.fatal == nil
 	req.reply <- rep
 	return overrun
-}
-
-// loss is how the other side ended a session, as far as the old session shows it: SQLSTATE and routine of the fatal
-// error, and SQLSTATE of the notice.
-type loss struct{ code, routine, notice string }
-
-func (k *kept) loss() loss {
-	l := loss{notice: k.notice}
-	if k.fatal != nil {
-		l.code, l.routine = k.fatal.Code, k.fatal.Routine
-	}
-	return l
-}
-
-// reasonFromEnd returns the reason if the end of the session alone determines it. The cases were tested on PostgreSQL
-// 13 to 18. The routines are those of src/backend/libpq/be-secure.c and src/backend/tcop/postgres.c.
-func (l loss) reasonFromEnd() (LossReason, bool) {
-	switch {
-	// crash_shutdown, or the postmaster has died
-	case l.code == "57P02", l.notice == "57P02", l.routine == "secure_read":
-		return LossCrash, true
-	case l.code == "57P05": // idle_session_timeout
-		return LossTerminated, true
-	}
-	return "", false
-}
-
-// reasonFromLogin determines the reason from the end of the session and a new login: err is the login's error, or after
-// has the start times that the new session read. If the second result is false, another login may find a better reason.
-func (l loss) reasonFromLogin(before, after startTimes, err error) (LossReason, bool) {
-	// admin_shutdown: the same for a shutdown and for pg_terminate_backend
-	announced := l.code == "57P01" || l.notice == "57P01"
-	if err == nil {
-		switch {
-		case increased(before.postmaster, after.postmaster):
-			if announced {
-				return LossShutdown, true
-			}
-		case increased(before.checkpointer, after.checkpointer):
-			return LossCrash, true
-		case announced:
-			return LossTerminated, true
-		}
-		return LossNetwork, true
-	}
-	f := classify(err, PhaseStartup)
-	switch {
-	case f.Reason == ReasonNotAccepting && announced:
-		return LossShutdown, true
-	case f.Reason == ReasonNotAccepting && l.code == "":
-		return LossCrash, true
-	case announced && (f.Reason == ReasonRefused || f.Reason == ReasonTerminated):
-		return LossShutdown, true
-	case announced && f.SQLState != "": // the server is alive and refuses the login for another reason
-		return LossTerminated, true
-	case f.SQLState != "":
-		return LossNetwork, true
-	}
-	return LossNetwork, false
-}
-
-// increased reports whether both numbers are known and after is larger.
-func increased(before, after Number) bool {
-	return before.Known && after.Known && after.Value > before.Value
 }

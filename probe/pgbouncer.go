@@ -50,13 +50,13 @@ type pgbouncer struct{}
 const showVersion = "SHOW VERSION"
 
 func (pgbouncer) ping(ctx context.Context, s *session) error {
-	s.pooled = true
 	_, err := readVersion(ctx, s)
 	return err
 }
 
 // pingWithRole returns no role: a PgBouncer has none.
 func (b pgbouncer) pingWithRole(ctx context.Context, s *session) (*Role, error) {
+	s.pooled = true
 	return nil, b.ping(ctx, s)
 }
 

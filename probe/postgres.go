@@ -21,9 +21,11 @@ type postgres struct {
 
 const pingSQL = "SELECT 1"
 
-// roleSQL reads what a new transaction on this server is. The start time is a statement of its own: it may be refused.
+// roleSQL reads what a new transaction on this server is, and what shows a proxy or a pooler. The start time is a
+// statement of its own and comes last: it may be refused.
 const roleSQL = `;
-SELECT pg_is_in_recovery(), current_setting('transaction_read_only');
+SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), current_setting('default_transaction_isolation');
+SELECT pg_backend_pid(), inet_client_port();
 SELECT extract(epoch FROM pg_postmaster_start_time())`
 
 // ownSettingSQL returns a row if transactions are read-only by a setting of the session's own role, which says nothing about
@@ -79,22 +81,32 @@ func (p *postgres) pingWithRole(ctx context.Context, s *session) (*Role, error) 
 	if err != nil && !isRefusal(err) {
 		return nil, err
 	}
-	role := parseRole(dataOf(results)[1:])
+	data := dataOf(results)[1:]
+	role := parseRole(data)
 	if role == nil {
 		return s.reportedRole(), nil
+	}
+	if len(data) > 1 {
+		var p numberParser
+		if pid, port := p.number(firstRow(data[1], 0)), p.number(firstRow(data[1], 1)); p.err == nil {
+			s.setRelayed(pid, port)
+		}
 	}
 	return role, nil
 }
 
 // parseRole parses the results of roleSQL. It returns nil if the server refused it.
 func parseRole(data []*pgconn.Result) *Role {
-	if len(data) == 0 || len(data[0].Rows) != 1 || len(data[0].Rows[0]) != 2 {
+	if len(data) == 0 || len(data[0].Rows) != 1 || len(data[0].Rows[0]) != 3 {
 		return nil
 	}
-	role := &Role{Replica: string(firstRow(data[0], 0)) == "t", ReadOnly: string(firstRow(data[0], 1)) == "on"}
-	if len(data) > 1 {
+	role := &Role{
+		Replica: string(firstRow(data[0], 0)) == "t", ReadOnly: string(firstRow(data[0], 1)) == "on",
+		Serializable: string(firstRow(data[0], 2)) == "serializable",
+	}
+	if len(data) > 2 {
 		var p numberParser
-		if start := p.number(firstRow(data[1], 0)); p.err == nil {
+		if start := p.number(firstRow(data[2], 0)); p.err == nil {
 			role.postmasterStart = start
 		}
 	}
@@ -124,7 +136,6 @@ func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 	if err != nil {
 		return stats{}, fmt.Errorf("read the server statistics: %w", err)
 	}
-	s.pooled = server.Pooled
 	if withReplay {
 		c.setReplication(server, replay, time.Now())
 	}
@@ -171,5 +182,5 @@ func (p *postgres) reset() {
 }
 
 func (s *ServerStats) startTimes() startTimes {
-	return startTimes{s.PostmasterStart, s.CheckpointerStart}
+	return startTimes{s.PostmasterStart, s.CheckpointerStart, s.readAt}
 }

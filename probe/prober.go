@@ -16,21 +16,15 @@ import (
 	"pg_liveness_exporter/internal/bounded"
 )
 
-const (
-	// maxReopen and reopenInterval bound how long and how often reopen tries to log in after a session was lost.
-	maxReopen      = time.Second
-	reopenInterval = 50 * time.Millisecond
-)
-
 // Options configure a prober.
 type Options struct {
 	// Keep makes the prober keep one session open, in addition to the new session of each probe.
 	Keep bool
 	// Sessions counts connections. It must not be nil.
 	Sessions *Sessions
-	// OnSessionLost is called with the reason and the time when the other side ended a kept session. A goroutine of the
-	// prober calls it.
-	OnSessionLost func(LossReason, time.Time)
+	// OnSessionLost is called when the other side has ended a kept session and the reason is known. A goroutine of the
+	// prober or the caller of Probe calls it.
+	OnSessionLost func(Loss)
 	// OnCommit is called with the result of each commit that has one. A goroutine of the prober calls it. It may be nil
 	// if the target's commits are not probed.
 	OnCommit func(*CommitResult)
@@ -96,12 +90,14 @@ type Prober struct {
 	kept       *kept
 	pending    []*pendingLogin // logins under way, youngest last
 	loginEnded chan struct{}   // closed and replaced when a pending login ends
+	undecided  *sessionEnd     // the end of the last kept session, if the next probe must find the reason
+	lastIdle   time.Duration   // how long a session had been idle before its last end that nothing explains
 
 	lastMisconfigured bool        // the last probe ended in StateMisconfigured; belongs to the current probe
 	pooled            atomic.Bool // a pooler is between this prober and the server
 
-	// stopKeeping is set if the kept session held a server connection that the pooler needed for a new session. From
-	// then on no session is kept.
+	// stopKeeping is set if a new login succeeded only after the kept session had given way. From then on no session is
+	// kept.
 	stopKeeping atomic.Bool
 }
 
@@ -151,20 +147,30 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	if k != nil {
 		replies = k.send(ctx)
 	}
-	s := p.openAndPing(ctx, r, k)
+	end := p.takeUndecided()
+	endLogin := p.giveWayToLogin(ctx, k)
+	s := p.openAndPing(ctx, r)
+	endLogin(s != nil)
 	if k != nil {
 		r.setStats(k.wait(ctx, replies))
-		if r.KeptUp && r.mayBlockShutdown() {
+		switch {
+		case !r.KeptUp:
+		case r.mayBlockShutdown():
 			p.release(k)
+		case r.poolerIsFull() && k.isRelayed():
+			s = p.giveWayAndRetry(ctx, r, k)
 		}
 	}
 	switch {
 	case s == nil:
-	case !p.options.Keep, p.stopKeeping.Load():
+	case !p.mayKeep(s):
 		r.Query = r.Phases[PhaseQuery]
 		r.setStats(p.readStatsOnce(ctx, s))
 	case p.keepNew(ctx, r, k, s):
 		s = nil
+	}
+	if end != nil {
+		p.decide(end, r)
 	}
 	p.lastMisconfigured = r.Failure != nil && r.Failure.State == StateMisconfigured
 	p.pooled.Store(r.pooled() || p.pooled.Load() && r.ServerStats == nil)
@@ -185,13 +191,6 @@ func (r *Result) pooled() bool {
 	return r.PoolerStats != nil || r.ServerStats != nil && r.ServerStats.Pooled
 }
 
-// mayBlockShutdown reports whether new logins are refused as during a shutdown. If the kept session still replies, the
-// server may be waiting for it to end. It blocks a smart shutdown of PostgreSQL, and that of a PgBouncer, which closes
-// its port (SIGTERM from 1.23 on).
-func (r *Result) mayBlockShutdown() bool {
-	return r.Failure != nil && (r.Failure.Reason == ReasonNotAccepting || r.Failure.Reason == ReasonRefused && r.pooled())
-}
-
 // isOtherServer reports whether the statistics are those of another server than the new session s has reached. A proxy, a
 // virtual IP or a name with several addresses may lead new sessions elsewhere.
 func (r *Result) isOtherServer(s *session) bool {
@@ -205,22 +204,35 @@ func (r *Result) isOtherServer(s *session) bool {
 }
 
 // keepNew keeps the new session s if no session is kept, or if the kept session k may be outdated: new sessions reach
-// another server, or the last probe was refused and the role may have been created again since. It reports whether s is
-// kept.
+// another server, or the last probe was refused and the role may have been created again since. It then reads the
+// statistics on the kept session, if k has not. It reports whether s is kept.
 func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bool {
 	if k != nil && r.KeptUp && (p.lastMisconfigured || k.address() != s.address() || r.isOtherServer(s)) {
-		p.release(k)
-		r.ServerStats, r.StatsFailure = nil, nil // they may be another server's
+		p.exchange(r, k)
 	}
-	if k = p.keep(s); k == nil {
-		return false
+	for {
+		// It may be another one than k, if a lost session was opened again meanwhile.
+		current, isNew := p.keep(s, startTimes{})
+		if current == nil || current == k {
+			return false
+		}
+		// A request that exceeds the deadline would close the session. If too little time is left, the next probe sends it.
+		needed := time.Duration(float64(p.kind.queryCount()) * r.Phases[PhaseQuery].Value * float64(time.Second))
+		if needed < r.Deadline-time.Since(r.Start) {
+			r.setStats(current.wait(ctx, current.send(ctx)))
+		}
+		if isNew || !r.isOtherServer(s) {
+			return isNew
+		}
+		p.exchange(r, current)
+		k = current
 	}
-	// A request that exceeds the deadline would close the session. If too little time is left, the next probe sends it.
-	needed := time.Duration(float64(p.kind.queryCount()) * r.Phases[PhaseQuery].Value * float64(time.Second))
-	if needed < r.Deadline-time.Since(r.Start) {
-		r.setStats(k.wait(ctx, k.send(ctx)))
-	}
-	return true
+}
+
+// exchange releases the kept session k and removes its statistics from the result: they may be another server's.
+func (p *Prober) exchange(r *Result, k *kept) {
+	p.release(k)
+	r.ServerStats, r.StatsFailure = nil, nil
 }
 
 // beginWork counts the caller in p.work and returns the kept session, nil if there is none. It returns false if the
@@ -255,7 +267,7 @@ func (r *Result) setStats(rep reply) {
 // It tries twice if the server ended the session: an administrator may have terminated it by chance, and if not, the
 // second attempt finds the reason. It also tries twice if a password was refused and a different one may be available
 // by now.
-func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
+func (p *Prober) openAndPing(ctx context.Context, r *Result) *session {
 	for attempt := 1; ; attempt++ {
 		t := &trace{}
 		s, err := p.open(ctx, t, false)
@@ -268,7 +280,7 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, k *kept) *session {
 			r.Connect = known(connect)
 			t.enter(PhaseQuery)
 			s.pooled = p.pooled.Load()
-			if err = p.pingNew(ctx, s, k); err == nil {
+			if err = p.pingNew(ctx, s); err == nil {
 				t.done()
 				p.refineRole(ctx, s)
 				r.Phases, _ = t.read()
@@ -310,9 +322,8 @@ func (p *Prober) shouldRetry(f *Failure, loginErr *loginError) bool {
 		f.Reason == ReasonAuth && f.SQLState != "" && loginErr != nil && p.credentials.PasswordRefused(loginErr.password)
 }
 
-// pingNew pings the server on a new session. k is the kept session, nil if there is none.
-func (p *Prober) pingNew(ctx context.Context, s *session, k *kept) error {
-	defer p.releaseIfStarved(ctx, k)()
+// pingNew pings the server on a new session.
+func (p *Prober) pingNew(ctx context.Context, s *session) error {
 	return s.guard(func() error {
 		var err error
 		s.role, err = p.kind.pingWithRole(ctx, s)
@@ -330,23 +341,6 @@ func (p *Prober) refineRole(ctx context.Context, s *session) {
 	}
 }
 
-// releaseIfStarved releases the kept session k if half of the time until ctx's deadline passes before stop is called. A
-// pooler in session mode dedicates a server connection to k, and may have none left for a new session. k is nil if no
-// session is kept.
-func (p *Prober) releaseIfStarved(ctx context.Context, k *kept) (stop func()) {
-	deadline, ok := ctx.Deadline()
-	if k == nil || !p.pooled.Load() || !ok {
-		return func() {}
-	}
-	timer := time.AfterFunc(time.Until(deadline)/2, func() {
-		if k.listening.Load() { // k got its reply, so the pooler has a server and k holds it
-			p.stopKeeping.Store(true)
-			p.release(k)
-		}
-	})
-	return func() { timer.Stop() }
-}
-
 // readStatsOnce reads the statistics on a session that is not kept.
 func (p *Prober) readStatsOnce(ctx context.Context, s *session) reply {
 	var rep reply
@@ -357,18 +351,22 @@ func (p *Prober) readStatsOnce(ctx context.Context, s *session) reply {
 	return rep
 }
 
-// keep makes s the kept session. It returns nil if there is one already or the prober is closed.
-func (p *Prober) keep(s *session) *kept {
+// keep makes s the kept session if there is none. It returns the kept session, and whether that is s. It returns nil if
+// the prober is closed or s must not be kept. started are the start times that s has read.
+func (p *Prober) keep(s *session, started startTimes) (current *kept, isNew bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.kept != nil || p.closed {
-		return nil
+	switch {
+	case p.closed || s.conn.IsClosed() || !p.mayKeep(s):
+		return nil, false
+	case p.kept != nil:
+		return p.kept, false
 	}
-	k := newKept(p.ctx, s)
+	k := newKept(p.ctx, s, started)
 	p.kept = k
 	p.kind.reset()
 	p.work.Go(func() { p.runKept(k) })
-	return k
+	return k, true
 }
 
 // release ends the kept session k. The next new session is kept, unless stopKeeping is set.
@@ -391,48 +389,15 @@ func (p *Prober) runKept(k *kept) {
 		}
 	}
 	at := time.Now()
-	// It is not a loss if this side closed the session because the server was late or sent an invalid message.
-	lost := k.conn.IsClosed() && k.ctx.Err() == nil && !overrun && !k.abortedByUs()
+	// It is not a loss if this side closed the session because the server was late or sent an invalid message. A pooler
+	// does not say why it ends a session.
+	if k.conn.IsClosed() && k.ctx.Err() == nil && !overrun && !k.abortedByUs() && !k.pooled {
+		k.loss = k.end(at)
+	}
+	close(k.ended)
 	p.release(k)
 	p.closeInBackground(k.session)
-	if !lost || k.pooled {
-		return
-	}
-	reason, ok := k.loss().reasonFromEnd()
-	if !ok {
-		reason = p.reopen(k)
-	}
-	if p.ctx.Err() == nil {
-		p.options.OnSessionLost(reason, at)
-	}
-}
-
-// reopen logs in again right after a session was lost, to find the reason, and keeps the new session. maxReopen bounds
-// it.
-func (p *Prober) reopen(k *kept) LossReason {
-	ctx, cancel := context.WithTimeout(p.ctx, maxReopen)
-	defer cancel()
-	for {
-		s, err := p.open(ctx, &trace{}, false)
-		var after startTimes
-		if err == nil {
-			_ = s.guard(func() error {
-				after = p.kind.readStartTimes(ctx, s)
-				return nil
-			})
-			// A session that ended meanwhile was never kept, so its end is no loss.
-			if s.conn.IsClosed() || p.keep(s) == nil {
-				p.closeInBackground(s)
-			}
-		}
-		reason, decided := k.loss().reasonFromLogin(k.started, after, err)
-		if decided {
-			return reason
-		}
-		select {
-		case <-time.After(reopenInterval):
-		case <-ctx.Done():
-			return reason
-		}
+	if k.loss != nil {
+		p.lose(k.loss)
 	}
 }

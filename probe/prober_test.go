@@ -81,7 +81,7 @@ func newTestProberOf(t testing.TB, kind config.Kind, dsn string, change func(*Op
 		t.Fatal(err)
 	}
 	target.Kind = kind
-	options := Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(LossReason, time.Time) {}}
+	options := Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(Loss) {}}
 	if change != nil {
 		change(&options)
 	}
@@ -475,7 +475,7 @@ func accept(rowsFor func(sql string) [][]string) func(net.Conn) {
 // TestInvalidStats checks that malformed rows cost a probe its statistics, and nothing else.
 func TestInvalidStats(t *testing.T) {
 	t.Parallel()
-	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "0", "", "0", "60", "f", "0"}
+	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "1800000000", "0", "", "0", "60", "f", "0"}
 	for name, rows := range map[string][][]string{
 		"none":        nil,
 		"short":       {{"total"}},
@@ -620,7 +620,7 @@ func TestSlowServerKeepsSessionFirst(t *testing.T) {
 		case strings.Contains(sql, pingSQL):
 			return [][]string{{"1"}}
 		case strings.Contains(sql, "pg_stat_get_activity"):
-			return [][]string{{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "0", "", "0", "60", "f", "0"}}
+			return [][]string{{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "1800000000", "0", "", "0", "60", "f", "0"}}
 		}
 		return nil
 	})
@@ -693,7 +693,7 @@ modules:
 			t.Fatal(err)
 		}
 		resolver := &fixedAddresses{}
-		p := New(target, credentials.NewStore(t.Context()).For(target), Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(LossReason, time.Time) {}, Resolver: resolver})
+		p := New(target, credentials.NewStore(t.Context()).For(target), Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(Loss) {}, Resolver: resolver})
 		for _, c := range cases {
 			resolver.addresses = c.addresses
 			before := s.Accepted()

@@ -62,6 +62,9 @@ type Role struct {
 	// that is a setting of the exporter's own role.
 	Replica, ReadOnly bool
 
+	// Serializable reports whether transactions of a new session are serializable by default. A hot standby refuses them.
+	Serializable bool
+
 	postmasterStart Number // seconds since the epoch; unknown if the role may not read it
 }
 
@@ -117,19 +120,3 @@ type Number struct {
 func known(v float64) Number { return Number{Value: v, Known: true} }
 
 func knownDuration(d time.Duration) Number { return known(d.Seconds()) }
-
-// LossReason is how the other side ended a kept session.
-type LossReason string
-
-// The reasons for the loss of a kept session.
-const (
-	LossShutdown   LossReason = "shutdown"
-	LossCrash      LossReason = "crash"
-	LossTerminated LossReason = "terminated"
-	LossNetwork    LossReason = "network"
-)
-
-// LossReasons returns all loss reasons.
-func LossReasons() []LossReason {
-	return []LossReason{LossShutdown, LossCrash, LossTerminated, LossNetwork}
-}

@@ -49,8 +49,13 @@ type ServerStats struct {
 	WALReceiverUp, ReplicationLag Number
 	// Pooled reports whether a pooler is between the exporter and the server.
 	Pooled bool
+	// IsTemplate reports whether the session's database is a template. While a session is open, no database can be
+	// created from it.
+	IsTemplate bool
 	// Version is as the server spells it. VersionNum is server_version_num, for example 160014.
 	Version, VersionNum string
+
+	readAt Number // when the server was asked, by its own clock, in seconds since the epoch
 }
 
 // Connections counts the client backends of one database in one state. Database is empty for backends that have not
@@ -123,7 +128,8 @@ const (
   pg_catalog.current_setting('server_version_num'),
   pg_catalog.pg_is_in_recovery(),
   pg_catalog.current_setting('transaction_read_only'),
-  pg_catalog.pg_backend_pid(),` + replayColumns + `
+  pg_catalog.pg_backend_pid(),
+  extract(epoch FROM pg_catalog.clock_timestamp()),` + replayColumns + `
 FROM pg_catalog.pg_stat_get_activity(NULL)
 GROUP BY GROUPING SETS `
 )
@@ -166,6 +172,7 @@ const (
 	columnIsReplica
 	columnReadOnly
 	columnBackendPID
+	columnClock
 	columnReceiverPID
 	columnReceiverStatus
 	columnReceiptAge
@@ -277,6 +284,7 @@ func (p *numberParser) parseTotals(row [][]byte) *ServerStats {
 		ReservedConnections:          p.number(row[columnReserved]),
 		Privileged:                   string(row[columnPrivileged]) == "t",
 		PostmasterStart:              p.number(row[columnPostmasterStart]),
+		readAt:                       p.number(row[columnClock]),
 		Version:                      toValidUTF8(row[columnVersion]),
 		VersionNum:                   toValidUTF8(row[columnVersionNum]),
 		Replica:                      string(row[columnIsReplica]) == "t",

@@ -39,6 +39,8 @@ type session struct {
 	// pooled reports whether the other side is a pooler. A pooler needs no cancel request for an unfinished query, and
 	// PgBouncer 1.18 may crash if it gets one. A pooler does not give a reason when it ends a session.
 	pooled bool
+	// relayed reports whether the server sees another client port than this side has: a proxy or a pooler is between.
+	relayed bool
 	// hasStatementTimeout reports whether the server ends a query by itself, so that no cancel request is needed.
 	hasStatementTimeout bool
 	// syncWaitCancelled reports whether a commit did not wait for its synchronous standbys.

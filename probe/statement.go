@@ -71,9 +71,11 @@ func (p *Prober) Query(ctx context.Context, sql string, maxDuration time.Duratio
 func (p *Prober) queryOnce(ctx context.Context, sql string, maxDuration time.Duration, k *kept) (Scalar, Phase, error) {
 	t := &trace{}
 	openCtx, cancel := context.WithTimeout(ctx, p.target.Timeout)
+	defer cancel()
+	endLogin := p.giveWayToLogin(openCtx, k)
 	s, err := p.open(openCtx, t, true)
-	cancel()
 	if err != nil {
+		endLogin(false)
 		_, phase := t.read()
 		return Scalar{}, phase, err
 	}
@@ -81,13 +83,12 @@ func (p *Prober) queryOnce(ctx context.Context, sql string, maxDuration time.Dur
 	s.hasStatementTimeout = true
 	queryCtx, cancel := context.WithTimeout(ctx, maxDuration)
 	defer cancel()
-	result, err := s.queryReadOnly(queryCtx, sql, p.releaseIfStarved(ctx, k))
+	result, err := s.queryReadOnly(queryCtx, sql, endLogin)
 	return result, PhaseQuery, err
 }
 
-// queryReadOnly runs a statement in a read-only transaction. It calls onBegin after BEGIN, whether BEGIN succeeded or
-// not.
-func (s *session) queryReadOnly(ctx context.Context, sql string, onBegin func()) (Scalar, error) {
+// queryReadOnly runs a statement in a read-only transaction. It calls onBegin after BEGIN, with whether BEGIN succeeded.
+func (s *session) queryReadOnly(ctx context.Context, sql string, onBegin func(succeeded bool)) (Scalar, error) {
 	begin := "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE"
 	if s.refusal.isRecent() {
 		begin = "BEGIN READ ONLY"
@@ -96,7 +97,7 @@ func (s *session) queryReadOnly(ctx context.Context, sql string, onBegin func())
 		begin += fmt.Sprintf("; SET LOCAL statement_timeout = %d", max(1, time.Until(deadline).Milliseconds()))
 	}
 	_, err := s.query(ctx, begin, smallBudget)
-	onBegin()
+	onBegin(err == nil)
 	if err != nil {
 		return Scalar{}, err
 	}

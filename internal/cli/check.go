@@ -124,7 +124,7 @@ func (c *Check) repeat(ctx context.Context, until time.Time, try func() (ok bool
 // newProber returns a prober of a target and a function that closes it. ctx may have ended when that is called.
 func newProber(ctx context.Context, target *config.Target, store *credentials.Store) (*probe.Prober, func()) {
 	p := probe.New(target, store.For(target), probe.Options{
-		Sessions: &probe.Sessions{}, OnSessionLost: func(probe.LossReason, time.Time) {},
+		Sessions: &probe.Sessions{}, OnSessionLost: func(probe.Loss) {},
 	})
 	return p, func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)

@@ -1,0 +1,229 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/internal/testservers"
+)
+
+// startHAProxy starts a HAProxy before a server, with settings for its one proxy, and returns its port.
+func startHAProxy(t *testing.T, server int, settings string) string {
+	t.Helper()
+	program, port := testenv.Tool(t, "HAPROXY", "haproxy"), freePort(t)
+	file := filepath.Join(t.TempDir(), "haproxy.cfg")
+	check(t, os.WriteFile(file, fmt.Appendf(nil, `
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+listen postgres
+  bind 127.0.0.1:%s
+  server one 127.0.0.1:%d
+  %s
+`, port, server, settings), 0o600))
+	startTool(t, "HAProxy", program, "-db", "-f", file)
+	return port
+}
+
+// expectPlace checks that an application gets in through a port of a proxy or pooler.
+func expectPlace(t *testing.T, port string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), hanging)
+	defer cancel()
+	cfg, err := pgconn.ParseConfig(fmt.Sprintf("host=127.0.0.1 port=%s user=%s dbname=postgres sslmode=disable", port, role))
+	check(t, err)
+	cfg.Password = password
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		t.Errorf("an application does not get in: %v", err)
+		return
+	}
+	check(t, conn.Close(ctx))
+}
+
+// TestGivesWayBehindProxy: with one place left, the kept session gives it to the next login, and takes it no more.
+func TestGivesWayBehindProxy(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	port := startHAProxy(t, s.Port, "maxconn 1")
+	e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %s, timeout: 4s, %s}}", port, login()))
+	eventually(t, "HAProxy does not start", func() bool { return e.Scrape().of("a")["pg_up"] == 1 })
+	for range 4 {
+		if m := e.Scrape().of("a"); m["pg_up"] != 1 {
+			t.Errorf("pg_up %v", m["pg_up"])
+		}
+	}
+	expectPlace(t, port)
+	if m := e.Scrape().of("a"); m["pg_up"] != 1 || m["pg_connections_used"] == 0 || m["pg_kept_session_up"] != 0 {
+		t.Errorf("pg_up %v, %v connections, kept %v", m["pg_up"], m["pg_connections_used"], m["pg_kept_session_up"])
+	}
+	expectPlace(t, port)
+}
+
+// TestKeptBehindProxy: where there is room behind a proxy, the session is kept.
+func TestKeptBehindProxy(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	port := startHAProxy(t, s.Port, "")
+	e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %s, timeout: 4s, %s}}", port, login()))
+	eventually(t, "HAProxy does not start", func() bool { return e.Scrape().of("a")["pg_kept_session_up"] == 1 })
+	for range 3 {
+		if m := e.Scrape().of("a"); m["pg_up"] != 1 || m["pg_kept_session_up"] != 1 {
+			t.Errorf("pg_up %v, kept %v", m["pg_up"], m["pg_kept_session_up"])
+		}
+	}
+}
+
+// TestIdleSessionsAreCut: behind a proxy that cuts idle sessions, nobody logs in between scrapes but once, the losses
+// are named, and said once.
+func TestIdleSessionsAreCut(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []string{"500ms", "2s"} {
+		t.Run(limit, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, testservers.PostgresConfig{})
+			port := startHAProxy(t, s.Port, "timeout client "+limit+"\n  timeout server "+limit)
+			e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %s, %s}}", port, login()))
+			eventually(t, "HAProxy does not start", func() bool { return e.Scrape().of("a")["pg_up"] == 1 })
+			const scrapes = 4
+			before := logins(s)
+			for range scrapes {
+				time.Sleep(5 * time.Second)
+				if m := e.Scrape().of("a"); m["pg_up"] != 1 || m["pg_connections_used"] == 0 {
+					t.Errorf("pg_up %v, %v connections", m["pg_up"], m["pg_connections_used"])
+				}
+			}
+			if n := logins(s) - before; n > scrapes+2 { // the first session that was cut is opened once more
+				t.Errorf("%d logins for %d scrapes", n, scrapes)
+			}
+			if m := e.Scrape().of("a"); m[`pg_session_losses_total{reason="terminated"}`] < scrapes-2 ||
+				m[`pg_session_losses_total{reason="network"}`] > 2 {
+				t.Errorf("losses %v", m.losses())
+			}
+			if n := strings.Count(e.Logged(), `msg="idle sessions are ended`); n != 1 {
+				t.Errorf("the idle limit is logged %d times", n)
+			}
+			if n := strings.Count(e.Logged(), `msg="the kept session was lost"`); n > 2 {
+				t.Errorf("losses are logged %d times", n)
+			}
+		})
+	}
+}
+
+// TestTerminatedBehindProxy: after an administrator's command that came through a proxy, as when a server is suspended,
+// nothing logs in before the next scrape, which finds the reason.
+func TestTerminatedBehindProxy(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	port := startHAProxy(t, s.Port, "")
+	e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %s, %s}}", port, login()))
+	eventually(t, "HAProxy does not start", func() bool { return e.Scrape().of("a")["pg_kept_session_up"] == 1 })
+	before := logins(s)
+	execute(t, s, fmt.Sprintf("SELECT pg_terminate_backend(%d)", keptPID(t, s)))
+	time.Sleep(2 * time.Second)
+	if n := logins(s) - before; n != 0 {
+		t.Errorf("%d logins that nobody asked for", n)
+	}
+	expectLosses(t, e.Scrape().of("a"), map[string]float64{"terminated": 1})
+	check(t, s.Stop(testservers.Fast))
+	check(t, s.Start(context.Background()))
+	time.Sleep(time.Second)
+	expectLosses(t, e.Scrape().of("a"), map[string]float64{"terminated": 1, "shutdown": 1})
+}
+
+// TestPgBouncerOverSocketStops: nothing keeps a PgBouncer from stopping that is probed over its Unix socket.
+func TestPgBouncerOverSocketStops(t *testing.T) {
+	t.Parallel()
+	bin := testenv.Tool(t, "PGBOUNCER_NEWER", "pgbouncer")
+	s := newServer(t, testservers.PostgresConfig{})
+	for kind, dbname := range map[string]string{"pgbouncer": "pgbouncer", "postgres": "postgres"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			sockets := t.TempDir()
+			check(t, os.Chmod(sockets, 0o777)) //nolint:gosec // PgBouncer runs as another user
+			check(t, os.Chmod(filepath.Dir(sockets), 0o755))
+			b, err := testservers.NewPgBouncer(t.Context(), testservers.PgBouncerConfig{
+				Bin: bin, Databases: []string{fmt.Sprintf("postgres = host=127.0.0.1 port=%d", s.Port)},
+				Settings: []string{"unix_socket_dir = " + sockets, "stats_users = " + role}, Users: map[string]string{role: password},
+			})
+			check(t, err)
+			t.Cleanup(func() { check(t, b.Remove()) })
+			e, _ := startWithFile(t, fmt.Sprintf(`
+targets: {a: {host: %s, port: %d, kind: %s, dbname: %s, user: %s, password: %q}}
+`, sockets, b.Port, kind, dbname, role, password))
+			for range 3 {
+				m := e.Scrape().of("a")
+				if m["pg_probe_consecutive_failures"] != 0 || m["pg_kept_session_up"] != 0 {
+					t.Fatalf("%v failures, kept %v\n%s", m["pg_probe_consecutive_failures"], m["pg_kept_session_up"], e.Logged())
+				}
+			}
+			check(t, b.Signal(syscall.SIGTERM))
+			check(t, b.Wait(hanging))
+			if m := e.Scrape().of("a"); m["pg_probe_consecutive_failures"] != 1 {
+				t.Errorf("%v failures", m["pg_probe_consecutive_failures"])
+			}
+		})
+	}
+}
+
+// TestScrapeWhileReopened: a scrape that comes while a lost session is opened again shows the connections.
+func TestScrapeWhileReopened(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	e := startExporter(t, environment(s.Port, "postgres"))
+	e.Settle()
+	for i := range 20 {
+		execute(t, s, fmt.Sprintf("SELECT pg_terminate_backend(%d)", keptPID(t, s)))
+		time.Sleep(time.Duration(i) * time.Millisecond)
+		if m := e.Expect(up); m["pg_connections_used"] == 0 {
+			t.Errorf("no connections %d ms after the session has ended", i)
+		}
+		e.Expect(up)
+	}
+}
+
+// TestWarnings: what makes applications or administrators fail although the probe succeeds is logged once.
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	primary := newServer(t, testservers.PostgresConfig{})
+	execute(t, primary, "ALTER ROLE "+role+" SET default_transaction_isolation = serializable",
+		"CREATE DATABASE pattern IS_TEMPLATE true")
+	standby := newStandby(t, primary)
+	e, _ := startWithFile(t, fmt.Sprintf(`
+targets:
+  standby: {host: 127.0.0.1, port: %[2]d, dbname: postgres, %[1]s}
+  template: {host: 127.0.0.1, port: %[3]d, dbname: pattern, %[1]s}
+  quiet: {host: 127.0.0.1, port: %[3]d, dbname: postgres, %[1]s}
+`, login(), standby.Port, primary.Port))
+	for range 3 {
+		e.Scrape()
+	}
+	for target, message := range map[string]string{"standby": "sessions are serializable by default", "template": "the target's database is a template"} {
+		var found int
+		for line := range strings.Lines(e.Logged()) {
+			if strings.Contains(line, message) {
+				found++
+				if !strings.Contains(line, "target="+target) {
+					t.Errorf("logged for another target: %s", line)
+				}
+			}
+		}
+		if found != 1 {
+			t.Errorf("%q is logged %d times", message, found)
+		}
+	}
+}
