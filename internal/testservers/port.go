@@ -22,8 +22,13 @@ type Port struct {
 //
 // The reservation is a socket that is bound and does not listen. Only processes that set SO_REUSEADDR, as servers do,
 // can then bind the port (socket(7)). Connections to it are refused until a server listens.
-func ReservePort() (*Port, error) {
-	const minPort, maxPort = 12000, 32000
+func ReservePort() (*Port, error) { return reservePort(12000, 32000) }
+
+// ReserveShortPort reserves a free port that has four digits. pgagroal 2.1 reaches no server on a longer one
+// (https://github.com/pgagroal/pgagroal/issues/926).
+func ReserveShortPort() (*Port, error) { return reservePort(4000, 5000) }
+
+func reservePort(minPort, maxPort int) (*Port, error) {
 	for {
 		p := &Port{Number: minPort + rand.IntN(maxPort-minPort)} //nolint:gosec // not a secret
 		syscall.ForkLock.RLock()

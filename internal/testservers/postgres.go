@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package testservers launches throwaway servers on this machine, for the tests and for `make run`, `make demo` and
-// `make bench`: PostgreSQL, PgBouncer, Redis and Celery workers. A Stack is all of them with the exporter and
+// `make bench`: PostgreSQL, four poolers, Redis and Celery workers. A Stack is some of them with the exporter and
 // Prometheus. No package of the exporter is linked in: a Stack starts its binary.
 package testservers
 
@@ -185,20 +185,11 @@ func (s *Postgres) create(ctx context.Context, c PostgresConfig) error {
 // dropPrivileges makes an unprivileged user the owner of the server's folder. If that user cannot reach the binaries,
 // as in a clone in root's home, it copies them into the folder.
 func (s *Postgres) dropPrivileges() error {
-	nobody, err := user.Lookup(unprivileged)
-	if err != nil {
+	var err error
+	if s.user, err = unprivilegedCredential(); err != nil {
 		return err
 	}
-	uid, err := strconv.ParseUint(nobody.Uid, 10, 32)
-	if err != nil {
-		return err
-	}
-	gid, err := strconv.ParseUint(nobody.Gid, 10, 32)
-	if err != nil {
-		return err
-	}
-	s.user = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-	if err := os.Chown(s.Dir, int(uid), int(gid)); err != nil {
+	if err := os.Chown(s.Dir, int(s.user.Uid), int(s.user.Gid)); err != nil {
 		return err
 	}
 	if isReachable(s.bin) {
@@ -210,6 +201,23 @@ func (s *Postgres) dropPrivileges() error {
 	}
 	s.bin = filepath.Join(copied, filepath.Base(s.bin))
 	return s.chownAll() // root's umask may have made the copies private to root
+}
+
+// unprivilegedCredential returns the IDs of the unprivileged user and its group.
+func unprivilegedCredential() (*syscall.Credential, error) {
+	nobody, err := user.Lookup(unprivileged)
+	if err != nil {
+		return nil, err
+	}
+	uid, err := strconv.ParseUint(nobody.Uid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := strconv.ParseUint(nobody.Gid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
 // isReachable reports whether every user may enter the folder dir and all folders above it.
