@@ -80,7 +80,8 @@ func New(m *monitor.Monitor, options Options) *Exporter {
 func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var snapshots []monitor.Snapshot
 	if !e.options.HideTargets {
-		wait := e.maxWait(r.Header.Get(timeoutHeader), e.monitor.MaxTimeout())
+		// Without a scrape timeout, a third of the longest timeout is for probes that start later than others.
+		wait := e.maxWait(r.Header.Get(timeoutHeader), e.monitor.MaxTimeout()*4/3)
 		// Reserve time for rendering, which takes long if there are very many targets. Reserve at most a quarter,
 		// because the last measurement includes the time that a slow client took to read.
 		wait -= min(time.Duration(e.rendering.Load()), wait/4)
@@ -131,15 +132,15 @@ func (w *clientWriter) Write(p []byte) (int, error) {
 // Unwrap returns the writer for http.ResponseController.
 func (w *clientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// maxWait returns how long a caller waits for a probe: the scrape timeout in header minus the offset, at most timeout.
-// It returns timeout if header is not a valid number of seconds.
-func (e *Exporter) maxWait(header string, timeout time.Duration) time.Duration {
+// maxWait returns how long a caller may wait for probes: the scrape timeout in header minus the offset, or otherwise if
+// header is not a valid number of seconds.
+func (e *Exporter) maxWait(header string, otherwise time.Duration) time.Duration {
 	seconds, err := strconv.ParseFloat(header, 64)
 	if err != nil || !(seconds > 0 && seconds < time.Hour.Seconds()) {
-		return timeout
+		return otherwise
 	}
 	announced := time.Duration(seconds * float64(time.Second))
-	return min(timeout, max(announced-e.options.TimeoutOffset, minWait))
+	return max(announced-e.options.TimeoutOffset, minWait)
 }
 
 // gatherers concatenates the metrics of several gatherers. Unlike prometheus.Gatherers, it does not check for duplicate

@@ -369,7 +369,7 @@ func TestOwnMetrics(t *testing.T) {
 func TestMaxWait(t *testing.T) {
 	e := newTestExporter(t, healthy(), "")
 	for header, want := range map[string]time.Duration{
-		"": 5 * time.Second, "10": 5 * time.Second, "3": 2500 * time.Millisecond, "0.55": minWait, "0.01": minWait,
+		"": 5 * time.Second, "10": 9500 * time.Millisecond, "3": 2500 * time.Millisecond, "0.55": minWait, "0.01": minWait,
 		"0": 5 * time.Second, "-1": 5 * time.Second, "NaN": 5 * time.Second, "+Inf": 5 * time.Second, "soon": 5 * time.Second,
 		"1e300": 5 * time.Second,
 	} {

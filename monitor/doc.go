@@ -7,7 +7,8 @@
 // A Monitor has the configured targets, the ad-hoc targets that were used recently, and the checks. ApplyConfig
 // replaces the configuration. Targets and checks that have not changed keep their state.
 //
-// A Target probes its server once at a time. Concurrent callers share the probe under way. The sampler of a target
+// A Target probes its server once at a time. Concurrent callers share the probe under way. It ends when it has a result
+// or at the target's timeout, and is counted then, no matter who still waits. The sampler of a target
 // starts probes between scrapes if an interval is configured. A limiter bounds the number of probes under way over all
 // targets. A Snapshot is the state of a target after a probe.
 //
@@ -15,5 +16,5 @@
 // target run one after the other.
 //
 // Any goroutine may call the exported methods. The context and the deadline of a call bound how long the caller waits.
-// They do not end a probe that other callers are waiting for.
+// They do not end a probe.
 package monitor

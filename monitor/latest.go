@@ -10,9 +10,9 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// Latest returns the last result if it is at most maxAge old. Otherwise it starts a probe, which the target's timeout
-// bounds, and waits for it until maxWait has passed or ctx ends. Then it returns the last result, which is that of the
-// probe if the probe has ended. Concurrent callers share the probe. It continues after they have returned.
+// Latest returns the last result if it is at most maxAge old. Otherwise it joins the probe under way, or starts one, and
+// waits for it until maxWait has passed or ctx ends. Then it returns the last result, which is that of the probe if the
+// probe has ended. The probe continues after Latest has returned.
 //
 // If the server refused our credentials, Latest returns that result without a new probe until it is older than
 // authPause. If no probe of the target has ended yet, the result is a timeout that is not counted. If the target is
@@ -27,14 +27,17 @@ func (t *Target) Latest(ctx context.Context, maxAge, maxWait time.Duration) (Sna
 		}
 	}
 	start := time.Now()
+	p := t.join(false)
+	if p == nil {
+		return Snapshot{}, ErrClosed
+	}
 	over := time.NewTimer(maxWait)
 	defer over.Stop()
 	select {
-	case <-t.refresh():
+	case <-p.done:
+		return p.snapshot, p.err
 	case <-over.C:
 	case <-ctx.Done():
-	case <-t.life.Done():
-		return Snapshot{}, ErrClosed
 	}
 	if s, ok := t.lastCounted(); ok {
 		return s, nil
@@ -51,25 +54,6 @@ func (t *Target) lastCounted() (Snapshot, bool) {
 		return Snapshot{}, false
 	}
 	return t.snapshotLocked(r), true
-}
-
-// refresh starts a probe in the background, unless a probe that it started earlier is still under way. It returns a
-// channel that is closed when the probe has ended. The channel may be nil if the target is closed.
-func (t *Target) refresh() <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.refreshing == nil && !t.closed {
-		ended := make(chan struct{})
-		t.refreshing = ended
-		t.background.Go(func() {
-			_, _ = t.probeShared(t.life, time.Now().Add(t.options.Timeout), false) // the result has been recorded
-			t.mu.Lock()
-			t.refreshing = nil
-			t.mu.Unlock()
-			close(ended)
-		})
-	}
-	return t.refreshing
 }
 
 // setHysteresis sets how many failures in a row make the target fail, and how many successes make it pass again.

@@ -188,6 +188,7 @@ func TestLimiter(t *testing.T) {
 		limiter := newLimiter(1)
 		first := sampledTarget(&timedProber{takes: 1500 * time.Millisecond}, "a", 0, limiter)
 		second := sampledTarget(&timedProber{}, "b", 0, limiter)
+		second.options.Timeout = time.Second
 		go func() { _, _ = first.Probe(t.Context(), time.Now().Add(2*time.Second)) }()
 		synctest.Wait()
 		s, err := second.Probe(t.Context(), time.Now().Add(time.Second))

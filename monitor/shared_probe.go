@@ -6,8 +6,6 @@ package monitor
 import (
 	"context"
 	"errors"
-	"slices"
-	"sync"
 	"time"
 
 	"pg_liveness_exporter/probe"
@@ -23,57 +21,43 @@ const deadlineSlack = 50 * time.Millisecond
 // ErrClosed is the error of a target that has been closed.
 var ErrClosed = errors.New("the target is not watched any more")
 
-// errAbandoned is the cause that ends a probe when all callers have left it. Such a probe is not counted.
-var errAbandoned = errors.New("all callers of this probe have left")
-
-// sharedProbe is one probe and the callers that wait for it. It ends when it has a result, at the target's timeout, or
-// at the latest deadline of its callers, whichever comes first.
+// sharedProbe is one probe and the callers that wait for it. It ends when it has a result or at the target's timeout,
+// no matter how many callers still wait. Only Close ends it earlier.
 type sharedProbe struct {
-	ctx      *probeContext
-	start    time.Time
-	done     chan struct{} // closed once snapshot is set
-	snapshot Snapshot
+	start, deadline time.Time
 
 	// protected by the target's mu
-	deadlines []time.Time // one for each caller
-	timer     *time.Timer
-	sampled   bool // one of the callers is the sampler
+	callers int  // that have joined, including the first one
+	sampled bool // one of the callers is the sampler
+
+	done chan struct{} // closed once what follows is set
+	// err is ErrClosed if Close ended the probe. Otherwise snapshot is set.
+	err      error
+	snapshot Snapshot
+	overran  bool // it failed at its deadline
 }
 
-// probeContext is the context of a shared probe. Its deadline changes when callers join or leave.
-type probeContext struct {
-	context.Context //nolint:containedctx // this type is a context
-	end             context.CancelCauseFunc
-
-	mu       sync.Mutex // protects deadline
-	deadline time.Time
+// endedLate reports whether the probe failed at its deadline and is too old for a caller that joined it at that moment:
+// the caller joined in the second half of the probe's time. Scrapes that come as often as the timeout join shortly
+// before that deadline. If they took this result, every second scrape would not start a probe.
+func (p *sharedProbe) endedLate(joined time.Time) bool {
+	return p.overran && joined.Sub(p.start) > p.deadline.Sub(joined)
 }
 
-// Deadline returns the current deadline.
-func (c *probeContext) Deadline() (time.Time, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.deadline, true
-}
-
-// Err returns context.DeadlineExceeded if the deadline ended the context, and context.Canceled otherwise.
-func (c *probeContext) Err() error {
-	err := c.Context.Err()
-	if err != nil && errors.Is(context.Cause(c.Context), context.DeadlineExceeded) {
-		return context.DeadlineExceeded
-	}
-	return err
-}
-
-// Probe probes the server, or joins the probe under way, and returns the result. It returns at most deadlineSlack and
-// resultGrace after deadline. If ctx ends first, the error is ctx's cause. If the target is closed, the error is
-// ErrClosed. Any goroutine may call Probe at any time.
+// Probe probes the server, or joins the probe under way, and returns the result. deadline and ctx bound how long the
+// caller waits, and never the probe: it ends when it has a result or at the target's timeout, and is counted then. The
+// caller waits for at most the target's timeout.
 //
-// If the deadline passes before the probe ends, the result is a timeout that is not counted.
+// Probe returns at most deadlineSlack and resultGrace after deadline. If the deadline passes first, the result is a
+// timeout that is not counted. If ctx ends first, the error is ctx's cause. If the target is closed, the error is
+// ErrClosed. Any goroutine may call Probe at any time.
 //
 // If the target has the commit probe, the result is counted as soon as it is known. Probe then waits until deadline for
 // the commit that the probe started.
 func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error) {
+	if latest := time.Now().Add(t.options.Timeout); latest.Before(deadline) {
+		deadline = latest
+	}
 	s, err := t.probeShared(ctx, deadline, false)
 	if err != nil || s.Result.Commit == nil {
 		return s, err
@@ -92,42 +76,31 @@ func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error
 
 // probeShared is Probe without the wait for the commit. sampler reports whether the caller is the sampler.
 func (t *Target) probeShared(ctx context.Context, deadline time.Time, sampler bool) (Snapshot, error) {
-	start := time.Now()
-	over := time.NewTimer(time.Until(deadline))
-	defer over.Stop()
+	called := time.Now()
+	var late *sharedProbe
 	for {
-		p, joined := t.join(deadline, sampler)
+		p := t.join(sampler)
 		if p == nil {
 			return Snapshot{}, ErrClosed
 		}
-		if !joined {
-			// The probe is about to end: its deadline has passed, or all callers have left it.
-			select {
-			case <-p.done:
-				continue
-			case <-over.C:
-				return t.unanswered(start), nil
-			case <-ctx.Done():
-				return Snapshot{}, context.Cause(ctx)
-			}
+		wait := time.Until(deadline)
+		if p.deadline.Sub(deadline) < deadlineSlack {
+			wait += deadlineSlack + resultGrace
 		}
 		select {
 		case <-p.done:
-			return p.snapshot, nil
-		case <-ctx.Done():
-			t.leave(p, deadline)
-			return Snapshot{}, context.Cause(ctx)
-		case <-over.C:
-		}
-		if latest, _ := p.ctx.Deadline(); latest.Sub(deadline) < deadlineSlack {
-			select {
-			case <-p.done:
-				return p.snapshot, nil
-			case <-time.After(deadlineSlack + resultGrace):
+			if !p.endedLate(called) {
+				return p.snapshot, p.err
 			}
+			late = p
+		case <-time.After(wait):
+			if late != nil {
+				return late.snapshot, nil
+			}
+			return t.unanswered(called), nil
+		case <-ctx.Done():
+			return Snapshot{}, context.Cause(ctx)
 		}
-		t.leave(p, deadline)
-		return t.unanswered(start), nil
 	}
 }
 
@@ -145,98 +118,59 @@ func (t *Target) snapshotLocked(r *probe.Result) Snapshot {
 	}
 }
 
-// join adds a caller to the probe under way, or starts a probe. It reports false if the caller could not join because
-// the probe under way is about to end. It returns nil if the target is closed.
-func (t *Target) join(deadline time.Time, sampler bool) (*sharedProbe, bool) {
+// join returns the probe under way, or starts one. It returns nil if the target is closed.
+func (t *Target) join(sampler bool) *sharedProbe {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.closed {
+		return nil
+	}
 	p := t.current
-	switch {
-	case t.closed:
-		return nil, false
-	case p == nil:
+	if p == nil {
 		now := time.Now()
-		p = &sharedProbe{start: now, done: make(chan struct{}), deadlines: []time.Time{deadline}, sampled: sampler}
-		p.ctx = &probeContext{deadline: earlier(deadline, now.Add(t.options.Timeout))}
-		p.ctx.Context, p.ctx.end = context.WithCancelCause(context.Background())
-		p.timer = time.AfterFunc(p.ctx.deadline.Sub(now), func() { p.ctx.end(context.DeadlineExceeded) })
+		p = &sharedProbe{start: now, deadline: now.Add(t.options.Timeout), done: make(chan struct{})}
 		t.current = p
-		go t.run(p)
-		return p, true
-	case p.ctx.Err() != nil:
-		return p, false
+		t.background.Go(func() { t.run(p) })
 	}
 	p.sampled = p.sampled || sampler
-	p.deadlines = append(p.deadlines, deadline)
-	if len(p.deadlines) == 2 {
+	p.callers++
+	if p.callers == 2 {
 		t.options.sharedCount.Add(1)
 	}
-	t.rescheduleLocked(p)
-	return p, true
-}
-
-// leave removes a caller from the probe. The probe ends when the last caller leaves.
-func (t *Target) leave(p *sharedProbe, deadline time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	i := slices.Index(p.deadlines, deadline)
-	p.deadlines = slices.Delete(p.deadlines, i, i+1)
-	if len(p.deadlines) == 0 {
-		p.ctx.end(errAbandoned)
-		return
-	}
-	t.rescheduleLocked(p)
-}
-
-// rescheduleLocked sets the probe's deadline to the latest deadline of its callers, at most the target's timeout.
-func (t *Target) rescheduleLocked(p *sharedProbe) {
-	deadline := earlier(slices.MaxFunc(p.deadlines, time.Time.Compare), p.start.Add(t.options.Timeout))
-	if !p.timer.Stop() {
-		return // the deadline has just passed
-	}
-	p.ctx.mu.Lock()
-	p.ctx.deadline = deadline
-	p.ctx.mu.Unlock()
-	p.timer.Reset(time.Until(deadline))
+	return p
 }
 
 // run runs the probe, and counts the result before any caller gets it. It runs in a goroutine of its own.
 func (t *Target) run(p *sharedProbe) {
+	ctx, cancel := context.WithDeadline(t.life, p.deadline)
+	defer cancel()
 	t.mu.Lock()
-	responded := t.history.last == nil || t.history.last.Up()
+	before := t.history
 	t.mu.Unlock()
-	r := t.limitedProbe(p, responded)
+	r := t.limitedProbe(ctx, p.start, before.last == nil || before.last.Up())
 	t.mu.Lock()
-	p.timer.Stop()
-	counts := !errors.Is(context.Cause(p.ctx), errAbandoned)
-	var before History
-	if counts {
-		before = t.history
-		t.recordLocked(r, p.sampled || t.options.Interval == 0)
-	}
-	p.ctx.end(nil)
-	p.snapshot = t.snapshotLocked(r)
 	t.current = nil
+	if t.life.Err() == nil {
+		p.overran = !r.Up() && ctx.Err() != nil
+		t.recordLocked(r, p.sampled || t.options.Interval == 0)
+		p.snapshot = t.snapshotLocked(r)
+	} else {
+		p.err = ErrClosed
+	}
 	close(p.done)
 	t.mu.Unlock()
-	if counts {
+	if p.err == nil {
 		t.logChanges(before, r)
 	}
 }
 
 // limitedProbe waits for a place in the limiter and then probes. The wait counts towards the timeout of the probe.
-func (t *Target) limitedProbe(p *sharedProbe, responded bool) *probe.Result {
-	leave, ok := t.options.limiter.enter(p.ctx, responded)
+// start is when the wait began. responded reports whether the target responded the last time.
+func (t *Target) limitedProbe(ctx context.Context, start time.Time, responded bool) *probe.Result {
+	leave, ok := t.options.limiter.enter(ctx, responded)
 	if !ok {
-		return probe.Overloaded(p.start, time.Since(p.start), t.options.keep)
+		return probe.Overloaded(start, time.Since(start), t.options.keep)
 	}
 	defer leave()
-	return t.prober.Probe(p.ctx)
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
+	return t.prober.Probe(ctx)
 }

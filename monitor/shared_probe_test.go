@@ -82,13 +82,19 @@ func TestSharedProbe(t *testing.T) {
 			[]returned{{s, true, true}, {3 * s, true, true}},
 			2, 0, 2, 0,
 		},
+		{"the target's timeout", 9 * s, []caller{{waits: 20 * s}}, []returned{{5 * s, false, true}}, 1, 1, 1, 0},
 		{
-			"the deadline of the only caller", 9 * s,
+			"the deadline of the only caller does not end the probe", 4 * s,
 			[]caller{{waits: 3 * s}},
 			[]returned{{3 * s, false, true}},
-			1, 1, 1, 0,
+			1, 0, 1, 0,
 		},
-		{"the target's timeout", 9 * s, []caller{{waits: 20 * s}}, []returned{{5 * s, false, true}}, 1, 1, 1, 0},
+		{
+			"the deadlines of all callers do not end the probe", 9 * s,
+			[]caller{{waits: 2 * s}, {calls: s, waits: 3 * s}},
+			[]returned{{2 * s, false, true}, {4 * s, false, true}},
+			1, 1, 1, 1,
+		},
 		{
 			"an earlier deadline counts nothing", 2 * s,
 			[]caller{{waits: s}, {waits: 4 * s}},
@@ -96,13 +102,7 @@ func TestSharedProbe(t *testing.T) {
 			1, 0, 1, 1,
 		},
 		{
-			"a later caller moves the end", 9 * s,
-			[]caller{{waits: 2 * s}, {calls: s, waits: 3 * s}},
-			[]returned{{2 * s, false, true}, {4 * s, false, true}},
-			1, 1, 1, 1,
-		},
-		{
-			"but not beyond the timeout", 9 * s,
+			"a later deadline does not extend the probe", 9 * s,
 			[]caller{{waits: 2 * s}, {calls: s, waits: 9 * s}},
 			[]returned{{2 * s, false, true}, {5 * s, false, true}},
 			1, 1, 1, 1,
@@ -120,16 +120,34 @@ func TestSharedProbe(t *testing.T) {
 			1, 0, 1, 1,
 		},
 		{
-			"the last one who hangs up ends it", 9 * s,
-			[]caller{{waits: 3 * s, hangsUp: s}},
-			[]returned{{s, false, false}},
-			0, 0, 1, 0,
+			"a probe is counted although all callers hang up", 4 * s,
+			[]caller{{waits: 3 * s, hangsUp: s}, {waits: 3 * s, hangsUp: 2 * s}},
+			[]returned{{s, false, false}, {2 * s, false, false}},
+			1, 0, 1, 1,
 		},
 		{
-			"the last deadline of those who stay", 9 * s,
-			[]caller{{waits: 4 * s, hangsUp: s}, {waits: 2 * s}},
-			[]returned{{s, false, false}, {2 * s, false, true}},
-			1, 1, 1, 1,
+			"a failure is counted although the caller hangs up", 9 * s,
+			[]caller{{waits: 3 * s, hangsUp: s}},
+			[]returned{{s, false, false}},
+			1, 1, 1, 0,
+		},
+		{
+			"a caller joins a probe whose callers have left", 4 * s,
+			[]caller{{waits: 3 * s, hangsUp: s}, {calls: 2 * s, waits: 3 * s}},
+			[]returned{{s, false, false}, {4 * s, true, true}},
+			1, 0, 1, 1,
+		},
+		{
+			"a late caller takes a success", 4 * s,
+			[]caller{{waits: s}, {calls: 3 * s, waits: 3 * s}},
+			[]returned{{s, false, true}, {4 * s, true, true}},
+			1, 0, 1, 1,
+		},
+		{
+			"a late caller does not take a timeout", 9 * s,
+			[]caller{{waits: s}, {calls: 4 * s, waits: 3 * s}},
+			[]returned{{s, false, true}, {7 * s, false, true}},
+			2, 2, 2, 1,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -176,37 +194,91 @@ func TestSharedProbe(t *testing.T) {
 	}
 }
 
-// TestCallerAfterHangUp tests that a caller gets a new probe if it calls while an abandoned probe is about to end.
-func TestCallerAfterHangUp(t *testing.T) {
+// TestShortWait tests what a caller gets whose deadline passes before the probe ends, and what is counted by then.
+func TestShortWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var logs strings.Builder
-		p := &stubbornProber{}
-		target := newTestTarget(p, &logs)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if _, err := target.Probe(ctx, time.Now().Add(3*time.Second)); err == nil {
-			t.Error("a caller that hung up got a result")
+		target := newTestTarget(&slowProber{takes: 2 * time.Second}, &strings.Builder{})
+		s, err := target.Probe(t.Context(), time.Now().Add(100*time.Millisecond))
+		if err != nil || s.Result.State() != probe.StateNoResponse || s.Counted() || s.Probes != 0 || len(s.Failures) != 0 {
+			t.Errorf("after 100 ms: %+v, %d probes, %v", s.Result, s.Probes, err)
 		}
-		snapshot, err := target.Probe(t.Context(), time.Now().Add(3*time.Second))
-		if err != nil || snapshot.Result.Up() != true || snapshot.Probes != 1 {
-			t.Errorf("got %+v", snapshot.Result)
+		latest, err := target.Latest(t.Context(), 5*time.Second, 3*time.Second) // joins the probe
+		if err != nil || !latest.Result.Up() || latest.Probes != 1 || latest.Failures[probe.ReasonTimeout] != 0 {
+			t.Errorf("in the end: %+v, %d probes, %v", latest.Result, latest.Probes, err)
 		}
 	})
 }
 
-// stubbornProber is a fake prober. Its first probe returns half a second after ctx ends, its second one succeeds at
-// once.
-type stubbornProber struct{ slowProber }
-
-func (p *stubbornProber) Probe(ctx context.Context) *probe.Result {
-	if p.probes.Load() == 0 {
-		p.takes = time.Hour
-		r := p.slowProber.Probe(ctx)
-		time.Sleep(500 * time.Millisecond)
-		return r
+// TestEveryScrapeCounts tests that each scrape of a server that hangs counts a failure, also if the scrapes come as often
+// as the target's timeout, and a little earlier or later. The probes end a little after the timeout, as real ones do.
+func TestEveryScrapeCounts(t *testing.T) {
+	const s = time.Second
+	for _, test := range []struct {
+		interval, waits time.Duration // a scrape waits for its scrape timeout less the offset
+	}{
+		{5 * s, 5*s - s/2}, {15 * s, 10*s - s/2}, {60 * s, 10*s - s/2},
+	} {
+		t.Run(test.interval.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const scrapes = 20
+				target := newTestTarget(&overrunningProber{}, &strings.Builder{})
+				start := time.Now()
+				for i := range time.Duration(scrapes) {
+					go func() {
+						time.Sleep(i*test.interval + (i%3)*20*time.Millisecond)
+						snapshot, err := target.Probe(t.Context(), time.Now().Add(test.waits))
+						if err != nil || snapshot.Result.Up() || test.waits > 5*s && !snapshot.Counted() {
+							t.Errorf("scrape %d: %+v, %v", i, snapshot.Result, err)
+						}
+					}()
+				}
+				time.Sleep(time.Until(start.Add((scrapes + 1) * test.interval)))
+				synctest.Wait()
+				if h := target.history; h.Failures[probe.ReasonTimeout] != scrapes || h.Probes != scrapes {
+					t.Errorf("%d failures of %d probes in %d scrapes", h.Failures[probe.ReasonTimeout], h.Probes, scrapes)
+				}
+			})
+		})
 	}
-	p.takes = 0
+}
+
+// overrunningProber is a fake prober whose probes time out 50 ms after ctx ends.
+type overrunningProber struct{ slowProber }
+
+func (p *overrunningProber) Probe(ctx context.Context) *probe.Result {
+	p.takes = time.Hour
+	defer time.Sleep(50 * time.Millisecond)
 	return p.slowProber.Probe(ctx)
+}
+
+// TestCloseEndsProbe tests that Close ends the probe under way at once, that this probe is not counted, and that its
+// callers learn that the target is closed.
+func TestCloseEndsProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := newTestTarget(&slowProber{takes: time.Hour}, &strings.Builder{})
+		probed, latest := make(chan error), make(chan error)
+		go func() {
+			_, err := target.Probe(t.Context(), time.Now().Add(time.Minute))
+			probed <- err
+		}()
+		go func() {
+			_, err := target.Latest(t.Context(), time.Second, time.Minute)
+			latest <- err
+		}()
+		time.Sleep(time.Second)
+		start := time.Now()
+		if err := target.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(start); took > 0 || target.history.Probes != 0 {
+			t.Errorf("Close took %s, %d probes were counted", took, target.history.Probes)
+		}
+		for name, result := range map[string]chan error{"Probe": probed, "Latest": latest} {
+			if err := <-result; err != ErrClosed { //nolint:errorlint // it is not wrapped
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
 }
 
 // TestLogsChangesAlone tests that a line is logged when the verdict changes, and only then.
@@ -279,8 +351,8 @@ func TestVerdictBeforeCommit(t *testing.T) {
 		expect(s, 1, 0, 2*time.Second)
 		s, _ = target.Probe(t.Context(), start.Add(4*time.Second)) // another probe
 		expect(s, 2, 0, 4*time.Second)
-		time.Sleep(time.Second)
-		prober.commit.End(&probe.CommitResult{Took: probe.Number{Value: 4, Known: true}})
-		expect(<-longCaller, 1, 1, 5*time.Second)
+		time.Sleep(500 * time.Millisecond)
+		prober.commit.End(&probe.CommitResult{Took: probe.Number{Value: 3.5, Known: true}})
+		expect(<-longCaller, 1, 1, 4500*time.Millisecond)
 	})
 }

@@ -5,6 +5,7 @@ package monitor
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/bounded"
 	"pg_liveness_exporter/probe"
 )
 
@@ -43,16 +45,15 @@ type Target struct {
 
 	life       context.Context //nolint:containedctx // ends with Close
 	end        context.CancelFunc
-	background sync.WaitGroup // the sampler and the probe started by Latest
+	background sync.WaitGroup // the sampler and the probe under way
 
-	mu         sync.Mutex // protects what follows
-	closed     bool
-	current    *sharedProbe // the probe under way, nil while there is none
-	history    History
-	refreshing chan struct{}  // closed when the probe started by Latest ends; nil while there is none
-	refused    *probe.Failure // the failure of the last statement if the server refused our credentials
-	refusedAt  time.Time
-	warned     map[string]bool // the warnings of warnOnce
+	mu        sync.Mutex   // protects what follows
+	closed    bool         // no caller can start or join a probe
+	current   *sharedProbe // the probe under way, nil while there is none
+	history   History
+	refused   *probe.Failure // the failure of the last statement if the server refused our credentials
+	refusedAt time.Time
+	warned    map[string]bool // the warnings of warnOnce
 }
 
 // Histograms has histograms of the durations of successful steps, in seconds. Each histogram may be nil.
@@ -149,23 +150,30 @@ func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 	return t
 }
 
-// Close waits for the probe under way, if there is one, and ends the target's sessions. ctx bounds both. After Close
-// has been called, no caller can start or join a probe. Callers that have joined one get its result.
-func (t *Target) Close(ctx context.Context) error {
-	t.end()
+// finish waits until the probe under way has ended, if there is one, or until ctx ends. After it has been called, no
+// caller can start or join a probe. Callers that have joined one get its result.
+func (t *Target) finish(ctx context.Context) {
 	t.mu.Lock()
 	t.closed = true
 	current := t.current
 	t.mu.Unlock()
-	if current != nil {
-		select {
-		case <-current.done:
-		case <-ctx.Done():
-		}
+	if current == nil {
+		return
 	}
-	err := t.prober.Close(ctx)
-	t.background.Wait()
-	return err
+	select {
+	case <-current.done:
+	case <-ctx.Done():
+	}
+}
+
+// Close ends the probe under way, which is not counted, and the target's sessions. Callers get ErrClosed. If ctx ends
+// first, it returns an error.
+func (t *Target) Close(ctx context.Context) error {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.end()
+	return errors.Join(t.prober.Close(ctx), bounded.Wait(ctx, &t.background))
 }
 
 // execute runs a statement for at most maxDuration. If the target is closed, the error is ErrClosed. If the server

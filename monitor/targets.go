@@ -22,7 +22,7 @@ const (
 	adHocIdleTime = 15 * time.Minute
 	// minAdHocTime is the minimum time that an ad-hoc target stays after it was last found, even if there are too many.
 	minAdHocTime = time.Minute
-	// retireGrace is how long a dropped target may take to close after its timeout.
+	// retireGrace is how long a dropped target may take to close after its last probe.
 	retireGrace = time.Second
 )
 
@@ -41,6 +41,8 @@ type targets struct {
 	// create returns a new target.
 	create func(t *config.Target, adHoc bool) *Target
 
+	life     context.Context //nolint:containedctx // ends with close
+	end      context.CancelFunc
 	retiring sync.WaitGroup
 
 	mu         sync.Mutex // protects what follows
@@ -61,7 +63,9 @@ type watched struct {
 type adHocKey struct{ address, module string }
 
 func newTargets(create func(t *config.Target, adHoc bool) *Target) *targets {
-	return &targets{create: create, file: &config.File{}, adHoc: make(map[adHocKey]*watched)}
+	ts := &targets{create: create, file: &config.File{}, adHoc: make(map[adHocKey]*watched)}
+	ts.life, ts.end = context.WithCancel(context.Background())
+	return ts
 }
 
 // apply replaces the configuration. Targets whose settings have not changed keep their sessions and counters. Targets
@@ -94,10 +98,11 @@ func (ts *targets) apply(file *config.File) {
 	}
 }
 
-// retire closes a target in the background.
+// retire closes a target in the background, after the probe under way has ended. close does not wait for that probe.
 func (ts *targets) retire(w *watched) {
 	ts.retiring.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), w.options.Timeout+retireGrace)
+		w.finish(ts.life)
+		ctx, cancel := context.WithTimeout(context.Background(), retireGrace)
 		defer cancel()
 		_ = w.Close(ctx) // ignored: whatever is left ends on its own
 	})
@@ -234,5 +239,6 @@ func (ts *targets) close(ctx context.Context) error {
 	}
 	ts.configured, ts.adHoc = nil, nil
 	ts.mu.Unlock()
+	ts.end()
 	return closeAll(ctx, closing, &ts.retiring)
 }

@@ -163,6 +163,63 @@ func TestApplyDuringProbeAll(t *testing.T) {
 	})
 }
 
+// hang is a probe of a server that hangs.
+func hang(ctx context.Context) *probe.Result {
+	start := time.Now()
+	<-ctx.Done()
+	return probe.Unanswered(start, time.Since(start), true)
+}
+
+// TestProbeAllHanging tests that each of many targets that hang gets its whole timeout, although their probes start one
+// after the other, and that the callers wait for the results.
+func TestProbeAllHanging(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, probers := countingMonitor()
+		m.limiter = newLimiter(1000)
+		probers.probes = hang
+		var text strings.Builder
+		text.WriteString("targets:\n")
+		for i := range 400 {
+			fmt.Fprintf(&text, "  t%03d: {host: h, user: u}\n", i)
+		}
+		m.ApplyConfig(parse(t, text.String()))
+		snapshots, err := m.ProbeAll(t.Context(), time.Now().Add(9500*time.Millisecond))
+		if err != nil || len(snapshots) != 400 {
+			t.Errorf("%d of 400 targets, %v", len(snapshots), err)
+		}
+		for _, s := range snapshots {
+			if !s.Counted() {
+				t.Errorf("%s: the result is not that of the probe", s.Target)
+			}
+		}
+		if err := m.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestCloseWhileRetiring tests that Close does not wait for the probe of a target that a reload has removed.
+func TestCloseWhileRetiring(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, probers := countingMonitor()
+		probers.probes = hang
+		m.ApplyConfig(parse(t, twoTargets))
+		for _, target := range m.Targets() {
+			go func() { _, _ = target.Probe(t.Context(), time.Now().Add(time.Minute)) }()
+		}
+		synctest.Wait()
+		m.ApplyConfig(parse(t, strings.Replace(twoTargets, "b: {host: h", "c: {host: h2", 1)))
+		synctest.Wait()
+		if got := probers.names(); !slices.Equal(got, []string{"a", "b", "c"}) {
+			t.Errorf("open during the probes: %v", got)
+		}
+		start := time.Now()
+		if err := m.Close(t.Context()); err != nil || time.Since(start) > 0 || len(probers.names()) > 0 {
+			t.Errorf("closed after %s, open %v, %v", time.Since(start), probers.names(), err)
+		}
+	})
+}
+
 // TestAdHoc tests that an ad-hoc target stays as long as it is used, that it is dropped if its module no longer allows
 // it, and that it is evicted only if it is idle.
 func TestAdHoc(t *testing.T) {
