@@ -188,9 +188,7 @@ func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.C
 func (d *dialer) dialLogin(network, address string) (*meteredConn, error) {
 	if network == "unix" {
 		d.trace.enter(PhaseDial)
-		ctx, cancel := endingWith(d.probeCtx)
-		defer cancel()
-		return d.connect(ctx, network, address)
+		return d.connect(d.probeCtx, network, address)
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -210,10 +208,9 @@ func (d *dialer) dialLogin(network, address string) (*meteredConn, error) {
 	var errs []error
 	for i, address := range addresses {
 		// An address that drops packets must leave time for the next one.
-		ctx, cancel := endingWith(d.probeCtx)
-		if deadline, ok := d.probeCtx.Deadline(); ok && i < len(addresses)-1 {
-			cancel()
-			ctx, cancel = context.WithTimeout(d.probeCtx, time.Until(deadline)/time.Duration(len(addresses)-i))
+		ctx, cancel := d.probeCtx, context.CancelFunc(func() {})
+		if deadline, ok := ctx.Deadline(); ok {
+			ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(len(addresses)-i))
 		}
 		conn, err := d.connect(ctx, network, net.JoinHostPort(address, port))
 		cancel()
@@ -223,17 +220,6 @@ func (d *dialer) dialLogin(network, address string) (*meteredConn, error) {
 		errs = append(errs, err)
 	}
 	return nil, errors.Join(errs...)
-}
-
-// endingWith returns a context that ends when other ends but has no deadline. net.Dialer reads a deadline once, and a
-// probe's deadline moves if callers join that wait longer.
-func endingWith(other context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(other))
-	stop := context.AfterFunc(other, cancel)
-	return ctx, func() {
-		stop()
-		cancel()
-	}
 }
 
 // connect opens one connection and registers it in sockets.

@@ -39,9 +39,11 @@ func (r *Result) mayBlockShutdown() bool {
 	return r.Failure != nil && (r.Failure.Reason == ReasonNotAccepting || r.Failure.Reason == ReasonRefused && r.pooled())
 }
 
-// poolerIsFull reports whether a pooler had no place for the new session.
-func (r *Result) poolerIsFull() bool {
-	return r.Failure != nil && r.Failure.Reason == ReasonPooler && r.Failure.State == StateConnectionLimit
+// isTurnedAway reports whether a proxy or a pooler may have had no place for the new session. Most poolers say so, but
+// pgagroal and proxies just end the connection.
+func (r *Result) isTurnedAway() bool {
+	f := r.Failure
+	return f != nil && (f.Reason == ReasonPooler && f.State == StateConnectionLimit || f.Reason == ReasonTerminated && f.SQLState == "")
 }
 
 // giveWayToLogin makes the kept session k give way if half of the time until ctx's deadline passes before end is
@@ -68,8 +70,8 @@ func (p *Prober) giveWayToLogin(ctx context.Context, k *kept) (end func(succeede
 	}
 }
 
-// giveWayAndRetry makes the kept session k give way to a new login that a full pooler has refused, and logs in again.
-// The pooler may need a moment to notice that k has ended. If the login succeeds, giveWayAndRetry returns the session,
+// giveWayAndRetry makes the kept session k give way to a new login that was turned away, and logs in again. A pooler may
+// need a moment to notice that k has ended. If the login succeeds, giveWayAndRetry returns the session,
 // and no session is kept from then on.
 func (p *Prober) giveWayAndRetry(ctx context.Context, r *Result, k *kept) *session {
 	p.release(k)
@@ -83,7 +85,7 @@ func (p *Prober) giveWayAndRetry(ctx context.Context, r *Result, k *kept) *sessi
 			p.stopKeeping.Store(true)
 			return s
 		}
-		if !r.poolerIsFull() {
+		if !r.isTurnedAway() {
 			return nil
 		}
 	}

@@ -5,7 +5,6 @@ package probe
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -134,25 +133,11 @@ func (k *kept) listen() *request {
 }
 
 // handle runs a request and sends the reply. It reports whether it closed the session because the server did not reply
-// in time.
-//
-// The deadline of req.ctx ends the query, and with it the session. Cancelling req.ctx before that deadline does not:
-// the query continues until the deadline.
+// in time. The end of req.ctx ends the query, and with it the session.
 func (k *kept) handle(req *request, kind kind) (overrun bool) {
 	ctx, cancel := context.WithCancel(k.ctx)
 	defer cancel()
-	stop := context.AfterFunc(req.ctx, func() {
-		if deadline, ok := req.ctx.Deadline(); ok && !errors.Is(context.Cause(req.ctx), context.DeadlineExceeded) {
-			timer := time.NewTimer(time.Until(deadline))
-			defer timer.Stop()
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-			}
-		}
-		cancel()
-	})
-	defer stop()
+	defer context.AfterFunc(req.ctx, cancel)()
 
 	var rep reply
 	start := time.Now()

@@ -157,7 +157,7 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 		case !r.KeptUp:
 		case r.mayBlockShutdown():
 			p.release(k)
-		case r.poolerIsFull() && k.isRelayed():
+		case r.isTurnedAway() && k.isRelayed():
 			s = p.giveWayAndRetry(ctx, r, k)
 		}
 	}

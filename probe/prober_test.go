@@ -401,34 +401,6 @@ func TestOneLoginHangs(t *testing.T) {
 	}
 }
 
-// TestDialIgnoresMovingDeadline checks that dialling continues if the probe's deadline moves, and ends with the probe.
-func TestDialIgnoresMovingDeadline(t *testing.T) {
-	t.Parallel()
-	moving := &movingContext{Context: t.Context(), deadline: time.Now().Add(50 * time.Millisecond)}
-	ctx, cancel := endingWith(moving)
-	defer cancel()
-	if _, ok := ctx.Deadline(); ok {
-		t.Error("the context has a deadline that net.Dialer would keep")
-	}
-	parent, end := context.WithCancel(t.Context())
-	ctx, cancel = endingWith(parent)
-	defer cancel()
-	end()
-	select {
-	case <-ctx.Done():
-	case <-time.After(hanging):
-		t.Error("the context does not end with the other one")
-	}
-}
-
-// movingContext reports a deadline at which nothing ends.
-type movingContext struct {
-	context.Context //nolint:containedctx // movingContext is itself a context
-	deadline        time.Time
-}
-
-func (c *movingContext) Deadline() (time.Time, bool) { return c.deadline, true }
-
 // accept accepts a login and then replies to every query with the rows that rowsFor returns for it.
 func accept(rowsFor func(sql string) [][]string) func(net.Conn) {
 	return func(conn net.Conn) {
