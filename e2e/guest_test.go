@@ -61,14 +61,14 @@ func TestGivesWayBehindProxy(t *testing.T) {
 	s := newServer(t, testservers.PostgresConfig{})
 	port := startHAProxy(t, s.Port, "maxconn 1")
 	e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %s, timeout: 4s, %s}}", port, login()))
-	eventually(t, "HAProxy does not start", func() bool { return e.Scrape().of("a")["pg_up"] == 1 })
+	eventually(t, "HAProxy does not start", func() bool { return e.ScrapePatiently().of("a")["pg_up"] == 1 })
 	for range 4 {
-		if m := e.Scrape().of("a"); m["pg_up"] != 1 {
+		if m := e.ScrapePatiently().of("a"); m["pg_up"] != 1 {
 			t.Errorf("pg_up %v", m["pg_up"])
 		}
 	}
 	expectPlace(t, port)
-	if m := e.Scrape().of("a"); m["pg_up"] != 1 || m["pg_connections_used"] == 0 || m["pg_kept_session_up"] != 0 {
+	if m := e.ScrapePatiently().of("a"); m["pg_up"] != 1 || m["pg_connections_used"] == 0 || m["pg_kept_session_up"] != 0 {
 		t.Errorf("pg_up %v, %v connections, kept %v", m["pg_up"], m["pg_connections_used"], m["pg_kept_session_up"])
 	}
 	expectPlace(t, port)
