@@ -10,8 +10,8 @@
 //   - Probe owns the session that it opens. Before it returns, it keeps the session, hands it to the commit, or has it
 //     closed in the background.
 //   - The kept session stays open between probes. Its own goroutine owns it and handles the requests of Probe. Between
-//     requests the goroutine listens, so that it notices a loss at once. If the end does not show
-//     the reason, it logs in again, except through a pooler.
+//     requests the goroutine listens, so that it notices a loss at once. If the end does not show the reason, the
+//     goroutine logs in again, or leaves it to the next probe (loss.go). The kept session gives way to others (guest.go).
 //   - The goroutine of a commit owns its session until the commit ends, even if the commit hangs.
 //   - Query owns the session that it opens, and closes it.
 //   - Each login has its own goroutine, which passes the session to the caller. If the caller has stopped waiting, the
