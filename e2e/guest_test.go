@@ -74,6 +74,42 @@ func TestGivesWayBehindProxy(t *testing.T) {
 	expectPlace(t, port)
 }
 
+// TestGivesWayBehindPoolers: a pooler with one place, whether others wait for it or are refused, serves both its
+// applications and the exporter.
+func TestGivesWayBehindPoolers(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, variable, program string
+		new                     newPooler
+	}{
+		{"pgagroal waits", "PGAGROAL", "pgagroal", newPgagroal(testservers.PgagroalConfig{MaxConnections: 1})},
+		{"pgagroal refuses", "PGAGROAL", "pgagroal", newPgagroal(testservers.PgagroalConfig{MaxConnections: 1, BlockingTimeout: time.Second})},
+		{"Pgpool-II waits", "PGPOOL", "pgpool", newPgpool(testservers.PgpoolConfig{Children: 1})},
+		{"Pgpool-II refuses", "PGPOOL", "pgpool", newPgpool(testservers.PgpoolConfig{Children: 2, Reserved: 1})},
+		{"Odyssey waits", "ODYSSEY", "odyssey", newOdyssey(testservers.OdysseyConfig{PoolSize: 1})},
+		{"Odyssey refuses", "ODYSSEY", "odyssey", newOdyssey(testservers.OdysseyConfig{ClientMax: 1})},
+		{"PgBouncer waits", "PGBOUNCER_NEWER", "newer-pgbouncer", newPgBouncer("pool_mode = session", "default_pool_size = 1")},
+		{"PgBouncer refuses", "PGBOUNCER_NEWER", "newer-pgbouncer", newPgBouncer("max_client_conn = 1")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p := startPooler(t, test.variable, test.program, test.new)
+			e, _ := startWithFile(t, fmt.Sprintf(`
+targets: {a: {host: 127.0.0.1, port: %d, dbname: app, timeout: 4s, sslmode: disable, user: %s, password: %s}}
+`, p.port, role, plainPassword))
+			for i := range 4 {
+				time.Sleep(500 * time.Millisecond) // until the pooler has noticed that the last session has ended
+				if m := e.ScrapePatiently().of("a"); m["pg_up"] != 1 || m["pg_connections_used"] == 0 {
+					t.Errorf("scrape %d: pg_up %v, %v connections", i, m["pg_up"], m["pg_connections_used"])
+				}
+				if i > 0 { // until then nothing was waiting for the place
+					eventually(t, "an application does not get in", func() bool { return p.letsIn(t) })
+				}
+			}
+		})
+	}
+}
+
 // TestKeptBehindProxy: where there is room behind a proxy, the session is kept.
 func TestKeptBehindProxy(t *testing.T) {
 	t.Parallel()

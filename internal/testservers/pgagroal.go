@@ -50,11 +50,13 @@ func (a *Pgagroal) create(ctx context.Context, c PgagroalConfig) error {
 	if err := a.pooler.create(c.Bin); err != nil {
 		return err
 	}
+	// With io_uring, which it prefers, pgagroal 2.1 loses a query now and then.
 	conf := fmt.Sprintf(`[pgagroal]
 host = 127.0.0.1
 port = %d
 unix_socket_dir = %s
 log_type = console
+ev_backend = epoll
 max_connections = %d
 blocking_timeout = %d
 allow_unknown_users = false

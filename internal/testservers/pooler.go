@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // pooler is the process of a pooler that cannot drop the privileges of root by itself, as PgBouncer can. Its folder belongs to
@@ -71,26 +72,41 @@ func (p *pooler) command(ctx context.Context, bin string, args ...string) *exec.
 	return cmd
 }
 
-// start starts the pooler with args and waits until it listens. ctx bounds the wait only. name is for the error.
+// start starts the pooler with args and waits until it listens. ctx bounds the waits only. name is for the error.
 func (p *pooler) start(ctx context.Context, name string, args ...string) error {
+	if err := p.killRest(); err != nil {
+		return err
+	}
+	for p.listens(ctx) { // the port is free when the processes have ended
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	if err := p.launch(p.command(context.WithoutCancel(ctx), p.bin, args...)); err != nil {
 		return err
 	}
-	return p.waitUntil(ctx, name, func() bool {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", p.Port))
-		return err == nil && conn.Close() == nil
-	})
+	return p.waitUntil(ctx, name, func() bool { return p.listens(ctx) })
+}
+
+func (p *pooler) listens(ctx context.Context) bool {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", p.Port))
+	return err == nil && conn.Close() == nil
 }
 
 // remove ends the pooler with a signal, as process.remove does, and kills the processes that it has left behind.
 func (p *pooler) remove(signal syscall.Signal) error {
-	err := p.process.remove(signal)
+	return errors.Join(p.process.remove(signal), p.killRest())
+}
+
+// killRest kills the processes that a pooler that has ended has left behind. They may still listen.
+func (p *pooler) killRest() error {
 	if p.cmd == nil {
+		return nil
+	}
+	if err := syscall.Kill(-p.PID(), syscall.SIGKILL); !errors.Is(err, syscall.ESRCH) {
 		return err
 	}
-	if killErr := syscall.Kill(-p.PID(), syscall.SIGKILL); !errors.Is(killErr, syscall.ESRCH) {
-		err = errors.Join(err, killErr)
-	}
-	return err
+	return nil
 }
