@@ -151,7 +151,8 @@ func (m *Monitor) MaxTimeout() time.Duration {
 }
 
 // ProbeAll probes all configured targets in parallel and returns their snapshots by deadline. It waits for each target
-// for at most the target's timeout. It leaves out a target that a reload removes before its probe starts. If ctx ends first, the error is ctx's cause.
+// for at most the target's timeout (see Target.Probe). It leaves out a target that a reload removes before its probe
+// starts. If ctx ends first, the error is ctx's cause.
 func (m *Monitor) ProbeAll(ctx context.Context, deadline time.Time) ([]Snapshot, error) {
 	all := m.Targets()
 	step := min(probeInterval, time.Until(deadline)/4/time.Duration(max(1, len(all))))
