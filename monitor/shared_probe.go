@@ -108,7 +108,7 @@ func (t *Target) probeShared(ctx context.Context, deadline time.Time, sampler bo
 func (t *Target) unanswered(start time.Time) Snapshot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.snapshotLocked(probe.Unanswered(start, time.Since(start), t.options.keep))
+	return t.snapshotLocked(probe.Unanswered(start, time.Since(start), t.options.Keep))
 }
 
 // snapshotLocked returns a snapshot with the result r and everything that has been counted so far.
@@ -169,7 +169,7 @@ func (t *Target) run(p *sharedProbe) {
 func (t *Target) limitedProbe(ctx context.Context, start time.Time, responded bool) *probe.Result {
 	leave, ok := t.options.limiter.enter(ctx, responded)
 	if !ok {
-		return probe.Overloaded(start, time.Since(start), t.options.keep)
+		return probe.Overloaded(start, time.Since(start), t.options.Keep)
 	}
 	defer leave()
 	return t.prober.Probe(ctx)
