@@ -90,8 +90,8 @@ func serve(
 ) error {
 	var sessions probe.Sessions
 	m := monitor.New(monitor.Options{
-		MaxInFlight: f.MaxInFlight, Keep: f.Keep, NewHistograms: collector.NewHistograms, Logger: logger,
-		NewProber: monitor.NewProbers(store, &sessions, f.Keep),
+		MaxInFlight: f.MaxInFlight, NewHistograms: collector.NewHistograms, Logger: logger,
+		NewProber: monitor.NewProbers(store, &sessions),
 	})
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)

@@ -164,7 +164,7 @@ func newTestExporter(t *testing.T, r *probe.Result, names ...string) *testExport
 	for _, name := range names {
 		file.Targets = append(file.Targets, &config.Target{
 			Name: name, Implied: name == "", Kind: kind,
-			Probing: config.Probing{Timeout: 5 * time.Second, Commit: r.ServerStats != nil && !r.ServerStats.Replica},
+			Probing: config.Probing{Timeout: 5 * time.Second, Keep: true, Commit: r.ServerStats != nil && !r.ServerStats.Replica},
 		})
 	}
 	e.monitor.ApplyConfig(file)
@@ -181,7 +181,7 @@ type testExporter struct {
 func newTestMonitor(t *testing.T, newProber func(*config.Target, monitor.Events) monitor.Prober) *monitor.Monitor {
 	t.Helper()
 	m := monitor.New(monitor.Options{
-		MaxInFlight: 10, Keep: true, NewProber: newProber, NewHistograms: NewHistograms, Logger: slog.New(slog.DiscardHandler),
+		MaxInFlight: 10, NewProber: newProber, NewHistograms: NewHistograms, Logger: slog.New(slog.DiscardHandler),
 	})
 	t.Cleanup(func() {
 		if err := m.Close(context.Background()); err != nil {

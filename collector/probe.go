@@ -20,8 +20,8 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// ServeProbe serves /probe. It probes the target named by the parameter target, waits as for /metrics, and
-// renders the result without the label target. If it refuses a request, it responds with 400 and a sentence, or with
+// ServeProbe serves /probe. It probes the target named by the parameter target, waits as for /metrics,
+// and renders the result without the label target. If it refuses a request, it responds with 400 and a sentence, or with
 // 503 if there are too many ad-hoc targets. If debug is true, the response is a report in plain text. It aborts the
 // request if the client leaves or the server shuts down.
 func (e *Exporter) ServeProbe(w http.ResponseWriter, r *http.Request) {
@@ -98,11 +98,12 @@ func refuse(w http.ResponseWriter, err error) {
 // snapshot nor a log line contains the address of a target or a secret.
 func (e *Exporter) renderSteps(w http.ResponseWriter, s *monitor.Snapshot, lines []string) {
 	var text bytes.Buffer
-	if !s.Counted() {
-		fmt.Fprintf(&text, "This request could wait for %s, and the probe has no result yet. It continues, and is counted when it ends.\n\n",
-			s.Result.Duration.Round(time.Millisecond))
+	if s.Counted() {
+		describeSteps(&text, s.Result)
+	} else {
+		fmt.Fprintf(&text, "The probe had no result in the %s that this request could wait. "+
+			"It continues, and is counted when it ends.\n", s.Result.Duration)
 	}
-	describeSteps(&text, s.Result)
 	switch {
 	case s.CommitResult == nil:
 	case s.CommitResult.Failure == nil:
@@ -145,7 +146,7 @@ func describeSteps(w io.Writer, r *probe.Result) {
 		line("  SELECT 1 answered")
 	} else {
 		if f.Phase == probe.PhaseNone {
-			line("  none is known: the probe has no result yet, another login is under way, or there was no place")
+			line("  none was begun in time: another login is under way, or there was no place")
 		} else {
 			line("  failed in phase %s", f.Phase)
 		}

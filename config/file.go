@@ -54,7 +54,8 @@ type module struct {
 	allow    *AllowList // nil if the module has none: it then has no ad-hoc targets
 }
 
-// Load reads a configuration file. base has the values that the file does not set. verify reports why the variables of
+// Load reads a configuration file. base has the values that the file does not set. If base.Keep is false, it overrides
+// the file: no target keeps a session. verify reports why the variables of
 // a target from the environment make no login; it may read the files that they name.
 //
 // The error holds every problem found, each with the file's name, a line and a key. It holds no value.
@@ -82,7 +83,7 @@ func Parse(r io.Reader, path string, base Probing, verify func(*Environment) err
 		return nil, err
 	}
 	b := builder{
-		decoder: d, folder: folder, verify: verify, file: &File{Health: DefaultHealth(), modules: make(map[string]*module)},
+		decoder: d, folder: folder, verify: verify, mayKeep: base.Keep, file: &File{Health: DefaultHealth(), modules: make(map[string]*module)},
 	}
 	b.build(root, base)
 	if len(d.problems) > 0 {
@@ -122,15 +123,17 @@ func (f *File) AdHoc(address, moduleName string) (*Target, error) {
 // builder makes a File of a YAML document and collects the problems with it.
 type builder struct {
 	*decoder
-	folder string // where relative paths begin
-	verify func(*Environment) error
-	file   *File
+	folder  string // where relative paths begin
+	verify  func(*Environment) error
+	mayKeep bool // false if no target keeps a session, whatever the file sets
+	file    *File
 }
 
 // build reads a document whose root is a mapping. base has the values that the file does not set.
 func (b *builder) build(root *yaml.Node, base Probing) {
 	lowest := settings{
 		timeout: &base.Timeout, interval: &base.Interval, applications: &base.Applications, commit: &base.Commit,
+		keep: &base.Keep,
 	}
 	var defaults, modules, targets, checks *yaml.Node
 	b.mapping(root, "", fields{

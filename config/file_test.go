@@ -15,7 +15,7 @@ import (
 
 func parseText(t *testing.T, text string) (*File, error) {
 	t.Helper()
-	return Parse(strings.NewReader(text), "dir/x.yml", Probing{Timeout: 5 * time.Second}, nil)
+	return Parse(strings.NewReader(text), "dir/x.yml", Probing{Timeout: 5 * time.Second, Keep: true}, nil)
 }
 
 func mustParse(t *testing.T, text string) *File {
@@ -81,12 +81,58 @@ targets:
 	}
 }
 
+// TestKeep: a target keeps a session unless the nearest level that has the key, or the flag, says otherwise.
+func TestKeep(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		flag                     bool
+		defaults, module, target string
+		want                     bool
+	}{
+		"nothing":               {true, "", "", "", true},
+		"the defaults":          {true, "keep: false", "", "", false},
+		"a module":              {true, "", "keep: false", "", false},
+		"a target":              {true, "", "", "keep: false", false},
+		"a module over them":    {true, "keep: false", "keep: true", "", true},
+		"a target over both":    {true, "keep: true", "keep: false", "keep: true", true},
+		"the flag":              {false, "", "", "", false},
+		"the flag over all":     {false, "keep: true", "keep: true", "keep: true", false},
+		"the flag and a target": {false, "", "", "keep: false", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text := fmt.Sprintf("defaults: {%s}\nmodules: {m: {user: u, allow: [h], %s}}\ntargets: {a: {host: h, module: m, %s}}",
+				test.defaults, test.module, test.target)
+			f, err := Parse(strings.NewReader(text), "x.yml", Probing{Timeout: time.Second, Keep: test.flag}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := f.Targets[0].Keep; got != test.want {
+				t.Errorf("the target keeps a session: %v, want %v", got, test.want)
+			}
+			if test.target != "" {
+				return
+			}
+			adHoc, err := f.AdHoc("h:1", "m")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if adHoc.Keep != test.want {
+				t.Errorf("an ad-hoc target keeps a session: %v, want %v", adHoc.Keep, test.want)
+			}
+		})
+	}
+	if _, err := Parse(strings.NewReader("targets: {a: {host: h, user: u, keep: maybe}}"), "x.yml", Probing{}, nil); err == nil {
+		t.Error("a wrong value is no problem if the flag overrides it")
+	}
+}
+
 // TestProblems: the error holds all problems at once, each with its line and key, and no value.
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	const (
 		secret     = "hunter2"
-		targetKeys = "applications, commit, dbname, dsn, environment, host, interval, kind, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user"
+		targetKeys = "applications, commit, dbname, dsn, environment, host, interval, keep, kind, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user"
 	)
 	for name, test := range map[string]struct{ text, want string }{
 		"empty":     {"", "dir/x.yml: is empty"},
@@ -134,7 +180,7 @@ func TestProblems(t *testing.T) {
 		},
 		"after an unknown key": {
 			"targets: {a: {host: h, user: u}}\ndefaults: {pasword: x, sslmode: maybe}\n",
-			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, commit, interval, password, password_command, password_command_ttl, password_env, password_file, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user\n" +
+			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, commit, interval, keep, password, password_command, password_command_ttl, password_env, password_file, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user\n" +
 				"dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, verify-ca, verify-full",
 		},
 		"no host":   {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn"},
@@ -152,7 +198,7 @@ targets:
   d: {dsn: "postgres://u:hunter2@h1,h2"}
   e: {dsn: "service=s"}
   f: {dsn: "hunter2"}
-  g: {host: h, user: u, interval: 10ms, applications: maybe, password_command: hunter2, kind: mysql}
+  g: {host: h, user: u, interval: 10ms, applications: maybe, keep: maybe, password_command: hunter2, kind: mysql}
   h: {host: "h:5432", user: u}
   i: {host: h}
 `, `dir/x.yml:2: defaults.timeout: must be a duration such as 5s or 500ms
@@ -176,6 +222,7 @@ dir/x.yml:12: targets.e.dsn: holds service: libpq's files are not read, use the 
 dir/x.yml:13: targets.f.dsn: is not a list of keyword=value: put values with spaces into single quotes, and a backslash before ' and \
 dir/x.yml:14: targets.g.interval: must be 0s or at least 100ms
 dir/x.yml:14: targets.g.applications: must be true or false
+dir/x.yml:14: targets.g.keep: must be true or false
 dir/x.yml:14: targets.g.password_command: must be a list, such as ["a", "b"]
 dir/x.yml:14: targets.g.kind: must be one of postgres, pgbouncer
 dir/x.yml:15: targets.h.host: must be a name, an address or the folder of a unix socket, without a port

@@ -23,7 +23,7 @@ type settings struct {
 	password                                                 *PasswordSource
 	ttl                                                      *time.Duration
 	timeout, interval                                        *time.Duration
-	applications, commit                                     *bool
+	applications, commit, keep                               *bool
 }
 
 // overlay returns s, with the settings of base for those that s does not have. A password of s replaces the one of
@@ -36,6 +36,7 @@ func (s *settings) overlay(base settings) settings {
 		password: either(s.password, base.password), ttl: either(s.ttl, base.ttl),
 		timeout: either(s.timeout, base.timeout), interval: either(s.interval, base.interval),
 		applications: either(s.applications, base.applications), commit: either(s.commit, base.commit),
+		keep: either(s.keep, base.keep),
 	}
 }
 
@@ -52,7 +53,9 @@ func (s *settings) systemRoots() bool { return s.sslrootcert != nil && *s.sslroo
 
 // probing returns the settings of a probe, which must all be set.
 func (s *settings) probing() Probing {
-	return Probing{Timeout: *s.timeout, Interval: *s.interval, Applications: *s.applications, Commit: *s.commit}
+	return Probing{
+		Timeout: *s.timeout, Interval: *s.interval, Applications: *s.applications, Commit: *s.commit, Keep: *s.keep,
+	}
 }
 
 // values returns the settings by their keys in a connection string. A setting that is not in the file is nil.
@@ -161,6 +164,11 @@ func (b *builder) settingsFields(s *settings) fields {
 		},
 		"applications": func(n *yaml.Node, where string) { s.applications = b.boolean(n, where) },
 		"commit":       func(n *yaml.Node, where string) { s.commit = b.boolean(n, where) },
+		"keep": func(n *yaml.Node, where string) {
+			if keep := b.boolean(n, where); b.mayKeep {
+				s.keep = keep
+			}
+		},
 	}
 }
 

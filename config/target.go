@@ -51,6 +51,8 @@ type Probing struct {
 	Applications bool
 	// Commit also commits a transaction in each probe.
 	Commit bool
+	// Keep keeps a session open between probes.
+	Keep bool
 }
 
 // Login is what a login needs. Files, variables and commands are only named here: whoever logs in reads them.

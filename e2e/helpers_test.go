@@ -77,8 +77,10 @@ func plainProgram(t *testing.T) string {
 const (
 	role     = "monitor"
 	password = `pa ss'w\o"rd%&,é=@:/?#` // every character that some syntax would trip over
-	// scrapeTimeout is what a scraper announces.
-	scrapeTimeout = 1500 * time.Millisecond
+	// scrapeTimeout is what a scraper announces. probeTimeout is the timeout of a probe unless a test sets it. The
+	// difference lets a scrape show the result of its probe on a busy machine, too.
+	scrapeTimeout = 3 * time.Second
+	probeTimeout  = time.Second
 	// hanging is the most any answer may take on a busy machine before it counts as hung.
 	hanging = 10 * time.Second
 	// building is the most a build may take on a machine without caches before it counts as hung.
@@ -329,6 +331,9 @@ func startProgram(t *testing.T, program, env []string, args ...string) *Exporter
 	address := "127.0.0.1:" + freePort(t)
 	e := &Exporter{t: t, address: address, exited: make(chan struct{}), log: &testservers.Output{}}
 	args = append(append(program[1:len(program):len(program)], "--web.listen-address="+address), args...)
+	if !slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--probe.timeout=") }) {
+		args = append(args, "--probe.timeout="+probeTimeout.String())
+	}
 	e.cmd = exec.CommandContext(context.Background(), program[0], args...)
 	e.cmd.Env = append(cleanEnvironment(), env...)
 	e.cmd.Stderr = e.log

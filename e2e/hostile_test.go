@@ -126,7 +126,7 @@ func TestMemoryOfHostileServers(t *testing.T) {
 						flood(conn)
 					}
 				})
-				e := startProgram(t, []string{program}, []string{fmt.Sprintf("DATA_SOURCE_NAME=host=127.0.0.1 port=%d user=u sslmode=disable", port)})
+				e := startProgram(t, []string{program}, []string{fmt.Sprintf("DATA_SOURCE_NAME=host=127.0.0.1 port=%d user=u sslmode=disable", port)}, "--probe.timeout=3.5s")
 				rest := e.Memory("VmRSS")
 				for range 10 {
 					response, body, err := e.Get(t.Context(), "/metrics", 4*time.Second)

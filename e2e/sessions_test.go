@@ -301,6 +301,58 @@ func TestNoKeep(t *testing.T) {
 	})
 }
 
+// TestKeepOfATarget: a database whose target has keep: false can be copied and dropped between scrapes, while the other
+// target keeps its session. A reload changes the target.
+func TestKeepOfATarget(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	execute(t, s, "CREATE DATABASE dropped")
+	target := func(name, more string) string {
+		return fmt.Sprintf("  %[1]s: {host: 127.0.0.1, port: %[2]d, dbname: %[1]s, %[3]s%[4]s}\n", name, s.Port, login(), more)
+	}
+	e, path := startWithFile(t, "targets:\n"+target("postgres", "")+target("dropped", ", keep: false"))
+	for range 3 {
+		e.ScrapePatiently()
+	}
+	m := e.ScrapePatiently()
+	for name, keeps := range map[string]bool{"postgres": true, "dropped": false} {
+		own := m.of(name)
+		if own["pg_up"] != 1 || own["pg_connections_used"] == 0 {
+			t.Errorf("%s: pg_up %v, %v connections", name, own["pg_up"], own["pg_connections_used"])
+		}
+		for _, series := range []string{"pg_kept_session_up", `pg_session_losses_total{reason="terminated"}`} {
+			if hasKey(own, series) != keeps {
+				t.Errorf("%s: %s is there: %v, want %v", name, series, !keeps, keeps)
+			}
+		}
+	}
+	database := func(sql string) error {
+		_, err := s.Query(t.Context(), sql)
+		return err
+	}
+	// The session of the last scrape may still be closing.
+	eventually(t, "the database cannot be copied", func() bool { return database("CREATE DATABASE copied TEMPLATE dropped") == nil })
+
+	check(t, os.WriteFile(path, []byte("targets:\n"+target("postgres", "")+target("dropped", "")), 0o600))
+	check(t, e.cmd.Process.Signal(syscall.SIGHUP))
+	eventually(t, "the target keeps no session after the reload", func() bool {
+		return e.ScrapePatiently().of("dropped")["pg_kept_session_up"] == 1
+	})
+	if err := database("DROP DATABASE dropped"); err == nil || !strings.Contains(err.Error(), "is being accessed by other users") {
+		t.Errorf("with a kept session: %v", err)
+	}
+	check(t, os.WriteFile(path, []byte("defaults: {keep: false}\ntargets:\n"+target("postgres", ", keep: true")+target("dropped", "")), 0o600))
+	check(t, e.cmd.Process.Signal(syscall.SIGHUP))
+	eventually(t, "the database cannot be dropped", func() bool { return database("DROP DATABASE dropped") == nil })
+	m = e.ScrapePatiently()
+	if own := m.of("postgres"); own["pg_kept_session_up"] != 1 || len(own.losses()) > 0 {
+		t.Errorf("the other target: pg_kept_session_up %v, losses %v", own["pg_kept_session_up"], own.losses())
+	}
+	if own := m.of("dropped"); own["pg_up"] != 0 || own[`pg_probe_failures_total{reason="no_database"}`] != 1 || hasKey(own, "pg_kept_session_up") {
+		t.Errorf("a database that is gone: pg_up %v, pg_kept_session_up there: %v", own["pg_up"], hasKey(own, "pg_kept_session_up"))
+	}
+}
+
 // TestLongLock: logins that wait behind a lock on the server are not given up and begun again without end.
 func TestLongLock(t *testing.T) {
 	t.Parallel()

@@ -70,31 +70,87 @@ func TestManyScrapesAtOnce(t *testing.T) {
 	e.ExpectNothingLeft(s)
 }
 
-// TestClientHangsUp: a probe that nobody waits for is no probe.
+// TestClientHangsUp: a probe goes on when its clients have left. It is counted once, and costs no session.
 func TestClientHangsUp(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, testservers.PostgresConfig{})
-	e := startExporter(t, environment(s.Port, "postgres"))
+	e := startExporter(t, environment(s.Port, "postgres"), "--probe.timeout=5s")
+	e.Settle()
+	before := e.last
+	hangUp := func() {
+		t.Helper()
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			_, _, err := e.Get(ctx, "/metrics", scrapeTimeout)
+			cancel()
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("a client that hung up got an answer: %v", err)
+			}
+		}
+	}
+	expectCounted := func(probes, timeouts float64) {
+		t.Helper()
+		m := e.Scrape()
+		if n := m["pg_probes_total"] - before["pg_probes_total"]; m["pg_up"] != 1 || n != probes {
+			t.Errorf("pg_up %v, %v probes were counted, want %v", m["pg_up"], n, probes)
+		}
+		if n := failures(m)["timeout"] - failures(before)["timeout"]; n != timeouts {
+			t.Errorf("%v failures were counted, want %v", n, timeouts)
+		}
+		if m["pg_kept_session_up"] != 1 {
+			t.Error("a client that hangs up costs the kept session")
+		}
+	}
+	t.Run("of a server that answers in the end", func(t *testing.T) {
+		thaw := freeze(t, s, s.PID())
+		hangUp()
+		thaw()
+		eventually(t, "the login does not end", func() bool { return len(keptSession(t, s)) == 1 })
+		time.Sleep(100 * time.Millisecond) // the exporter has read what the server has written
+		expectCounted(2, 0)
+	})
+	t.Run("of a server that hangs", func(t *testing.T) {
+		thaw := freeze(t, s, s.PID())
+		hangUp()
+		e.ExpectLoggedChanges(s, "up", "timeout") // counted, with no client there
+		thaw()
+		expectCounted(4, 1)
+	})
+	e.ExpectNothingLeft(s)
+	e.ExpectLoggedChanges(s, "up", "timeout", "up")
+}
+
+// TestShortScrapeTimeout: a client that announces a short time gets pg_up 0 and changes nothing for the others.
+func TestShortScrapeTimeout(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	e := startExporter(t, environment(s.Port, "postgres"), "--probe.timeout=20s")
 	e.Settle()
 	before := e.last["pg_probes_total"]
 	thaw := freeze(t, s, s.PID())
-	for range 3 {
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		_, _, err := e.Get(ctx, "/metrics", scrapeTimeout)
-		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatalf("a client that hung up got an answer: %v", err)
-		}
+	get := func(path string) string {
+		t.Helper()
+		_, body, err := e.Get(t.Context(), path, time.Millisecond)
+		check(t, err)
+		return body
+	}
+	m := parseMetrics(t, get("/metrics"))
+	if m["pg_up"] != 0 || m[`pg_probe_state{state="no_response"}`] != 1 || m["pg_probes_total"] != before || failures(m)["timeout"] != 0 {
+		t.Errorf("pg_up %v, %v probes counted, want 0 and none", m["pg_up"], m["pg_probes_total"]-before)
+	}
+	if body := get("/probe?target=postgres&debug=true"); !strings.Contains(body, "The probe had no result in the 10") {
+		t.Errorf("debug does not say that the probe goes on:\n%.500s", body)
 	}
 	thaw()
-	m := e.Expect(up)
-	if n := m["pg_probes_total"] - before; n != 1 {
-		t.Errorf("%v probes were counted, want that of the last scrape alone", n)
-	}
-	if m["pg_kept_session_up"] != 1 {
-		t.Error("a client that hangs up costs the kept session")
-	}
 	e.ExpectNothingLeft(s)
+	if m := e.Scrape(); failures(m)["timeout"] != 0 {
+		t.Errorf("failures %v", failures(m))
+	}
+	for _, path := range []string{"/health", "/primary"} {
+		if code, body := e.Health(path); code != http.StatusOK {
+			t.Errorf("%s: status %d: %s", path, code, body)
+		}
+	}
 	e.ExpectLoggedChanges(s, "up")
 }
 

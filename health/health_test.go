@@ -101,7 +101,7 @@ func newFixture(t *testing.T, settings config.Health, names ...string) *fixture 
 		h.probers[name] = p
 	}
 	h.monitor = monitor.New(monitor.Options{
-		MaxInFlight: 10, Keep: true, Logger: slog.New(slog.DiscardHandler),
+		MaxInFlight: 10, Logger: slog.New(slog.DiscardHandler),
 		NewProber: func(target *config.Target, _ monitor.Events) monitor.Prober {
 			return h.probers[target.Name]
 		},
@@ -110,7 +110,7 @@ func newFixture(t *testing.T, settings config.Health, names ...string) *fixture 
 	h.file = &config.File{Health: settings}
 	for _, name := range names {
 		h.file.Targets = append(h.file.Targets, &config.Target{
-			Name: name, Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second},
+			Name: name, Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second, Keep: true},
 		})
 	}
 	h.monitor.ApplyConfig(h.file)

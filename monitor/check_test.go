@@ -79,7 +79,7 @@ func checkedMonitor(t *testing.T, checks ...*config.Check) (*Monitor, *queriedPr
 	t.Helper()
 	p := &queriedProber{fixedProber: fixedProber{}, start: time.Now(), value: map[string]float64{"one": 1, "many": 11}}
 	m := New(Options{
-		MaxInFlight: 10, Keep: true, NewHistograms: newHistograms, Logger: slog.New(slog.DiscardHandler),
+		MaxInFlight: 10, NewHistograms: newHistograms, Logger: slog.New(slog.DiscardHandler),
 		NewProber: func(*config.Target, Events) Prober { return p },
 	})
 	file := &config.File{
@@ -276,7 +276,7 @@ func TestCheckRefused(t *testing.T) {
 		p := &refusingProber{fixedProber: fixedProber{}}
 		p.unread.Store(true)
 		m := New(Options{
-			MaxInFlight: 10, Keep: true, NewHistograms: newHistograms, Logger: slog.New(slog.DiscardHandler),
+			MaxInFlight: 10, NewHistograms: newHistograms, Logger: slog.New(slog.DiscardHandler),
 			NewProber: func(*config.Target, Events) Prober { return p },
 		})
 		defer func() { _ = m.Close(context.Background()) }()

@@ -41,8 +41,6 @@ type Options struct {
 	// MaxInFlight is how many configured targets may be probed at once. It is also how many ad-hoc targets may be
 	// probed at once.
 	MaxInFlight int
-	// Keep reports whether the probers keep a session.
-	Keep bool
 	// NewProber returns a new prober for a target. The prober calls the functions of events.
 	NewProber func(target *config.Target, events Events) Prober
 	// NewHistograms returns new histograms for a target. commits reports whether the target has the commit probe.
@@ -60,10 +58,10 @@ func New(options Options) *Monitor {
 
 // NewProbers returns a function for Options.NewProber. Its probers log in with the credentials of store and count their
 // connections in sessions.
-func NewProbers(store *credentials.Store, sessions *probe.Sessions, keep bool) func(*config.Target, Events) Prober {
+func NewProbers(store *credentials.Store, sessions *probe.Sessions) func(*config.Target, Events) Prober {
 	return func(target *config.Target, events Events) Prober {
 		return probe.New(target, store.For(target), probe.Options{
-			Keep: keep, Sessions: sessions,
+			Keep: target.Keep, Sessions: sessions,
 			OnSessionLost: events.OnSessionLost, OnCommit: events.OnCommit, Logger: events.Logger,
 		})
 	}
@@ -81,7 +79,7 @@ func (m *Monitor) newTarget(t *config.Target, adHoc bool) *Target {
 	}
 	return newTarget(
 		targetOptions{
-			name: t.Name, implied: t.Implied, kind: t.Kind, Probing: t.Probing, keep: m.options.Keep, logger: logger,
+			name: t.Name, implied: t.Implied, kind: t.Kind, Probing: t.Probing, logger: logger,
 			sharedCount: &m.sharedCount, limiter: limiter, histograms: m.options.NewHistograms(t.Commit),
 		},
 		func(events Events) Prober { return m.options.NewProber(t, events) })
@@ -151,7 +149,8 @@ func (m *Monitor) MaxTimeout() time.Duration {
 }
 
 // ProbeAll probes all configured targets in parallel and returns their snapshots by deadline. It waits for each target
-// for at most the target's timeout. It leaves out a target that a reload removes before its probe starts. If ctx ends first, the error is ctx's cause.
+// for at most the target's timeout (see Target.Probe). It leaves out a target that a reload removes before its probe
+// starts. If ctx ends first, the error is ctx's cause.
 func (m *Monitor) ProbeAll(ctx context.Context, deadline time.Time) ([]Snapshot, error) {
 	all := m.Targets()
 	step := min(probeInterval, time.Until(deadline)/4/time.Duration(max(1, len(all))))

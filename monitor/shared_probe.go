@@ -46,23 +46,22 @@ func (p *sharedProbe) endedLate(joined time.Time) bool {
 
 // Probe probes the server, or joins the probe under way, and returns the result. deadline and ctx bound how long the
 // caller waits, and never the probe: it ends when it has a result or at the target's timeout, and is counted then. The
-// caller waits for at most the target's timeout.
+// caller, too, waits for at most the target's timeout. It waits longer, until deadline, only for the result of a probe
+// that is about to end.
 //
-// Probe returns at most deadlineSlack and resultGrace after deadline. If the deadline passes first, the result is a
-// timeout that is not counted. If ctx ends first, the error is ctx's cause. If the target is closed, the error is
-// ErrClosed. Any goroutine may call Probe at any time.
+// Probe returns at most deadlineSlack and resultGrace after deadline. If that passes first, the result is a timeout that
+// is not counted. If ctx ends first, the error is ctx's cause. If the target is closed, the error is ErrClosed. Any
+// goroutine may call Probe at any time.
 //
-// If the target has the commit probe, the result is counted as soon as it is known. Probe then waits until deadline for
-// the commit that the probe started.
+// If the target has the commit probe, the result is counted as soon as it is known. Probe then waits for the commit that
+// the probe started.
 func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error) {
-	if latest := time.Now().Add(t.options.Timeout); latest.Before(deadline) {
-		deadline = latest
-	}
+	latest := earlier(deadline, time.Now().Add(t.options.Timeout))
 	s, err := t.probeShared(ctx, deadline, false)
 	if err != nil || s.Result.Commit == nil {
 		return s, err
 	}
-	over := time.NewTimer(time.Until(deadline))
+	over := time.NewTimer(time.Until(latest))
 	defer over.Stop()
 	select {
 	case <-s.Result.Commit.Done():
@@ -77,15 +76,16 @@ func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error
 // probeShared is Probe without the wait for the commit. sampler reports whether the caller is the sampler.
 func (t *Target) probeShared(ctx context.Context, deadline time.Time, sampler bool) (Snapshot, error) {
 	called := time.Now()
+	latest := earlier(deadline, called.Add(t.options.Timeout))
 	var late *sharedProbe
 	for {
 		p := t.join(sampler)
 		if p == nil {
 			return Snapshot{}, ErrClosed
 		}
-		wait := time.Until(deadline)
-		if p.deadline.Sub(deadline) < deadlineSlack {
-			wait += deadlineSlack + resultGrace
+		until := latest
+		if p.deadline.Sub(latest) < deadlineSlack { // it is about to end then
+			until = deadline.Add(deadlineSlack + resultGrace)
 		}
 		select {
 		case <-p.done:
@@ -93,7 +93,7 @@ func (t *Target) probeShared(ctx context.Context, deadline time.Time, sampler bo
 				return p.snapshot, p.err
 			}
 			late = p
-		case <-time.After(wait):
+		case <-time.After(time.Until(until)):
 			if late != nil {
 				return late.snapshot, nil
 			}
@@ -108,7 +108,7 @@ func (t *Target) probeShared(ctx context.Context, deadline time.Time, sampler bo
 func (t *Target) unanswered(start time.Time) Snapshot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.snapshotLocked(probe.Unanswered(start, time.Since(start), t.options.keep))
+	return t.snapshotLocked(probe.Unanswered(start, time.Since(start), t.options.Keep))
 }
 
 // snapshotLocked returns a snapshot with the result r and everything that has been counted so far.
@@ -169,8 +169,15 @@ func (t *Target) run(p *sharedProbe) {
 func (t *Target) limitedProbe(ctx context.Context, start time.Time, responded bool) *probe.Result {
 	leave, ok := t.options.limiter.enter(ctx, responded)
 	if !ok {
-		return probe.Overloaded(start, time.Since(start), t.options.keep)
+		return probe.Overloaded(start, time.Since(start), t.options.Keep)
 	}
 	defer leave()
 	return t.prober.Probe(ctx)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }

@@ -40,7 +40,7 @@ func (p *slowProber) Close(context.Context) error { return nil }
 
 func newTestTarget(p Prober, logs *strings.Builder) *Target {
 	return newTarget(targetOptions{
-		Probing: config.Probing{Timeout: 5 * time.Second}, keep: true, logger: slog.New(slog.NewTextHandler(logs, nil)),
+		Probing: config.Probing{Timeout: 5 * time.Second, Keep: true}, logger: slog.New(slog.NewTextHandler(logs, nil)),
 		sharedCount: &atomic.Uint64{}, limiter: newLimiter(9), histograms: newHistograms(true),
 	}, func(Events) Prober { return p })
 }

@@ -110,8 +110,6 @@ type targetOptions struct {
 	implied bool // it comes from the environment
 	kind    config.Kind
 	config.Probing
-	// keep reports whether the prober keeps a session open between probes.
-	keep bool
 	// logger logs each change of the verdict. Its attributes identify the target.
 	logger *slog.Logger
 	// sharedCount counts the probes that had more than one caller, across all targets that share it.

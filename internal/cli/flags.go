@@ -47,8 +47,6 @@ type Flags struct {
 	Probing config.Probing
 	// TimeoutOffset is subtracted from the scrape timeout that Prometheus announces.
 	TimeoutOffset time.Duration
-	// Keep reports whether to keep a session open between probes.
-	Keep bool
 	// MaxInFlight is the most configured targets, and the most ad-hoc targets, that are probed at once.
 	MaxInFlight int
 	// IsCheck reports whether the command is check, and Check has its flags.
@@ -86,7 +84,8 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	app.Flag("probe.max-in-flight", "The most probes at once: of the configured targets, and of ad-hoc ones.").
 		Default("1024").IntVar(&f.MaxInFlight)
 	app.Flag("probe.keep", "Keep a session open between probes, beside the new one of each probe: it reads the connection "+
-		"figures also while no login succeeds, and notices restarts between scrapes.").Default("true").BoolVar(&f.Keep)
+		"figures also while no login succeeds, and notices restarts between scrapes. Without, no target keeps one, whatever its "+
+		"key keep says.").Default("true").BoolVar(&f.Probing.Keep)
 	app.Flag("probe.commit", "Also commit a transaction in each probe, which needs no table and no privilege: SELECT 1 "+
 		"succeeds while commits hang.").BoolVar(&f.Probing.Commit)
 	app.Flag("collect.applications", "Count connections by application name.").BoolVar(&f.Probing.Applications)
