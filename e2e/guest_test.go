@@ -190,7 +190,7 @@ func TestPgBouncerOverSocketStops(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			sockets := t.TempDir()
-			check(t, os.Chmod(sockets, 0o777)) //nolint:gosec // PgBouncer runs as another user
+			check(t, os.Chmod(sockets, 0o777))
 			check(t, os.Chmod(filepath.Dir(sockets), 0o755))
 			b, err := testservers.NewPgBouncer(t.Context(), testservers.PgBouncerConfig{
 				Bin: bin, Databases: []string{fmt.Sprintf("postgres = host=127.0.0.1 port=%d", s.Port)},

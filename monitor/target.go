@@ -53,7 +53,7 @@ type Target struct {
 	history   History
 	refused   *probe.Failure // the failure of the last statement if the server refused our credentials
 	refusedAt time.Time
-	warned    map[string]bool // the warnings of warnOnce
+	said      map[string]bool // see isFirst
 }
 
 // Histograms has histograms of the durations of successful steps, in seconds. Each histogram may be nil.
@@ -137,7 +137,7 @@ func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 		history: History{
 			Failures: make(map[probe.Reason]uint64), Losses: make(map[probe.LossReason]uint64), hysteresis: newHysteresis(),
 		},
-		statement: make(chan struct{}, 1), slowStatement: make(chan struct{}, 1), warned: make(map[string]bool),
+		statement: make(chan struct{}, 1), slowStatement: make(chan struct{}, 1), said: make(map[string]bool),
 	}
 	t.logger = slog.New(t.log)
 	t.life, t.end = context.WithCancel(context.Background())
@@ -252,22 +252,22 @@ func (t *Target) recordLoss(l probe.Loss) {
 	t.history.LastLoss = l.At
 	t.mu.Unlock()
 	if l.IdleLimit > 0 {
-		t.warnOnce("idle sessions are ended, so that the kept session is opened anew by each probe",
-			"after", l.IdleLimit.Round(10*time.Millisecond).String())
+		if t.isFirst("idle limit") {
+			t.logger.Warn("idle sessions are ended, so that the kept session is opened anew by each probe",
+				"after", l.IdleLimit.Round(10*time.Millisecond).String())
+		}
 		return
 	}
 	t.logger.Warn("the kept session was lost", "reason", string(l.Reason))
 }
 
-// warnOnce logs a warning, unless it has been logged for this target before.
-func (t *Target) warnOnce(message string, attributes ...any) {
+// isFirst reports whether this is the first call with this key for the target.
+func (t *Target) isFirst(key string) bool {
 	t.mu.Lock()
-	warned := t.warned[message]
-	t.warned[message] = true
-	t.mu.Unlock()
-	if !warned {
-		t.logger.Warn(message, attributes...)
-	}
+	defer t.mu.Unlock()
+	known := t.said[key]
+	t.said[key] = true
+	return !known
 }
 
 // recordCommit records the result of a commit, and logs it if it differs from the last one.
@@ -352,11 +352,11 @@ func (t *Target) logChanges(before History, now *probe.Result) {
 
 // warnOfSettings warns of what makes applications or administrators fail although the probe succeeds.
 func (t *Target) warnOfSettings(r *probe.Result) {
-	if r.Role != nil && r.Role.Replica && r.Role.Serializable {
-		t.warnOnce("sessions are serializable by default, which a hot standby refuses: applications fail that do not choose otherwise")
+	if r.Role != nil && r.Role.Replica && r.Role.Serializable && t.isFirst("serializable") {
+		t.logger.Warn("sessions are serializable by default, which a hot standby refuses: applications fail that do not choose otherwise")
 	}
-	if r.KeptUp && r.ServerStats != nil && r.ServerStats.IsTemplate {
-		t.warnOnce("the target's database is a template, and no database can be created from it while a session is kept: set keep: false")
+	if r.KeptUp && r.ServerStats != nil && r.ServerStats.IsTemplate && t.isFirst("template") {
+		t.logger.Warn("the target's database is a template, and no database can be created from it while a session is kept: set keep: false")
 	}
 }
 

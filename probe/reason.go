@@ -230,7 +230,8 @@ func poolerState(message string) State {
 		return StateRejecting
 	case has("no more connections allowed", "client connections exceeded"):
 		return StateConnectionLimit
-	case has(
+	// The console refuses a command with "invalid command ..." and then ends the session with "failure".
+	case message == "failure", has(
 		"authentication failed", "no such user", "login rejected", "not allowed", "no authentication method", "empty password",
 		"no such database", "is disabled", "startup parameter", "SSL required", "invalid command",
 	):
