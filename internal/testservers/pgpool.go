@@ -52,9 +52,10 @@ func (p *Pgpool) create(c PgpoolConfig) error {
 	settings := []string{
 		"backend_clustering_mode = 'raw'", "listen_addresses = '127.0.0.1'", fmt.Sprintf("port = %d", p.Port),
 		"unix_socket_directories = '" + p.Dir + "'", "pcp_listen_addresses = ''", "pcp_socket_dir = '" + p.Dir + "'",
-		"pid_file_name = '" + p.path("pid") + "'", "logdir = '" + p.Dir + "'", "work_dir = '" + p.Dir + "'",
+		"pid_file_name = '" + p.path("pid") + "'", "work_dir = '" + p.Dir + "'",
 		"enable_pool_hba = on", "pool_passwd = '" + p.path("pool_passwd") + "'",
 		fmt.Sprintf("num_init_children = %d", cmp.Or(c.Children, 4)), fmt.Sprintf("reserved_connections = %d", c.Reserved),
+		"memqcache_total_size = 1MB", "memqcache_max_num_cache = 1000", // it allocates them even if it caches nothing
 	}
 	for i, port := range c.Servers {
 		settings = append(settings,
