@@ -38,14 +38,14 @@ AND NOT EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting WHE
 
 // isOwnSetting reports whether only the exporter's own role is read-only.
 func isOwnSetting(ctx context.Context, s *session) bool {
-	results, err := s.query(ctx, s.pingPrefix()+ownSettingSQL, smallBudget)
+	results, err := s.queryPrefixed(ctx, s.pingPrefix(), ownSettingSQL, smallBudget)
 	data := dataOf(results)
 	return err == nil && len(data) > 0 && len(data[len(data)-1].Rows) > 0
 }
 
 func (*postgres) ping(ctx context.Context, s *session) error {
-	results, err := s.query(ctx, s.pingPrefix()+pingSQL, smallBudget)
-	if isRefusal(err) && !s.refusal.isRecent() && !pinged(results) {
+	results, err := s.queryPrefixed(ctx, s.pingPrefix(), pingSQL, smallBudget)
+	if isRefusal(err) && !isTransient(err) && !s.refusal.isRecent() && !pinged(results) {
 		if results, err = s.query(ctx, pingSQL, smallBudget); err == nil {
 			s.refusal.record()
 		}
@@ -68,9 +68,9 @@ func pinged(results []*pgconn.Result) bool {
 // pingWithRole is ping, and reads the server's role in the same simple query, so that one server sends both. An error in the role
 // leaves the reply to SELECT 1.
 func (p *postgres) pingWithRole(ctx context.Context, s *session) (*Role, error) {
-	results, err := s.query(ctx, s.pingPrefix()+pingSQL+roleSQL, smallBudget)
+	results, err := s.queryPrefixed(ctx, s.pingPrefix(), pingSQL+roleSQL, smallBudget)
 	if !pinged(results) {
-		if isRefusal(err) {
+		if isRefusal(err) && !isTransient(err) {
 			return s.reportedRole(), p.ping(ctx, s) // without the role, and without the prefix if that was refused
 		}
 		if err == nil {

@@ -4,6 +4,9 @@
 package probe
 
 import (
+	"context"
+	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -49,6 +52,33 @@ func (s *session) pingPrefix() string {
 		return ""
 	}
 	return s.prefix()
+}
+
+// maxCancelled is how many times a statement is sent that the server cancels.
+const maxCancelled = 3
+
+// queryPrefixed runs sql behind the session's prefix. It tries again if the server cancels the statement (SQLSTATE
+// 57014): a statement_timeout of the role may end the prefix before it has lifted that timeout.
+func (s *session) queryPrefixed(ctx context.Context, prefix, sql string, budget int) ([]*pgconn.Result, error) {
+	for tried := 1; ; tried++ {
+		results, err := s.query(ctx, prefix+sql, budget)
+		if tried == maxCancelled || !isCancelled(err) || ctx.Err() != nil {
+			return results, err
+		}
+	}
+}
+
+// isCancelled reports whether the server cancelled the statement and the session goes on.
+func isCancelled(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "57014" && !isFatal(pgErr)
+}
+
+// isTransient reports whether the server sent an error of a class that says nothing about the statement: rollback, lack
+// of resources, intervention, and system errors (src/backend/utils/errcodes.txt).
+func isTransient(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && len(pgErr.Code) == 5 && slices.Contains([]string{"40", "53", "57", "58"}, pgErr.Code[:2])
 }
 
 // major returns the server's major version as the login reported it, 0 if it did not: 18 for "18.4 (Debian)" and "18beta1".

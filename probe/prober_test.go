@@ -837,3 +837,28 @@ func TestServerRefusesPrefix(t *testing.T) {
 		t.Errorf("%d statements were refused, want those of the first probe", n)
 	}
 }
+
+// TestCancelledPrefix checks that a statement that the server cancels is sent again, and that the server does not count
+// as one that refuses the settings before it.
+func TestCancelledPrefix(t *testing.T) {
+	t.Parallel()
+	var cancelled, plain atomic.Int64
+	s := newFakeServer(t, testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+		switch {
+		case isQuery(m, "SET TRANSACTION") && cancelled.Add(1)%maxCancelled != 0:
+			return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "57014"}, ready)
+		case !isQuery(m, "SET TRANSACTION"):
+			plain.Add(1)
+		}
+		return selectOne
+	}))
+	p := newTestProber(t, s.Port, "sslmode=disable")
+	for range 3 {
+		if r := runProbe(t, p, hanging); !r.Up() {
+			t.Errorf("got %+v", r.Failure)
+		}
+	}
+	if n := plain.Load(); n != 0 || p.refusal.isRecent() {
+		t.Errorf("%d statements without the settings, remembered: %v", n, p.refusal.isRecent())
+	}
+}

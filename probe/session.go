@@ -103,7 +103,7 @@ func (s *session) queryRows(ctx context.Context, sql string) ([]*pgconn.Result, 
 
 // queryCatalog is queryRows for a PostgreSQL server, with the session's prefix.
 func (s *session) queryCatalog(ctx context.Context, sql string) ([]*pgconn.Result, error) {
-	return s.queryRows(ctx, s.prefix()+sql)
+	return s.queryPrefixed(ctx, s.prefix(), sql, largeBudget)
 }
 
 // abortedByUs reports whether this side ended the session because of what the server sent.
