@@ -8,7 +8,6 @@ import (
 	"errors"
 	"iter"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -148,8 +147,8 @@ func poolerRows(results []*pgconn.Result, labels []string) []PoolerRow {
 			row.Labels[i] = toValidUTF8(columns[label])
 		}
 		for column, text := range columns {
-			if value, err := strconv.ParseFloat(string(text), 64); err == nil && !slices.Contains(labels, column) {
-				row.Values[column] = value
+			if value, _ := parseNumber(text); value.Known && !slices.Contains(labels, column) {
+				row.Values[column] = value.Value
 			}
 		}
 		key := strings.Join(row.Labels, "\x00")
@@ -171,8 +170,8 @@ func poolerRows(results []*pgconn.Result, labels []string) []PoolerRow {
 func namedNumbers(results []*pgconn.Result, name, value string) map[string]float64 {
 	numbers := make(map[string]float64)
 	for columns := range rowsOf(results) {
-		if n, err := strconv.ParseFloat(string(columns[value]), 64); err == nil {
-			numbers[toValidUTF8(columns[name])] = n
+		if n, _ := parseNumber(columns[value]); n.Known {
+			numbers[toValidUTF8(columns[name])] = n.Value
 		}
 	}
 	return numbers

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"pg_liveness_exporter/config"
@@ -444,15 +445,50 @@ func accept(rowsFor func(sql string) [][]string) func(net.Conn) {
 	}
 }
 
+// total returns a row of totals, with a value in the column of the oldest transaction.
+func total(oldest string) []string {
+	return []string{
+		"total", "", "", "", "5", "5", "0", "0", oldest, "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "1800000000",
+		"0", "", "0", "60", "f", "0",
+	}
+}
+
+// TestNumbersThatAreNone checks that NaN and the infinities are unknown, in what a server and a PgBouncer report.
+func TestNumbersThatAreNone(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"NaN", "Infinity", "-Infinity"} {
+		s := newFakeServer(t, accept(func(sql string) [][]string {
+			switch {
+			case strings.Contains(sql, pingSQL):
+				return [][]string{{"1"}}
+			case strings.Contains(sql, "pg_stat_get_activity"):
+				return [][]string{total(text)}
+			}
+			return nil
+		}))
+		r := runProbe(t, newTestProber(t, s.Port, "sslmode=disable"), hanging)
+		if !r.Up() || r.ServerStats == nil || r.ServerStats.TransactionMax.Value != 0 || r.ServerStats.Used != 5 {
+			t.Errorf("%s: got %+v, %+v", text, r.Failure, r.ServerStats)
+		}
+		rows := poolerRows([]*pgconn.Result{{
+			FieldDescriptions: []pgconn.FieldDescription{{Name: "database"}, {Name: "cl_active"}, {Name: "maxwait"}},
+			Rows:              [][][]byte{{[]byte("app"), []byte("1"), []byte(text)}},
+		}}, []string{"database"})
+		if len(rows) != 1 || len(rows[0].Values) != 1 || rows[0].Values["cl_active"] != 1 {
+			t.Errorf("%s: got %+v", text, rows)
+		}
+	}
+}
+
 // TestInvalidStats checks that malformed rows cost a probe its statistics, and nothing else.
 func TestInvalidStats(t *testing.T) {
 	t.Parallel()
-	total := []string{"total", "", "", "", "5", "5", "0", "0", "0", "1", "t", "1", "100", "3", "0", "18.4", "180004", "f", "off", "1", "1800000000", "0", "", "0", "60", "f", "0"}
+	valid := total("0")
 	for name, rows := range map[string][][]string{
 		"none":        nil,
 		"short":       {{"total"}},
-		"short after": {total, {"database"}},
-		"no number":   {append(append([]string{}, total[:12]...), "many", "3", "0", "18.4", "180004")},
+		"short after": {valid, {"database"}},
+		"no number":   {append(append([]string{}, valid[:12]...), "many", "3", "0", "18.4", "180004")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -3,7 +3,11 @@
 
 package probe
 
-import "time"
+import (
+	"math"
+	"strconv"
+	"time"
+)
 
 // Result is what one probe found. It does not change after it is returned, and may be shared.
 type Result struct {
@@ -115,6 +119,16 @@ func (f *Failure) String() string {
 type Number struct {
 	Value float64
 	Known bool
+}
+
+// parseNumber parses a number in text format. NaN and the infinities are unknown: they mean nothing as a count or a
+// duration, and JSON has no word for them.
+func parseNumber(text []byte) (Number, error) {
+	v, err := strconv.ParseFloat(string(text), 64)
+	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+		return Number{}, err
+	}
+	return known(v), nil
 }
 
 func known(v float64) Number { return Number{Value: v, Known: true} }

@@ -266,14 +266,14 @@ func (p *numberParser) oid(text []byte) uint32 {
 	return uint32(n)
 }
 
-// number returns an unknown Number for NULL.
+// number returns an unknown Number for NULL, NaN and the infinities.
 func (p *numberParser) number(text []byte) Number {
 	if text == nil {
 		return Number{}
 	}
-	n, err := strconv.ParseFloat(string(text), 64)
+	n, err := parseNumber(text)
 	p.recordError(err)
-	return known(n)
+	return n
 }
 
 // parseTotals parses the row of totals, except for Used.
