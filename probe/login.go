@@ -4,6 +4,7 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/neterr"
 )
 
 const (
@@ -201,6 +203,9 @@ func (p *Prober) login(probeCtx, loginCtx context.Context, t *trace) (*session, 
 	})
 	if err != nil {
 		s.dialer.sockets.closeAll()
+		if neterr.Ended(err) && s.meter != nil {
+			err = cmp.Or(s.meter.unterminatedError(), err)
+		}
 		_, phase := t.read()
 		failed := &loginError{err: err, phase: phase, password: config.Secret(cfg.Password)}
 		switch f := classify(err, phase); {

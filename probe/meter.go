@@ -8,7 +8,10 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_liveness_exporter/internal/neterr"
 )
@@ -34,6 +37,9 @@ const (
 	columnCost = 32
 )
 
+// maxErrorBody is how much of an error is kept for unterminatedError, in bytes.
+const maxErrorBody = 1 << 10
+
 // errBudget is returned if a server sent more than the budget of a session or of one reply allows.
 var errBudget = errors.New("the server sent more than this exporter reads")
 
@@ -46,7 +52,9 @@ type meter struct {
 	remaining  int // rest of the budget that grant set
 	parameters int // rest of parameterBudget
 	header     []byte
-	bodyLeft   int // bytes of the current message's body that have not been read
+	bodyLeft   int    // bytes of the current message's body that have not been read
+	kind       byte   // type of the current message
+	errorBody  []byte // the beginning of the last ErrorResponse's body, at most maxErrorBody bytes
 	// err is the error that ended reading: errBudget or an error of the connection, but not a timeout. Read keeps
 	// returning it.
 	err error
@@ -93,6 +101,9 @@ func (m *meter) chargeAll(p []byte) int {
 		if len(m.header) == 0 {
 			if m.bodyLeft > 0 {
 				skipped := min(m.bodyLeft, len(p)-i)
+				if m.kind == 'E' {
+					m.errorBody = append(m.errorBody, p[i:i+min(skipped, maxErrorBody-len(m.errorBody))]...)
+				}
 				m.bodyLeft -= skipped
 				i += skipped
 				continue
@@ -108,9 +119,42 @@ func (m *meter) chargeAll(p []byte) int {
 			return headerStart
 		}
 		m.bodyLeft = max(0, bodyLength(m.header)-(len(m.header)-5))
+		if m.kind = m.header[0]; m.kind == 'E' {
+			m.errorBody = m.errorBody[:0]
+		}
 		m.header = m.header[:0]
 	}
 	return len(p)
+}
+
+// unterminatedError returns the last ErrorResponse if its length leaves out the zero byte that ends the fields, and nil
+// otherwise. pgagroal sends such errors (pgagroal_write_pool_full and others in its src/libpgagroal/message.c). libpq
+// reads them, and pgproto3 takes them for the end of the connection.
+func (m *meter) unterminatedError() error {
+	const fieldEnd = "\x00"
+	body := string(m.errorBody)
+	if m.bodyLeft > 0 || !strings.HasSuffix(body, fieldEnd) || strings.HasSuffix(body, fieldEnd+fieldEnd) {
+		return nil
+	}
+	e := &pgconn.PgError{}
+	for field := range strings.SplitSeq(body, fieldEnd) {
+		if field == "" {
+			continue
+		}
+		switch kind, value := field[0], field[1:]; kind {
+		case 'S':
+			e.Severity = value
+		case 'V':
+			e.SeverityUnlocalized = value
+		case 'C':
+			e.Code = value
+		case 'M':
+			e.Message = value
+		case 'R':
+			e.Routine = value
+		}
+	}
+	return e
 }
 
 // headerLength returns how many bytes determine a message's cost: type and length, and for messages that begin with a

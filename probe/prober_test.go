@@ -133,6 +133,7 @@ func TestUnusualReplies(t *testing.T) {
 		{"an HTTP server", sendAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=prefer", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseTLS}},
 		{"an HTTP server without SSLRequest", sendAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
 		{"garbage instead of a handshake", sendBytes("Snonsense nonsense nonsense"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
+		{"an error without its last byte", sendAndClose("E\x00\x00\x00\x32SFATAL\x00VFATAL\x00C53300\x00Mconnection pool is full\x00\x00"), "sslmode=disable", Failure{Reason: ReasonPooler, State: StateConnectionLimit, Phase: PhaseStartup, SQLState: "53300"}},
 		{"no process for the session", sendAndClose("Ecould not fork\n\x00"), "sslmode=prefer", Failure{Reason: ReasonResources, State: StateRejecting, Phase: PhaseTLS}},
 		{"no TLS", sendBytes("N"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
 		{"no TLS, and then silent", sendBytes("N"), "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
