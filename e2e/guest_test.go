@@ -216,6 +216,21 @@ targets: {a: {host: %s, port: %d, kind: %s, dbname: %s, user: %s, password: %q}}
 	}
 }
 
+// TestPgpoolStops: a Pgpool-II that waits for its clients to leave, and lets new ones wait meanwhile, does not wait for us.
+func TestPgpoolStops(t *testing.T) {
+	t.Parallel()
+	p := startPooler(t, "PGPOOL", "pgpool", newPgpool(testservers.PgpoolConfig{}))
+	e, _ := startWithFile(t, fmt.Sprintf(`
+targets: {a: {host: 127.0.0.1, port: %d, dbname: app, timeout: 2s, sslmode: disable, user: %s, password: %s}}
+`, p.port, role, plainPassword))
+	eventually(t, "no session is kept", func() bool { return e.ScrapePatiently().of("a")["pg_kept_session_up"] == 1 })
+	check(t, p.Signal(syscall.SIGTERM))
+	eventually(t, "it waits for our session", func() bool {
+		e.ScrapePatiently()
+		return p.Wait(100*time.Millisecond) == nil
+	})
+}
+
 // TestScrapeWhileReopened: a scrape that comes while a lost session is opened again shows the connections.
 func TestScrapeWhileReopened(t *testing.T) {
 	t.Parallel()

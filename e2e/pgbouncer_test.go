@@ -209,7 +209,7 @@ func TestPgBouncer(t *testing.T) {
 	})
 }
 
-// TestPoolerRefuses: what PgBouncer itself refuses has the reason pooler.
+// TestPoolerRefuses: what PgBouncer itself refuses has the reason that its text gives.
 func TestPoolerRefuses(t *testing.T) {
 	eachPgBouncer(t, func(t *testing.T, p *pooled, _ bool) {
 		e, _ := startWithFile(t, p.wrongFile())
@@ -228,13 +228,13 @@ func TestPoolerRefuses(t *testing.T) {
 		}
 		expect("postgres", up)
 		expect("pool", up)
-		expect("off", verdict{"misconfigured", "pooler"})
-		expect("missing", verdict{"misconfigured", "pooler"})
-		expect("stranger", verdict{"misconfigured", "pooler"})
-		expect("wrong", verdict{"misconfigured", "pooler"})
+		expect("off", verdict{"misconfigured", "no_database"})
+		expect("missing", verdict{"misconfigured", "no_database"})
+		expect("stranger", verdict{"misconfigured", "permission"})
+		expect("wrong", verdict{"misconfigured", "auth"})
 		expect("no-console", verdict{"misconfigured", "no_database"})
 		expect("no-pgbouncer", verdict{"misconfigured", "no_database"})
-		expect("no-server", verdict{"misconfigured", "pooler"})
+		expect("no-server", verdict{"misconfigured", "no_database"})
 		expect("app", up)
 
 		// Paused until the deadline: it lets us in and gives us no server.

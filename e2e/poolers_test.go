@@ -107,25 +107,29 @@ func TestPoolers(t *testing.T) {
 	t.Parallel()
 	// What a probe may find if the server behind the pooler is down. The first one can find a pooler that waits for the server.
 	var (
+		auth          = verdict{"misconfigured", "auth"}
+		missing       = verdict{"misconfigured", "no_database"}
+		notTold       = verdict{"rejecting", "pooler"}
 		pgbouncerDown = []verdict{{"no_response", "pooler"}, {"rejecting", "pooler"}}
-		odysseyDown   = []verdict{{"rejecting", "other"}}
-		pgagroalDown  = []verdict{{"no_response", "terminated"}, {"no_response", "timeout"}}
-		pgpoolDown    = []verdict{{"no_response", "timeout"}, {"rejecting", "other"}}
+		odysseyDown   = []verdict{{"rejecting", "pooler"}}
+		pgagroalDown  = []verdict{{"rejecting", "pooler"}, {"rejecting", "terminated"}, {"no_response", "timeout"}}
+		pgpoolDown    = []verdict{{"no_response", "timeout"}, {"rejecting", "pooler"}}
 	)
 	for _, test := range []struct {
 		name, variable, program string
 		new                     newPooler
 		stop                    syscall.Signal // ends the pooler at once
 		serverDown              []verdict
+		noUser, noDatabase      verdict // what a probe finds if there is no such user, or no such database
 	}{
-		{"PgBouncer, session", "PGBOUNCER", "pgbouncer", newPgBouncer("pool_mode = session"), syscall.SIGKILL, pgbouncerDown},
-		{"PgBouncer, transaction", "PGBOUNCER", "pgbouncer", newPgBouncer("pool_mode = transaction"), syscall.SIGKILL, pgbouncerDown},
-		{"newer PgBouncer, session", "PGBOUNCER_NEWER", "newer-pgbouncer", newPgBouncer("pool_mode = session"), syscall.SIGKILL, pgbouncerDown},
-		{"newer PgBouncer, transaction", "PGBOUNCER_NEWER", "newer-pgbouncer", newPgBouncer("pool_mode = transaction"), syscall.SIGKILL, pgbouncerDown},
-		{"Odyssey, session", "ODYSSEY", "odyssey", newOdyssey(testservers.OdysseyConfig{}), syscall.SIGKILL, odysseyDown},
-		{"Odyssey, transaction", "ODYSSEY", "odyssey", newOdyssey(testservers.OdysseyConfig{Pool: "transaction"}), syscall.SIGKILL, odysseyDown},
-		{"pgagroal", "PGAGROAL", "pgagroal", newPgagroal(testservers.PgagroalConfig{}), syscall.SIGTERM, pgagroalDown},
-		{"Pgpool-II", "PGPOOL", "pgpool", newPgpool(testservers.PgpoolConfig{}), syscall.SIGINT, pgpoolDown},
+		{"PgBouncer, session", "PGBOUNCER", "pgbouncer", newPgBouncer("pool_mode = session"), syscall.SIGKILL, pgbouncerDown, auth, missing},
+		{"PgBouncer, transaction", "PGBOUNCER", "pgbouncer", newPgBouncer("pool_mode = transaction"), syscall.SIGKILL, pgbouncerDown, auth, missing},
+		{"newer PgBouncer, session", "PGBOUNCER_NEWER", "newer-pgbouncer", newPgBouncer("pool_mode = session"), syscall.SIGKILL, pgbouncerDown, auth, missing},
+		{"newer PgBouncer, transaction", "PGBOUNCER_NEWER", "newer-pgbouncer", newPgBouncer("pool_mode = transaction"), syscall.SIGKILL, pgbouncerDown, auth, missing},
+		{"Odyssey, session", "ODYSSEY", "odyssey", newOdyssey(testservers.OdysseyConfig{}), syscall.SIGKILL, odysseyDown, missing, notTold},
+		{"Odyssey, transaction", "ODYSSEY", "odyssey", newOdyssey(testservers.OdysseyConfig{Pool: "transaction"}), syscall.SIGKILL, odysseyDown, missing, notTold},
+		{"pgagroal", "PGAGROAL", "pgagroal", newPgagroal(testservers.PgagroalConfig{}), syscall.SIGTERM, pgagroalDown, notTold, missing},
+		{"Pgpool-II", "PGPOOL", "pgpool", newPgpool(testservers.PgpoolConfig{}), syscall.SIGINT, pgpoolDown, auth, missing},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -139,6 +143,7 @@ func TestPoolers(t *testing.T) {
 				name string
 				test func(*testing.T, *Exporter)
 			}{
+				{"mistakes of ours", func(t *testing.T, _ *Exporter) { p.testMistakes(t, test.noUser, test.noDatabase) }},
 				{"server up", p.testServerUp},
 				{"settings of the role", p.testSettings},
 				{"server down", func(t *testing.T, e *Exporter) { p.testServerDown(t, e, test.serverDown) }},
@@ -218,6 +223,27 @@ func (p *throughPooler) expectFigures(t *testing.T, m Metrics) {
 	}
 	if used := m["pg_connections_used"]; used < 1 || used > 10 {
 		t.Errorf("%v connections used", used)
+	}
+}
+
+// testMistakes tests that mistakes in the exporter's own settings are not reported as a server that is down, where the pooler
+// tells them apart.
+func (p *throughPooler) testMistakes(t *testing.T, noUser, noDatabase verdict) {
+	for _, mistake := range []struct {
+		database, user, password string
+		want                     verdict
+	}{
+		{"app", role, "wrong", verdict{"misconfigured", "auth"}},
+		{"app", "stranger", plainPassword, noUser},
+		{"missing", role, plainPassword, noDatabase},
+	} {
+		e := startExporter(t, []string{
+			fmt.Sprintf("DATA_SOURCE_URI=127.0.0.1:%d/%s?sslmode=disable", p.port, mistake.database),
+			"DATA_SOURCE_USER=" + mistake.user, "DATA_SOURCE_PASS=" + mistake.password,
+		})
+		if found := verdictOf(t, e.Scrape(), Metrics{}); found != mistake.want {
+			t.Errorf("%+v: found %v", mistake, found)
+		}
 	}
 }
 

@@ -39,11 +39,17 @@ func (r *Result) mayBlockShutdown() bool {
 	return r.Failure != nil && (r.Failure.Reason == ReasonNotAccepting || r.Failure.Reason == ReasonRefused && r.pooled())
 }
 
-// isTurnedAway reports whether a proxy or a pooler may have had no place for the new session. Most poolers say so, but
-// pgagroal and proxies just end the connection.
+// isTurnedAway reports whether a proxy or a pooler may have had no place for the new session. Poolers say so, for all
+// clients or for those of one user. Proxies just end the connection.
 func (r *Result) isTurnedAway() bool {
 	f := r.Failure
-	return f != nil && (f.Reason == ReasonPooler && f.State == StateConnectionLimit || f.Reason == ReasonTerminated && f.SQLState == "")
+	switch {
+	case f == nil:
+		return false
+	case f.SQLState == "":
+		return f.Reason == ReasonTerminated
+	}
+	return f.Reason == ReasonPooler && f.State == StateConnectionLimit || f.Reason == ReasonRoleLimit && f.Routine == ""
 }
 
 // giveWayToLogin makes the kept session k give way if half of the time until ctx's deadline passes before end is

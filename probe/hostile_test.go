@@ -447,7 +447,7 @@ func TestReopenedSessionHangs(t *testing.T) {
 				if hang.Load() {
 					testservers.Silent(conn)
 				}
-				return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "57014"}, ready)
+				return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready)
 			}
 			return selectOne
 		})(conn)

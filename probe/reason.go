@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
-	"slices"
 	"strings"
 	"unicode"
 
@@ -108,7 +107,7 @@ type forkError struct{}
 func (forkError) Error() string { return "the server could not start a process for the session" }
 
 // classify returns the failure for err in phase. A server error takes precedence: its SQLSTATE decides, then its
-// routine, but never its message, which is translated. Then come network errors, then timeouts.
+// routine, but never its message, which is translated. Poolers send fixed messages and no routine. Then come network errors, then timeouts.
 func classify(err error, phase Phase) *Failure {
 	f := &Failure{Phase: phase}
 	var pgErr *pgconn.PgError
@@ -173,12 +172,15 @@ func detail(err error) string {
 	return ""
 }
 
-// isRefusalOfCredentials reports whether the server or a pooler refused the login itself.
-func (f *Failure) isRefusalOfCredentials() bool {
-	return f.SQLState != "" && f.State == StateMisconfigured && (f.Reason == ReasonAuth || f.Reason == ReasonPooler)
-}
+// isRefusalOfCredentials reports whether the server or a pooler refused the user or the password.
+func (f *Failure) isRefusalOfCredentials() bool { return f.SQLState != "" && f.Reason == ReasonAuth }
 
 func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {
+	if e.Routine == "" { // PostgreSQL always sends one
+		if reason, state, ok := classifyPoolerError(e.Message); ok {
+			return reason, state
+		}
+	}
 	login := phase != PhaseQuery && phase != PhaseCommit
 	switch {
 	case e.Code == "57P03": // cannot_connect_now
@@ -208,36 +210,13 @@ func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {
 	case e.Code == "57014":
 		return ReasonTimeout, StateRejecting
 	case e.Code == "08P01" && e.Routine == "":
-		return ReasonPooler, poolerState(e.Message)
+		return ReasonPooler, StateRejecting
 	case login && (e.Code == "08P01" || e.Code == "0A000"): // later on the server does speak the protocol
 		return ReasonProtocol, StateNoResponse
 	case login && (strings.HasPrefix(e.Code, "22") || e.Code == "42704"):
 		return ReasonOther, StateMisconfigured
 	}
 	return ReasonOther, StateRejecting
-}
-
-// poolerState determines the state from PgBouncer's message, which is English and fixed. PgBouncer sends most of its
-// own errors with SQLSTATE 08P01 and no routine (calls of disconnect_client in src/client.c, objects.c, admin.c and
-// janitor.c). A message about PgBouncer's own login at the server ("server login has been failing, cached error: ...")
-// may quote any text, and means that the server is down for all clients.
-func poolerState(message string) State {
-	has := func(texts ...string) bool {
-		return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(message, text) })
-	}
-	switch {
-	case strings.HasPrefix(message, "server login"), has("(server down)"):
-		return StateRejecting
-	case has("no more connections allowed", "client connections exceeded"):
-		return StateConnectionLimit
-	// The console refuses a command with "invalid command ..." and then ends the session with "failure".
-	case message == "failure", has(
-		"authentication failed", "no such user", "login rejected", "not allowed", "no authentication method", "empty password",
-		"no such database", "is disabled", "startup parameter", "SSL required", "invalid command",
-	):
-		return StateMisconfigured
-	}
-	return StateRejecting
 }
 
 func classifyClientError(err error) (Reason, State) {
