@@ -70,7 +70,7 @@ func standby() *probe.Result {
 	r := healthy()
 	r.Role = &probe.Role{Replica: true, ReadOnly: true}
 	stats := r.ServerStats
-	stats.Replica, stats.WALReceiverUp, stats.ReplicationLag = true, seconds(1), seconds(2)
+	stats.Replica, stats.WALReceiverUp, stats.ReplicationLag, stats.ApplyDelay = true, seconds(1), seconds(2), seconds(300)
 	return r
 }
 

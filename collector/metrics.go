@@ -289,6 +289,9 @@ func (t *Table) server() {
 	t.serverStat("pg_replication_lag_seconds",
 		"Seconds that a replica may be behind: 0 when all that was received is replayed and the receiver is streaming.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.ReplicationLag) })
+	t.serverStat("pg_replication_apply_delay_seconds",
+		"Setting recovery_min_apply_delay of a replica, if it is set: how far it stays behind on purpose.", nil,
+		func(s *probe.ServerStats, emit emit) { emit.number(s.ApplyDelay) })
 	t.serverStat("pg_server_info", "The server's version.", []string{"version", "version_num"},
 		func(s *probe.ServerStats, emit emit) { emit(1, s.Version, s.VersionNum) })
 }

@@ -171,3 +171,23 @@ func TestGoldenNames(t *testing.T) {
 		return major < 16 && strings.Contains(help, "pg_settings_reserved_connections") || major < 14 && strings.Contains(help, "pg_sessions_")
 	})
 }
+
+// TestReservedByOthers: slots that RDS reserves and those above the limit of Citus are not usable.
+func TestReservedByOthers(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		settings []string
+		want     float64
+	}{
+		{[]string{"rds.rds_superuser_reserved_connections = 2"}, 95},
+		{[]string{"citus.max_client_connections = 40"}, 40},
+		{[]string{"citus.max_client_connections = -1", "rds.rds_superuser_reserved_connections = 0"}, 97},
+		{[]string{"citus.max_client_connections = 'many'", "rds.rds_superuser_reserved_connections = ''"}, 97},
+	} {
+		s := newServer(t, testservers.PostgresConfig{Settings: test.settings})
+		e := startExporter(t, environment(s.Port, "postgres"))
+		if got := e.Expect(up)["pg_connections_usable"]; got != test.want {
+			t.Errorf("%v: %v usable, want %v", test.settings, got, test.want)
+		}
+	}
+}

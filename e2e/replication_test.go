@@ -6,6 +6,8 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +43,8 @@ targets:
 	caughtUp("streaming: the lag does not become 0")
 	_, body := e.Probe("standby", "")
 	likeGolden(t, "standby", body, func(help string) bool {
-		return !strings.Contains(help, "pg_replication_") && !strings.Contains(help, "pg_wal_") && !strings.Contains(help, "read_only")
+		return strings.Contains(help, "apply_delay") ||
+			!strings.Contains(help, "pg_replication_") && !strings.Contains(help, "pg_wal_") && !strings.Contains(help, "read_only")
 	})
 	m := e.ScrapePatiently()
 	for target, want := range map[string]map[string]float64{
@@ -123,4 +126,46 @@ targets:
 	if m["pg_replication_is_replica"] != 0 || m["pg_transaction_read_only"] != 0 || lag || receiver {
 		t.Errorf("promoted: replica %v, read only %v, lag %v, receiver %v", m["pg_replication_is_replica"], m["pg_transaction_read_only"], lag, receiver)
 	}
+}
+
+// TestReplicationFromArchive: a standby that restores an archive has no receiver that could be down, and no lag while there is
+// nothing to replay. One that is delayed says by how much.
+func TestReplicationFromArchive(t *testing.T) {
+	t.Parallel()
+	archive := t.TempDir()
+	check(t, os.Chmod(archive, 0o777)) // the server runs as another user
+	check(t, os.Chmod(filepath.Dir(archive), 0o755))
+	primary := newServer(t, testservers.PostgresConfig{
+		Settings: []string{"archive_mode = on", fmt.Sprintf("archive_command = 'cp %%p %s/%%f'", archive)},
+	})
+	execute(t, primary, "CREATE TABLE busy (n int)")
+	standby := newStandby(t, primary)
+	check(t, standby.Append("postgresql.conf", fmt.Sprintf("primary_conninfo = ''\nrestore_command = 'cp %s/%%f %%p'\narchive_mode = off", archive)))
+	check(t, standby.Stop(testservers.Fast))
+	check(t, standby.Start(t.Context()))
+	e := startExporter(t, environment(standby.Port, "postgres"))
+	const lag = "pg_replication_lag_seconds"
+	eventually(t, "a lag while nothing is replayed", func() bool {
+		m := e.Expect(up)
+		if _, ok := m["pg_wal_receiver_up"]; ok || m["pg_replication_is_replica"] != 1 {
+			t.Fatalf("receiver: %v, replica %v", ok, m["pg_replication_is_replica"])
+		}
+		_, ok := m[lag]
+		return !ok
+	})
+	execute(t, primary, "INSERT INTO busy VALUES (1)", "SELECT pg_switch_wal()")
+	eventually(t, "no lag while a file is replayed", func() bool { _, ok := e.Expect(up)[lag]; return ok })
+	eventually(t, "a lag after the file is replayed", func() bool { _, ok := e.Expect(up)[lag]; return !ok })
+	execute(t, standby, "SELECT pg_wal_replay_pause()")
+	for range 3 {
+		if _, ok := e.Expect(up)[lag]; !ok {
+			t.Error("no lag while the replay is paused")
+		}
+	}
+	if _, ok := e.Expect(up)["pg_replication_apply_delay_seconds"]; ok {
+		t.Error("a delay that is not set")
+	}
+	check(t, standby.Append("postgresql.conf", "recovery_min_apply_delay = '5min'"))
+	execute(t, standby, "SELECT pg_reload_conf()")
+	eventually(t, "no delay", func() bool { return e.Expect(up)["pg_replication_apply_delay_seconds"] == 300 })
 }

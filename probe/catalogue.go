@@ -25,6 +25,8 @@ SELECT oid, datname, datconnlimit, datallowconn, datistemplate AND datname = cur
 	// The session's own role is the one that logged in: a setting of the role may change the current one.
 	roleLimitSQL = `LOCK TABLE pg_catalog.pg_roles IN ACCESS SHARE MODE NOWAIT;
 SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = SESSION_USER`
+	// A role without the privileges of pg_read_all_settings gets no row.
+	archiveOnlySQL = `SELECT 1 FROM pg_catalog.pg_settings WHERE name = 'primary_conninfo' AND setting = ''`
 )
 
 // catalogue remembers names, limits and replay between two probes. It belongs to the goroutine that reads the
@@ -37,6 +39,8 @@ type catalogue struct {
 	noReplayFunctions bool      // the server has no replay functions, or the role may not call them
 	caughtUpAt        time.Time // when the receiver last heard from the primary with everything replayed
 	lagZeroAt         time.Time // when the lag was last reported as 0
+	replayedTo        string    // the position in the WAL that was last read, empty if none was
+	archiveOnly       bool      // the server is a replica that has no primary to stream from
 	sessionStatsSQL   string    // reads the session statistics of the known databases
 }
 
@@ -54,7 +58,7 @@ type query func(ctx context.Context, sql string) ([]*pgconn.Result, error)
 
 // refresh reads names and limits if backends belong to an unknown database or namesInterval has passed. If the server
 // refuses a statement, the old values stay. Any other error is returned: the session is lost or the reply is malformed.
-func (c *catalogue) refresh(ctx context.Context, run query, backends []backendCount) error {
+func (c *catalogue) refresh(ctx context.Context, run query, backends []backendCount, replica bool) error {
 	now := time.Now()
 	if !c.hasUnknownDatabase(backends) && now.Sub(c.lastRefresh) < namesInterval {
 		return nil
@@ -88,6 +92,12 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []backendCo
 		if limit := p.number(rows[0][0]); limit.Value >= 0 {
 			c.roleLimit = limit
 		}
+	}
+	if replica {
+		if rows, err = run.rows(ctx, archiveOnlySQL, 1); err != nil {
+			return err
+		}
+		c.archiveOnly = len(rows) == 1
 	}
 	return p.err
 }

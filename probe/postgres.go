@@ -136,11 +136,11 @@ func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 	if err != nil {
 		return stats{}, fmt.Errorf("read the server statistics: %w", err)
 	}
+	if err := c.refresh(ctx, s.queryCatalog, backends, server.Replica); err != nil {
+		return stats{}, err
+	}
 	if withReplay {
 		c.setReplication(server, replay, time.Now())
-	}
-	if err := c.refresh(ctx, s.queryCatalog, backends); err != nil {
-		return stats{}, err
 	}
 	c.fill(server, backends)
 	if server.SessionStats, err = c.readSessionStats(ctx, s.queryCatalog, server.VersionNum); err != nil {
@@ -179,6 +179,7 @@ func (p *postgres) queryCount() int { return 5 }
 
 func (p *postgres) reset() {
 	p.catalogue.lastRefresh, p.catalogue.caughtUpAt, p.catalogue.lagZeroAt, p.catalogue.noReplayFunctions = time.Time{}, time.Time{}, time.Time{}, false
+	p.catalogue.replayedTo, p.catalogue.archiveOnly = "", false
 }
 
 func (s *ServerStats) startTimes() startTimes {

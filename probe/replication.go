@@ -21,6 +21,8 @@ type replay struct {
 	receiptAge    Number // seconds since the receiver's last message from the primary
 	maxReceiptAge Number // normal maximum of receiptAge: the receiver then requests a reply; unknown if it never does
 	replayAge     Number // seconds since the last replayed transaction was committed on the primary
+	replayedTo    string // the position in the WAL up to which everything is replayed
+	paused        bool   // pg_wal_replay_pause
 }
 
 // parseReplay reads the replication columns of the row of totals. Every role may see the receiver's process. Only
@@ -29,6 +31,7 @@ func (p *numberParser) parseReplay(row [][]byte) replay {
 	r := replay{
 		replica: string(row[columnIsReplica]) == "t", complete: string(row[columnReplayed]) == "t",
 		receiptAge: p.number(row[columnReceiptAge]), replayAge: p.number(row[columnReplayAge]),
+		replayedTo: string(row[columnReplayedTo]), paused: string(row[columnPaused]) == "t",
 	}
 	// Half of wal_receiver_timeout, never if that is 0 (WalReceiverMain in src/backend/replication/walreceiver.c).
 	if timeout := p.number(row[columnReceiverTimeout]); timeout.Value > 0 {
@@ -48,9 +51,21 @@ func (p *numberParser) parseReplay(row [][]byte) replay {
 // The lag is 0 if everything received has been replayed, the receiver is streaming, and its last message is recent.
 // Otherwise it is the age of the last replayed transaction, at most the time since the lag was last 0. Behind an idle
 // primary the last transaction may be old although the replica is up to date.
+//
+// A replica without primary_conninfo restores files from an archive and has no receiver. Its lag is known while it
+// replays, and while the replay is paused.
 func (c *catalogue) setReplication(server *ServerStats, r replay, now time.Time) {
 	if !r.replica {
-		c.caughtUpAt, c.lagZeroAt = time.Time{}, time.Time{}
+		c.caughtUpAt, c.lagZeroAt, c.replayedTo = time.Time{}, time.Time{}, ""
+		return
+	}
+	before := c.replayedTo
+	c.replayedTo = r.replayedTo
+	if c.archiveOnly {
+		// Whether the archive has more WAL is not known. Between two files there is nothing to be behind of.
+		if r.paused || before != "" && before != r.replayedTo {
+			server.ReplicationLag = r.replayAge
+		}
 		return
 	}
 	server.WALReceiverUp = r.streaming

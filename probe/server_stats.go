@@ -21,7 +21,8 @@ type ServerStats struct {
 	// it.
 	Applications []Applications
 	// Used is the number of client slots in use. It is an upper bound if the role does not see other roles' sessions.
-	// Usable is how many of MaxConnections ordinary roles may use.
+	// Usable is how many of MaxConnections ordinary roles may use: those that the server, Amazon RDS or Citus does not
+	// reserve.
 	Used, Usable int
 	// ReservedConnections is unknown before PostgreSQL 16.
 	MaxConnections, SuperuserReservedConnections int
@@ -43,10 +44,11 @@ type ServerStats struct {
 	// Replica reports whether the server is in recovery. ReadOnly reports whether a new transaction may not write, by whatever
 	// setting. Both are those of the session that read the statistics: Result.Role has those of the new session.
 	Replica, ReadOnly bool
-	// WALReceiverUp and ReplicationLag are set for replicas only. WALReceiverUp is 1 while the receiver is streaming
-	// and 0 otherwise. It is unknown if the role may not see it. ReplicationLag is how far the replica may be behind,
-	// in seconds.
-	WALReceiverUp, ReplicationLag Number
+	// WALReceiverUp, ReplicationLag and ApplyDelay are set for replicas only. WALReceiverUp is 1 while the receiver is
+	// streaming and 0 otherwise. It is unknown if the role may not see it, and on a replica that only restores an archive.
+	// ReplicationLag is how far the replica may be behind, in seconds. ApplyDelay is recovery_min_apply_delay in seconds,
+	// unknown if there is none.
+	WALReceiverUp, ReplicationLag, ApplyDelay Number
 	// Pooled reports whether a pooler is between the exporter and the server.
 	Pooled bool
 	// IsTemplate reports whether the session's database is a template. While a session is open, no database can be
@@ -124,6 +126,8 @@ const (
   pg_catalog.current_setting('max_connections'),
   pg_catalog.current_setting('superuser_reserved_connections'),
   pg_catalog.current_setting('reserved_connections', true),
+  pg_catalog.current_setting('rds.rds_superuser_reserved_connections', true),
+  pg_catalog.current_setting('citus.max_client_connections', true),
   pg_catalog.current_setting('server_version'),
   pg_catalog.current_setting('server_version_num'),
   pg_catalog.pg_is_in_recovery(),
@@ -146,8 +150,12 @@ const (
   CASE WHEN pg_catalog.pg_is_in_recovery()
     THEN pg_catalog.pg_last_wal_receive_lsn() <= pg_catalog.pg_last_wal_replay_lsn() END,
   CASE WHEN pg_catalog.pg_is_in_recovery()
-    THEN extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()) END`
-	noReplayColumns = ` NULL, NULL, NULL, NULL, NULL, NULL`
+    THEN extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()) END,
+  CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() END,
+  CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_is_wal_replay_paused() END,
+  CASE WHEN pg_catalog.pg_is_in_recovery()
+    THEN extract(epoch FROM pg_catalog.current_setting('recovery_min_apply_delay')::pg_catalog.interval) END`
+	noReplayColumns = ` NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL`
 )
 
 // The columns of the rows that statsSQL returns.
@@ -167,6 +175,8 @@ const (
 	columnMaxConnections
 	columnSuperuserReserved
 	columnReserved
+	columnReservedByRDS
+	columnLimitOfCitus
 	columnVersion
 	columnVersionNum
 	columnIsReplica
@@ -179,6 +189,9 @@ const (
 	columnReceiverTimeout
 	columnReplayed
 	columnReplayAge
+	columnReplayedTo
+	columnPaused
+	columnApplyDelay
 	columnCount
 )
 
@@ -290,7 +303,17 @@ func (p *numberParser) parseTotals(row [][]byte) *ServerStats {
 		Replica:                      string(row[columnIsReplica]) == "t",
 		ReadOnly:                     string(row[columnReadOnly]) == "on",
 	}
+	if delay := p.number(row[columnApplyDelay]); delay.Value > 0 {
+		server.ApplyDelay = delay
+	}
 	server.Usable = server.MaxConnections - server.SuperuserReservedConnections - int(server.ReservedConnections.Value)
+	// These two are settings of extensions, which may have any value. A negative limit of Citus means no limit.
+	if reserved, _ := parseNumber(row[columnReservedByRDS]); reserved.Value > 0 {
+		server.Usable -= int(reserved.Value)
+	}
+	if limit, _ := parseNumber(row[columnLimitOfCitus]); limit.Known && limit.Value >= 0 {
+		server.Usable = min(server.Usable, int(limit.Value))
+	}
 	if server.Privileged {
 		server.CheckpointerStart = p.number(row[columnCheckpointerStart])
 		server.LockWaiting = p.number(row[columnLockWaiting])
