@@ -285,7 +285,7 @@ func TestMaxInFlight(t *testing.T) {
 	s := newServer(t, testservers.PostgresConfig{})
 	e, _ := startWithFile(t, fmt.Sprintf(`
 targets:
-  hangs: {host: 127.0.0.1, port: %[2]d, %[1]s}
+  hangs: {host: 127.0.0.1, port: %[2]d, timeout: 4s, %[1]s}
   up: {host: 127.0.0.1, port: %[3]d, %[1]s}`, login(), silentServer(t), s.Port), "--probe.max-in-flight=1")
 	hung := make(chan error, 1)
 	go func() {

@@ -17,7 +17,8 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// timedProber is a fake prober that records when its probes start. Each probe lasts for the duration takes.
+// timedProber is a fake prober that records when its probes start. Each probe lasts for the duration takes. At its
+// deadline it fails.
 type timedProber struct {
 	unqueried
 	takes   time.Duration
@@ -31,6 +32,7 @@ func (p *timedProber) Probe(ctx context.Context) *probe.Result {
 	select {
 	case <-time.After(p.takes):
 	case <-ctx.Done():
+		r.Failure = &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateNoResponse}
 	}
 	return r
 }
@@ -132,6 +134,26 @@ func TestLimiterDelays(t *testing.T) {
 		time.Sleep(time.Minute)
 		if n := failed.Load(); n > 0 {
 			t.Errorf("%d of 200 targets that respond are down", n)
+		}
+	})
+}
+
+// TestLateAdmission tests that a probe that was admitted shortly before its deadline says nothing about the server.
+func TestLateAdmission(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter := newLimiter(1)
+		target := sampledTarget(&timedProber{takes: 5 * time.Millisecond}, "", 0, limiter)
+		defer func() { _ = target.Close(t.Context()) }()
+		for waited, want := range map[time.Duration]probe.State{
+			target.options.Timeout - time.Millisecond: probe.StateMisconfigured,
+			target.options.Timeout / 4:                probe.StateAccepting,
+		} {
+			leave, _ := limiter.enter(t.Context(), true)
+			time.AfterFunc(waited, leave)
+			s, err := target.Probe(t.Context(), time.Now().Add(time.Minute))
+			if err != nil || s.Result.State() != want {
+				t.Errorf("admitted after %s: %v, %+v", waited, err, s.Result)
+			}
 		}
 	})
 }

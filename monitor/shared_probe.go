@@ -172,7 +172,13 @@ func (t *Target) limitedProbe(ctx context.Context, start time.Time, responded bo
 		return probe.Overloaded(start, time.Since(start), t.options.Keep)
 	}
 	defer leave()
-	return t.prober.Probe(ctx)
+	waited := time.Since(start)
+	r := t.prober.Probe(ctx)
+	if !r.Up() && r.Failure.Reason == probe.ReasonTimeout && waited > time.Since(start)/2 {
+		// The wait left too little time for the server.
+		return probe.Overloaded(start, time.Since(start), t.options.Keep)
+	}
+	return r
 }
 
 func earlier(a, b time.Time) time.Time {

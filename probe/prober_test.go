@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -892,13 +893,15 @@ func TestServerRefusesPrefix(t *testing.T) {
 // as one that refuses the settings before it.
 func TestCancelledPrefix(t *testing.T) {
 	t.Parallel()
-	var cancelled, plain atomic.Int64
-	s := newFakeServer(t, testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
-		switch {
-		case isQuery(m, "SET TRANSACTION") && cancelled.Add(1)%maxCancelled != 0:
-			return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "57014"}, ready)
-		case !isQuery(m, "SET TRANSACTION"):
+	var (
+		connections sync.Map // that have had a statement cancelled
+		plain       atomic.Int64
+	)
+	s := newFakeServer(t, testservers.Converse(loginOK, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
+		if !isQuery(m, "SET TRANSACTION") {
 			plain.Add(1)
+		} else if _, had := connections.LoadOrStore(conn, true); !had {
+			return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "57014"}, ready)
 		}
 		return selectOne
 	}))
