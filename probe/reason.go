@@ -176,10 +176,8 @@ func detail(err error) string {
 func (f *Failure) isRefusalOfCredentials() bool { return f.SQLState != "" && f.Reason == ReasonAuth }
 
 func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {
-	if e.Routine == "" { // PostgreSQL always sends one
-		if reason, state, ok := classifyPoolerError(e.Message); ok {
-			return reason, state
-		}
+	if reason, state, ok := classifyPoolerError(e); ok {
+		return reason, state
 	}
 	login := phase != PhaseQuery && phase != PhaseCommit
 	switch {
