@@ -139,7 +139,7 @@ func (t *Table) probes() {
 		})
 	t.add(gauge, "pg_probe_last_duration_seconds", "Duration of this probe, without the commit.", nil,
 		func(s *monitor.Snapshot, emit emit) { emit(s.Result.Duration.Seconds()) })
-	t.add(gauge, "pg_probe_deadline_seconds", "Time this probe was given, or the time this scrape could wait for it, if that ended first.", nil,
+	t.add(gauge, "pg_probe_deadline_seconds", "Time limit of this probe, or of this scrape's wait for it if that was shorter.", nil,
 		func(s *monitor.Snapshot, emit emit) { emit(s.Result.Deadline.Seconds()) })
 }
 

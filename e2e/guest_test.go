@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,7 +24,7 @@ import (
 func startHAProxy(t *testing.T, server int, settings string) string {
 	t.Helper()
 	program, port := testenv.Tool(t, "HAPROXY", "haproxy"), freePort(t)
-	file := filepath.Join(t.TempDir(), "haproxy.cfg")
+	file := filepath.Join(t.TempDir(), port+".cfg") // processWith finds it by this name
 	check(t, os.WriteFile(file, fmt.Appendf(nil, `
 defaults
   mode tcp
@@ -37,6 +38,22 @@ listen postgres
 `, port, server, settings), 0o600))
 	startTool(t, "HAProxy", program, "-db", "-f", file)
 	return port
+}
+
+// processWith returns the process whose command line contains a text.
+func processWith(t *testing.T, text string) int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	check(t, err)
+	for _, file := range files {
+		if line, err := os.ReadFile(file); err == nil && strings.Contains(string(line), text) { // it may have ended
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			check(t, err)
+			return pid
+		}
+	}
+	t.Fatalf("no process with %s", text)
+	return 0
 }
 
 // expectPlace checks that an application gets in through a port of a proxy or pooler.
@@ -122,6 +139,37 @@ func TestKeptBehindProxy(t *testing.T) {
 			t.Errorf("pg_up %v, kept %v", m["pg_up"], m["pg_kept_session_up"])
 		}
 	}
+}
+
+// TestSlowLoginBehindProxy: a login that is slow and waits for no place does not cost the kept session.
+func TestSlowLoginBehindProxy(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	far := newProxy(t, s.Port, 250*time.Millisecond)
+	e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %d, timeout: 3s, %s}}", far.port, login()))
+	for i := range 4 {
+		m := e.ScrapePatiently().of("a")
+		if m["pg_up"] != 1 || i > 1 && m["pg_kept_session_up"] != 1 {
+			t.Errorf("scrape %d: pg_up %v, kept %v, the login took %v s", i, m["pg_up"], m["pg_kept_session_up"],
+				m[`pg_probe_phase_duration_seconds{phase="startup"}`])
+		}
+	}
+}
+
+// TestHAProxyStops: a HAProxy that waits for its sessions before it stops does not wait for us.
+func TestHAProxyStops(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	port := startHAProxy(t, s.Port, "")
+	e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %s, %s}}", port, login()))
+	eventually(t, "HAProxy does not start", func() bool { return e.Scrape().of("a")["pg_kept_session_up"] == 1 })
+	pid := processWith(t, port+".cfg")
+	check(t, syscall.Kill(pid, syscall.SIGUSR1))
+	eventually(t, "HAProxy waits for the kept session", func() bool {
+		e.Scrape()
+		state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || strings.Contains(string(state), ") Z ") // it has ended, and nobody has waited for it
+	})
 }
 
 // TestIdleSessionsAreCut: behind a proxy that cuts idle sessions, nobody logs in between scrapes but once, the losses

@@ -32,11 +32,16 @@ func (p *Prober) mayKeep(s *session) bool {
 	return p.options.Keep && !p.stopKeeping.Load() && !(s.isRelayed() && s.conn.Conn().RemoteAddr().Network() == "unix")
 }
 
-// mayBlockShutdown reports whether new logins are refused as during a shutdown. If the kept session still replies, the
-// server may be waiting for it to end. It blocks a smart shutdown of PostgreSQL, and that of a PgBouncer, which closes
-// its port (SIGTERM from 1.23 on).
-func (r *Result) mayBlockShutdown() bool {
-	return r.Failure != nil && (r.Failure.Reason == ReasonNotAccepting || r.Failure.Reason == ReasonRefused && r.pooled())
+// mayBlockShutdown reports whether new logins are refused as during a shutdown, so that the server may be waiting for the
+// kept session to end. It blocks a smart shutdown of PostgreSQL. It also blocks a PgBouncer (SIGTERM from 1.23 on) or a
+// HAProxy (SIGUSR1) that has closed its port.
+func (k *kept) mayBlockShutdown(r *Result) bool {
+	return r.Failure != nil && (r.Failure.Reason == ReasonNotAccepting || r.Failure.Reason == ReasonRefused && k.isRelayed())
+}
+
+// ranOutOfTime reports whether the deadline ended the login.
+func (r *Result) ranOutOfTime() bool {
+	return r.Failure != nil && r.Failure.Reason == ReasonTimeout && r.Failure.SQLState == ""
 }
 
 // isTurnedAway reports whether a proxy or a pooler may have had no place for the new session. Poolers say so, for all
@@ -52,48 +57,87 @@ func (r *Result) isTurnedAway() bool {
 	return f.Reason == ReasonPooler && f.State == StateConnectionLimit || f.Reason == ReasonRoleLimit && f.Routine == ""
 }
 
-// giveWayToLogin makes the kept session k give way if half of the time until ctx's deadline passes before end is
-// called, k replies, and a proxy or a pooler is between: k may hold the place that the new login waits for. If the login
-// succeeds after that, no session is kept from then on. A direct session stays, since it is the only way to read the
-// statistics of a server that accepts no login. k is nil if no session is kept.
-func (p *Prober) giveWayToLogin(ctx context.Context, k *kept) (end func(succeeded bool)) {
+// maxHandover is how long after the kept session has given way a login may succeed because of that. pgagroal looks for a
+// free place about once a second.
+const maxHandover = 2 * time.Second
+
+// wayGiver makes the kept session give way to a new login. A nil wayGiver does nothing.
+type wayGiver struct {
+	prober  *Prober
+	timer   *time.Timer
+	login   atomic.Pointer[trace] // of the current attempt
+	gaveWay atomic.Int64          // when the kept session gave way, in nanoseconds since the epoch; 0 if it has not
+}
+
+// watchLogin makes the kept session k give way if, at half of the time until ctx's deadline, a new login waits for a
+// place and a proxy or a pooler is between: k may hold that place. If the login succeeds soon after that, no session is
+// kept from then on. A direct session stays, since it is the only way to read the statistics of a server that accepts
+// no login. k is nil if no session is kept.
+func (p *Prober) watchLogin(ctx context.Context, k *kept) *wayGiver {
 	deadline, ok := ctx.Deadline()
 	if k == nil || !k.isRelayed() || !ok {
-		return func(bool) {}
+		return nil
 	}
-	var gaveWay atomic.Bool
-	timer := time.AfterFunc(time.Until(deadline)/2, func() {
-		if k.listening.Load() { // it has replied
-			gaveWay.Store(true)
+	w := &wayGiver{prober: p}
+	w.timer = time.AfterFunc(time.Until(deadline)/2, func() {
+		// A session that is busy has not replied to this probe.
+		if login := w.login.Load(); login != nil && login.waitsForPlace() && k.listening.Load() {
+			w.gaveWay.Store(time.Now().UnixNano())
 			p.release(k)
 		}
 	})
-	return func(succeeded bool) {
-		timer.Stop()
-		if succeeded && gaveWay.Load() {
-			p.stopKeeping.Store(true)
-		}
+	return w
+}
+
+// watch tells the wayGiver which login is under way.
+func (w *wayGiver) watch(login *trace) {
+	if w != nil {
+		w.login.Store(login)
 	}
 }
 
-// giveWayAndRetry makes the kept session k give way to a new login that was turned away, and logs in again. A pooler may
-// need a moment to notice that k has ended. If the login succeeds, giveWayAndRetry returns the session,
-// and no session is kept from then on.
+// end ends the watch. succeeded reports whether the login got in.
+func (w *wayGiver) end(succeeded bool) {
+	if w == nil {
+		return
+	}
+	w.timer.Stop()
+	at := w.gaveWay.Load()
+	if succeeded && at != 0 && time.Since(time.Unix(0, at)) < maxHandover {
+		w.prober.keepNoMore()
+	}
+}
+
+// keepNoMore releases the kept session, if there is one, and makes the prober keep none from then on.
+func (p *Prober) keepNoMore() {
+	p.stopKeeping.Store(true)
+	p.mu.Lock()
+	k := p.kept
+	p.mu.Unlock()
+	if k != nil {
+		p.release(k)
+	}
+}
+
+// giveWayAndRetry makes the kept session k give way to a new login that was turned away, and logs in again for up to
+// maxReopen: a pooler may need a moment to notice that k has ended. If the login succeeds, giveWayAndRetry returns the
+// session, and no session is kept from then on. If it runs out of time, the first finding stands.
 func (p *Prober) giveWayAndRetry(ctx context.Context, r *Result, k *kept) *session {
+	first := *r
 	p.release(k)
-	for start := time.Now(); time.Since(start) < maxReopen; {
+	for start := time.Now(); time.Since(start) < maxReopen && r.isTurnedAway(); {
 		select {
 		case <-time.After(reopenInterval):
 		case <-ctx.Done():
 			return nil
 		}
-		if s := p.openAndPing(ctx, r); s != nil {
-			p.stopKeeping.Store(true)
+		if s := p.openAndPing(ctx, r, nil); s != nil {
+			p.keepNoMore()
 			return s
 		}
-		if !r.isTurnedAway() {
-			return nil
-		}
+	}
+	if r.ranOutOfTime() {
+		r.Failure, r.Phases, r.Connect, r.TLS = first.Failure, first.Phases, first.Connect, first.TLS
 	}
 	return nil
 }

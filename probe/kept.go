@@ -48,9 +48,10 @@ type kept struct {
 	loss      *sessionEnd   // how the other side ended it, nil if it did not; set before ended is closed
 
 	// These belong to the session's goroutine.
-	started   startTimes // as last read
-	asked     bool       // it has replied to a probe
-	idleSince time.Time  // the zero time while a request is under way
+	started   startTimes    // as last read
+	asked     bool          // it has replied to a probe
+	idleSince time.Time     // the zero time while a request is under way
+	survived  time.Duration // the longest time between two requests
 
 	mu   sync.Mutex // protects wake
 	wake context.CancelFunc
@@ -123,6 +124,7 @@ func (k *kept) listen() *request {
 	if k.conn.IsClosed() {
 		return nil
 	}
+	k.survived = max(k.survived, time.Since(k.idleSince))
 	k.idleSince = time.Time{}
 	select {
 	case req := <-k.requests:

@@ -171,8 +171,8 @@ func (p *Prober) login(probeCtx, loginCtx context.Context, t *trace) (*session, 
 	if err != nil {
 		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
 	}
-	s := &session{dialer: newDialer(probeCtx, cfg, p.target.Permits, &p.options, t), refusal: &p.refusal}
-	requireAuth, held := cfg.RequireAuth, p.refused.holdsBack(config.Secret(cfg.Password))
+	s := &session{dialer: newDialer(probeCtx, cfg, p.target.Permits, &p.options, t), refusal: &p.prefixRefusal}
+	requireAuth, held := cfg.RequireAuth, p.refusedPassword.holdsBack(config.Secret(cfg.Password))
 	if held != nil {
 		cfg.RequireAuth = "none"
 	}
@@ -181,7 +181,7 @@ func (p *Prober) login(probeCtx, loginCtx context.Context, t *trace) (*session, 
 	var written *passwordWriter // nil until the server is connected
 	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		s.meter = newMeter(r, s.dialer.metered)
-		written = &passwordWriter{Writer: w}
+		written = &passwordWriter{Writer: w, trace: t}
 		return pgproto3.NewFrontend(s.meter, written)
 	}
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
@@ -218,15 +218,15 @@ func (p *Prober) login(probeCtx, loginCtx context.Context, t *trace) (*session, 
 		case held != nil && isAuthText(err.Error()): // the server requested the password
 			failed.err = held
 		case f.isRefusalOfCredentials() && written.sent:
-			p.refused.record(failed.password, err)
+			p.refusedPassword.record(failed.password, err)
 		}
 		return nil, failed
 	}
-	if held != nil && requireAuth != "" {
+	if held != nil && !allowsNoPassword(requireAuth) {
 		s.close(p.ctx)
 		return nil, &loginError{err: errNotAsked, phase: PhaseStartup}
 	}
-	p.refused.forget()
+	p.refusedPassword.forget()
 	p.credentials.Accepted()
 	return s, nil
 }

@@ -61,6 +61,7 @@ type sessionEnd struct {
 	notice        string // SQLSTATE of the last notice of class 57P
 	at            time.Time
 	idle          time.Duration // how long it had been idle, 0 if a request was under way
+	survived      time.Duration // the longest time that it had been idle before
 	asked         bool          // it had replied to a probe
 	relayed       bool
 	started       startTimes
@@ -69,7 +70,7 @@ type sessionEnd struct {
 
 // end returns how the other side ended the session. The session's goroutine calls it.
 func (k *kept) end(at time.Time) *sessionEnd {
-	e := &sessionEnd{notice: k.notice, at: at, asked: k.asked, relayed: k.isRelayed(), started: k.started}
+	e := &sessionEnd{notice: k.notice, at: at, asked: k.asked, survived: k.survived, relayed: k.isRelayed(), started: k.started}
 	if !k.idleSince.IsZero() {
 		e.idle = at.Sub(k.idleSince)
 	}
@@ -119,6 +120,8 @@ func (e *sessionEnd) reasonFromLogin(f *Failure, after startTimes) (LossReason, 
 		return LossNetwork, true
 	}
 	switch {
+	case e.byIdleLimit:
+		return LossTerminated, true
 	case f.Reason == ReasonNotAccepting && e.announced():
 		return LossShutdown, true
 	case f.Reason == ReasonNotAccepting && e.code == "":
@@ -127,10 +130,8 @@ func (e *sessionEnd) reasonFromLogin(f *Failure, after startTimes) (LossReason, 
 		return LossShutdown, true
 	case e.announced() && f.SQLState != "": // the server is alive and refuses the login for another reason
 		return LossTerminated, true
-	case f.SQLState != "" && !e.byIdleLimit:
+	case f.SQLState != "":
 		return LossNetwork, true
-	case e.byIdleLimit:
-		return LossTerminated, true
 	}
 	return LossNetwork, false
 }
@@ -168,13 +169,13 @@ func (p *Prober) mayReopen(end *sessionEnd) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if end.idle > 0 && end.isUnexplained() {
-		end.byIdleLimit = p.lastIdle > 0 && similar(p.lastIdle, end.idle)
+		end.byIdleLimit = p.lastIdle > 0 && similar(p.lastIdle, end.idle) && end.survived <= end.idle
 		p.lastIdle = end.idle
 	}
 	if end.asked && !end.byIdleLimit && !(end.relayed && end.announced()) {
 		return true
 	}
-	p.undecided = end
+	p.undecided = append(p.undecided, end)
 	return false
 }
 
@@ -207,6 +208,7 @@ func (p *Prober) loginAgain(ctx context.Context) (*kept, startTimes, *Failure) {
 	if err != nil {
 		return nil, startTimes{}, classify(err, PhaseStartup)
 	}
+	s.pooled = p.pooled.Load()
 	var after startTimes
 	_ = s.guard(func() error {
 		_, _ = p.kind.pingWithRole(ctx, s) // shows what is between
@@ -235,13 +237,13 @@ func (k *kept) crashesWithin(grace time.Duration) bool {
 	return reason == LossCrash
 }
 
-// takeUndecided returns the end of a kept session whose reason is not known yet, nil if there is none.
-func (p *Prober) takeUndecided() *sessionEnd {
+// takeUndecided returns the ends of kept sessions whose reasons are not known yet.
+func (p *Prober) takeUndecided() []*sessionEnd {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	end := p.undecided
+	ends := p.undecided
 	p.undecided = nil
-	return end
+	return ends
 }
 
 // decide finds the reason for the end of a session from the result of the next probe, and reports the loss.
@@ -254,6 +256,9 @@ func (p *Prober) decide(end *sessionEnd, r *Result) {
 		after.checkpointer = r.ServerStats.CheckpointerStart
 	}
 	reason, _ := end.reasonFromLogin(r.Failure, after)
+	if reason == LossCrash && r.Failure != nil {
+		reason = LossNetwork // the server may have been restarted since
+	}
 	p.report(end, reason)
 }
 

@@ -44,6 +44,8 @@ type trace struct {
 	enteredAt time.Time
 	times     Phases
 	tls       *TLS
+	// sentPassword reports whether the login has sent a password: the server or pooler has a place for it.
+	sentPassword bool
 }
 
 // enter ends the current phase and begins p.
@@ -60,6 +62,21 @@ func (t *trace) setTLS(info *TLS) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.tls = info
+}
+
+// recordPassword records that the login has sent a password.
+func (t *trace) recordPassword() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sentPassword = true
+}
+
+// waitsForPlace reports whether the login is connected, and may be waiting until a pooler or proxy has a place for it:
+// it has not sent a password yet, or its first query is unanswered.
+func (t *trace) waitsForPlace() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.current == PhaseTLS || t.current == PhaseStartup && !t.sentPassword || t.current == PhaseQuery
 }
 
 // tlsInfo returns what the TLS handshake showed, nil if there was none.

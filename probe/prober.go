@@ -16,6 +16,9 @@ import (
 	"pg_liveness_exporter/internal/bounded"
 )
 
+// keptGrace is how long a probe waits for the kept session after a new session has answered.
+const keptGrace = 500 * time.Millisecond
+
 // Options configure a prober.
 type Options struct {
 	// Keep makes the prober keep one session open, in addition to the new session of each probe.
@@ -78,8 +81,9 @@ type Prober struct {
 	limits      limits
 	kind        kind
 	commits     commits
-	refusal     prefixRefusal
-	refused     refusedPassword
+
+	prefixRefusal   prefixRefusal
+	refusedPassword refusedPassword
 
 	ctx    context.Context //nolint:containedctx // ends when the prober is closed
 	cancel context.CancelFunc
@@ -90,7 +94,7 @@ type Prober struct {
 	kept       *kept
 	pending    []*pendingLogin // logins under way, youngest last
 	loginEnded chan struct{}   // closed and replaced when a pending login ends
-	undecided  *sessionEnd     // the end of the last kept session, if the next probe must find the reason
+	undecided  []*sessionEnd   // the ends of kept sessions for which the next probe must find the reason
 	lastIdle   time.Duration   // how long a session had been idle before its last end that nothing explains
 
 	lastMisconfigured bool        // the last probe ended in StateMisconfigured; belongs to the current probe
@@ -147,15 +151,16 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	if k != nil {
 		replies = k.send(ctx)
 	}
-	end := p.takeUndecided()
-	endLogin := p.giveWayToLogin(ctx, k)
-	s := p.openAndPing(ctx, r)
-	endLogin(s != nil)
+	ends := p.takeUndecided()
+	way := p.watchLogin(ctx, k)
+	s := p.openAndPing(ctx, r, way)
+	way.end(s != nil)
+	hung := false
 	if k != nil {
-		r.setStats(k.wait(ctx, replies))
+		hung = p.awaitKept(ctx, r, k, replies, s != nil)
 		switch {
 		case !r.KeptUp:
-		case r.mayBlockShutdown():
+		case k.mayBlockShutdown(r):
 			p.release(k)
 		case r.isTurnedAway() && k.isRelayed():
 			s = p.giveWayAndRetry(ctx, r, k)
@@ -169,7 +174,8 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	case p.keepNew(ctx, r, k, s):
 		s = nil
 	}
-	if end != nil {
+	r.KeptUp = r.KeptUp && !hung
+	for _, end := range ends {
 		p.decide(end, r)
 	}
 	p.lastMisconfigured = r.Failure != nil && r.Failure.State == StateMisconfigured
@@ -186,6 +192,25 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	return r
 }
 
+// awaitKept copies the reply of the kept session k into the result, and reports whether k hangs. If a new session has
+// answered, awaitKept waits only for keptGrace, or for ten times as long as that answer took, and then releases k: a
+// verdict must not wait for a session that may lead to a server that is gone.
+func (p *Prober) awaitKept(ctx context.Context, r *Result, k *kept, replies <-chan reply, answered bool) (hung bool) {
+	wait := ctx
+	if answered {
+		var cancel context.CancelFunc
+		wait, cancel = context.WithTimeout(ctx, max(keptGrace, time.Duration(10*r.Phases[PhaseQuery].Value*float64(time.Second))))
+		defer cancel()
+	}
+	rep := k.wait(wait, replies)
+	r.setStats(rep)
+	if !answered || rep.up || rep.failure != nil || k.ctx.Err() != nil {
+		return false
+	}
+	p.release(k)
+	return true
+}
+
 // pooled reports whether the statistics came from a pooler or through one.
 func (r *Result) pooled() bool {
 	return r.PoolerStats != nil || r.ServerStats != nil && r.ServerStats.Pooled
@@ -194,24 +219,31 @@ func (r *Result) pooled() bool {
 // isOtherServer reports whether the statistics are those of another server than the new session s has reached. A proxy, a
 // virtual IP or a name with several addresses may lead new sessions elsewhere.
 func (r *Result) isOtherServer(s *session) bool {
-	if r.Role == nil || r.ServerStats == nil {
+	if r.ServerStats == nil {
+		return false
+	}
+	if version := s.conn.ParameterStatus("server_version"); !r.ServerStats.Pooled && version != "" && version != r.ServerStats.Version {
+		return true
+	}
+	if r.Role == nil {
 		return false
 	}
 	before, now := r.ServerStats.PostmasterStart, r.Role.postmasterStart
-	version := s.conn.ParameterStatus("server_version")
-	return r.ServerStats.Replica != r.Role.Replica || before.Known && now.Known && before != now ||
-		!r.ServerStats.Pooled && version != "" && version != r.ServerStats.Version
+	return r.ServerStats.Replica != r.Role.Replica || before.Known && now.Known && before != now
 }
 
 // keepNew keeps the new session s if no session is kept, or if the kept session k may be outdated: new sessions reach
-// another server, or the last probe was refused and the role may have been created again since. It then reads the
+// another server, the last probe was refused and the role may have been created again since, or k refuses SELECT 1. It
+// then reads the
 // statistics on the kept session, if k has not. It reports whether s is kept.
 func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bool {
-	if k != nil && r.KeptUp && (p.lastMisconfigured || k.address() != s.address() || r.isOtherServer(s)) {
+	switch {
+	case k == nil:
+	case r.KeptUp && (p.lastMisconfigured || k.address() != s.address() || r.isOtherServer(s)), !r.KeptUp && r.StatsFailure != nil:
 		p.exchange(r, k)
 	}
 	for {
-		// It may be another one than k, if a lost session was opened again meanwhile.
+		// It differs from k if a lost session was opened again meanwhile.
 		current, isNew := p.keep(s, startTimes{})
 		if current == nil || current == k {
 			return false
@@ -229,10 +261,11 @@ func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bo
 	}
 }
 
-// exchange releases the kept session k and removes its statistics from the result: they may be another server's.
+// exchange releases the kept session k and removes its reply from the result: it may be another server's.
 func (p *Prober) exchange(r *Result, k *kept) {
 	p.release(k)
-	r.ServerStats, r.StatsFailure = nil, nil
+	r.Query = Number{}
+	r.setStats(reply{})
 }
 
 // beginWork counts the caller in p.work and returns the kept session, nil if there is none. It returns false if the
@@ -267,9 +300,13 @@ func (r *Result) setStats(rep reply) {
 // It tries twice if the server ended the session: an administrator may have terminated it by chance, and if not, the
 // second attempt finds the reason. It also tries twice if a password was refused and a different one may be available
 // by now.
-func (p *Prober) openAndPing(ctx context.Context, r *Result) *session {
+//
+// If the second attempt runs out of time, the first one's finding stands. way watches the attempts.
+func (p *Prober) openAndPing(ctx context.Context, r *Result, way *wayGiver) *session {
+	var first *Failure
 	for attempt := 1; ; attempt++ {
 		t := &trace{}
+		way.watch(t)
 		s, err := p.open(ctx, t, false)
 		if err == nil {
 			phases, _ := t.read()
@@ -309,10 +346,14 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result) *session {
 			// may overtake the alert (RFC 8446, section 6.2). A single occurrence may be a coincidence.
 			r.Failure = classify(&tlsError{errNotAccepted}, phase)
 		}
+		if first != nil && r.ranOutOfTime() {
+			r.Failure = first
+			return nil
+		}
 		if attempt == 2 || ctx.Err() != nil || !p.shouldRetry(r.Failure, loginErr) {
 			return nil
 		}
-		r.Connect = Number{}
+		first, r.Connect = r.Failure, Number{}
 	}
 }
 

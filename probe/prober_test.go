@@ -252,6 +252,7 @@ func TestReasonsBySQLState(t *testing.T) {
 		{"XX000", "", "all backend nodes are down, pgpool requires at least one valid node", ReasonPooler, StateRejecting},
 		{"53300", "", "Sorry, too many clients already", ReasonPooler, StateConnectionLimit},
 		{"XX000", "", "something else", ReasonOther, StateRejecting},
+		{"55P02", "set_config_option", "", ReasonOther, StateMisconfigured},
 		{"53300", "auth_failed", "server failover", ReasonPooler, StateRejecting},
 		{"08P01", "", "failure", ReasonNoDatabase, StateMisconfigured},
 		{"XX000", "", "a failure of something", ReasonOther, StateRejecting},
@@ -926,7 +927,7 @@ func TestCancelledPrefix(t *testing.T) {
 			t.Errorf("got %+v", r.Failure)
 		}
 	}
-	if n := plain.Load(); n != 0 || p.refusal.isRecent() {
-		t.Errorf("%d statements without the settings, remembered: %v", n, p.refusal.isRecent())
+	if n := plain.Load(); n != 0 || p.prefixRefusal.isRecent() {
+		t.Errorf("%d statements without the settings, remembered: %v", n, p.prefixRefusal.isRecent())
 	}
 }

@@ -211,7 +211,7 @@ func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {
 		return ReasonPooler, StateRejecting
 	case login && (e.Code == "08P01" || e.Code == "0A000"): // later on the server does speak the protocol
 		return ReasonProtocol, StateNoResponse
-	case login && (strings.HasPrefix(e.Code, "22") || e.Code == "42704"):
+	case login && (strings.HasPrefix(e.Code, "22") || e.Code == "42704" || e.Code == "55P02"):
 		return ReasonOther, StateMisconfigured
 	}
 	return ReasonOther, StateRejecting

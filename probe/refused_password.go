@@ -5,6 +5,7 @@ package probe
 
 import (
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -67,10 +68,21 @@ func (r *refusedPassword) forget() {
 type passwordWriter struct {
 	io.Writer
 
-	sent bool
+	trace *trace
+	sent  bool
 }
 
 func (w *passwordWriter) Write(p []byte) (int, error) {
-	w.sent = w.sent || len(p) > 0 && p[0] == 'p'
+	if !w.sent && len(p) > 0 && p[0] == 'p' {
+		w.sent = true
+		w.trace.recordPassword()
+	}
 	return w.Writer.Write(p)
+}
+
+// allowsNoPassword reports whether a require_auth lets in a server that does not request a password: a list of what is
+// allowed has "none", or a list of what is not allowed has no "!none".
+func allowsNoPassword(requireAuth string) bool {
+	isDenial := strings.HasPrefix(strings.TrimSpace(requireAuth), "!")
+	return requireAuth == "" || strings.Contains(requireAuth, "none") != isDenial
 }

@@ -76,9 +76,9 @@ func TestRefusedPassword(t *testing.T) {
 				}
 			}
 			expect("at first", 8, 3)
-			p.refused.mu.Lock()
-			p.refused.sent = p.refused.sent.Add(-resendInterval)
-			p.refused.mu.Unlock()
+			p.refusedPassword.mu.Lock()
+			p.refusedPassword.sent = p.refusedPassword.sent.Add(-resendInterval)
+			p.refusedPassword.mu.Unlock()
 			expect("a minute later", 3, 1)
 			if err := os.WriteFile(file, []byte("second"), 0o600); err != nil {
 				t.Fatal(err)

@@ -72,18 +72,20 @@ func (p *Prober) queryOnce(ctx context.Context, sql string, maxDuration time.Dur
 	t := &trace{}
 	openCtx, cancel := context.WithTimeout(ctx, p.target.Timeout)
 	defer cancel()
-	endLogin := p.giveWayToLogin(openCtx, k)
+	way := p.watchLogin(openCtx, k)
+	way.watch(t)
 	s, err := p.open(openCtx, t, true)
 	if err != nil {
-		endLogin(false)
+		way.end(false)
 		_, phase := t.read()
 		return Scalar{}, phase, err
 	}
 	defer s.close(p.ctx)
+	t.enter(PhaseQuery)
 	s.hasStatementTimeout = true
 	queryCtx, cancel := context.WithTimeout(ctx, maxDuration)
 	defer cancel()
-	result, err := s.queryReadOnly(queryCtx, sql, endLogin)
+	result, err := s.queryReadOnly(queryCtx, sql, way.end)
 	return result, PhaseQuery, err
 }
 
