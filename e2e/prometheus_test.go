@@ -88,7 +88,7 @@ func TestDiscovery(t *testing.T) {
 		}
 		return b.String()
 	}
-	e, path := startWithFile(t, file(20), "--no-metrics.targets", "--web.enable-lifecycle")
+	e, path := startWithFile(t, file(20), "--no-metrics.targets", "--web.enable-lifecycle", "--probe.timeout=5s")
 	const interval = 10 * time.Second
 	configuration := fmt.Sprintf(`
 global: {scrape_interval: %s, scrape_timeout: 5s}

@@ -468,3 +468,30 @@ func TestReopenedSessionHangs(t *testing.T) {
 		t.Errorf("%d losses, %d more connections, kept %v", n, s.Accepted()-before, p.keptNow() != nil)
 	}
 }
+
+// TestReplyAtDeadline checks that a session whose reply arrives at the deadline stays open, however late the goroutine
+// that watches the deadline runs.
+func TestReplyAtDeadline(t *testing.T) {
+	t.Parallel()
+	s := newFakeServer(t, testservers.Converse(loginOK, func(net.Conn, pgproto3.FrontendMessage) []byte { return selectOne }))
+	p := newTestProber(t, s.Port, "sslmode=disable")
+	session, err := p.open(t.Context(), &trace{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.close(t.Context())
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := session.run(ctx, smallBudget, func() error {
+			cancel()
+			time.Sleep(replyGrace / 2)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(2 * replyGrace)
+	if _, err := session.query(t.Context(), pingSQL, smallBudget); err != nil {
+		t.Errorf("the session was closed: %v", err)
+	}
+}

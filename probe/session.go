@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -31,6 +32,8 @@ type session struct {
 	role *Role
 	// panicked reports whether pgconn, or the code that reads its results, panicked on data from the server.
 	panicked bool
+	// overran reports whether run closed the sockets because a reply was late.
+	overran bool
 	// fatal is the error with which the server ended the session, nil if there was none.
 	fatal *pgconn.PgError
 	// notice is the SQLSTATE of the last notice of class 57P. In an immediate shutdown, a server informs its sessions
@@ -73,19 +76,25 @@ func (s *session) query(ctx context.Context, sql string, budget int) ([]*pgconn.
 func (s *session) run(ctx context.Context, budget int, statement func() error) error {
 	finished, finish := context.WithCancel(context.Background())
 	defer finish()
+	var settled atomic.Bool // by whichever comes first, the statement or the end of replyGrace
 	defer context.AfterFunc(ctx, func() {
 		timer := time.NewTimer(replyGrace)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-			s.dialer.sockets.closeAll()
+			if settled.CompareAndSwap(false, true) {
+				s.dialer.sockets.closeAll()
+			}
 		case <-finished.Done():
 		}
 	})()
 	s.meter.grant(budget)
 	err := s.guard(statement)
+	s.overran = !settled.CompareAndSwap(false, true)
 	var pgErr *pgconn.PgError
 	switch {
+	case s.overran:
+		return ctx.Err()
 	case err == nil, errors.As(err, &pgErr):
 		return err
 	case ctx.Err() != nil:
@@ -107,7 +116,7 @@ func (s *session) queryCatalog(ctx context.Context, sql string) ([]*pgconn.Resul
 }
 
 // abortedByUs reports whether this side ended the session because of what the server sent.
-func (s *session) abortedByUs() bool { return s.panicked || s.meter.exceeded() }
+func (s *session) abortedByUs() bool { return s.panicked || s.overran || s.meter.exceeded() }
 
 // guard runs parse, which parses what the server sends, and returns its error. A panic in parse closes the session
 // instead of crashing the process: pgconn panics on some sequences of messages that no real server sends
