@@ -63,6 +63,16 @@ func newKept(ctx context.Context, s *session, started startTimes) *kept {
 	return k
 }
 
+// hasEnded reports whether the session's goroutine has stopped using it.
+func (k *kept) hasEnded() bool {
+	select {
+	case <-k.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // send passes a request to the session's goroutine and returns the channel of the reply. If the session ends first, no
 // reply arrives. One goroutine at a time may call it.
 func (k *kept) send(ctx context.Context) <-chan reply {

@@ -73,7 +73,8 @@ type stats struct {
 // Prober probes one server.
 //
 // It holds at most two open sessions: the kept one and that of the current probe. It holds one more while a commit is
-// stuck, one for each Query under way, and at most four logins that the server has not finished.
+// stuck, one while a lost session is opened again, one for each Query under way, and at most four logins that the server
+// has not finished.
 type Prober struct {
 	target      *config.Target
 	credentials Credentials
@@ -92,6 +93,7 @@ type Prober struct {
 	mu         sync.Mutex // protects what follows
 	closed     bool
 	kept       *kept
+	released   *kept           // the last one that was released; it may still use kind until it has ended
 	pending    []*pendingLogin // logins under way, youngest last
 	loginEnded chan struct{}   // closed and replaced when a pending login ends
 	undecided  []*sessionEnd   // the ends of kept sessions for which the next probe must find the reason
@@ -170,7 +172,9 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	case s == nil:
 	case !p.mayKeep(s):
 		r.Query = r.Phases[PhaseQuery]
-		r.setStats(p.readStatsOnce(ctx, s))
+		if p.hasEnded() {
+			r.setStats(p.readStatsOnce(ctx, s))
+		}
 	case p.keepNew(ctx, r, k, s):
 		s = nil
 	}
@@ -207,7 +211,7 @@ func (p *Prober) awaitKept(ctx context.Context, r *Result, k *kept, replies <-ch
 	if !answered || rep.up || rep.failure != nil || k.ctx.Err() != nil {
 		return false
 	}
-	p.release(k)
+	p.releaseAndWait(k)
 	return true
 }
 
@@ -263,7 +267,7 @@ func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bo
 
 // exchange releases the kept session k and removes its reply from the result: it may be another server's.
 func (p *Prober) exchange(r *Result, k *kept) {
-	p.release(k)
+	p.releaseAndWait(k)
 	r.Query = Number{}
 	r.setStats(reply{})
 }
@@ -393,7 +397,8 @@ func (p *Prober) readStatsOnce(ctx context.Context, s *session) reply {
 }
 
 // keep makes s the kept session if there is none. It returns the kept session, and whether that is s. It returns nil if
-// the prober is closed or s must not be kept. started are the start times that s has read.
+// the prober is closed, s must not be kept, or the session that was kept before has not ended yet. started are the start
+// times that s has read.
 func (p *Prober) keep(s *session, started startTimes) (current *kept, isNew bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -402,6 +407,8 @@ func (p *Prober) keep(s *session, started startTimes) (current *kept, isNew bool
 		return nil, false
 	case p.kept != nil:
 		return p.kept, false
+	case p.released != nil && !p.released.hasEnded():
+		return nil, false
 	}
 	k := newKept(p.ctx, s, started)
 	p.kept = k
@@ -415,9 +422,27 @@ func (p *Prober) release(k *kept) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.kept == k {
-		p.kept = nil
+		p.kept, p.released = nil, k
 	}
 	k.cancel()
+}
+
+// releaseAndWait ends the kept session k, and waits until its goroutine has stopped using it, for closeGrace at most.
+func (p *Prober) releaseAndWait(k *kept) {
+	p.release(k)
+	timer := time.NewTimer(closeGrace)
+	defer timer.Stop()
+	select {
+	case <-k.ended:
+	case <-timer.C:
+	}
+}
+
+// hasEnded reports whether the last session that was released has ended, so that no goroutine uses kind.
+func (p *Prober) hasEnded() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.released == nil || p.released.hasEnded()
 }
 
 // runKept is the kept session's goroutine.
