@@ -17,7 +17,7 @@ import (
 )
 
 // keptGrace is how long a probe waits for the kept session after a new session has answered.
-const keptGrace = 500 * time.Millisecond
+const keptGrace = time.Second
 
 // Options configure a prober.
 type Options struct {
