@@ -143,7 +143,7 @@ func TestPoolers(t *testing.T) {
 				name string
 				test func(*testing.T, *Exporter)
 			}{
-				{"mistakes of ours", func(t *testing.T, _ *Exporter) { p.testMistakes(t, test.noUser, test.noDatabase) }},
+				{"wrong settings of the exporter", func(t *testing.T, _ *Exporter) { p.testMistakes(t, test.noUser, test.noDatabase) }},
 				{"server up", p.testServerUp},
 				{"settings of the role", p.testSettings},
 				{"server down", func(t *testing.T, e *Exporter) { p.testServerDown(t, e, test.serverDown) }},

@@ -371,7 +371,7 @@ func TestLongLock(t *testing.T) {
 		}
 	}
 	if waiting != 4 { // the kept session, two logins, and a third one after 15 s
-		t.Errorf("%d sessions of ours on the server after 18 s, want 4", waiting)
+		t.Errorf("the exporter has %d sessions on the server after 18 s, want 4", waiting)
 	}
 	check(t, locker.Close(context.Background()))
 	e.Expect(up)

@@ -53,7 +53,7 @@ type Target struct {
 	history   History
 	refused   *probe.Failure // the failure of the last statement if the server refused our credentials
 	refusedAt time.Time
-	said      map[string]bool // see isFirst
+	logged    map[string]bool // the keys of isFirst
 }
 
 // Histograms has histograms of the durations of successful steps, in seconds. Each histogram may be nil.
@@ -137,7 +137,7 @@ func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 		history: History{
 			Failures: make(map[probe.Reason]uint64), Losses: make(map[probe.LossReason]uint64), hysteresis: newHysteresis(),
 		},
-		statement: make(chan struct{}, 1), slowStatement: make(chan struct{}, 1), said: make(map[string]bool),
+		statement: make(chan struct{}, 1), slowStatement: make(chan struct{}, 1), logged: make(map[string]bool),
 	}
 	t.logger = slog.New(t.log)
 	t.life, t.end = context.WithCancel(context.Background())
@@ -253,7 +253,7 @@ func (t *Target) recordLoss(l probe.Loss) {
 	t.mu.Unlock()
 	if l.IdleLimit > 0 {
 		if t.isFirst("idle limit") {
-			t.logger.Warn("idle sessions are ended, so that the kept session is opened anew by each probe",
+			t.logger.Warn("idle sessions are ended, so each probe opens a new kept session",
 				"after", l.IdleLimit.Round(10*time.Millisecond).String())
 		}
 		return
@@ -265,8 +265,8 @@ func (t *Target) recordLoss(l probe.Loss) {
 func (t *Target) isFirst(key string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	known := t.said[key]
-	t.said[key] = true
+	known := t.logged[key]
+	t.logged[key] = true
 	return !known
 }
 
@@ -353,10 +353,10 @@ func (t *Target) logChanges(before History, now *probe.Result) {
 // warnOfSettings warns of what makes applications or administrators fail although the probe succeeds.
 func (t *Target) warnOfSettings(r *probe.Result) {
 	if r.Role != nil && r.Role.Replica && r.Role.Serializable && t.isFirst("serializable") {
-		t.logger.Warn("sessions are serializable by default, which a hot standby refuses: applications fail that do not choose otherwise")
+		t.logger.Warn("sessions are serializable by default, which a hot standby refuses: applications that use the default fail")
 	}
 	if r.KeptUp && r.ServerStats != nil && r.ServerStats.IsTemplate && t.isFirst("template") {
-		t.logger.Warn("the target's database is a template, and no database can be created from it while a session is kept: set keep: false")
+		t.logger.Warn("the target's database is a template: while a session is kept, no database can be created from it; set keep: false")
 	}
 }
 

@@ -61,8 +61,8 @@ func (r *Result) isTurnedAway() bool {
 // free place about once a second.
 const maxHandover = 2 * time.Second
 
-// wayGiver makes the kept session give way to a new login. A nil wayGiver does nothing.
-type wayGiver struct {
+// loginWatch makes the kept session give way to a new login. A nil *loginWatch does nothing.
+type loginWatch struct {
 	prober  *Prober
 	timer   *time.Timer
 	login   atomic.Pointer[trace] // of the current attempt
@@ -73,12 +73,12 @@ type wayGiver struct {
 // place and a proxy or a pooler is between: k may hold that place. If the login succeeds soon after that, no session is
 // kept from then on. A direct session stays, since it is the only way to read the statistics of a server that accepts
 // no login. k is nil if no session is kept.
-func (p *Prober) watchLogin(ctx context.Context, k *kept) *wayGiver {
+func (p *Prober) watchLogin(ctx context.Context, k *kept) *loginWatch {
 	deadline, ok := ctx.Deadline()
 	if k == nil || !k.isRelayed() || !ok {
 		return nil
 	}
-	w := &wayGiver{prober: p}
+	w := &loginWatch{prober: p}
 	w.timer = time.AfterFunc(time.Until(deadline)/2, func() {
 		// A session that is busy has not replied to this probe.
 		if login := w.login.Load(); login != nil && login.waitsForPlace() && k.listening.Load() {
@@ -89,15 +89,15 @@ func (p *Prober) watchLogin(ctx context.Context, k *kept) *wayGiver {
 	return w
 }
 
-// watch tells the wayGiver which login is under way.
-func (w *wayGiver) watch(login *trace) {
+// follow tells the loginWatch which login is under way.
+func (w *loginWatch) follow(login *trace) {
 	if w != nil {
 		w.login.Store(login)
 	}
 }
 
 // end ends the watch. succeeded reports whether the login got in.
-func (w *wayGiver) end(succeeded bool) {
+func (w *loginWatch) end(succeeded bool) {
 	if w == nil {
 		return
 	}

@@ -102,15 +102,19 @@ func TestHungKeptSession(t *testing.T) {
 		})(conn)
 	})
 	p, _, losses := newObservedProber(t, dsnOf(s))
-	for !t.Failed() && connections.Load() < 20 {
+	hung := false
+	for range 20 {
 		start := time.Now()
 		r := runProbe(t, p, 4*hanging)
 		if !r.Up() || time.Since(start) > hanging {
 			t.Fatalf("got %+v after %s", r.Failure, time.Since(start))
 		}
-		if !r.KeptUp {
+		if hung = !r.KeptUp; hung {
 			break
 		}
+	}
+	if !hung {
+		t.Fatal("the kept session never hung")
 	}
 	if r := runProbe(t, p, hanging); !r.Up() || !r.KeptUp || losses.Load() != 0 {
 		t.Errorf("afterwards: %+v, kept %v, %d losses", r.Failure, r.KeptUp, losses.Load())

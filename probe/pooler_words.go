@@ -22,7 +22,7 @@ type poolerError struct {
 func poolerErrors() []poolerError {
 	noServer := func(text string) poolerError { return poolerError{text, ReasonPooler, StateRejecting} }
 	noRoom := func(text string) poolerError { return poolerError{text, ReasonPooler, StateConnectionLimit} }
-	ours := func(reason Reason, text string) poolerError { return poolerError{text, reason, StateMisconfigured} }
+	misconfigured := func(reason Reason, text string) poolerError { return poolerError{text, reason, StateMisconfigured} }
 	return []poolerError{
 		// PgBouncer 1.18 to 1.25: calls of disconnect_client in src/client.c, objects.c, admin.c and janitor.c. The first
 		// one may quote any other text.
@@ -31,39 +31,39 @@ func poolerErrors() []poolerError {
 		noServer("query_wait_timeout"),
 		noServer("pooler is shutting down"),
 		noRoom("no more connections allowed"),
-		ours(ReasonRoleLimit, "client connections exceeded (max_user_client_connections)"),
+		misconfigured(ReasonRoleLimit, "client connections exceeded (max_user_client_connections)"),
 		noRoom("client connections exceeded"),
-		ours(ReasonNoDatabase, "no such database"),
-		ours(ReasonNoDatabase, "is disabled"),
-		ours(ReasonAuth, "no such user"),
-		ours(ReasonAuth, "login rejected"),
-		ours(ReasonAuth, "no authentication method"),
-		ours(ReasonAuth, "empty password"),
-		ours(ReasonOther, "startup parameter"), // Neon too
-		ours(ReasonOther, "invalid server parameter"),
-		ours(ReasonTLS, "SSL required"),
-		ours(ReasonNoDatabase, "invalid command"), // on the console
+		misconfigured(ReasonNoDatabase, "no such database"),
+		misconfigured(ReasonNoDatabase, "is disabled"),
+		misconfigured(ReasonAuth, "no such user"),
+		misconfigured(ReasonAuth, "login rejected"),
+		misconfigured(ReasonAuth, "no authentication method"),
+		misconfigured(ReasonAuth, "empty password"),
+		misconfigured(ReasonOther, "startup parameter"), // Neon too
+		misconfigured(ReasonOther, "invalid server parameter"),
+		misconfigured(ReasonTLS, "SSL required"),
+		misconfigured(ReasonNoDatabase, "invalid command"), // on the console
 
 		// Odyssey 1.5: sources/frontend.c and auth.c.
-		ours(ReasonNoDatabase, "route for '"),
-		ours(ReasonRoleLimit, "too many client tcp connections (client_max for user"),
+		misconfigured(ReasonNoDatabase, "route for '"),
+		misconfigured(ReasonRoleLimit, "too many client tcp connections (client_max for user"),
 		noServer("failed to connect to remote server"),
 		noServer("failed to get remote server connection"),
 		noServer("can't find suitable host"),
 		noServer("replication lag too big"),
 		noServer("is gracefully shutting down"),
-		ours(ReasonAuth, "incorrect user"),
-		ours(ReasonAuth, "user blocked"),
-		ours(ReasonAuth, "host based authentication rejected"),
-		ours(ReasonTLS, "TLS connection required"),
-		ours(ReasonTLS, "SSL is required"),
+		misconfigured(ReasonAuth, "incorrect user"),
+		misconfigured(ReasonAuth, "user blocked"),
+		misconfigured(ReasonAuth, "host based authentication rejected"),
+		misconfigured(ReasonTLS, "TLS connection required"),
+		misconfigured(ReasonTLS, "SSL is required"),
 
 		// pgagroal 1.5 to 2.1: src/libpgagroal/message.c. It refuses with the second text for want of a server, an unknown
 		// user, a disabled database and others.
 		noRoom("connection pool is full"),
 		noServer("connection refused"),
-		ours(ReasonAuth, "no pgagroal_hba.conf entry"),
-		ours(ReasonAuth, "unsupported security model"),
+		misconfigured(ReasonAuth, "no pgagroal_hba.conf entry"),
+		misconfigured(ReasonAuth, "unsupported security model"),
 
 		// Pgpool-II 4.7: src/auth, src/protocol/child.c and src/protocol/pool_connection_pool.c.
 		noRoom("Sorry, too many clients already"),
@@ -74,24 +74,24 @@ func poolerErrors() []poolerError {
 		noServer("pgpool is not accepting any"),
 
 		// PgCat 0.2: src/client.rs.
-		ours(ReasonNoDatabase, "No pool configured for database"),
+		misconfigured(ReasonNoDatabase, "No pool configured for database"),
 		noServer("Pool down for database"),
 		noServer("could not get connection from the pool"),
 		noServer("checkout failure limit reached"),
 
 		// Supavisor up to 2.8, and from 2.9 on, which begins with a code: lib/supavisor/errors.
-		ours(ReasonAuth, "Tenant or user not found"),
+		misconfigured(ReasonAuth, "Tenant or user not found"),
 		noRoom("Max client connections reached"),
 		noRoom("MaxClientsInSessionMode"),
 		noServer("Unable to check out connection from the pool"),
 		noServer("Failed to subscribe to tenant"),
 		noServer("Circuit breaker open"),
-		ours(ReasonAuth, "Address not in tenant allow_list"),
-		ours(ReasonNoDatabase, "(ENOTFOUND)"),
-		ours(ReasonNoDatabase, "(ENOIDENTIFIER)"),
-		ours(ReasonNoDatabase, "(EINVALIDUSERINFO)"),
-		ours(ReasonNoDatabase, "(EMULTIPLEUSERS)"),
-		ours(ReasonAuth, "(EAUTHQUERY) user not found"),
+		misconfigured(ReasonAuth, "Address not in tenant allow_list"),
+		misconfigured(ReasonNoDatabase, "(ENOTFOUND)"),
+		misconfigured(ReasonNoDatabase, "(ENOIDENTIFIER)"),
+		misconfigured(ReasonNoDatabase, "(EINVALIDUSERINFO)"),
+		misconfigured(ReasonNoDatabase, "(EMULTIPLEUSERS)"),
+		misconfigured(ReasonAuth, "(EAUTHQUERY) user not found"),
 		noServer("(EAUTHQUERY)"),
 		noServer("(EAUTHSECRETS)"),
 		noRoom("(EMAXCONN)"),
@@ -104,47 +104,47 @@ func poolerErrors() []poolerError {
 		noServer("(EWORKERNOTFOUND)"),
 		noServer("(ESUBSCRIBERETRIES)"),
 		noServer("Failed to connect to database"),
-		ours(ReasonAuth, "Authentication credentials are invalid"),
-		ours(ReasonAuth, "(ECIRCUITBREAKER) too many authentication failures"),
+		misconfigured(ReasonAuth, "Authentication credentials are invalid"),
+		misconfigured(ReasonAuth, "(ECIRCUITBREAKER) too many authentication failures"),
 		noServer("(ECIRCUITBREAKER)"),
-		ours(ReasonTLS, "(ESSL"),
-		ours(ReasonAuth, "(EADDRNOTALLOWED)"),
-		ours(ReasonNoDatabase, "(EBANNED)"),
+		misconfigured(ReasonTLS, "(ESSL"),
+		misconfigured(ReasonAuth, "(EADDRNOTALLOWED)"),
+		misconfigured(ReasonNoDatabase, "(EBANNED)"),
 
 		// Neon's proxy (proxy/src/auth, compute and control_plane). The third text is from its documentation.
-		ours(ReasonNoDatabase, "Endpoint ID is not specified"),
-		ours(ReasonNoDatabase, "Project name ('"),
-		ours(ReasonNoDatabase, "endpoint could not be found"),
-		ours(ReasonNoDatabase, "endpoint cannot be found"),
+		misconfigured(ReasonNoDatabase, "Endpoint ID is not specified"),
+		misconfigured(ReasonNoDatabase, "Project name ('"),
+		misconfigured(ReasonNoDatabase, "endpoint could not be found"),
+		misconfigured(ReasonNoDatabase, "endpoint cannot be found"),
 		noServer("endpoint is temporarily unavailable"),
 		noServer("Control plane request failed"),
 		noServer("Couldn't connect to compute node"),
 		noRoom("Failed to acquire permit to connect"),
 		noRoom("Too many connections"),
-		ours(ReasonAuth, "is not allowed to connect to this endpoint"),
-		ours(ReasonAuth, "from a blocked network"),
-		ours(ReasonTLS, "connection is insecure"),
+		misconfigured(ReasonAuth, "is not allowed to connect to this endpoint"),
+		misconfigured(ReasonAuth, "from a blocked network"),
+		misconfigured(ReasonTLS, "connection is insecure"),
 
 		// PgDog 0.1: src/net/messages/error_response.rs and src/backend/pool/error.rs.
-		ours(ReasonAuth, "is wrong, or the database does not exist"),
+		misconfigured(ReasonAuth, "is wrong, or the database does not exist"),
 		noServer("connection pool for user"),
 		noServer("PgDog is shutting down"),
-		ours(ReasonTLS, "only TLS connections are allowed"),
+		misconfigured(ReasonTLS, "only TLS connections are allowed"),
 
 		// RDS Proxy, from Amazon's user guide and from reports.
-		ours(ReasonTLS, "requires TLS connections"),
-		ours(ReasonTLS, "is allowed only with SSL connections"),
-		ours(ReasonAuth, "has no credentials for the role"),
-		ours(ReasonAuth, "The password that was provided for the role"),
+		misconfigured(ReasonTLS, "requires TLS connections"),
+		misconfigured(ReasonTLS, "is allowed only with SSL connections"),
+		misconfigured(ReasonAuth, "has no credentials for the role"),
+		misconfigured(ReasonAuth, "The password that was provided for the role"),
 		noRoom("because of too many competing requests"),
 		noRoom("The maximum number of client connections to the proxy"),
 		noRoom("Rate of connection to proxy exceeded"),
 		noServer("Timed-out waiting to acquire database connection"),
-		ours(ReasonOther, "Feature not supported: RDS Proxy"),
+		misconfigured(ReasonOther, "Feature not supported: RDS Proxy"),
 
 		// Most of them, in several forms.
-		ours(ReasonAuth, "authentication failed"),
-		ours(ReasonAuth, "failed to authenticate"), // Pgpool-II, with a password of its own
+		misconfigured(ReasonAuth, "authentication failed"),
+		misconfigured(ReasonAuth, "failed to authenticate"), // Pgpool-II, with a password of its own
 	}
 }
 

@@ -154,9 +154,9 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 		replies = k.send(ctx)
 	}
 	ends := p.takeUndecided()
-	way := p.watchLogin(ctx, k)
-	s := p.openAndPing(ctx, r, way)
-	way.end(s != nil)
+	watch := p.watchLogin(ctx, k)
+	s := p.openAndPing(ctx, r, watch)
+	watch.end(s != nil)
 	hung := false
 	if k != nil {
 		hung = p.awaitKept(ctx, r, k, replies, s != nil)
@@ -305,12 +305,12 @@ func (r *Result) setStats(rep reply) {
 // second attempt finds the reason. It also tries twice if a password was refused and a different one may be available
 // by now.
 //
-// If the second attempt runs out of time, the first one's finding stands. way watches the attempts.
-func (p *Prober) openAndPing(ctx context.Context, r *Result, way *wayGiver) *session {
+// If the second attempt runs out of time, the first one's finding stands. watch follows the attempts.
+func (p *Prober) openAndPing(ctx context.Context, r *Result, watch *loginWatch) *session {
 	var first *Failure
 	for attempt := 1; ; attempt++ {
 		t := &trace{}
-		way.watch(t)
+		watch.follow(t)
 		s, err := p.open(ctx, t, false)
 		if err == nil {
 			phases, _ := t.read()

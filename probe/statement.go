@@ -72,11 +72,11 @@ func (p *Prober) queryOnce(ctx context.Context, sql string, maxDuration time.Dur
 	t := &trace{}
 	openCtx, cancel := context.WithTimeout(ctx, p.target.Timeout)
 	defer cancel()
-	way := p.watchLogin(openCtx, k)
-	way.watch(t)
+	watch := p.watchLogin(openCtx, k)
+	watch.follow(t)
 	s, err := p.open(openCtx, t, true)
 	if err != nil {
-		way.end(false)
+		watch.end(false)
 		_, phase := t.read()
 		return Scalar{}, phase, err
 	}
@@ -85,7 +85,7 @@ func (p *Prober) queryOnce(ctx context.Context, sql string, maxDuration time.Dur
 	s.hasStatementTimeout = true
 	queryCtx, cancel := context.WithTimeout(ctx, maxDuration)
 	defer cancel()
-	result, err := s.queryReadOnly(queryCtx, sql, way.end)
+	result, err := s.queryReadOnly(queryCtx, sql, watch.end)
 	return result, PhaseQuery, err
 }
 
