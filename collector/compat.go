@@ -19,11 +19,15 @@ func (t *Table) compat() {
 	t.add(gauge, "pg_exporter_last_scrape_error", "Compatibility: whether the connection figures could not be read.", nil,
 		func(s *monitor.Snapshot, emit emit) {
 			if s.Kind == config.KindPostgres {
-				emit.bool(s.Result.ServerStats == nil)
+				emit.bool(s.Result.ServerStats == nil || !s.Result.ServerStats.Used.Known)
 			}
 		})
 	t.serverStat("pg_static", "Compatibility: the server's version.", []string{"short_version", "version"},
-		func(s *probe.ServerStats, emit emit) { emit(1, semver(s.VersionNum), "PostgreSQL "+s.Version) })
+		func(s *probe.ServerStats, emit emit) {
+			if s.Version != "" {
+				emit(1, semver(s.VersionNum), "PostgreSQL "+s.Version)
+			}
+		})
 	t.serverStat("pg_stat_activity_count", "Compatibility: pg_connections.", []string{"datname", "state"},
 		func(s *probe.ServerStats, emit emit) {
 			for _, c := range s.Connections {

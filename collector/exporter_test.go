@@ -52,7 +52,7 @@ func healthy() *probe.Result {
 			Applications: []probe.Applications{
 				{Name: "web", Count: 9}, {Name: "", Count: 2}, {Name: "pg_liveness_exporter", Count: 1},
 			},
-			Used: 12, Usable: 92, MaxConnections: 100, SuperuserReservedConnections: 3, ReservedConnections: seconds(5),
+			Used: seconds(12), Usable: seconds(92), MaxConnections: seconds(100), SuperuserReservedConnections: seconds(3), ReservedConnections: seconds(5),
 			SessionStats:   []probe.SessionStats{{Database: "app", Sessions: 500, Abandoned: 3, Fatal: 2, Killed: 1}},
 			DatabaseLimits: []probe.DatabaseLimit{{Database: "app", Limit: 50}}, RoleLimit: seconds(10),
 			LockWaiting: seconds(1), IdleInTransactionMax: seconds(12.5), TransactionMax: seconds(30), Privileged: true,
@@ -70,7 +70,7 @@ func standby() *probe.Result {
 	r := healthy()
 	r.Role = &probe.Role{Replica: true, ReadOnly: true}
 	stats := r.ServerStats
-	stats.Replica, stats.WALReceiverUp, stats.ReplicationLag, stats.ApplyDelay = true, seconds(1), seconds(2), seconds(300)
+	stats.Role, stats.WALReceiverUp, stats.ReplicationLag, stats.ApplyDelay = r.Role, seconds(1), seconds(2), seconds(300)
 	return r
 }
 
@@ -146,6 +146,7 @@ type fixedProber struct {
 }
 
 func (p fixedProber) Probe(context.Context) *probe.Result { return p.result }
+func (p fixedProber) ForgetRefusals()                     {}
 func (p fixedProber) Close(context.Context) error         { return nil }
 
 // newTestExporter returns an exporter with a target for each name. All their probes have the result r.
@@ -164,7 +165,7 @@ func newTestExporter(t *testing.T, r *probe.Result, names ...string) *testExport
 	for _, name := range names {
 		file.Targets = append(file.Targets, &config.Target{
 			Name: name, Implied: name == "", Kind: kind,
-			Probing: config.Probing{Timeout: 5 * time.Second, Keep: true, Commit: r.ServerStats != nil && !r.ServerStats.Replica},
+			Probing: config.Probing{Timeout: 5 * time.Second, Keep: true, Commit: r.ServerStats != nil && !r.Role.Replica},
 		})
 	}
 	e.monitor.ApplyConfig(file)

@@ -186,14 +186,14 @@ func (t *Table) connections() {
 		})
 	t.serverStat("pg_connections_used",
 		"Client connection slots taken; an upper bound where the role does not see other roles' sessions.", nil,
-		func(s *probe.ServerStats, emit emit) { emit(float64(s.Used)) })
+		func(s *probe.ServerStats, emit emit) { emit.number(s.Used) })
 	t.serverStat("pg_connections_usable",
 		"Client connection slots that ordinary roles may use: max_connections less the reserved ones.", nil,
-		func(s *probe.ServerStats, emit emit) { emit(float64(s.Usable)) })
+		func(s *probe.ServerStats, emit emit) { emit.number(s.Usable) })
 	t.serverStat("pg_settings_max_connections", "Setting max_connections.", nil,
-		func(s *probe.ServerStats, emit emit) { emit(float64(s.MaxConnections)) })
+		func(s *probe.ServerStats, emit emit) { emit.number(s.MaxConnections) })
 	t.serverStat("pg_settings_superuser_reserved_connections", "Setting superuser_reserved_connections.", nil,
-		func(s *probe.ServerStats, emit emit) { emit(float64(s.SuperuserReservedConnections)) })
+		func(s *probe.ServerStats, emit emit) { emit.number(s.SuperuserReservedConnections) })
 	t.serverStat("pg_settings_reserved_connections", "Setting reserved_connections (PostgreSQL 16 and later).", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.ReservedConnections) })
 	t.serverStat("pg_database_connection_limit", "Connection limit of a database that has one.", []string{"datname"},
@@ -220,7 +220,11 @@ func (t *Table) connections() {
 		})
 	t.serverStat("pg_stats_privileged",
 		"Whether the role sees other roles' sessions (pg_monitor, pg_read_all_stats).", nil,
-		func(s *probe.ServerStats, emit emit) { emit.bool(s.Privileged) })
+		func(s *probe.ServerStats, emit emit) {
+			if s.Used.Known {
+				emit.bool(s.Privileged)
+			}
+		})
 }
 
 // sessionStats adds the session statistics.
@@ -270,8 +274,8 @@ func (t *Table) server() {
 			switch r := s.Result; {
 			case r.Role != nil:
 				emit.bool(r.Role.Replica)
-			case !r.Up() && r.ServerStats != nil: // the other statistics are the kept session's as well
-				emit.bool(r.ServerStats.Replica)
+			case !r.Up() && r.ServerStats != nil && r.ServerStats.Role != nil: // the other statistics are the kept session's as well
+				emit.bool(r.ServerStats.Role.Replica)
 			}
 		})
 	t.add(gauge, "pg_transaction_read_only",
@@ -280,8 +284,8 @@ func (t *Table) server() {
 			switch r := s.Result; {
 			case r.Role != nil:
 				emit.bool(r.Role.ReadOnly)
-			case !r.Up() && r.ServerStats != nil:
-				emit.bool(r.ServerStats.ReadOnly)
+			case !r.Up() && r.ServerStats != nil && r.ServerStats.Role != nil:
+				emit.bool(r.ServerStats.Role.ReadOnly)
 			}
 		})
 	t.serverStat("pg_wal_receiver_up", "Whether a replica's WAL receiver is streaming.", nil,
@@ -293,7 +297,11 @@ func (t *Table) server() {
 		"Setting recovery_min_apply_delay of a replica, if it is set: how far it stays behind on purpose.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.ApplyDelay) })
 	t.serverStat("pg_server_info", "The server's version.", []string{"version", "version_num"},
-		func(s *probe.ServerStats, emit emit) { emit(1, s.Version, s.VersionNum) })
+		func(s *probe.ServerStats, emit emit) {
+			if s.Version != "" {
+				emit(1, s.Version, s.VersionNum)
+			}
+		})
 }
 
 const (

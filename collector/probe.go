@@ -164,6 +164,9 @@ func describeSteps(w io.Writer, r *probe.Result) {
 	default:
 		line("\nThe kept session did not answer, or none stands")
 	}
+	for _, refusal := range r.Refusals {
+		line("The server refuses the %s", refusal)
+	}
 	switch f := r.StatsFailure; {
 	case r.ServerStats != nil:
 		line("The connection figures were read")

@@ -270,7 +270,7 @@ func (p *throughPooler) testServerUp(t *testing.T, e *Exporter) {
 
 // testSettings tests that the figures do not depend on settings of the role.
 func (p *throughPooler) testSettings(t *testing.T, e *Exporter) {
-	executeIn(t, p.server, "app", lookAlikes+`;
+	inApp(t, p.server, lookAlikes+`;
 ALTER ROLE monitor SET default_transaction_isolation = serializable; ALTER ROLE monitor SET default_transaction_deferrable = on;
 ALTER ROLE monitor SET default_transaction_read_only = on; ALTER ROLE monitor SET lock_timeout = 1;
 ALTER ROLE monitor SET extra_float_digits = -15`)

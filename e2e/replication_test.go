@@ -63,8 +63,8 @@ targets:
 		}
 	}
 
-	// A server that does not let us call a function, or does not have it as Aurora, costs that series alone. It is
-	// remembered as long as the session is kept.
+	// A server that does not let us call a function, or does not have it, costs that series alone. That is remembered as
+	// long as the session is kept.
 	execute(t, primary, "REVOKE EXECUTE ON FUNCTION pg_stat_get_wal_receiver() FROM PUBLIC")
 	eventually(t, "what a server does not tell costs more than that", func() bool {
 		m := e.ScrapePatiently()
@@ -168,4 +168,37 @@ func TestReplicationFromArchive(t *testing.T) {
 	check(t, standby.Append("postgresql.conf", "recovery_min_apply_delay = '5min'"))
 	execute(t, standby, "SELECT pg_reload_conf()")
 	eventually(t, "no delay", func() bool { return e.Expect(up)["pg_replication_apply_delay_seconds"] == 300 })
+}
+
+// TestAuroraReader tests a standby that plays a reader of Amazon Aurora: the functions of the replication are not supported, and
+// Aurora's own function has the lag of each instance.
+func TestAuroraReader(t *testing.T) {
+	t.Parallel()
+	primary := newServer(t, testservers.PostgresConfig{Settings: []string{"allow_system_table_mods = on"}})
+	execute(t, primary, "CREATE TABLE lags (server_id text, replica_lag_in_msec float8)", "GRANT SELECT ON lags TO PUBLIC",
+		"INSERT INTO lags VALUES ('writer', NULL), ('reader', 23), ('other', 4000)",
+		"CREATE FUNCTION pg_catalog.aurora_replica_status() RETURNS SETOF public.lags LANGUAGE sql AS 'SELECT * FROM public.lags'",
+		"CREATE FUNCTION pg_catalog.aurora_db_instance_identifier() RETURNS text LANGUAGE sql AS $$SELECT 'reader'$$",
+		"DELETE FROM pg_proc WHERE proname = 'pg_last_wal_receive_lsn'",
+		`CREATE FUNCTION pg_catalog.pg_last_wal_receive_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS
+			$$BEGIN RAISE feature_not_supported USING MESSAGE = 'not supported for Aurora'; END$$`)
+	standby := newStandby(t, primary)
+	e := startExporter(t, environment(standby.Port, "postgres"))
+	e.Expect(up)
+	errors := strings.Count(standby.Log(), "not supported for Aurora")
+	for range 3 {
+		m := e.Expect(up)
+		lag, ok := m["pg_replication_lag_seconds"]
+		if _, receiver := m["pg_wal_receiver_up"]; lag != 0.023 || receiver || m["pg_replication_is_replica"] != 1 || m["pg_connections_used"] == 0 {
+			t.Errorf("lag %v (%v), receiver %v, replica %v, %v connections", lag, ok, receiver, m["pg_replication_is_replica"], m["pg_connections_used"])
+		}
+	}
+	if n := strings.Count(standby.Log(), "not supported for Aurora"); errors == 0 || n != errors {
+		t.Errorf("%d errors in the server's log after one scrape, %d after four", errors, n)
+	}
+	if status, body := e.Health("/replica?lag=1s"); status != 200 {
+		t.Errorf("/replica?lag=1s: %d %s", status, body)
+	}
+	execute(t, primary, "UPDATE lags SET replica_lag_in_msec = 7500 WHERE server_id = 'reader'")
+	eventually(t, "the lag does not change", func() bool { return e.Expect(up)["pg_replication_lag_seconds"] == 7.5 })
 }

@@ -47,7 +47,7 @@ func TestSettingsOfTheRole(t *testing.T) {
 			_, err := writer.Exec(t.Context(), "BEGIN ISOLATION LEVEL SERIALIZABLE; CREATE TABLE IF NOT EXISTS written (n int); INSERT INTO written VALUES (1)").ReadAll()
 			check(t, err)
 			for _, statement := range []string{test.set, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'monitor'"} {
-				executeIn(t, s, "app", statement)
+				inApp(t, s, statement)
 			}
 			eventually(t, "no session is kept", func() bool {
 				m := e.Scrape()
@@ -74,7 +74,7 @@ func TestSettingsOfTheRole(t *testing.T) {
 			}
 			_, err = writer.Exec(t.Context(), "ROLLBACK").ReadAll()
 			check(t, err)
-			executeIn(t, s, "app", test.reset)
+			inApp(t, s, test.reset)
 		})
 	}
 }
@@ -205,12 +205,4 @@ func connectSuperuser(t *testing.T, s *testservers.Postgres, database string) *p
 		_ = conn.Close(ctx)
 	})
 	return conn
-}
-
-// executeIn runs statements as the superuser in a database.
-func executeIn(t *testing.T, s *testservers.Postgres, database, sql string) {
-	t.Helper()
-	if _, err := connectSuperuser(t, s, database).Exec(t.Context(), sql).ReadAll(); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
 }

@@ -171,7 +171,7 @@ func (c component) withHysteresis() component {
 func connectionsOf(r *probe.Result) (used, usable probe.Number) {
 	switch {
 	case r.ServerStats != nil:
-		return number(float64(r.ServerStats.Used)), number(float64(r.ServerStats.Usable))
+		return r.ServerStats.Used, r.ServerStats.Usable
 	case r.PoolerStats != nil:
 		u, isUsed := r.PoolerStats.Lists["used_clients"]
 		maxClients, isUsable := r.PoolerStats.Config["max_client_conn"]

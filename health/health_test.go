@@ -60,6 +60,8 @@ func (p *prober) Query(ctx context.Context, _ string, maxDuration time.Duration)
 	return probe.Scalar{}, &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateRejecting, Phase: probe.PhaseQuery}
 }
 
+func (*prober) ForgetRefusals() {}
+
 func (*prober) Close(context.Context) error { return nil }
 
 func known(v float64) probe.Number { return probe.Number{Value: v, Known: true} }
@@ -67,7 +69,7 @@ func known(v float64) probe.Number { return probe.Number{Value: v, Known: true} 
 func up() *probe.Result {
 	r := &probe.Result{
 		Connect: known(.002), Keep: true, KeptUp: true, Role: &probe.Role{},
-		ServerStats: &probe.ServerStats{Used: 12, Usable: 97},
+		ServerStats: &probe.ServerStats{Used: known(12), Usable: known(97)},
 	}
 	r.Phases[probe.PhaseQuery] = known(.0005)
 	return r
@@ -276,13 +278,14 @@ func TestRoles(t *testing.T) {
 				"it is 11.0 s behind, more than 10s",
 			},
 			{
-				replica, &probe.ServerStats{}, 503, 200, 503, 503, 200,
+				replica, &probe.ServerStats{Used: known(12)}, 503, 200, 503, 503, 200,
 				"its lag is not known: the exporter's role lacks pg_monitor",
 			},
-			{replica, &probe.ServerStats{Privileged: true}, 503, 200, 503, 503, 200, "its lag is not known"},
+			{replica, &probe.ServerStats{}, 503, 200, 503, 503, 200, "its lag is not known"},
+			{replica, &probe.ServerStats{Used: known(12), Privileged: true}, 503, 200, 503, 503, 200, "its lag is not known"},
 			{replica, nil, 503, 200, 503, 503, 200, "its lag is not known: no session could read it"},
 			// What the statistics say of the role may be another server's.
-			{nil, &probe.ServerStats{Replica: true}, 503, 503, 503, 503, 200, "its role is not known: no session could read it"},
+			{nil, &probe.ServerStats{Role: replica}, 503, 503, 503, 503, 200, "its role is not known: no session could read it"},
 		} {
 			time.Sleep(time.Minute)
 			r := up()

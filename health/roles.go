@@ -70,7 +70,7 @@ func roles() map[string]role {
 					return ""
 				case stats.ReplicationLag.Known:
 					return fmt.Sprintf("it is %.1f s behind, more than %s", stats.ReplicationLag.Value, maxLag)
-				case !stats.Privileged:
+				case stats.Used.Known && !stats.Privileged:
 					return "its lag is not known: the exporter's role lacks pg_monitor"
 				}
 				return "its lag is not known"

@@ -19,6 +19,8 @@ func (unqueried) Query(context.Context, string, time.Duration) (probe.Scalar, *p
 	panic("no statement is expected")
 }
 
+func (unqueried) ForgetRefusals() {}
+
 // fixedProber is a fake prober whose probes always succeed.
 type fixedProber struct{ unqueried }
 

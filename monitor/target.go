@@ -8,6 +8,8 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +29,8 @@ type Prober interface {
 	// Query runs a statement of a check. The statement ends after maxDuration or when ctx ends. Any goroutine may call
 	// it at any time.
 	Query(ctx context.Context, sql string, maxDuration time.Duration) (probe.Scalar, *probe.Failure)
+	// ForgetRefusals makes the next probe ask again for what the server has refused. Any goroutine may call it.
+	ForgetRefusals()
 	// Close ends the sessions of the prober. If ctx ends first, it returns an error.
 	Close(ctx context.Context) error
 }
@@ -347,7 +351,33 @@ func (t *Target) logChanges(before History, now *probe.Result) {
 	case failed != nil && (before.statsFailure == nil || before.statsFailure.Reason != failed.Reason):
 		t.logger.Warn("the connection figures cannot be read", describe(failed)...)
 	}
+	t.logRefusals(before.last, now)
 	t.warnOfSettings(now)
+}
+
+// logRefusals logs which statistics the server has begun to refuse, and which it has begun to provide again.
+func (t *Target) logRefusals(before, now *probe.Result) {
+	var old []probe.Refusal
+	if before != nil {
+		old = before.Refusals
+	}
+	if parts := without(now.Refusals, old); len(parts) > 0 {
+		t.logger.Warn("the server refuses part of the statistics", "parts", strings.Join(parts, ", "))
+	}
+	if parts := without(old, now.Refusals); len(parts) > 0 {
+		t.logger.Info("the server provides these statistics again", "parts", strings.Join(parts, ", "))
+	}
+}
+
+// without returns the refusals of a whose parts are not in b, as text.
+func without(a, b []probe.Refusal) []string {
+	var texts []string
+	for _, refusal := range a {
+		if !slices.ContainsFunc(b, func(other probe.Refusal) bool { return other.Part == refusal.Part }) {
+			texts = append(texts, refusal.String())
+		}
+	}
+	return texts
 }
 
 // warnOfSettings warns of what makes applications or administrators fail although the probe succeeds.

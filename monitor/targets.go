@@ -69,7 +69,8 @@ func newTargets(create func(t *config.Target, adHoc bool) *Target) *targets {
 }
 
 // apply replaces the configuration. Targets whose settings have not changed keep their sessions and counters. Targets
-// that are no longer in the file are closed in the background, after the probe under way has ended.
+// that are no longer in the file are closed in the background, after the probe under way has ended. All targets ask again
+// for what their servers have refused.
 func (ts *targets) apply(file *config.File) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -87,6 +88,7 @@ func (ts *targets) apply(file *config.File) {
 		})
 	for _, w := range ts.configured {
 		w.setHysteresis(file.Health.FailAfter, file.Health.PassAfter)
+		w.prober.ForgetRefusals()
 	}
 	for _, w := range dropped {
 		ts.retire(w)
@@ -94,6 +96,8 @@ func (ts *targets) apply(file *config.File) {
 	for key, w := range ts.adHoc {
 		if settings, err := file.AdHoc(key.address, key.module); err != nil || !w.settings.Equal(settings) {
 			ts.dropLocked(key, w)
+		} else {
+			w.prober.ForgetRefusals()
 		}
 	}
 }

@@ -5,12 +5,9 @@ package probe
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // namesInterval is how often names and limits are read if no unknown database appears in between.
@@ -25,23 +22,26 @@ SELECT oid, datname, datconnlimit, datallowconn, datistemplate AND datname = cur
 	// The session's own role is the one that logged in: a setting of the role may change the current one.
 	roleLimitSQL = `LOCK TABLE pg_catalog.pg_roles IN ACCESS SHARE MODE NOWAIT;
 SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = SESSION_USER`
-	// A role without the privileges of pg_read_all_settings gets no row.
-	archiveOnlySQL = `SELECT 1 FROM pg_catalog.pg_settings WHERE name = 'primary_conninfo' AND setting = ''`
+	// standbyKindSQL returns whether a replica is an Amazon Aurora reader, and whether it has no primary to stream from. To a
+	// role without the privileges of pg_read_all_settings, every replica has one.
+	standbyKindSQL = `SELECT pg_catalog.to_regproc('pg_catalog.aurora_replica_status') IS NOT NULL,
+  EXISTS (SELECT FROM pg_catalog.pg_settings WHERE name = 'primary_conninfo' AND setting = '')`
 )
 
 // catalogue remembers names, limits and replay between two probes. It belongs to the goroutine that reads the
 // statistics.
 type catalogue struct {
-	lastRefresh       time.Time // when refresh last tried to read
-	databases         map[uint32]*database
-	roleLimit         Number
-	isTemplate        bool      // the session's database is a template
-	noReplayFunctions bool      // the server has no replay functions, or the role may not call them
-	caughtUpAt        time.Time // when the receiver last heard from the primary with everything replayed
-	lagZeroAt         time.Time // when the lag was last reported as 0
-	replayedTo        string    // the position in the WAL that was last read, empty if none was
-	archiveOnly       bool      // the server is a replica that has no primary to stream from
-	sessionStatsSQL   string    // reads the session statistics of the known databases
+	lastRefresh     time.Time // when refresh last tried to read
+	missing         []Part    // the parts that the server refused to refresh
+	databases       map[uint32]*database
+	roleLimit       Number
+	isTemplate      bool      // the session's database is a template
+	caughtUpAt      time.Time // when the receiver last heard from the primary with everything replayed
+	lagZeroAt       time.Time // when the lag was last reported as 0
+	replayedTo      string    // the position in the WAL that was last read, empty if none was
+	aurora          bool      // the server is a reader of Amazon Aurora
+	archiveOnly     bool      // the server is a replica that has no primary to stream from
+	sessionStatsSQL string    // reads the session statistics of the known databases
 }
 
 type database struct {
@@ -53,18 +53,25 @@ type database struct {
 	hadSessions bool // the session statistics counted a session earlier
 }
 
-// query runs SQL text by the simple protocol and returns all results. session.queryCatalog is one.
-type query func(ctx context.Context, sql string) ([]*pgconn.Result, error)
-
-// refresh reads names and limits if backends belong to an unknown database or namesInterval has passed. If the server
-// refuses a statement, the old values stay. Any other error is returned: the session is lost or the reply is malformed.
-func (c *catalogue) refresh(ctx context.Context, run query, backends []backendCount, replica bool) error {
+// refresh reads names and limits if backends belong to an unknown database, namesInterval has passed, or a part that the
+// server refused may be asked for again. If the server refuses a statement, the old values stay. Any other error is
+// returned: the session is lost or the reply is malformed.
+func (c *catalogue) refresh(ctx context.Context, s *session, read statsReply) error {
 	now := time.Now()
-	if !c.hasUnknownDatabase(backends) && now.Sub(c.lastRefresh) < namesInterval {
+	isRefused := func(part Part) bool { return s.refusals.refused(part) != nil }
+	mayAskAgain := slices.ContainsFunc(c.missing, func(part Part) bool { return !isRefused(part) })
+	if !c.hasUnknownDatabase(read.backends) && now.Sub(c.lastRefresh) < namesInterval && !mayAskAgain {
 		return nil
 	}
-	c.lastRefresh = now
-	rows, err := run.rows(ctx, databasesSQL, 5)
+	c.lastRefresh, c.missing = now, nil
+	defer func() {
+		for _, part := range []Part{PartDatabases, PartRoleLimit, PartStandbyKind} {
+			if isRefused(part) {
+				c.missing = append(c.missing, part)
+			}
+		}
+	}()
+	rows, err := s.queryPart(ctx, PartDatabases, databasesSQL, 5)
 	if err != nil {
 		return err
 	}
@@ -80,10 +87,11 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []backendCo
 				fresh[oid].hadConnections, fresh[oid].hadSessions = old.hadConnections, old.hadSessions
 			}
 		}
-		c.databases = fresh
-		c.sessionStatsSQL = buildSessionStatsSQL(slices.Sorted(maps.Keys(fresh)))
+		c.setDatabases(fresh)
+	} else if read.own != 0 && c.databases[read.own] == nil {
+		c.setDatabases(map[uint32]*database{read.own: {name: read.ownName, limit: -1, allowsConnections: true}})
 	}
-	rows, err = run.rows(ctx, roleLimitSQL, 1)
+	rows, err = s.queryPart(ctx, PartRoleLimit, roleLimitSQL, 1)
 	if err != nil {
 		return err
 	}
@@ -93,32 +101,20 @@ func (c *catalogue) refresh(ctx context.Context, run query, backends []backendCo
 			c.roleLimit = limit
 		}
 	}
-	if replica {
-		if rows, err = run.rows(ctx, archiveOnlySQL, 1); err != nil {
+	if read.server.isReplica() {
+		if rows, err = s.queryPart(ctx, PartStandbyKind, standbyKindSQL, 2); err != nil {
 			return err
 		}
-		c.archiveOnly = len(rows) == 1
+		if len(rows) == 1 {
+			c.aurora, c.archiveOnly = string(rows[0][0]) == "t", string(rows[0][1]) == "t"
+		}
 	}
 	return p.err
 }
 
-// rows runs sql and returns the rows of its last result. It returns none if the server refused the statement, and an
-// error if a row does not have the given number of columns.
-func (run query) rows(ctx context.Context, sql string, columns int) ([][][]byte, error) {
-	results, err := run(ctx, sql)
-	switch {
-	case isRefusal(err), err == nil && len(results) == 0:
-		return nil, nil
-	case err != nil:
-		return nil, err
-	}
-	rows := results[len(results)-1].Rows
-	for _, row := range rows {
-		if len(row) != columns {
-			return nil, errors.New("a row of another width")
-		}
-	}
-	return rows, nil
+func (c *catalogue) setDatabases(databases map[uint32]*database) {
+	c.databases = databases
+	c.sessionStatsSQL = buildSessionStatsSQL(slices.Sorted(maps.Keys(databases)))
 }
 
 // hasUnknownDatabase reports whether a backend belongs to a database whose name is not known yet.

@@ -5,8 +5,11 @@ package probe
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Commit is one run of the commit probe. It starts after a probe's verdict and runs in the background.
@@ -163,12 +166,19 @@ func (s *session) commit(ctx context.Context) *CommitResult {
 		return nil
 	}
 	s.pooled = false // a commit needs a cancel request, even through a pooler
+	var results []*pgconn.Result
 	start := time.Now()
-	results, err := s.query(ctx, s.pingPrefix()+commitSQL, smallBudget)
+	err := s.refusals.refused(PartCommit)
+	if err == nil {
+		results, err = s.query(ctx, s.pingPrefix()+commitSQL, smallBudget)
+		if err == nil || isUnsupported(err) {
+			s.refusals.record(PartCommit, err)
+		}
+	}
 	switch {
 	case err != nil:
 		f := classify(err, PhaseCommit)
-		if unsupported(err) {
+		if isUnsupported(err) {
 			f.Reason, f.State = ReasonPermission, StateMisconfigured
 		}
 		return &CommitResult{Failure: f}
@@ -185,6 +195,12 @@ func (s *session) commit(ctx context.Context) *CommitResult {
 		return nil
 	}
 	return &CommitResult{Took: knownDuration(time.Since(start))}
+}
+
+// isUnsupported reports whether a statement failed because the server does not have a function or the role may not call
+// it.
+func isUnsupported(err error) bool {
+	return slices.Contains([]string{"0A000", "42501", "42883"}, sqlState(err))
 }
 
 // cancelCommit sends cancel requests until results delivers the commit's result. After ctx has ended it sends one more

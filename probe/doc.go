@@ -17,6 +17,9 @@
 //   - Each login has its own goroutine, which passes the session to the caller. If the caller has stopped waiting, the
 //     goroutine closes the session.
 //
+// A server may refuse any part of the statistics (refusals.go): then that part alone is unknown. The verdict needs nothing
+// but SELECT 1.
+//
 // The context of Probe bounds how long Probe takes. A query that is still running at its deadline costs the session. A
 // login that waits for credentials or has reached the server continues in the background for at most maxPendingTime,
 // because the server may hold a slot for it anyway. The context of Query bounds its login and its statement. In

@@ -171,7 +171,7 @@ func (p *Prober) login(probeCtx, loginCtx context.Context, t *trace) (*session, 
 	if err != nil {
 		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
 	}
-	s := &session{dialer: newDialer(probeCtx, cfg, p.target.Permits, &p.options, t), refusal: &p.prefixRefusal}
+	s := &session{dialer: newDialer(probeCtx, cfg, p.target.Permits, &p.options, t), refusals: &p.refusals}
 	requireAuth, held := cfg.RequireAuth, p.refusedPassword.holdsBack(config.Secret(cfg.Password))
 	if held != nil {
 		cfg.RequireAuth = "none"

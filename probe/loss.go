@@ -180,8 +180,10 @@ func (p *Prober) mayReopen(end *sessionEnd) bool {
 }
 
 // reopen logs in again right after a session was lost, to find the reason, and keeps the new session. maxReopen bounds
-// it. It returns false if the reason is that of the new session, which has ended too and reports it.
+// it. It returns false if the reason is that of the new session, which has ended too and reports it. The server may have
+// changed since it refused parts of the statistics.
 func (p *Prober) reopen(end *sessionEnd) (LossReason, bool) {
+	p.refusals.forget()
 	ctx, cancel := context.WithTimeout(p.ctx, maxReopen)
 	defer cancel()
 	for {

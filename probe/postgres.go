@@ -4,10 +4,11 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -15,18 +16,27 @@ import (
 
 // postgres is the kind of a PostgreSQL server. It runs SELECT 1 and then reads the server statistics.
 type postgres struct {
-	sql       string // reads the server statistics
-	catalogue catalogue
+	applications bool // count connections by application
+	catalogue    catalogue
 }
 
 const pingSQL = "SELECT 1"
 
-// roleSQL reads what a new transaction on this server is, and what shows a proxy or a pooler. The start time is a
-// statement of its own and comes last: it may be refused.
-const roleSQL = `;
-SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), current_setting('default_transaction_isolation');
-SELECT pg_backend_pid(), inet_client_port();
-SELECT extract(epoch FROM pg_postmaster_start_time())`
+// roleParts returns the parts that a ping with role reads, in their order.
+func roleParts() []Part { return []Part{PartRole, PartClientPort, PartStartTime} }
+
+// roleSQL returns the statement that reads a part: what a new transaction on this server is, what shows a proxy or a pooler,
+// and when the server started.
+func roleSQL(part Part) string {
+	switch part {
+	case PartRole:
+		return "SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), current_setting('default_transaction_isolation')"
+	case PartClientPort:
+		return "SELECT pg_backend_pid(), inet_client_port()"
+	default:
+		return "SELECT extract(epoch FROM pg_postmaster_start_time())"
+	}
+}
 
 // ownSettingSQL returns a row if transactions are read-only by a setting of the session's own role, which says nothing about
 // other roles, and not also by one of the database. A setting of the server below it cannot be seen without the privileges of a
@@ -38,26 +48,37 @@ AND NOT EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting WHE
 
 // isOwnSetting reports whether only the exporter's own role is read-only.
 func isOwnSetting(ctx context.Context, s *session) bool {
+	if s.refusals.refused(PartOwnSetting) != nil {
+		return false
+	}
 	results, err := s.queryPrefixed(ctx, s.pingPrefix(), ownSettingSQL, smallBudget)
+	s.refusals.record(PartOwnSetting, err)
 	data := dataOf(results)
-	return err == nil && len(data) > 0 && len(data[len(data)-1].Rows) > 0
+	return err == nil && len(data) > 0
 }
 
 func (*postgres) ping(ctx context.Context, s *session) error {
-	results, err := s.queryPrefixed(ctx, s.pingPrefix(), pingSQL, smallBudget)
-	if isRefusal(err) && !isTransient(err) && !s.refusal.isRecent() && !pinged(results) {
+	prefix := s.pingPrefix()
+	results, err := s.queryPrefixed(ctx, prefix, pingSQL, smallBudget)
+	if prefix != "" && isRefusal(err) && !isTransient(err) && !pinged(results) {
+		refusal := err
 		if results, err = s.query(ctx, pingSQL, smallBudget); err == nil {
-			s.refusal.record()
+			s.refusals.record(PartSettings, refusal)
 		}
+	} else if prefix != "" && err == nil {
+		s.refusals.record(PartSettings, nil)
 	}
 	if err != nil {
 		return err
 	}
 	if !pinged(results) {
-		return errors.New("SELECT 1 did not return 1")
+		return errNotPinged
 	}
 	return nil
 }
+
+// errNotPinged is the error if the server replied to SELECT 1 with something other than 1.
+var errNotPinged = errors.New("SELECT 1 did not return 1")
 
 // pinged reports whether SELECT 1 returned 1.
 func pinged(results []*pgconn.Result) bool {
@@ -65,56 +86,97 @@ func pinged(results []*pgconn.Result) bool {
 	return len(data) > 0 && len(data[0].Rows) == 1 && len(data[0].Rows[0]) == 1 && string(data[0].Rows[0][0]) == "1"
 }
 
-// pingWithRole is ping, and reads the server's role in the same simple query, so that one server sends both. An error in the role
-// leaves the reply to SELECT 1.
+// pingWithRole is ping, and reads the server's role in the same simple query, so that one server sends both. A part that the
+// server refuses costs another query: what is behind it was not run.
 func (p *postgres) pingWithRole(ctx context.Context, s *session) (*Role, error) {
-	results, err := s.queryPrefixed(ctx, s.pingPrefix(), pingSQL+roleSQL, smallBudget)
-	if !pinged(results) {
-		if isRefusal(err) && !isTransient(err) {
-			return s.reportedRole(), p.ping(ctx, s) // without the role, and without the prefix if that was refused
+	var (
+		role     *Role
+		answered bool
+	)
+	for {
+		sql := pingSQL
+		var parts []Part
+		for _, part := range roleParts() {
+			if s.refusals.refused(part) == nil {
+				parts = append(parts, part)
+				sql += ";\n" + roleSQL(part)
+			}
 		}
+		prefix := s.pingPrefix()
+		results, err := s.queryPrefixed(ctx, prefix, sql, smallBudget)
+		switch {
+		case pinged(results) && (err == nil || isRefusal(err)):
+		case answered: // the verdict is known
+			return role, nil
+		case !isRefusal(err) || isTransient(err):
+			return nil, cmp.Or(err, errNotPinged)
+		default: // the server refuses the prefix, or several statements at a time
+			if err := p.ping(ctx, s); err != nil {
+				return nil, err
+			}
+			if s.pingPrefix() != prefix {
+				continue
+			}
+			for _, part := range parts {
+				s.refusals.record(part, err)
+			}
+			return s.reportedRole(), nil
+		}
+		answered = true
+		data := dataOf(results)[1:]
+		role = s.parseParts(parts, data)
 		if err == nil {
-			err = errors.New("SELECT 1 did not return 1")
+			return role, nil
 		}
-		return nil, err
-	}
-	if err != nil && !isRefusal(err) {
-		return nil, err
-	}
-	data := dataOf(results)[1:]
-	role := parseRole(data)
-	if role == nil {
-		return s.reportedRole(), nil
-	}
-	if len(data) > 1 {
-		var p numberParser
-		if pid, port := p.number(firstRow(data[1], 0)), p.number(firstRow(data[1], 1)); p.err == nil {
-			s.setRelayed(pid, port)
+		if len(data) >= len(parts) || !s.refusals.record(parts[len(data)], err) {
+			return role, nil
 		}
 	}
-	return role, nil
 }
 
-// parseRole parses the results of roleSQL. It returns nil if the server refused it.
-func parseRole(data []*pgconn.Result) *Role {
-	if len(data) == 0 || len(data[0].Rows) != 1 || len(data[0].Rows[0]) != 3 {
-		return nil
-	}
-	role := &Role{
-		Replica: string(firstRow(data[0], 0)) == "t", ReadOnly: string(firstRow(data[0], 1)) == "on",
-		Serializable: string(firstRow(data[0], 2)) == "serializable",
-	}
-	if len(data) > 2 {
+// parseParts parses the results of the first parts. It returns the role, that of the login if the server did not send one.
+func (s *session) parseParts(parts []Part, data []*pgconn.Result) *Role {
+	var (
+		role  *Role
+		start Number
+	)
+	for i, result := range data[:min(len(data), len(parts))] {
 		var p numberParser
-		if start := p.number(firstRow(data[2], 0)); p.err == nil {
-			role.postmasterStart = start
+		switch parts[i] {
+		case PartRole:
+			role = parseRole(result)
+		case PartClientPort:
+			if pid, port := p.number(firstRow(result, 0)), p.number(firstRow(result, 1)); p.err == nil {
+				s.setRelayed(pid, port)
+			}
+		default:
+			if at := p.number(firstRow(result, 0)); p.err == nil {
+				start = at
+			}
 		}
+	}
+	if role == nil {
+		role = s.reportedRole()
+	}
+	if role != nil {
+		role.postmasterStart = start
 	}
 	return role
 }
 
+// parseRole parses the result of PartRole. It returns nil if it is malformed.
+func parseRole(result *pgconn.Result) *Role {
+	if len(result.Rows) != 1 || len(result.Rows[0]) != 3 {
+		return nil
+	}
+	return &Role{
+		Replica: string(firstRow(result, 0)) == "t", ReadOnly: string(firstRow(result, 1)) == "on",
+		Serializable: string(firstRow(result, 2)) == "serializable",
+	}
+}
+
 // reportedRole returns the role that the server reported at the login (PostgreSQL 14 and later), nil if it did not. It is for
-// servers that refuse roleSQL. A pooler reports the role that its own session had when it began, so it does not count.
+// servers that refuse PartRole. A pooler reports the role that its own session had when it began, so it does not count.
 func (s *session) reportedRole() *Role {
 	standby := s.conn.ParameterStatus("in_hot_standby")
 	if standby == "" || s.pooled {
@@ -124,62 +186,108 @@ func (s *session) reportedRole() *Role {
 	return &Role{Replica: replica, ReadOnly: replica || s.conn.ParameterStatus("default_transaction_read_only") == "on"}
 }
 
-// readStats reads the server statistics and session statistics. Names and limits are read if they are due.
+// readStats reads the server statistics and session statistics. Names and limits are read if they are due. If the server
+// refuses everything, only the version is known.
 func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 	c := &p.catalogue
-	results, withReplay, err := p.runStats(ctx, s, !c.noReplayFunctions)
+	read, err := p.runStats(ctx, s)
 	if err != nil {
 		return stats{}, err
 	}
-	c.noReplayFunctions = !withReplay
-	server, backends, replay, err := parseStats(results, s.conn.PID())
-	if err != nil {
-		return stats{}, fmt.Errorf("read the server statistics: %w", err)
-	}
-	if err := c.refresh(ctx, s.queryCatalog, backends, server.Replica); err != nil {
+	if err := c.refresh(ctx, s, read); err != nil {
 		return stats{}, err
 	}
-	if withReplay {
-		c.setReplication(server, replay, time.Now())
+	server := read.server
+	c.setReplication(server, read.replay, time.Now())
+	if err := c.readAuroraLag(ctx, s, server); err != nil {
+		return stats{}, err
 	}
-	c.fill(server, backends)
-	if server.SessionStats, err = c.readSessionStats(ctx, s.queryCatalog, server.VersionNum); err != nil {
+	c.fill(server, read.backends)
+	if server.SessionStats, err = c.readSessionStats(ctx, s, server.VersionNum); err != nil {
 		return stats{}, err
 	}
 	return stats{server: server}, nil
 }
 
-// runStats runs the statistics statement. It reads replication if withReplay is set and the server supports it, and
-// reports whether the result includes it.
-func (p *postgres) runStats(ctx context.Context, s *session, withReplay bool) ([]*pgconn.Result, bool, error) {
-	if withReplay {
-		results, err := s.queryCatalog(ctx, p.sql)
-		if !unsupported(err) {
-			return results, true, err
+// runStats reads the server statistics, except for the parts that the server refuses.
+func (p *postgres) runStats(ctx context.Context, s *session) (statsReply, error) {
+	var leftOut []Part
+	for _, part := range statsParts() {
+		if s.refusals.refused(part.part) != nil {
+			leftOut = append(leftOut, part.part)
 		}
 	}
-	results, err := s.queryCatalog(ctx, strings.Replace(p.sql, replayColumns, noReplayColumns, 1))
-	return results, false, err
+	results, err := s.queryCatalog(ctx, statsSQL(p.applications, leftOut))
+	if isRefusal(err) {
+		if leftOut, err = s.findRefused(ctx, err, leftOut); err != nil {
+			return statsReply{}, err
+		}
+		results, err = s.queryCatalog(ctx, statsSQL(p.applications, leftOut))
+	}
+	if err != nil {
+		return statsReply{}, err
+	}
+	for _, part := range statsParts() {
+		if !slices.Contains(leftOut, part.part) {
+			s.refusals.record(part.part, nil)
+		}
+	}
+	read, err := parseStats(results, s.conn.PID())
+	if err != nil {
+		return statsReply{}, fmt.Errorf("read the server statistics: %w", err)
+	}
+	if read.server.Version == "" {
+		read.server.Version = toValidUTF8([]byte(s.conn.ParameterStatus("server_version")))
+		read.server.VersionNum = versionNum(read.server.Version)
+	}
+	return read, nil
+}
+
+// findRefused finds out which parts the server refuses, after it has refused the whole statement without the parts in
+// leftOut. It returns them and leftOut. Of all parts, only the connections can be locked, and they are not remembered
+// then.
+func (s *session) findRefused(ctx context.Context, refusal error, leftOut []Part) ([]Part, error) {
+	if isTransient(refusal) {
+		if isLocked(refusal) && !slices.Contains(leftOut, PartConnections) {
+			return append(leftOut, PartConnections), nil
+		}
+		return nil, refusal
+	}
+	before := len(leftOut)
+	for _, part := range statsParts() {
+		if slices.Contains(leftOut[:before], part.part) {
+			continue
+		}
+		_, err := s.queryCatalog(ctx, part.sql())
+		if err != nil && !isRefusal(err) {
+			return nil, err
+		}
+		if err != nil {
+			s.refusals.record(part.part, err)
+			leftOut = append(leftOut, part.part)
+		}
+	}
+	if len(leftOut) == before {
+		return nil, refusal
+	}
+	return leftOut, nil
 }
 
 func (p *postgres) readStartTimes(ctx context.Context, s *session) startTimes {
-	results, _, err := p.runStats(ctx, s, true)
+	read, err := p.runStats(ctx, s)
 	if err != nil {
 		return startTimes{}
 	}
-	server, _, _, err := parseStats(results, s.conn.PID())
-	if err != nil {
-		return startTimes{}
-	}
-	return server.startTimes()
+	return read.server.startTimes()
 }
 
 // queryCount counts SELECT 1 and the statements for server statistics, databases, role and session statistics.
 func (p *postgres) queryCount() int { return 5 }
 
 func (p *postgres) reset() {
-	p.catalogue.lastRefresh, p.catalogue.caughtUpAt, p.catalogue.lagZeroAt, p.catalogue.noReplayFunctions = time.Time{}, time.Time{}, time.Time{}, false
-	p.catalogue.replayedTo, p.catalogue.archiveOnly = "", false
+	c := &p.catalogue
+	c.lastRefresh, c.caughtUpAt, c.lagZeroAt, c.replayedTo = time.Time{}, time.Time{}, time.Time{}, ""
+	c.aurora, c.archiveOnly = false, false
 }
 
 func (s *ServerStats) startTimes() startTimes {

@@ -6,11 +6,8 @@ package probe
 import (
 	"context"
 	"errors"
-	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -30,28 +27,35 @@ SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL extra_float_digits = 1; S
 const transactionTimeoutSQL = `SET LOCAL transaction_timeout = 0;
 `
 
-// plainPrefixSQL is for servers that refuse prefixSQL.
+// plainPrefixSQL is for servers that refuse prefixSQL. Some refuse this too, and get no prefix.
 const plainPrefixSQL = `SELECT pg_catalog.set_config('lock_timeout', '100ms', true);
 `
 
 // prefix returns the SQL text that goes before each statement of the session. The major version is the one that the login
 // reported.
 func (s *session) prefix() string {
-	if s.refusal.isRecent() {
+	switch {
+	case s.refusals.refused(PartSettings) == nil:
+		return s.fullPrefix()
+	case s.refusals.refused(PartLockTimeout) == nil:
 		return plainPrefixSQL
 	}
-	if s.major() >= 17 {
-		return prefixSQL + transactionTimeoutSQL
-	}
-	return prefixSQL
+	return ""
 }
 
 // pingPrefix is prefix for statements that need no setting on a server that refuses prefixSQL.
 func (s *session) pingPrefix() string {
-	if s.refusal.isRecent() {
+	if s.refusals.refused(PartSettings) != nil {
 		return ""
 	}
-	return s.prefix()
+	return s.fullPrefix()
+}
+
+func (s *session) fullPrefix() string {
+	if s.major() >= 17 {
+		return prefixSQL + transactionTimeoutSQL
+	}
+	return prefixSQL
 }
 
 // maxCancelled is how many times a statement is sent that the server cancels.
@@ -74,44 +78,42 @@ func isCancelled(err error) bool {
 	return errors.As(err, &pgErr) && pgErr.Code == "57014" && !isFatal(pgErr)
 }
 
-// isTransient reports whether the server sent an error of a class that says nothing about the statement: rollback, lack
-// of resources, intervention, and system errors (src/backend/utils/errcodes.txt).
-func isTransient(err error) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && len(pgErr.Code) == 5 && slices.Contains([]string{"40", "53", "57", "58"}, pgErr.Code[:2])
-}
-
-// major returns the server's major version as the login reported it, 0 if it did not: 18 for "18.4 (Debian)" and "18beta1".
+// major returns the server's major version as the login reported it, 0 if it did not.
 func (s *session) major() int {
-	version := s.conn.ParameterStatus("server_version")
-	if end := strings.IndexFunc(version, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
-		version = version[:end]
-	}
-	major, err := strconv.Atoi(version)
-	if err != nil {
-		return 0
-	}
-	return major
+	n, _ := strconv.Atoi(versionNum(s.conn.ParameterStatus("server_version")))
+	return n / 10000
 }
 
-// refusalTime is how long a refusal of prefixSQL is remembered. A pooler may lead to another server by then.
-const refusalTime = 10 * time.Minute
-
-// prefixRefusal records when a server last refused prefixSQL and accepted SELECT 1 without it.
-type prefixRefusal struct{ at atomic.Int64 }
-
-func (r *prefixRefusal) record() { r.at.Store(time.Now().UnixNano()) }
-
-func (r *prefixRefusal) isRecent() bool {
-	at := r.at.Load()
-	return at != 0 && time.Since(time.Unix(0, at)) < refusalTime
+// versionNum returns server_version_num for a server_version: 180004 for "18.4 (Debian)", 90624 for "9.6.24" (PG_VERSION_NUM in
+// configure.ac). It returns an empty string if version has no number.
+func versionNum(version string) string {
+	var numbers [3]int
+	for i, text := range strings.SplitN(version, ".", len(numbers)) {
+		end := strings.IndexFunc(text, func(r rune) bool { return r < '0' || r > '9' })
+		if end >= 0 { // "19rc1", "4 (Debian)"
+			text = text[:end]
+		}
+		numbers[i], _ = strconv.Atoi(text)
+		if end >= 0 {
+			break
+		}
+	}
+	switch major := numbers[0]; {
+	case major == 0:
+		return ""
+	case major < 10:
+		return strconv.Itoa(major*10000 + numbers[1]*100 + numbers[2])
+	default:
+		return strconv.Itoa(major*10000 + numbers[1])
+	}
 }
 
-// dataOf returns the results that have columns: those of SELECT, and not those of SET and LOCK.
+// dataOf returns the results that have rows: those of SELECT, and not those of SET and LOCK. A statement that failed after its
+// first row has none.
 func dataOf(results []*pgconn.Result) []*pgconn.Result {
 	var data []*pgconn.Result
 	for _, r := range results {
-		if len(r.FieldDescriptions) > 0 {
+		if r.Err == nil && len(r.FieldDescriptions) > 0 {
 			data = append(data, r)
 		}
 	}

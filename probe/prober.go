@@ -61,7 +61,7 @@ func newKind(target *config.Target) kind {
 	if target.Kind == config.KindPgBouncer {
 		return pgbouncer{}
 	}
-	return &postgres{sql: statsSQL(target.Applications)}
+	return &postgres{applications: target.Applications}
 }
 
 // stats holds the statistics of one kind of server. The other field is nil.
@@ -83,7 +83,7 @@ type Prober struct {
 	kind        kind
 	commits     commits
 
-	prefixRefusal   prefixRefusal
+	refusals        refusals
 	refusedPassword refusedPassword
 
 	ctx    context.Context //nolint:containedctx // ends when the prober is closed
@@ -133,6 +133,9 @@ func (p *Prober) Close(ctx context.Context) error {
 	p.cancel()
 	return bounded.Wait(ctx, &p.work)
 }
+
+// ForgetRefusals makes the next probe ask again for what the server has refused. Any goroutine may call it.
+func (p *Prober) ForgetRefusals() { p.refusals.forget() }
 
 // Probe opens a session and pings the server on it (SELECT 1, or SHOW VERSION on a PgBouncer). At the same time it
 // sends a request to the kept session. It returns within milliseconds after ctx ends, whatever the server does. The
@@ -184,6 +187,7 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	}
 	p.lastMisconfigured = r.Failure != nil && r.Failure.State == StateMisconfigured
 	p.pooled.Store(r.pooled() || p.pooled.Load() && r.ServerStats == nil)
+	r.Refusals = p.refusals.list()
 	r.Duration = time.Since(r.Start)
 	switch {
 	case p.target.Commit && r.Up():
@@ -233,7 +237,8 @@ func (r *Result) isOtherServer(s *session) bool {
 		return false
 	}
 	before, now := r.ServerStats.PostmasterStart, r.Role.postmasterStart
-	return r.ServerStats.Replica != r.Role.Replica || before.Known && now.Known && before != now
+	role := r.ServerStats.Role
+	return role != nil && role.Replica != r.Role.Replica || before.Known && now.Known && before != now
 }
 
 // keepNew keeps the new session s if no session is kept, or if the kept session k may be outdated: new sessions reach
@@ -265,9 +270,11 @@ func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bo
 	}
 }
 
-// exchange releases the kept session k and removes its reply from the result: it may be another server's.
+// exchange releases the kept session k and removes its reply from the result: it may be another server's. What that server
+// refused is forgotten.
 func (p *Prober) exchange(r *Result, k *kept) {
 	p.releaseAndWait(k)
+	p.refusals.forget()
 	r.Query = Number{}
 	r.setStats(reply{})
 }

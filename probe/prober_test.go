@@ -479,8 +479,8 @@ func accept(rowsFor func(sql string) [][]string) func(net.Conn) {
 // total returns a row of totals, with a value in the column of the oldest transaction.
 func total(oldest string) []string {
 	return []string{
-		"total", "", "", "", "5", "5", "0", "0", oldest, "1", "t", "1", "100", "3", "0", "", "", "18.4", "180004", "f", "off", "1", "1800000000",
-		"0", "", "0", "60", "f", "0", "", "f", "0",
+		"total", "", "", "", "5", "5", "0", "0", oldest, "1", "t", "0", "1", "100", "3", "0", "", "", "18.4", "180004", "f", "off",
+		"0", "", "0", "60", "f", "0", "", "f", "0", "1", "1800000000", "app",
 	}
 }
 
@@ -498,7 +498,7 @@ func TestNumbersThatAreNone(t *testing.T) {
 			return nil
 		}))
 		r := runProbe(t, newTestProber(t, s.Port, "sslmode=disable"), hanging)
-		if !r.Up() || r.ServerStats == nil || r.ServerStats.TransactionMax.Value != 0 || r.ServerStats.Used != 5 {
+		if !r.Up() || r.ServerStats == nil || r.ServerStats.TransactionMax.Value != 0 || r.ServerStats.Used != known(5) {
 			t.Errorf("%s: got %+v, %+v", text, r.Failure, r.ServerStats)
 		}
 		rows := poolerRows([]*pgconn.Result{{
@@ -672,7 +672,7 @@ func TestSlowServerKeepsSessionFirst(t *testing.T) {
 	if r := runProbe(t, p, limit); !r.Up() || r.KeptUp {
 		t.Errorf("first: %+v, kept %v", r.Failure, r.KeptUp)
 	}
-	if r := runProbe(t, p, limit); !r.Up() || !r.KeptUp || r.ServerStats == nil || r.ServerStats.Used != 5 {
+	if r := runProbe(t, p, limit); !r.Up() || !r.KeptUp || r.ServerStats == nil || r.ServerStats.Used != known(5) {
 		t.Errorf("second: %+v, kept %v, statistics %+v", r.Failure, r.KeptUp, r.ServerStats)
 	}
 }
@@ -927,7 +927,7 @@ func TestCancelledPrefix(t *testing.T) {
 			t.Errorf("got %+v", r.Failure)
 		}
 	}
-	if n := plain.Load(); n != 0 || p.prefixRefusal.isRecent() {
-		t.Errorf("%d statements without the settings, remembered: %v", n, p.prefixRefusal.isRecent())
+	if n := plain.Load(); n != 0 || p.refusals.refused(PartSettings) != nil {
+		t.Errorf("%d statements without the settings, remembered: %v", n, p.refusals.refused(PartSettings))
 	}
 }

@@ -4,10 +4,8 @@
 package probe
 
 import (
-	"errors"
+	"context"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // receiptSlack is added to the longest time that a WAL receiver should go without a message.
@@ -15,6 +13,7 @@ const receiptSlack = 5 * time.Second
 
 // replay is what a replica reports about replication.
 type replay struct {
+	known         bool // the server did not refuse to report it
 	replica       bool
 	streaming     Number // 1 or 0; unknown if the role may not see the receiver's state
 	complete      bool   // everything received has been replayed
@@ -29,6 +28,7 @@ type replay struct {
 // privileged roles may see its state (pg_stat_get_wal_receiver in src/backend/replication/walreceiver.c).
 func (p *numberParser) parseReplay(row [][]byte) replay {
 	r := replay{
+		known:   row[columnReceiverTimeout] != nil,
 		replica: string(row[columnIsReplica]) == "t", complete: string(row[columnReplayed]) == "t",
 		receiptAge: p.number(row[columnReceiptAge]), replayAge: p.number(row[columnReplayAge]),
 		replayedTo: string(row[columnReplayedTo]), paused: string(row[columnPaused]) == "t",
@@ -54,9 +54,14 @@ func (p *numberParser) parseReplay(row [][]byte) replay {
 //
 // A replica without primary_conninfo restores files from an archive and has no receiver. Its lag is known while it
 // replays, and while the replay is paused.
+//
+// A reader of Amazon Aurora shares the primary's storage. It has no receiver, and its lag is read apart.
 func (c *catalogue) setReplication(server *ServerStats, r replay, now time.Time) {
 	if !r.replica {
 		c.caughtUpAt, c.lagZeroAt, c.replayedTo = time.Time{}, time.Time{}, ""
+		return
+	}
+	if !r.known || c.aurora {
 		return
 	}
 	before := c.replayedTo
@@ -98,9 +103,23 @@ func (c *catalogue) setReplication(server *ServerStats, r replay, now time.Time)
 	}
 }
 
-// unsupported reports whether a statement failed because the server does not have a function or the role may not call
-// it.
-func unsupported(err error) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && (pgErr.Code == "0A000" || pgErr.Code == "42501" || pgErr.Code == "42883")
+// auroraLagSQL reads how far a reader of Amazon Aurora is behind, in milliseconds
+// (https://docs.aws.amazon.com/AmazonRDS/latest/AuroraUserGuide/aurora_replica_status.html).
+const auroraLagSQL = `SELECT max(replica_lag_in_msec) FROM pg_catalog.aurora_replica_status()
+WHERE server_id = pg_catalog.aurora_db_instance_identifier()`
+
+// readAuroraLag sets ReplicationLag of a reader of Amazon Aurora.
+func (c *catalogue) readAuroraLag(ctx context.Context, s *session, server *ServerStats) error {
+	if !c.aurora || !server.isReplica() {
+		return nil
+	}
+	rows, err := s.queryPart(ctx, PartAuroraLag, auroraLagSQL, 1)
+	if err != nil || len(rows) != 1 {
+		return err
+	}
+	var p numberParser
+	if lag := p.number(rows[0][0]); lag.Known && lag.Value >= 0 {
+		server.ReplicationLag = known(lag.Value / 1000)
+	}
+	return p.err
 }

@@ -47,6 +47,7 @@ func TestReplicationLag(t *testing.T) {
 			c.lagZeroAt = start.Add(-test.zeroAgo)
 			c.caughtUpAt = c.lagZeroAt.Add(-test.receiptAge)
 		}
+		test.replay.known = true
 		c.setReplication(&f, test.replay, start)
 		if f.ReplicationLag != test.lag || f.WALReceiverUp != test.up {
 			t.Errorf("%s: lag %+v, receiver %+v", test.name, f.ReplicationLag, f.WALReceiverUp)

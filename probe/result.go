@@ -37,6 +37,8 @@ type Result struct {
 	ServerStats  *ServerStats
 	PoolerStats  *PoolerStats
 	StatsFailure *Failure
+	// Refusals are the parts that the server refuses. A refused part is asked for again after one to ten minutes.
+	Refusals []Refusal
 	// Commit is the commit that started with this probe or was still running, nil if there is none.
 	Commit *Commit
 }

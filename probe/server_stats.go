@@ -13,7 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// ServerStats is what a PostgreSQL server reports about itself and its connections.
+// ServerStats is what a PostgreSQL server reports about itself and its connections. What the server refuses is unknown, or
+// empty.
 type ServerStats struct {
 	// Connections counts client backends by database and state.
 	Connections []Connections
@@ -23,10 +24,9 @@ type ServerStats struct {
 	// Used is the number of client slots in use. It is an upper bound if the role does not see other roles' sessions.
 	// Usable is how many of MaxConnections ordinary roles may use: those that the server, Amazon RDS or Citus does not
 	// reserve.
-	Used, Usable int
+	Used, Usable Number
 	// ReservedConnections is unknown before PostgreSQL 16.
-	MaxConnections, SuperuserReservedConnections int
-	ReservedConnections                          Number
+	MaxConnections, SuperuserReservedConnections, ReservedConnections Number
 	// DatabaseLimits holds the databases that have a limit (pg_database.datconnlimit). RoleLimit is the limit of the
 	// exporter's own role (rolconnlimit).
 	DatabaseLimits []DatabaseLimit
@@ -36,14 +36,14 @@ type ServerStats struct {
 	// LockWaiting is a number of client backends. The others are ages in seconds. All are unknown if the role does not
 	// see other roles' sessions.
 	LockWaiting, IdleInTransactionMax, TransactionMax Number
-	// Privileged reports whether the role sees other roles' sessions.
+	// Privileged reports whether the role sees other roles' sessions. It means nothing if Used is unknown.
 	Privileged bool
 	// Start times are in seconds since the epoch. CheckpointerStart is unknown if the role does not see other roles'
 	// sessions.
 	PostmasterStart, CheckpointerStart Number
-	// Replica reports whether the server is in recovery. ReadOnly reports whether a new transaction may not write, by whatever
-	// setting. Both are those of the session that read the statistics: Result.Role has those of the new session.
-	Replica, ReadOnly bool
+	// Role is that of the session that read the statistics, nil if it is not known. Its ReadOnly may be due to a setting of
+	// the exporter's own role. Result.Role has that of the new session.
+	Role *Role
 	// WALReceiverUp, ReplicationLag and ApplyDelay are set for replicas only. WALReceiverUp is 1 while the receiver is
 	// streaming and 0 otherwise. It is unknown if the role may not see it, and on a replica that only restores an archive.
 	// ReplicationLag is how far the replica may be behind, in seconds. ApplyDelay is recovery_min_apply_delay in seconds,
@@ -54,11 +54,15 @@ type ServerStats struct {
 	// IsTemplate reports whether the session's database is a template. While a session is open, no database can be
 	// created from it.
 	IsTemplate bool
-	// Version is as the server spells it. VersionNum is server_version_num, for example 160014.
+	// Version is as the server spells it. VersionNum is server_version_num, for example 160014. Both are empty if the server
+	// reports no version.
 	Version, VersionNum string
 
 	readAt Number // when the server was asked, by its own clock, in seconds since the epoch
 }
+
+// isReplica reports whether the server is known to be in recovery.
+func (s *ServerStats) isReplica() bool { return s.Role != nil && s.Role.Replica }
 
 // Connections counts the client backends of one database in one state. Database is empty for backends that have not
 // selected a database yet.
@@ -96,25 +100,75 @@ func backendStates() []string {
 // maxApplications is how many application names are shown individually.
 const maxApplications = 20
 
-// statsSQL returns the statement that reads the server statistics. It uses the function below pg_stat_activity: the
-// view joins pg_database and pg_authid and would wait for their locks. Grouping sets return one row for each database
-// and state, one for each application name if applications is set, and one for the totals.
-func statsSQL(applications bool) string {
-	if applications {
-		return statsApplicationsSQL
+// statsSQL returns the statement that reads the server statistics, without the parts in leftOut. It uses the function below
+// pg_stat_activity: the view joins pg_database and pg_authid and would wait for their locks. Grouping sets return one row for
+// each database and state, one for each application name if applications is set, and one for the totals.
+func statsSQL(applications bool, leftOut []Part) string {
+	columns := statsColumns
+	if len(leftOut) > 0 {
+		for _, p := range statsParts() {
+			if slices.Contains(leftOut, p.part) {
+				columns = strings.Replace(columns, p.columns, strings.Repeat(" NULL,", p.count), 1)
+			}
+		}
 	}
-	return statsPlainSQL
+	switch {
+	case slices.Contains(leftOut, PartConnections): // then there is nothing to group
+		return "SELECT 'total', NULL, NULL, NULL," + columns
+	case len(leftOut) == 0 && applications:
+		return statsApplicationsSQL
+	case len(leftOut) == 0:
+		return statsPlainSQL
+	case applications:
+		return applicationsRowSQL + columns + statsFromSQL + applicationsGroupsSQL
+	}
+	return plainRowSQL + columns + statsFromSQL + plainGroupsSQL
 }
 
-// The two statements are constants, so that all targets share their memory.
-const (
-	statsPlainSQL = statsRowKindSQL + `
-  ELSE 'total' END, datid, state, NULL,` + statsColumnsSQL + `((datid, state), ())`
-	statsApplicationsSQL = statsRowKindSQL + `
-  WHEN GROUPING(application_name) = 0 THEN 'application' ELSE 'total' END, datid, state, application_name,` + statsColumnsSQL + `((datid, state), (application_name), ())`
+// statsPart is a part of the statement that a server may refuse by itself.
+type statsPart struct {
+	part    Part
+	columns string // each followed by a comma
+	count   int
+}
 
-	statsRowKindSQL = `SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database'`
-	statsColumnsSQL = `
+// statsParts returns the parts in the order of their columns.
+func statsParts() []statsPart {
+	return []statsPart{
+		{PartConnections, connectionColumns, columnStart - columnClients},
+		{PartStartTime, startColumns, columnMaxConnections - columnStart},
+		{PartLimits, limitColumns, columnIsReplica - columnMaxConnections},
+		{PartRole, roleColumns, columnReceiverPID - columnIsReplica},
+		{PartReplication, replayColumns, columnBackendPID - columnReceiverPID},
+	}
+}
+
+// sql returns a statement that reads this part alone.
+func (p statsPart) sql() string {
+	sql := "SELECT" + strings.TrimSuffix(p.columns, ",")
+	if p.part == PartConnections {
+		sql += statsFromSQL
+	}
+	return sql
+}
+
+// The two whole statements are constants, so that all targets share their memory.
+const (
+	statsPlainSQL        = plainRowSQL + statsColumns + statsFromSQL + plainGroupsSQL
+	statsApplicationsSQL = applicationsRowSQL + statsColumns + statsFromSQL + applicationsGroupsSQL
+
+	plainRowSQL        = `SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database' ELSE 'total' END, datid, state, NULL,`
+	plainGroupsSQL     = ` GROUP BY GROUPING SETS ((datid, state), ())`
+	applicationsRowSQL = `SELECT CASE WHEN GROUPING(datid) = 0 THEN 'database'
+  WHEN GROUPING(application_name) = 0 THEN 'application' ELSE 'total' END, datid, state, application_name,`
+	applicationsGroupsSQL = ` GROUP BY GROUPING SETS ((datid, state), (application_name), ())`
+
+	statsColumns = connectionColumns + startColumns + limitColumns + roleColumns + replayColumns + `
+  pg_catalog.pg_backend_pid(), extract(epoch FROM pg_catalog.clock_timestamp()), pg_catalog.current_database()`
+	statsFromSQL = `
+FROM pg_catalog.pg_stat_get_activity(NULL)`
+
+	connectionColumns = `
   count(*) FILTER (WHERE backend_type = 'client backend'),
   count(*) FILTER (WHERE datid IS NOT NULL AND usesysid IS NOT NULL),
   count(*) FILTER (WHERE backend_type = 'client backend' AND wait_event_type = 'Lock'),
@@ -122,25 +176,20 @@ const (
   max(extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)) FILTER (WHERE backend_type = 'client backend'),
   extract(epoch FROM max(backend_start) FILTER (WHERE backend_type = 'checkpointer')),
   NOT bool_or(backend_type IS NULL AND query = '<insufficient privilege>'),
-  extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
+  max(datid) FILTER (WHERE pid = pg_catalog.pg_backend_pid()),`
+	startColumns = `
+  extract(epoch FROM pg_catalog.pg_postmaster_start_time()),`
+	limitColumns = `
   pg_catalog.current_setting('max_connections'),
   pg_catalog.current_setting('superuser_reserved_connections'),
   pg_catalog.current_setting('reserved_connections', true),
   pg_catalog.current_setting('rds.rds_superuser_reserved_connections', true),
   pg_catalog.current_setting('citus.max_client_connections', true),
   pg_catalog.current_setting('server_version'),
-  pg_catalog.current_setting('server_version_num'),
+  pg_catalog.current_setting('server_version_num'),`
+	roleColumns = `
   pg_catalog.pg_is_in_recovery(),
-  pg_catalog.current_setting('transaction_read_only'),
-  pg_catalog.pg_backend_pid(),
-  extract(epoch FROM pg_catalog.clock_timestamp()),` + replayColumns + `
-FROM pg_catalog.pg_stat_get_activity(NULL)
-GROUP BY GROUPING SETS `
-)
-
-// replayColumns read the replication of a replica. If the server does not have these functions (Amazon Aurora) or the
-// role may not call them, noReplayColumns replace them.
-const (
+  pg_catalog.current_setting('transaction_read_only'),`
 	replayColumns = `
   CASE WHEN pg_catalog.pg_is_in_recovery() THEN (SELECT pid FROM pg_catalog.pg_stat_get_wal_receiver()) END,
   CASE WHEN pg_catalog.pg_is_in_recovery() THEN (SELECT status FROM pg_catalog.pg_stat_get_wal_receiver()) END,
@@ -154,8 +203,7 @@ const (
   CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() END,
   CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_is_wal_replay_paused() END,
   CASE WHEN pg_catalog.pg_is_in_recovery()
-    THEN extract(epoch FROM pg_catalog.current_setting('recovery_min_apply_delay')::pg_catalog.interval) END`
-	noReplayColumns = ` NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL`
+    THEN extract(epoch FROM pg_catalog.current_setting('recovery_min_apply_delay')::pg_catalog.interval) END,`
 )
 
 // The columns of the rows that statsSQL returns.
@@ -171,7 +219,8 @@ const (
 	columnTransaction
 	columnCheckpointerStart
 	columnPrivileged
-	columnPostmasterStart
+	columnOwnDatabase
+	columnStart
 	columnMaxConnections
 	columnSuperuserReserved
 	columnReserved
@@ -181,8 +230,6 @@ const (
 	columnVersionNum
 	columnIsReplica
 	columnReadOnly
-	columnBackendPID
-	columnClock
 	columnReceiverPID
 	columnReceiverStatus
 	columnReceiptAge
@@ -192,6 +239,9 @@ const (
 	columnReplayedTo
 	columnPaused
 	columnApplyDelay
+	columnBackendPID
+	columnClock
+	columnOwnName
 	columnCount
 )
 
@@ -209,36 +259,52 @@ type backendCount struct {
 	age      float64 // age of their oldest transaction in seconds
 }
 
-// parseStats parses the result of statsSQL. Databases are still OIDs, and fill adds their names. pid is the process ID
-// from the login. A pooler sends a number of its own, which shows that there is a pooler.
-func parseStats(results []*pgconn.Result, pid uint32) (*ServerStats, []backendCount, replay, error) {
+// statsReply is the parsed result of statsSQL. Databases are still OIDs, and fill adds their names.
+type statsReply struct {
+	server   *ServerStats
+	backends []backendCount
+	replay   replay
+	own      uint32 // OID of the session's own database, 0 if it is not known
+	ownName  string
+}
+
+// parseStats parses the result of statsSQL. pid is the process ID from the login. A pooler sends a number of its own, which
+// shows that there is a pooler.
+func parseStats(results []*pgconn.Result, pid uint32) (statsReply, error) {
 	if len(results) == 0 {
-		return nil, nil, replay{}, errors.New("no result")
+		return statsReply{}, errors.New("no result")
 	}
 	rows := results[len(results)-1].Rows
 	i := slices.IndexFunc(rows, func(row [][]byte) bool {
 		return len(row) == columnCount && string(row[columnKind]) == rowTotal
 	})
 	if i < 0 {
-		return nil, nil, replay{}, errors.New("no row of totals")
+		return statsReply{}, errors.New("no row of totals")
 	}
 	var p numberParser
-	server := p.parseTotals(rows[i])
-	backend := p.number(rows[i][columnBackendPID])
+	totals := rows[i]
+	server := p.parseTotals(totals)
+	backend := p.number(totals[columnBackendPID])
 	server.Pooled = backend.Known && backend.Value != float64(pid)
+	reply := statsReply{server: server, replay: p.parseReplay(totals), ownName: toValidUTF8(totals[columnOwnName])}
+	if totals[columnOwnDatabase] != nil {
+		reply.own = p.oid(totals[columnOwnDatabase])
+	}
 	countColumn := columnVisible
 	if server.Privileged {
 		countColumn = columnClients
 	}
-	var backends []backendCount
 	for _, row := range rows {
 		if len(row) != columnCount {
-			return nil, nil, replay{}, errors.New("a row of another width")
+			return statsReply{}, errors.New("a row of another width")
+		}
+		kind := string(row[columnKind])
+		if kind == rowTotal {
+			server.Used = p.number(row[countColumn])
+			continue
 		}
 		n := p.integer(row[countColumn])
-		switch kind := string(row[columnKind]); {
-		case kind == rowTotal:
-			server.Used = n
+		switch {
 		case n == 0:
 		case kind == rowApplication:
 			server.Applications = append(server.Applications, Applications{toValidUTF8(row[columnApplication]), n})
@@ -251,11 +317,11 @@ func parseStats(results []*pgconn.Result, pid uint32) (*ServerStats, []backendCo
 				c.state = toValidUTF8(row[columnState])
 			}
 			c.age = max(0, p.number(row[columnTransaction]).Value)
-			backends = append(backends, c)
+			reply.backends = append(reply.backends, c)
 		}
 	}
 	server.Applications = topApplications(server.Applications)
-	return server, backends, p.parseReplay(rows[i]), p.err
+	return reply, p.err
 }
 
 // numberParser parses numbers in text format and keeps the first error.
@@ -292,28 +358,22 @@ func (p *numberParser) number(text []byte) Number {
 // parseTotals parses the row of totals, except for Used.
 func (p *numberParser) parseTotals(row [][]byte) *ServerStats {
 	server := &ServerStats{
-		MaxConnections:               p.integer(row[columnMaxConnections]),
-		SuperuserReservedConnections: p.integer(row[columnSuperuserReserved]),
+		MaxConnections:               p.number(row[columnMaxConnections]),
+		SuperuserReservedConnections: p.number(row[columnSuperuserReserved]),
 		ReservedConnections:          p.number(row[columnReserved]),
 		Privileged:                   string(row[columnPrivileged]) == "t",
-		PostmasterStart:              p.number(row[columnPostmasterStart]),
-		readAt:                       p.number(row[columnClock]),
+		PostmasterStart:              p.number(row[columnStart]),
 		Version:                      toValidUTF8(row[columnVersion]),
 		VersionNum:                   toValidUTF8(row[columnVersionNum]),
-		Replica:                      string(row[columnIsReplica]) == "t",
-		ReadOnly:                     string(row[columnReadOnly]) == "on",
+		readAt:                       p.number(row[columnClock]),
+	}
+	if row[columnIsReplica] != nil {
+		server.Role = &Role{Replica: string(row[columnIsReplica]) == "t", ReadOnly: string(row[columnReadOnly]) == "on"}
 	}
 	if delay := p.number(row[columnApplyDelay]); delay.Value > 0 {
 		server.ApplyDelay = delay
 	}
-	server.Usable = server.MaxConnections - server.SuperuserReservedConnections - int(server.ReservedConnections.Value)
-	// These two are settings of extensions, which may have any value. A negative limit of Citus means no limit.
-	if reserved, _ := parseNumber(row[columnReservedByRDS]); reserved.Value > 0 {
-		server.Usable -= int(reserved.Value)
-	}
-	if limit, _ := parseNumber(row[columnLimitOfCitus]); limit.Known && limit.Value >= 0 {
-		server.Usable = min(server.Usable, int(limit.Value))
-	}
+	server.Usable = usable(server, row)
 	if server.Privileged {
 		server.CheckpointerStart = p.number(row[columnCheckpointerStart])
 		server.LockWaiting = p.number(row[columnLockWaiting])
@@ -323,6 +383,22 @@ func (p *numberParser) parseTotals(row [][]byte) *ServerStats {
 		server.TransactionMax = known(max(0, p.number(row[columnTransaction]).Value))
 	}
 	return server
+}
+
+// usable returns how many slots ordinary roles may use, unknown if the server refused its settings.
+func usable(server *ServerStats, row [][]byte) Number {
+	if !server.MaxConnections.Known {
+		return Number{}
+	}
+	slots := server.MaxConnections.Value - server.SuperuserReservedConnections.Value - server.ReservedConnections.Value
+	// These two are settings of extensions, which may have any value. A negative limit of Citus means no limit.
+	if reserved, _ := parseNumber(row[columnReservedByRDS]); reserved.Value > 0 {
+		slots -= reserved.Value
+	}
+	if limit, _ := parseNumber(row[columnLimitOfCitus]); limit.Known && limit.Value >= 0 {
+		slots = min(slots, limit.Value)
+	}
+	return known(slots)
 }
 
 // toValidUTF8 makes text from the server usable as a label value. Databases may have any encoding.

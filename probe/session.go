@@ -26,8 +26,8 @@ type session struct {
 	conn   *pgconn.PgConn
 	dialer *dialer
 	meter  *meter
-	// refusal records whether the server refuses prefixSQL. All sessions of a prober share it.
-	refusal *prefixRefusal
+	// refusals remembers what the server refuses. All sessions of a prober share it.
+	refusals *refusals
 	// role is what the ping of a new session found, nil if it is not known.
 	role *Role
 	// panicked reports whether pgconn, or the code that reads its results, panicked on data from the server.
@@ -112,7 +112,36 @@ func (s *session) queryRows(ctx context.Context, sql string) ([]*pgconn.Result, 
 
 // queryCatalog is queryRows for a PostgreSQL server, with the session's prefix.
 func (s *session) queryCatalog(ctx context.Context, sql string) ([]*pgconn.Result, error) {
-	return s.queryPrefixed(ctx, s.prefix(), sql, largeBudget)
+	prefix := s.prefix()
+	results, err := s.queryPrefixed(ctx, prefix, sql, largeBudget)
+	if prefix == plainPrefixSQL && len(results) == 0 && s.refusals.record(PartLockTimeout, err) {
+		return s.queryPrefixed(ctx, s.prefix(), sql, largeBudget)
+	}
+	return results, err
+}
+
+// queryPart reads a part of the statistics and returns the rows of its last result. It returns none if the server refuses
+// the part, or refused it so recently that queryPart does not ask. It returns an error if the session is lost or a row does
+// not have the given number of columns.
+func (s *session) queryPart(ctx context.Context, part Part, sql string, columns int) ([][][]byte, error) {
+	if s.refusals.refused(part) != nil {
+		return nil, nil
+	}
+	results, err := s.queryCatalog(ctx, sql)
+	s.refusals.record(part, err)
+	switch {
+	case isRefusal(err), err == nil && len(results) == 0:
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	rows := results[len(results)-1].Rows
+	for _, row := range rows {
+		if len(row) != columns {
+			return nil, errors.New("a row of another width")
+		}
+	}
+	return rows, nil
 }
 
 // abortedByUs reports whether this side ended the session because of what the server sent.
@@ -174,10 +203,4 @@ func isFatal(e *pgconn.PgError) bool {
 		severity = e.Severity
 	}
 	return severity == "FATAL" || severity == "PANIC"
-}
-
-// isRefusal reports whether the server replied with an error that does not end the session.
-func isRefusal(err error) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && !isFatal(pgErr)
 }

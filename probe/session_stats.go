@@ -40,11 +40,11 @@ FROM pg_catalog.unnest('{` + list.String() + `}'::pg_catalog.oid[]) AS d`
 
 // readSessionStats reads the session statistics of the known databases that have had sessions or allow connections. It
 // returns nil before PostgreSQL 14 and an empty result if the server refuses the statement.
-func (c *catalogue) readSessionStats(ctx context.Context, run query, versionNum string) ([]SessionStats, error) {
+func (c *catalogue) readSessionStats(ctx context.Context, s *session, versionNum string) ([]SessionStats, error) {
 	if version, err := strconv.Atoi(versionNum); err != nil || version < sessionStatsMinVersion || len(c.databases) == 0 {
 		return nil, nil
 	}
-	rows, err := run.rows(ctx, c.sessionStatsSQL, 5)
+	rows, err := s.queryPart(ctx, PartSessionCounter, c.sessionStatsSQL, 5)
 	if err != nil {
 		return nil, err
 	}

@@ -92,7 +92,7 @@ func (p *Prober) queryOnce(ctx context.Context, sql string, maxDuration time.Dur
 // queryReadOnly runs a statement in a read-only transaction. It calls onBegin after BEGIN, with whether BEGIN succeeded.
 func (s *session) queryReadOnly(ctx context.Context, sql string, onBegin func(succeeded bool)) (Scalar, error) {
 	begin := "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE"
-	if s.refusal.isRecent() {
+	if s.refusals.refused(PartSettings) != nil {
 		begin = "BEGIN READ ONLY"
 	}
 	if deadline, ok := ctx.Deadline(); ok {
