@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	dto "github.com/prometheus/client_model/go"
+
+	"pg_liveness_exporter/probe"
 )
 
 // privileges has the privileges that cannot be derived from the golden files, by metric.
@@ -137,6 +139,86 @@ func namesIn(t *testing.T, file string) map[string]bool {
 			name, _, _ := strings.Cut(rest, " ")
 			names[name] = true
 		}
+	}
+	return names
+}
+
+// TestTroubleshooting tests that docs/troubleshooting.md has a heading for each state, reason and loss reason, in the order of the
+// code, and for nothing else.
+func TestTroubleshooting(t *testing.T) {
+	for _, problem := range troubleshootingProblems(readTroubleshooting(t)) {
+		t.Error(problem)
+	}
+}
+
+// TestTroubleshootingSees tests that TestTroubleshooting notices each heading that is missing, misspelt or too many.
+func TestTroubleshootingSees(t *testing.T) {
+	page := readTroubleshooting(t)
+	headings := strings.Count(page, "\n### `")
+	if want := len(probe.States()) + len(probe.Reasons()) + len(probe.LossReasons()); headings != want {
+		t.Fatalf("%d headings, not %d", headings, want)
+	}
+	parts := strings.SplitAfter(page, "\n### `")
+	for i := 1; i < len(parts); i++ {
+		before, after := strings.Join(parts[:i], ""), strings.Join(parts[i:], "")
+		name, rest, _ := strings.Cut(after, "`")
+		for what, changed := range map[string]string{
+			"removed":  strings.TrimSuffix(before, "### `") + rest,
+			"misspelt": before + name + "s`" + rest,
+			"repeated": before + name + "`\n\nText.\n\n### `" + after,
+			"deeper":   strings.TrimSuffix(before, "### `") + "#### `" + after,
+		} {
+			if len(troubleshootingProblems(changed)) == 0 {
+				t.Errorf("the heading %s is %s, which is not noticed", name, what)
+			}
+		}
+	}
+}
+
+func readTroubleshooting(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "docs", "troubleshooting.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(page)
+}
+
+// troubleshootingProblems compares the headings of the page with the names in the code.
+func troubleshootingProblems(page string) []string {
+	var problems []string
+	for section, want := range map[string][]string{
+		"States":                     namesOf(probe.States()),
+		"Reasons":                    namesOf(probe.Reasons()),
+		"Losses of the kept session": namesOf(probe.LossReasons()),
+	} {
+		if got := headingsIn(page, section); !slices.Equal(got, want) {
+			problems = append(problems, fmt.Sprintf("the headings in %q are\n  %q, not\n  %q", section, got, want))
+		}
+	}
+	return problems
+}
+
+// headingsIn returns the headings of the third level in a section of the second level, without their backquotes.
+func headingsIn(page, section string) []string {
+	var headings []string
+	current := ""
+	for line := range strings.Lines(page) {
+		line = strings.TrimSuffix(line, "\n")
+		if name, ok := strings.CutPrefix(line, "## "); ok {
+			current = name
+		}
+		if name, ok := strings.CutPrefix(line, "### "); ok && current == section {
+			headings = append(headings, strings.Trim(name, "`"))
+		}
+	}
+	return headings
+}
+
+func namesOf[T ~string](values []T) []string {
+	names := make([]string, len(values))
+	for i, value := range values {
+		names[i] = string(value)
 	}
 	return names
 }
