@@ -80,16 +80,23 @@ func TestHealthConfigs(t *testing.T) {
 	}
 }
 
-// TestReadme: every YAML block of a README says what it is, and can be used as that.
+// documents returns the pages whose blocks and links are tested: READMEs and docs/.
+func documents(t *testing.T) []string {
+	t.Helper()
+	return append([]string{"README.md", "examples/kubernetes/README.md"}, glob(t, "docs/*.md")...)
+}
+
+// TestReadme: every YAML block of a README or a page of docs/ says what it is, and can be used as that.
 func TestReadme(t *testing.T) {
-	for _, readme := range []string{"README.md", "examples/kubernetes/README.md"} {
-		content := read(t, readme)
+	for _, page := range documents(t) {
+		content := read(t, page)
 		blocks := regexp.MustCompile("(?s)```yaml\n# ([a-z.]+)\n(.*?)```").FindAllStringSubmatch(content, -1)
-		if all := strings.Count(content, "```yaml"); len(blocks) != all || all == 0 {
-			t.Errorf("%d of %d YAML blocks begin with the name of a file", len(blocks), all)
+		all := strings.Count(content, "```yaml")
+		if len(blocks) != all || all == 0 && strings.HasSuffix(page, "README.md") {
+			t.Errorf("%s: %d of %d YAML blocks begin with the name of a file", page, len(blocks), all)
 		}
 		for i, block := range blocks {
-			t.Run(fmt.Sprintf("%s %d %s", readme, i, block[1]), func(t *testing.T) { canBeUsed(t, block[1], block[2]) })
+			t.Run(fmt.Sprintf("%s %d %s", page, i, block[1]), func(t *testing.T) { canBeUsed(t, block[1], block[2]) })
 		}
 	}
 }
@@ -101,18 +108,126 @@ func canBeUsed(t *testing.T, name, content string) {
 		if _, err := parse(t, name, content); err != nil {
 			t.Error(err)
 		}
-	case "prometheus.yml":
+	case "prometheus.yml", "rules.yml":
 		file := filepath.Join(t.TempDir(), name)
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		args := []string{"check", "config", file}
+		if name == "rules.yml" {
+			args = []string{"check", "rules", "--lint=all", "--lint-fatal", file}
+		}
 		tool := testenv.Tool(t, "PROMTOOL", "promtool")
-		if out, err := exec.CommandContext(t.Context(), tool, "check", "config", file).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(t.Context(), tool, args...).CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
 	default:
 		t.Error("what is this?")
 	}
+}
+
+// haproxyBlocks returns the HAProxy configurations of a page, with one address in place of the names of servers, which nobody
+// resolves.
+func haproxyBlocks(t *testing.T, page string) []string {
+	t.Helper()
+	var blocks []string
+	for _, block := range regexp.MustCompile("(?s)```haproxy\n(.*?)```").FindAllStringSubmatch(read(t, page), -1) {
+		blocks = append(blocks, regexp.MustCompile(`[a-z0-9-]+\.db\.example\.org`).ReplaceAllString(block[1], "127.0.0.1"))
+	}
+	return blocks
+}
+
+// TestHAProxyBlocks: HAProxy accepts every configuration of a README or a page of docs/, and the servers that the exporter is asked
+// about are targets of a configuration of the same page.
+func TestHAProxyBlocks(t *testing.T) {
+	program := testenv.Tool(t, "HAPROXY", "haproxy")
+	const rest = "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 30m\n  timeout server 30m\n" +
+		"frontend clients\n  bind 127.0.0.1:5000\n  default_backend writes\n"
+	found := 0
+	for _, page := range documents(t) {
+		for _, block := range haproxyBlocks(t, page) {
+			found++
+			if !strings.Contains(block, "\ndefaults\n") {
+				block = rest + block // a part of a configuration
+			}
+			file := filepath.Join(t.TempDir(), "haproxy.cfg")
+			check(t, os.WriteFile(file, []byte(block), 0o600))
+			// -dW: a warning is an error.
+			if out, err := exec.CommandContext(t.Context(), program, "-c", "-dW", "-f", file).CombinedOutput(); err != nil {
+				t.Errorf("%s: %v\n%s\n%s", page, err, out, block)
+			}
+			for _, server := range regexp.MustCompile(`(?m)^  server (\S+) `).FindAllStringSubmatch(block, -1) {
+				if !regexp.MustCompile(`(?m)^  ` + server[1] + `: *\{`).MatchString(read(t, page)) {
+					t.Errorf("%s: the server %s is no target of a configuration of this page", page, server[1])
+				}
+			}
+		}
+	}
+	if found < 3 {
+		t.Errorf("only %d configurations", found)
+	}
+}
+
+// TestShellBlocks: a shell can parse every block of commands of a README or a page of docs/.
+func TestShellBlocks(t *testing.T) {
+	for _, page := range documents(t) {
+		for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(read(t, page), -1) {
+			cmd := exec.CommandContext(t.Context(), "sh", "-n")
+			cmd.Stdin = strings.NewReader(block[1])
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s\n%s", page, err, out, block[1])
+			}
+		}
+	}
+}
+
+// TestLinks: what a README or a page of docs/ links to in the repository is there, a heading too, and README.md links to every page
+// of docs/.
+func TestLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#\s]*)(?:#([^)\s]+))?\)`)
+	code := regexp.MustCompile("(?s)```.*?```")
+	linked := map[string]bool{}
+	for _, page := range documents(t) {
+		for _, l := range link.FindAllStringSubmatch(code.ReplaceAllString(read(t, page), ""), -1) {
+			if strings.Contains(l[1], "://") {
+				continue
+			}
+			file := page
+			if l[1] != "" {
+				file = filepath.Join(filepath.Dir(page), l[1])
+			}
+			if page == "README.md" {
+				linked[file] = true
+			}
+			if _, err := os.Stat(inRoot(t, file)); err != nil {
+				t.Errorf("%s links to %s: %v", page, l[1], err)
+				continue
+			}
+			if l[2] != "" && !anchors(code.ReplaceAllString(read(t, file), ""))[l[2]] {
+				t.Errorf("%s links to %s#%s, and there is no such heading", page, l[1], l[2])
+			}
+		}
+	}
+	for _, page := range glob(t, "docs/*.md") {
+		if !linked[page] {
+			t.Errorf("README.md does not link to %s", page)
+		}
+	}
+}
+
+// anchors returns the names that a forge gives to the headings of a page.
+func anchors(page string) map[string]bool {
+	names := map[string]bool{}
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		name := regexp.MustCompile(`[^\pL\pN _-]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		name = strings.ReplaceAll(name, " ", "-")
+		unique := name
+		for i := 1; names[unique]; i++ {
+			unique = fmt.Sprintf("%s-%d", name, i)
+		}
+		names[unique] = true
+	}
+	return names
 }
 
 // metricName matches what looks like the name of one of our metrics.

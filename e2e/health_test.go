@@ -285,7 +285,7 @@ checks:
 }
 
 // TestHAProxy: a real HAProxy routes writes to the primary and reads to the replica by what /primary and /replica say, and
-// follows a promotion.
+// follows a promotion. Its configuration is the first one of docs/high-availability.md.
 func TestHAProxy(t *testing.T) {
 	t.Parallel()
 	program := testenv.Tool(t, "HAPROXY", "haproxy")
@@ -295,31 +295,17 @@ func TestHAProxy(t *testing.T) {
 	startWithFile(t, fmt.Sprintf(`
 health: {max_age: 500ms}
 targets:
-  one: {host: 127.0.0.1, port: %[2]d, %[1]s}
-  other: {host: 127.0.0.1, port: %[3]d, %[1]s}
+  orders-1: {host: 127.0.0.1, port: %[2]d, %[1]s}
+  orders-2: {host: 127.0.0.1, port: %[3]d, %[1]s}
 `, login(), one.Port, other.Port), "--health.listen-address=127.0.0.1:"+plain)
 	file := filepath.Join(t.TempDir(), "haproxy.cfg")
-	servers := fmt.Sprintf(`
-  default-server check inter 200ms fall 2 rise 1 port %s addr 127.0.0.1 on-marked-down shutdown-sessions
-  server one 127.0.0.1:%d
-  server other 127.0.0.1:%d
-`, plain, one.Port, other.Port)
-	check(t, os.WriteFile(file, []byte(fmt.Sprintf(`
-defaults
-  mode tcp
-  timeout connect 5s
-  timeout client 60s
-  timeout server 60s
-  timeout check 2s
-listen writes
-  bind 127.0.0.1:%s
-  option httpchk
-  http-check send meth OPTIONS uri-lf /primary/%%[srv_name]%s
-listen reads
-  bind 127.0.0.1:%s
-  option httpchk
-  http-check send meth GET uri-lf /replica/%%[srv_name]?lag=10s%s
-`, writes, servers, reads, servers)), 0o600))
+	configuration := strings.NewReplacer(
+		"bind :5000", "bind 127.0.0.1:"+writes, "bind :5001", "bind 127.0.0.1:"+reads, "port 10433", "port "+plain,
+		"server orders-1 127.0.0.1:5432", fmt.Sprintf("server orders-1 127.0.0.1:%d", one.Port),
+		"server orders-2 127.0.0.1:5432", fmt.Sprintf("server orders-2 127.0.0.1:%d", other.Port),
+		"inter 2s", "inter 200ms",
+	).Replace(haproxyBlocks(t, "docs/high-availability.md")[0])
+	check(t, os.WriteFile(file, []byte(configuration), 0o600))
 	startTool(t, "HAProxy", program, "-db", "-f", file)
 	// at says which server answers behind a port, 0 for none.
 	at := func(port string) int {

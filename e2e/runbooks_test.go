@@ -27,7 +27,8 @@ func readRunbooks(t *testing.T) map[string]string {
 	return runbooks
 }
 
-// TestRunbooks: each alert has a runbook and says where, each runbook an alert, and all the same headings.
+// TestRunbooks: each alert has a runbook and says where, each runbook an alert, and all the same headings. No document speaks of an
+// alert that does not exist.
 func TestRunbooks(t *testing.T) {
 	runbooks := readRunbooks(t)
 	alerts := map[string]bool{}
@@ -45,6 +46,13 @@ func TestRunbooks(t *testing.T) {
 	}
 	headings := regexp.MustCompile(`(?m)^#+ (.*)$`)
 	mention := regexp.MustCompile(`\b(?:Postgres|PgBouncer|PgLiveness)[A-Z]\w+`)
+	for _, page := range documents(t) {
+		for _, other := range mention.FindAllString(read(t, page), -1) {
+			if !alerts[other] {
+				t.Errorf("%s speaks of %s, which is no alert", page, other)
+			}
+		}
+	}
 	for name, text := range runbooks {
 		if !alerts[name] {
 			t.Errorf("no alert is called %s", name)
@@ -68,8 +76,8 @@ func TestRunbooks(t *testing.T) {
 	}
 }
 
-// TestRunbookSQL runs every statement of the runbooks, so that none rots: those of the server on a throwaway primary, those
-// of PgBouncer's console on a throwaway PgBouncer.
+// TestRunbookSQL runs every statement of the runbooks and of docs/, so that none rots: those of the server on a throwaway primary,
+// those of PgBouncer's console on a throwaway PgBouncer.
 func TestRunbookSQL(t *testing.T) {
 	server, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{Bin: testenv.Bin(t)})
 	if err != nil {
@@ -87,14 +95,20 @@ func TestRunbookSQL(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = pool.Remove() })
 
-	// What only some servers have: the column is of PostgreSQL 14, and a primary has nothing to resume or to promote.
-	const undefinedColumn, notInThisState = "42703", "55000"
+	// What only some servers have: the column and the setting are of PostgreSQL 14, and a primary has nothing to resume or to
+	// promote.
+	const undefinedColumn, notInThisState, undefinedObject = "42703", "55000", "42704"
 	allowed := map[string]string{
 		"sessions": undefinedColumn, "pg_wal_replay_resume": notInThisState, "pg_promote": notInThisState,
+		"idle_session_timeout": undefinedObject,
 	}
 	block := regexp.MustCompile("(?s)```sql\n-- psql, on ([^\n]*)\n(.*?)```")
 	statements := 0
-	for name, text := range readRunbooks(t) {
+	texts := readRunbooks(t)
+	for _, page := range glob(t, "docs/*.md") {
+		texts[page] = read(t, page)
+	}
+	for name, text := range texts {
 		if got, want := len(block.FindAllString(text, -1)), strings.Count(text, "```sql"); got != want {
 			t.Errorf("%s: %d of %d blocks of SQL say where they are to be run", name, got, want)
 		}
