@@ -90,7 +90,7 @@ func (e *sessionEnd) announced() bool { return e.code == "57P01" || e.notice == 
 func (e *sessionEnd) isUnexplained() bool { return e.code == "" && e.notice == "" }
 
 // reason returns the reason if the end of the session alone determines it. The cases were tested on PostgreSQL 13 to
-// 18. The routines are those of src/backend/libpq/be-secure.c and src/backend/tcop/postgres.c.
+// 19. The routines are those of src/backend/libpq/be-secure.c and src/backend/tcop/postgres.c.
 func (e *sessionEnd) reason() (LossReason, bool) {
 	switch {
 	// crash_shutdown, or the postmaster has died
