@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -77,7 +76,7 @@ func (p *pooler) start(ctx context.Context, name string, args ...string) error {
 	if err := p.killRest(); err != nil {
 		return err
 	}
-	for p.listens(ctx) { // the port is free when the processes have ended
+	for listens(ctx, p.Port) { // the port is free when the processes have ended
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -86,13 +85,7 @@ func (p *pooler) start(ctx context.Context, name string, args ...string) error {
 	if err := p.launch(p.command(context.WithoutCancel(ctx), p.bin, args...)); err != nil {
 		return err
 	}
-	return p.waitUntil(ctx, name, func() bool { return p.listens(ctx) })
-}
-
-func (p *pooler) listens(ctx context.Context) bool {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", p.Port))
-	return err == nil && conn.Close() == nil
+	return p.waitUntil(ctx, name, func() bool { return listens(ctx, p.Port) })
 }
 
 // remove ends the pooler with a signal, as process.remove does, and kills the processes that it has left behind.

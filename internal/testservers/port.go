@@ -4,8 +4,11 @@
 package testservers
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"syscall"
 )
@@ -59,3 +62,10 @@ func reservePort(minPort, maxPort int) (*Port, error) {
 
 // Release gives the port back.
 func (p *Port) Release() error { return p.socket.Close() }
+
+// listens reports whether a process accepts connections on a port of 127.0.0.1.
+func listens(ctx context.Context, port int) bool {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	return err == nil && conn.Close() == nil
+}

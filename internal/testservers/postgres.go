@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package testservers launches throwaway servers on this machine, for the tests and for `make run`, `make demo` and
-// `make bench`: PostgreSQL, four poolers, Redis and Celery workers. A Stack is some of them with the exporter and
-// Prometheus. No package of the exporter is linked in: a Stack starts its binary.
+// `make bench`: PostgreSQL, four poolers, Patroni with etcd, Redis and Celery workers. A Stack is some of them with the
+// exporter and Prometheus. No package of the exporter is linked in: a Stack starts its binary.
 package testservers
 
 import (
