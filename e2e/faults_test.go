@@ -264,3 +264,54 @@ func fill(t *testing.T, s *testservers.Postgres, user string) func() {
 		})
 	}
 }
+
+// TestAuthentication tests that a method that the exporter cannot do, or has no credentials for, is a misconfiguration
+// whose detail names the method.
+func TestAuthentication(t *testing.T) {
+	t.Parallel()
+	certificate, key := newCertificate(t)
+	for _, test := range []struct {
+		name, hba string
+		settings  []string
+		want      []string // parts of the log line
+		since     int
+	}{
+		{name: "Kerberos", hba: "host all all all gss", want: []string{"Kerberos (GSSAPI)", "another method in pg_hba.conf"}},
+		{
+			name: "OAuth", hba: "host all all all oauth issuer=https://issuer.invalid scope=openid", since: 18,
+			settings: []string{"oauth_validator_libraries = 'none'"}, want: []string{"OAuth", "another method in pg_hba.conf"},
+		},
+		{name: "ident", hba: "host all all all ident", want: []string{"ident or peer"}},
+		{name: "a certificate", hba: "hostssl all all all cert", want: []string{"client certificate", "sslcert"}},
+		{name: "a certificate too", hba: "hostssl all all all scram-sha-256 clientcert=verify-full", want: []string{"client certificate", "sslcert"}},
+		{name: "no line", hba: "host app all all scram-sha-256", want: []string{"no line of pg_hba.conf"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			if test.since > testenv.Major(t) {
+				t.Skipf("PostgreSQL %d and later have this method", test.since)
+			}
+			s := newServer(t, testservers.PostgresConfig{
+				Certificate: certificate, Key: key, Settings: append([]string{"ssl_ca_file = 'server.crt'"}, test.settings...),
+			})
+			path := filepath.Join(s.Dir, "data", "pg_hba.conf")
+			check(t, os.WriteFile(path, []byte("local all all trust\n"+test.hba+"\n"), 0))
+			if count(t, s, "SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL") > 0 {
+				t.Skip("this build of PostgreSQL does not have the method")
+			}
+			check(t, s.Stop(testservers.Fast))
+			check(t, s.Start(t.Context()))
+			e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %d, user: %s, password: %q}}", s.Port, role, password))
+			m := e.ScrapePatiently().of("a")
+			if found := verdictOf(t, m, nil); found != (verdict{"misconfigured", "auth"}) {
+				t.Errorf("found %+v", found)
+			}
+			_, page := e.Probe("a", "&debug=true")
+			for _, part := range test.want {
+				if !strings.Contains(e.Logged(), part) || !strings.Contains(page, part) {
+					t.Errorf("%q is missing in the log or on the page\n%s\n%s", part, e.Logged(), page)
+				}
+			}
+		})
+	}
+}

@@ -104,10 +104,11 @@ type dialer struct {
 
 // handshake records one TLS handshake.
 type handshake struct {
-	sentCertificate bool // a client certificate was sent
-	conn            *tls.Conn
-	raw             *meteredConn // the connection below TLS
-	received        int64        // bytes received until the handshake was complete
+	requestedCertificate bool // the server requested a client certificate
+	sentCertificate      bool // one was sent
+	conn                 *tls.Conn
+	raw                  *meteredConn // the connection below TLS
+	received             int64        // bytes received until the handshake was complete
 }
 
 // newDialer takes hosts and TLS settings out of cfg, and makes cfg dial through the dialer.
@@ -272,21 +273,20 @@ func (d *dialer) encrypt(ctx context.Context, conn *meteredConn, h *handshake) (
 	return nil, &tlsError{err}
 }
 
-// tlsConfigFor returns a copy of the TLS settings that records in h whether a client certificate is sent. If
-// verification of the server's certificate fails, the error contains that certificate.
+// tlsConfigFor returns a copy of the TLS settings that records in h whether a client certificate is requested and sent.
+// If verification of the server's certificate fails, the error contains that certificate.
 func (d *dialer) tlsConfigFor(h *handshake) *tls.Config {
 	cfg := d.tlsConfig.Clone()
-	if len(cfg.Certificates) > 0 {
-		// This chooses like crypto/tls does (getClientCertificate in handshake_client.go).
-		cfg.GetClientCertificate = func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			for i := range cfg.Certificates {
-				if request.SupportsCertificate(&cfg.Certificates[i]) == nil {
-					h.sentCertificate = true
-					return &cfg.Certificates[i], nil
-				}
+	// This chooses like crypto/tls does (getClientCertificate in handshake_client.go).
+	cfg.GetClientCertificate = func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		h.requestedCertificate = true
+		for i := range cfg.Certificates {
+			if request.SupportsCertificate(&cfg.Certificates[i]) == nil {
+				h.sentCertificate = true
+				return &cfg.Certificates[i], nil
 			}
-			return new(tls.Certificate), nil
 		}
+		return new(tls.Certificate), nil
 	}
 	if verify := cfg.VerifyPeerCertificate; verify != nil { // pgconn sets it for verify-ca
 		cfg.VerifyPeerCertificate = func( //nolint:gosec // no session is resumed: there is no ClientSessionCache
@@ -313,6 +313,9 @@ func (d *dialer) mayHaveRefusedCertificate() bool {
 	return d.loginHandshake.sentCertificate && info != nil && info.Version == tls.VersionName(tls.VersionTLS13) &&
 		d.loginHandshake.raw.received.Load() == d.loginHandshake.received
 }
+
+// lacksCertificate reports whether the server requested a client certificate and none was sent.
+func (h *handshake) lacksCertificate() bool { return h.requestedCertificate && !h.sentCertificate }
 
 // alert returns the alert that ended the connection, if it was read, and nil otherwise. The connection must be closed.
 // pgconn reads in the background during a long write (bgreader) and reports only the error of the write. crypto/tls

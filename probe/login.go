@@ -219,6 +219,11 @@ func (p *Prober) login(probeCtx, loginCtx context.Context, t *trace) (*session, 
 			failed.err = held
 		case f.isRefusalOfCredentials() && written.sent:
 			p.refusedPassword.record(failed.password, err)
+		case f.SQLState == "" && (f.Reason == ReasonProtocol || f.Reason == ReasonAuth):
+			failed.err = s.meter.authError(err)
+		}
+		if isAlert(failed.err) && s.dialer.loginHandshake.lacksCertificate() {
+			failed.err = errNoCertificate
 		}
 		return nil, failed
 	}

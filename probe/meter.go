@@ -37,8 +37,8 @@ const (
 	columnCost = 32
 )
 
-// maxErrorBody is how much of an error is kept for unterminatedError, in bytes.
-const maxErrorBody = 1 << 10
+// maxBody is how much of a message's body the meter remembers, in bytes.
+const maxBody = 1 << 10
 
 // errBudget is returned if a server sent more than the budget of a session or of one reply allows.
 var errBudget = errors.New("the server sent more than this exporter reads")
@@ -54,7 +54,7 @@ type meter struct {
 	header     []byte
 	bodyLeft   int    // bytes of the current message's body that have not been read
 	kind       byte   // type of the current message
-	errorBody  []byte // the beginning of the last ErrorResponse's body, at most maxErrorBody bytes
+	body       []byte // the beginning of that body if it is an error or a request to authenticate, at most maxBody bytes
 	// err is the error that ended reading: errBudget or an error of the connection, but not a timeout. Read keeps
 	// returning it.
 	err error
@@ -101,8 +101,8 @@ func (m *meter) chargeAll(p []byte) int {
 		if len(m.header) == 0 {
 			if m.bodyLeft > 0 {
 				skipped := min(m.bodyLeft, len(p)-i)
-				if m.kind == 'E' {
-					m.errorBody = append(m.errorBody, p[i:i+min(skipped, maxErrorBody-len(m.errorBody))]...)
+				if m.kind == 'E' || m.kind == 'R' {
+					m.body = append(m.body, p[i:i+min(skipped, maxBody-len(m.body))]...)
 				}
 				m.bodyLeft -= skipped
 				i += skipped
@@ -119,21 +119,18 @@ func (m *meter) chargeAll(p []byte) int {
 			return headerStart
 		}
 		m.bodyLeft = max(0, bodyLength(m.header)-(len(m.header)-5))
-		if m.kind = m.header[0]; m.kind == 'E' {
-			m.errorBody = m.errorBody[:0]
-		}
-		m.header = m.header[:0]
+		m.kind, m.body, m.header = m.header[0], m.body[:0], m.header[:0]
 	}
 	return len(p)
 }
 
-// unterminatedError returns the last ErrorResponse if its length leaves out the zero byte that ends the fields, and nil
-// otherwise. pgagroal sends such errors (pgagroal_write_pool_full and others in its src/libpgagroal/message.c). libpq
+// unterminatedError returns the last message if it is an ErrorResponse whose length leaves out the zero byte that ends
+// the fields, and nil otherwise. pgagroal sends such errors (pgagroal_write_pool_full and others in its src/libpgagroal/message.c). libpq
 // reads them, and pgproto3 takes them for the end of the connection.
 func (m *meter) unterminatedError() error {
 	const fieldEnd = "\x00"
-	body := string(m.errorBody)
-	if m.bodyLeft > 0 || !strings.HasSuffix(body, fieldEnd) || strings.HasSuffix(body, fieldEnd+fieldEnd) {
+	body := string(m.body)
+	if m.kind != 'E' || m.bodyLeft > 0 || !strings.HasSuffix(body, fieldEnd) || strings.HasSuffix(body, fieldEnd+fieldEnd) {
 		return nil
 	}
 	e := &pgconn.PgError{}

@@ -135,6 +135,7 @@ func TestUnusualReplies(t *testing.T) {
 		{"an HTTP server without SSLRequest", sendAndClose("HTTP/1.1 400 Bad Request\r\n\r\n"), "sslmode=disable", Failure{Reason: ReasonProtocol, State: StateNoResponse, Phase: PhaseStartup}},
 		{"garbage instead of a handshake", sendBytes("Snonsense nonsense nonsense"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
 		{"an error without its last byte", sendAndClose("E\x00\x00\x00\x32SFATAL\x00VFATAL\x00C53300\x00Mconnection pool is full\x00\x00"), "sslmode=disable", Failure{Reason: ReasonPooler, State: StateConnectionLimit, Phase: PhaseStartup, SQLState: "53300"}},
+		{"an alert instead of a handshake", sendBytes("S\x15\x03\x03\x00\x02\x02\x28"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
 		{"no process for the session", sendAndClose("Ecould not fork\n\x00"), "sslmode=prefer", Failure{Reason: ReasonResources, State: StateRejecting, Phase: PhaseTLS}},
 		{"no TLS", sendBytes("N"), "sslmode=require", Failure{Reason: ReasonTLS, State: StateMisconfigured, Phase: PhaseTLS}},
 		{"no TLS, and then silent", sendBytes("N"), "sslmode=prefer", Failure{Reason: ReasonTimeout, State: StateNoResponse, Phase: PhaseStartup}},
@@ -160,7 +161,7 @@ func TestUnusualReplies(t *testing.T) {
 				t.Fatal("up")
 			}
 			got := *r.Failure
-			if (got.Detail != "") != (test.want.Reason == ReasonTLS) {
+			if (got.Detail != "") != (test.want.Reason == ReasonTLS || test.want.Reason == ReasonAuth) {
 				t.Errorf("detail %q", got.Detail)
 			}
 			if got.Detail = ""; got != test.want {
@@ -277,9 +278,12 @@ func TestReasonsBySQLState(t *testing.T) {
 			}))
 			p := newTestProber(t, s.Port, "sslmode=disable")
 			r := runProbe(t, p, hanging)
-			want := Failure{Reason: test.reason, State: test.state, Phase: PhaseStartup, SQLState: test.code, Routine: test.routine}
-			if r.Up() || *r.Failure != want {
-				t.Errorf("got %+v, want %+v", r.Failure, want)
+			if r.Up() {
+				t.Fatal("up")
+			}
+			got, want := *r.Failure, Failure{Reason: test.reason, State: test.state, Phase: PhaseStartup, SQLState: test.code, Routine: test.routine}
+			if got.Detail = ""; got != want {
+				t.Errorf("got %+v, want %+v", got, want)
 			}
 			connections := 1
 			if test.reason == ReasonTerminated {

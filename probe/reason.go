@@ -95,7 +95,7 @@ var errForbidden = errors.New("the module does not allow the address that the na
 
 // errNotAsked is returned if the server lets in without a password, require_auth is set, and this login held the
 // password back.
-var errNotAsked = errors.New("require_auth check failed: the server did not request the password")
+var errNotAsked = errors.New(requireAuthText + ": the server did not request the password")
 
 // errNoCredentials is returned if the probe ended before the password was available.
 var errNoCredentials = errors.New("the password was not there in time")
@@ -106,14 +106,19 @@ type forkError struct{}
 
 func (forkError) Error() string { return "the server could not start a process for the session" }
 
+// errNoCertificate is returned if the server requested a client certificate, none was sent, and the server broke off.
+var errNoCertificate = errors.New("the server requires a client certificate: set sslcert and sslkey to one that it accepts")
+
 // classify returns the failure for err in phase. A server error takes precedence: its SQLSTATE decides, then its
-// routine, but never its message, which is translated. Poolers send fixed messages and no routine. Then come network errors, then timeouts.
+// routine, but never its message, which is translated. Poolers send fixed messages and no routine. Then come network
+// errors, then timeouts.
 func classify(err error, phase Phase) *Failure {
 	f := &Failure{Phase: phase}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
 		f.SQLState, f.Routine = safeCode(pgErr.Code, 5), safeCode(pgErr.Routine, 63)
 		f.Reason, f.State = classifySQLState(pgErr, phase)
+		f.Detail = serverDetail(pgErr)
 		return f
 	}
 	f.Reason, f.State = classifyClientError(err)
@@ -137,6 +142,7 @@ func safeCode(text string, maxLength int) string {
 func detail(err error) string {
 	var (
 		configErr *configError
+		authErr   *authError
 		tlsErr    *tlsError
 		dnsErr    *net.DNSError
 		unknownCA x509.UnknownAuthorityError
@@ -146,6 +152,10 @@ func detail(err error) string {
 	switch {
 	case errors.As(err, &configErr):
 		return configErr.err.Error()
+	case errors.As(err, &authErr):
+		return authErr.detail
+	case errors.Is(err, errNoCertificate):
+		return errNoCertificate.Error()
 	case errors.Is(err, errNoTLS):
 		return errNoTLS.Error()
 	case errors.Is(err, errNotCertified):
@@ -168,6 +178,30 @@ func detail(err error) string {
 		return "the TLS handshake failed"
 	case errors.As(err, &dnsErr) && dnsErr.IsNotFound:
 		return "the name has no address"
+	case strings.Contains(err.Error(), requireAuthText):
+		return "the server asks for no password, which require_auth does not allow"
+	case strings.Contains(err.Error(), channelBindingText):
+		return "the server authenticates without the channel binding that channel_binding requires"
+	}
+	return ""
+}
+
+// serverDetail describes what a server's error means, where its SQLSTATE and routine stand for several things. Only the
+// message tells these apart, and it is translated (lc_messages of the server): it is compared with the English ones, and
+// if it is none of them, nothing is said that could be wrong.
+func serverDetail(e *pgconn.PgError) string {
+	switch e.Code {
+	case "28000": // ClientAuthentication and auth_failed in src/backend/libpq/auth.c
+		switch {
+		case e.Message == "connection requires a valid client certificate":
+			return errNoCertificate.Error()
+		case strings.HasPrefix(e.Message, "Ident authentication failed"), strings.HasPrefix(e.Message, "Peer authentication failed"):
+			return "the server wants the operating system's user of the exporter to be its role (ident or peer in pg_hba.conf)"
+		case strings.HasPrefix(e.Message, "certificate authentication failed"):
+			return "the client certificate is not that of the exporter's role"
+		case e.Routine == "ClientAuthentication":
+			return "no line of pg_hba.conf lets the exporter in, or the line wants a client certificate"
+		}
 	}
 	return ""
 }
@@ -220,6 +254,7 @@ func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {
 func classifyClientError(err error) (Reason, State) {
 	var (
 		configErr  *configError
+		authErr    *authError
 		forkErr    forkError
 		fileTLSErr *config.TLSError
 		tlsErr     *tlsError
@@ -227,7 +262,7 @@ func classifyClientError(err error) (Reason, State) {
 	switch {
 	case errors.As(err, &fileTLSErr), errors.As(err, &tlsErr), isAlert(err):
 		return ReasonTLS, StateMisconfigured
-	case errors.As(err, &configErr):
+	case errors.As(err, &configErr), errors.Is(err, errNoCertificate):
 		return ReasonAuth, StateMisconfigured
 	case errors.Is(err, errForbidden):
 		return ReasonPermission, StateMisconfigured
@@ -249,7 +284,7 @@ func classifyClientError(err error) (Reason, State) {
 		return ReasonTimeout, StateNoResponse
 	case neterr.Ended(err):
 		return ReasonTerminated, StateNoResponse
-	case isAuthText(err.Error()):
+	case errors.As(err, &authErr), isAuthText(err.Error()):
 		return ReasonAuth, StateMisconfigured
 	}
 	return ReasonProtocol, StateNoResponse
@@ -262,12 +297,15 @@ func isAlert(err error) bool {
 	return errors.As(err, &opErr) && opErr.Op == "remote error"
 }
 
-// isAuthText reports whether text is a credentials failure on the client side. pgconn distinguishes these by text only
-// (connectOne in pgconn.go).
+// Texts of failures on the client side, which pgconn distinguishes by text only (connectOne in pgconn.go).
+const (
+	requireAuthText    = "require_auth check failed"
+	channelBindingText = "channel binding check failed"
+)
+
+// isAuthText reports whether text is a credentials failure on the client side.
 func isAuthText(text string) bool {
-	for _, part := range []string{
-		"require_auth check failed", "channel binding check failed", "failed SASL auth", "failed GSS auth",
-	} {
+	for _, part := range []string{requireAuthText, channelBindingText, "failed SASL auth", "failed GSS auth"} {
 		if strings.Contains(text, part) {
 			return true
 		}
