@@ -315,3 +315,82 @@ func TestAuthentication(t *testing.T) {
 		})
 	}
 }
+
+// TestNotAccepting tests that the exporter says why a server accepts no connections now.
+func TestNotAccepting(t *testing.T) {
+	t.Parallel()
+	const startingUp = "the server is starting up"
+	sinceFourteen := func(detail string) string { // until 13 a server in recovery says that it starts
+		if testenv.Major(t) < 14 {
+			return startingUp
+		}
+		return detail
+	}
+	standby := func(t *testing.T, s *testservers.Postgres, files map[string]string, settings string) {
+		check(t, s.Stop(testservers.Immediate))
+		for name, content := range files {
+			path := filepath.Join(s.Dir, "data", name)
+			check(t, os.WriteFile(path, []byte(content), 0o600))
+			check(t, os.Chmod(path, 0o666)) // the server's user rewrites it
+		}
+		check(t, s.Append("postgresql.conf", settings))
+		check(t, s.Launch())
+	}
+	for _, test := range []struct {
+		name, want string
+		begin      func(t *testing.T, s *testservers.Postgres)
+	}{
+		{"smart shutdown", "the server is shutting down", func(t *testing.T, s *testservers.Postgres) {
+			hold(t, s, "SELECT 1")
+			check(t, s.Signal(testservers.Smart))
+		}},
+		{"warm standby", sinceFourteen("hot_standby is off"), func(t *testing.T, s *testservers.Postgres) {
+			standby(t, s, map[string]string{"standby.signal": ""}, "hot_standby = off")
+		}},
+		{"standby that lacks WAL", sinceFourteen("not yet ready"), func(t *testing.T, s *testservers.Postgres) {
+			execute(t, s, "CHECKPOINT")
+			rows, err := s.Query(t.Context(), "SELECT concat_ws(' ', redo_lsn, redo_wal_file, checkpoint_lsn) FROM pg_control_checkpoint()")
+			check(t, err)
+			at := strings.Fields(rows[0])
+			standby(t, s, map[string]string{"standby.signal": "", "backup_label": backupLabel(at[0], at[1], at[2])}, "")
+		}},
+		{"standby that lacks all WAL", startingUp, func(t *testing.T, s *testservers.Postgres) {
+			standby(t, s, map[string]string{
+				"standby.signal": "", "backup_label": backupLabel("7/28", "000000010000000700000000", "7/60"),
+			}, "")
+		}},
+		{"crash", "the server is recovering from a crash", func(t *testing.T, s *testservers.Postgres) {
+			stuck, killed := hold(t, s, "SELECT 1"), hold(t, s, "SELECT 1")
+			t.Cleanup(freeze(t, s, int(stuck.PID()))) // the postmaster waits for it, for 5 s
+			check(t, syscall.Kill(int(killed.PID()), syscall.SIGKILL))
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, testservers.PostgresConfig{})
+			test.begin(t, s)
+			var page string
+			e, _ := startWithFile(t, fmt.Sprintf("targets: {a: {host: 127.0.0.1, port: %d, %s}}", s.Port, login()))
+			eventually(t, "it is not said that "+test.want, func() bool {
+				_, page = e.Probe("a", "&debug=true")
+				return strings.Contains(page, test.want)
+			})
+			if !strings.Contains(page, "not_accepting") {
+				t.Error(page)
+			}
+		})
+	}
+}
+
+// backupLabel returns the file that makes a server recover from a position as if it were restored from a backup, whose
+// end it then looks for.
+func backupLabel(redo, file, checkpoint string) string {
+	return fmt.Sprintf(`START WAL LOCATION: %s (file %s)
+CHECKPOINT LOCATION: %s
+BACKUP METHOD: streamed
+BACKUP FROM: primary
+START TIME: 2026-11-28 00:00:00 UTC
+LABEL: test
+START TIMELINE: 1
+`, redo, file, checkpoint)
+}

@@ -148,6 +148,7 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 		return nil, err
 	}
 	d.loginDialed, d.metered = true, metered
+	d.trace.setPeer(metered.RemoteAddr().String())
 	var conn net.Conn = metered
 	if d.tlsConfig != nil {
 		d.trace.enter(PhaseTLS)

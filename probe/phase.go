@@ -44,6 +44,7 @@ type trace struct {
 	enteredAt time.Time
 	times     Phases
 	tls       *TLS
+	address   string // of the server, as session.address returns it
 	// sentPassword reports whether the login has sent a password: the server or pooler has a place for it.
 	sentPassword bool
 }
@@ -62,6 +63,20 @@ func (t *trace) setTLS(info *TLS) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.tls = info
+}
+
+// setPeer records the address of the server that accepted the connection.
+func (t *trace) setPeer(address string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.address = address
+}
+
+// peer returns the address of the server that accepted the connection, "" if none has.
+func (t *trace) peer() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.address
 }
 
 // recordPassword records that the login has sent a password.

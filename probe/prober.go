@@ -163,6 +163,9 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	hung := false
 	if k != nil {
 		hung = p.awaitKept(ctx, r, k, replies, s != nil)
+	}
+	p.explain(r, k)
+	if k != nil {
 		switch {
 		case !r.KeptUp:
 		case k.mayBlockShutdown(r):
@@ -342,7 +345,7 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, watch *loginWatch) 
 		}
 		var phase Phase
 		r.Phases, phase = t.read()
-		r.TLS = t.tlsInfo()
+		r.TLS, r.address = t.tlsInfo(), t.peer()
 		var loginErr *loginError
 		if errors.As(err, &loginErr) {
 			phase = loginErr.phase

@@ -186,11 +186,21 @@ func detail(err error) string {
 	return ""
 }
 
+const shuttingDown = "the server is shutting down"
+
 // serverDetail describes what a server's error means, where its SQLSTATE and routine stand for several things. Only the
 // message tells these apart, and it is translated (lc_messages of the server): it is compared with the English ones, and
 // if it is none of them, nothing is said that could be wrong.
 func serverDetail(e *pgconn.PgError) string {
 	switch e.Code {
+	case "57P03": // BackendInitialize in src/backend/tcop/backend_startup.c, until 16 ProcessStartupPacket in postmaster.c
+		return map[string]string{
+			"the database system is starting up":                   "the server is starting up",
+			"the database system is shutting down":                 shuttingDown,
+			"the database system is in recovery mode":              "the server is recovering from a crash",
+			"the database system is not yet accepting connections": "the server is recovering and not yet ready for queries",
+			"the database system is not accepting connections":     "the server is recovering, and hot_standby is off",
+		}[e.Message]
 	case "28000": // ClientAuthentication and auth_failed in src/backend/libpq/auth.c
 		switch {
 		case e.Message == "connection requires a valid client certificate":
@@ -204,6 +214,20 @@ func serverDetail(e *pgconn.PgError) string {
 		}
 	}
 	return ""
+}
+
+// explain revises the failure of a probe, if there is one, with what the kept session k shows about the server. k is nil
+// if no session is kept.
+func (p *Prober) explain(r *Result, k *kept) {
+	f := r.Failure
+	switch {
+	case f == nil || f.Phase != PhaseStartup && f.Phase != PhaseNone: // the latter waited for a login of an earlier probe
+	case p.target.Kind != config.KindPgBouncer:
+		// A server that lets nobody in and still has a session is in a smart shutdown.
+		if f.Reason == ReasonNotAccepting && f.Detail == "" && r.KeptUp && !k.isRelayed() && k.address() == r.address {
+			f.Detail = shuttingDown
+		}
+	}
 }
 
 // isRefusalOfCredentials reports whether the server or a pooler refused the user or the password.

@@ -4,15 +4,27 @@
 package probe
 
 import (
+	"net"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"pg_liveness_exporter/internal/testservers"
 )
 
 // TestServerDetails checks that a detail is what the English message says, and is missing or right for translated ones.
 func TestServerDetails(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ code, routine, message, want string }{
+		{"57P03", "ProcessStartupPacket", "the database system is starting up", "the server is starting up"},
+		{"57P03", "BackendInitialize", "the database system is shutting down", "the server is shutting down"},
+		{"57P03", "BackendInitialize", "the database system is in recovery mode", "the server is recovering from a crash"},
+		{"57P03", "BackendInitialize", "the database system is not yet accepting connections", "the server is recovering and not yet ready for queries"},
+		{"57P03", "BackendInitialize", "the database system is not accepting connections", "the server is recovering, and hot_standby is off"},
+		{"57P03", "BackendInitialize", "das Datenbanksystem fährt herunter", ""},
+		{"57P03", "BackendInitialize", "le système de bases de données se lance", ""},
+		{"57P03", "BackendInitialize", "", ""},
 		{"28000", "ClientAuthentication", "connection requires a valid client certificate", errNoCertificate.Error()},
 		{"28000", "ClientAuthentication", "Verbindung erfordert ein gültiges Client-Zertifikat", "no line of pg_hba.conf lets the exporter in, or the line wants a client certificate"},
 		{"28000", "ClientAuthentication", `pg_hba.conf rejects connection for host "10.0.0.1", user "u", database "d"`, "no line of pg_hba.conf lets the exporter in, or the line wants a client certificate"},
@@ -33,5 +45,41 @@ func TestServerDetails(t *testing.T) {
 				t.Errorf("got %+v, want the detail %q", r.Failure, test.want)
 			}
 		})
+	}
+}
+
+// TestTranslatedShutdown checks that a direct server that lets nobody in and still has a session is in a smart shutdown,
+// whatever its language, and that nothing is said about a server at another address.
+func TestTranslatedShutdown(t *testing.T) {
+	t.Parallel()
+	var stopping atomic.Bool
+	s := newFakeServer(t, func(conn net.Conn) {
+		if stopping.Load() {
+			refuse(pgproto3.ErrorResponse{
+				Severity: "FATAL", Code: "57P03", Routine: "BackendInitialize", Message: "das Datenbanksystem fährt herunter",
+			})(conn)
+			return
+		}
+		testservers.Converse(loginOK, func(net.Conn, pgproto3.FrontendMessage) []byte { return selectOne })(conn)
+	})
+	kept, elsewhere := newTestProber(t, s.Port, "sslmode=disable"), newTestProber(t, s.Port, "sslmode=disable")
+	for _, p := range []*Prober{kept, elsewhere} {
+		if r := runProbe(t, p, hanging); !r.Up() {
+			t.Fatal(r.Failure)
+		}
+	}
+	stopping.Store(true)
+	other := newFakeServer(t, func(conn net.Conn) {
+		refuse(pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03", Message: "das Datenbanksystem startet"})(conn)
+	})
+	elsewhere.credentials = newTestProber(t, other.Port, "sslmode=disable").credentials
+	for _, test := range []struct {
+		prober *Prober
+		want   string
+	}{{kept, shuttingDown}, {elsewhere, ""}} {
+		r := runProbe(t, test.prober, hanging)
+		if !r.KeptUp || r.Up() || r.Failure.Reason != ReasonNotAccepting || r.Failure.Detail != test.want {
+			t.Errorf("got %+v, kept %v, want the detail %q", r.Failure, r.KeptUp, test.want)
+		}
 	}
 }

@@ -26,6 +26,9 @@ type Result struct {
 	Query Number
 	// TLS is what the new session's handshake showed, nil if there was none.
 	TLS *TLS
+	// address is the address of the server that refused the new session, as session.address returns it. It is empty if
+	// none was reached.
+	address string
 	// Superuser reports whether the new session's role is a superuser. Connection limits do not apply to superusers.
 	Superuser bool
 	// Keep reports whether the prober keeps a session. KeptUp reports whether the kept session replied in this probe.
