@@ -421,3 +421,81 @@ targets:
 		})
 	})
 }
+
+// TestConsoleLooksUpPasswords tests a console whose users are in the server (auth_query): while the server lets PgBouncer
+// not in, nobody can log in there, and the kept session shows that PgBouncer is alive.
+func TestConsoleLooksUpPasswords(t *testing.T) {
+	t.Parallel()
+	for _, fault := range []struct {
+		name  string
+		begin func(t *testing.T, p *pooled)
+	}{
+		{"server stopped", func(t *testing.T, p *pooled) { check(t, p.server.Stop(testservers.Fast)) }},
+		{"server hangs", func(t *testing.T, p *pooled) {
+			t.Cleanup(freeze(t, p.server, append(children(t, p.server), p.server.PID())...))
+		}},
+		{"server refuses PgBouncer's password", func(t *testing.T, p *pooled) {
+			execute(t, p.server, "ALTER ROLE postgres PASSWORD 'other'")
+			p.console(t)("RECONNECT")
+		}},
+		{"server has no database for it", func(t *testing.T, p *pooled) {
+			execute(t, p.server, "ALTER DATABASE app ALLOW_CONNECTIONS false")
+			p.console(t)("RECONNECT")
+		}},
+		{"server has no room", func(t *testing.T, p *pooled) {
+			execute(t, p.server, "ALTER DATABASE app CONNECTION LIMIT 0", "ALTER ROLE postgres NOSUPERUSER")
+			p.console(t)("RECONNECT")
+		}},
+	} {
+		t.Run(fault.name, func(t *testing.T) {
+			t.Parallel()
+			p := newLookup(t)
+			file := fmt.Sprintf("targets: {pool: {kind: pgbouncer, host: 127.0.0.1, port: %d, timeout: 1s, %s}}", p.Port, login())
+			e, _ := startWithFile(t, file)
+			var m Metrics
+			for range 2 {
+				if m = e.ScrapePatiently().of("pool"); m["pgbouncer_up"] != 1 || m["pg_kept_session_up"] != 1 {
+					t.Fatalf("up %v, kept %v\n%s", m["pgbouncer_up"], m["pg_kept_session_up"], e.Logged())
+				}
+			}
+			fault.begin(t, p)
+			for i := range 5 {
+				before := failures(m)
+				m = e.ScrapePatiently().of("pool")
+				m["pg_up"] = m["pgbouncer_up"] // verdictOf knows the name of a PostgreSQL server's
+				if found := verdictOf(t, m, before); found != (verdict{"rejecting", "pooler"}) {
+					t.Errorf("scrape %d: found %+v", i, found)
+				}
+				if m["pg_kept_session_up"] != 1 || m["pgbouncer_config_max_client_connections"] != 100 {
+					t.Errorf("scrape %d: kept session %v, figures %v", i, m["pg_kept_session_up"], m["pgbouncer_config_max_client_connections"])
+				}
+			}
+			if fault.name == "server hangs" { // without a session, nothing shows that PgBouncer is alive
+				first, _ := startWithFile(t, file)
+				if m := first.ScrapePatiently().of("pool"); m[`pg_probe_state{state="no_response"}`] != 1 || !strings.Contains(first.Logged(), "auth_query") {
+					t.Errorf("a first probe finds %v\n%s", m, first.Logged())
+				}
+			}
+		})
+	}
+}
+
+// newLookup starts a PgBouncer that looks up its users' passwords in the database app of a new server.
+func newLookup(t *testing.T) *pooled {
+	t.Helper()
+	bin := testenv.Tool(t, "PGBOUNCER_NEWER", "newer-pgbouncer") // 1.18 has no auth_dbname, which the console needs
+	s := newServer(t, testservers.PostgresConfig{})
+	execute(t, s, "ALTER ROLE postgres PASSWORD 'postgres'", "ALTER ROLE "+role+" CONNECTION LIMIT -1")
+	b, err := testservers.NewPgBouncer(t.Context(), testservers.PgBouncerConfig{
+		Bin: bin, Databases: []string{fmt.Sprintf("app = host=127.0.0.1 port=%d", s.Port)},
+		Settings: []string{"stats_users = " + role, "auth_user = postgres", "auth_dbname = app"},
+	})
+	check(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("PgBouncer log:\n%s", b.Log())
+		}
+		check(t, b.Remove())
+	})
+	return &pooled{s, b}
+}

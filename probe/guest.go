@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"pg_liveness_exporter/config"
 )
 
 // The exporter is a guest: the kept session must not take a place that an application needs, and must not keep anything
@@ -72,10 +74,11 @@ type loginWatch struct {
 // watchLogin makes the kept session k give way if, at half of the time until ctx's deadline, a new login waits for a
 // place and a proxy or a pooler is between: k may hold that place. If the login succeeds soon after that, no session is
 // kept from then on. A direct session stays, since it is the only way to read the statistics of a server that accepts
-// no login. k is nil if no session is kept.
+// no login. So does one with PgBouncer's console, for which PgBouncer always has a place: a login that waits there waits
+// for a server (auth_query). k is nil if no session is kept.
 func (p *Prober) watchLogin(ctx context.Context, k *kept) *loginWatch {
 	deadline, ok := ctx.Deadline()
-	if k == nil || !k.isRelayed() || !ok {
+	if k == nil || !k.isRelayed() || p.target.Kind == config.KindPgBouncer || !ok {
 		return nil
 	}
 	w := &loginWatch{prober: p}

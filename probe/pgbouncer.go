@@ -25,6 +25,11 @@ type PoolerStats struct {
 	Lists, Config map[string]float64
 }
 
+// isPgBouncer reports whether the console is that of a PgBouncer and not of another pooler. s may be nil.
+func (s *PoolerStats) isPgBouncer() bool {
+	return s != nil && strings.HasPrefix(s.Version, "PgBouncer")
+}
+
 // PoolerRow is one row of a SHOW command's result.
 type PoolerRow struct {
 	// Labels identify the row, in the order of PoolLabels, DatabaseLabels or TotalLabels.
@@ -47,6 +52,11 @@ func TotalLabels() []string { return []string{"database"} }
 type pgbouncer struct{}
 
 const showVersion = "SHOW VERSION"
+
+// pgbouncerSQLState is the SQLSTATE of PgBouncer's own refusals (send_pooler_error in its src/proto.c). An error with
+// another one is a server's, which refused PgBouncer's login for the auth_query (kill_pool_logins_server_error in
+// src/server.c).
+const pgbouncerSQLState = "08P01"
 
 func (pgbouncer) ping(ctx context.Context, s *session) error {
 	_, err := readVersion(ctx, s)

@@ -227,6 +227,11 @@ func (p *Prober) explain(r *Result, k *kept) {
 		if f.Reason == ReasonNotAccepting && f.Detail == "" && r.KeptUp && !k.isRelayed() && k.address() == r.address {
 			f.Detail = shuttingDown
 		}
+	case r.ranOutOfTime() && !r.KeptUp:
+		f.Detail = "the pooler hangs, or waits for a server to look up the password (auth_query)"
+	case r.ranOutOfTime(), r.PoolerStats.isPgBouncer() && f.SQLState != "" && f.SQLState != pgbouncerSQLState:
+		f.Reason, f.State = ReasonPooler, StateRejecting
+		f.Detail = "the pooler answers, and has no server to look up the password (auth_query)"
 	}
 }
 

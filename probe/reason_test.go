@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/testservers"
 )
 
@@ -81,5 +82,52 @@ func TestTranslatedShutdown(t *testing.T) {
 		if !r.KeptUp || r.Up() || r.Failure.Reason != ReasonNotAccepting || r.Failure.Detail != test.want {
 			t.Errorf("got %+v, kept %v, want the detail %q", r.Failure, r.KeptUp, test.want)
 		}
+	}
+}
+
+// TestConsoleError checks that an error that PgBouncer had from a server, while its console answers, is not about the
+// exporter. Other poolers send errors of their own with PostgreSQL's SQLSTATEs.
+func TestConsoleError(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		version, code, message string
+		reason                 Reason
+		state                  State
+	}{
+		{"PgBouncer 1.26.1", "28P01", `password authentication failed for user "lookup"`, ReasonPooler, StateRejecting},
+		{"PgBouncer 1.26.1", "53300", "sorry, too many clients already", ReasonPooler, StateRejecting},
+		{"PgBouncer 1.26.1", "57P01", "terminating connection due to administrator command", ReasonPooler, StateRejecting},
+		{"PgBouncer 1.26.1", "08P01", "password authentication failed", ReasonAuth, StateMisconfigured},
+		{"PgBouncer 1.26.1", "08P01", "client connections exceeded (max_user_client_connections)", ReasonRoleLimit, StateMisconfigured},
+		{"1.5-odyssey", "28P01", `odyssey: c1: password authentication failed for user "u"`, ReasonAuth, StateMisconfigured},
+	} {
+		t.Run(test.version+" "+test.code+" "+test.message, func(t *testing.T) {
+			t.Parallel()
+			var refusing atomic.Bool
+			s := newFakeServer(t, func(conn net.Conn) {
+				if refusing.Load() {
+					refuse(pgproto3.ErrorResponse{Severity: "FATAL", Code: test.code, Message: test.message})(conn)
+					return
+				}
+				testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+					if isQuery(m, showVersion) {
+						return testservers.Wire(
+							&pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("version"), DataTypeOID: 25, TypeModifier: -1}}},
+							&pgproto3.DataRow{Values: [][]byte{[]byte(test.version)}},
+							&pgproto3.CommandComplete{CommandTag: []byte("SHOW")}, ready)
+					}
+					return testservers.Wire(oneColumn, &pgproto3.CommandComplete{CommandTag: []byte("SHOW")}, ready)
+				})(conn)
+			})
+			p := newTestProberOf(t, config.KindPgBouncer, dsnOf(s), nil)
+			if r := runProbe(t, p, hanging); !r.Up() || !r.KeptUp {
+				t.Fatalf("got %+v, kept %v", r.Failure, r.KeptUp)
+			}
+			refusing.Store(true)
+			r := runProbe(t, p, hanging)
+			if r.Up() || r.Failure.Reason != test.reason || r.Failure.State != test.state || r.PoolerStats == nil {
+				t.Errorf("got %+v, figures %+v", r.Failure, r.PoolerStats)
+			}
+		})
 	}
 }
