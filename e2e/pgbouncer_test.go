@@ -499,3 +499,39 @@ func newLookup(t *testing.T) *pooled {
 	})
 	return &pooled{s, b}
 }
+
+// TestOneOfSeveralPgBouncers tests that the log says once that figures may be those of one process of several.
+func TestOneOfSeveralPgBouncers(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, variable, program string
+		settings                []string
+		warnings                int
+	}{
+		{"alone", "PGBOUNCER", "pgbouncer", nil, 0},
+		{"so_reuseport", "PGBOUNCER", "pgbouncer", []string{"so_reuseport = 1"}, 1},
+		{"newer, alone", "PGBOUNCER_NEWER", "newer-pgbouncer", nil, 0},
+		{"newer, so_reuseport", "PGBOUNCER_NEWER", "newer-pgbouncer", []string{"so_reuseport = 1"}, 1},
+		{"newer, peers", "PGBOUNCER_NEWER", "newer-pgbouncer", []string{"peer_id = 1"}, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			b, err := testservers.NewPgBouncer(t.Context(), testservers.PgBouncerConfig{
+				Bin: testenv.Tool(t, test.variable, test.program), Users: plainUsers,
+				Settings: append([]string{"stats_users = " + role}, test.settings...),
+			})
+			check(t, err)
+			t.Cleanup(func() { check(t, b.Remove()) })
+			e, _ := startWithFile(t, fmt.Sprintf(
+				"targets: {pool: {kind: pgbouncer, host: 127.0.0.1, port: %d, user: %s, password: %s, sslmode: disable}}", b.Port, role, plainPassword))
+			for range 3 {
+				if m := e.ScrapePatiently().of("pool"); m["pgbouncer_up"] != 1 {
+					t.Fatalf("not up\n%s", e.Logged())
+				}
+			}
+			if got := strings.Count(e.Logged(), "several PgBouncers"); got != test.warnings {
+				t.Errorf("%d warnings, want %d\n%s", got, test.warnings, e.Logged())
+			}
+		})
+	}
+}

@@ -388,6 +388,10 @@ func (t *Target) warnOfSettings(r *probe.Result) {
 	if r.KeptUp && r.ServerStats != nil && r.ServerStats.IsTemplate && t.isFirst("template") {
 		t.logger.Warn("the target's database is a template: while a session is kept, no database can be created from it; set keep: false")
 	}
+	if r.PoolerStats != nil && r.PoolerStats.MayBeOneOfSeveral() && t.isFirst("one of several") {
+		t.logger.Warn("so_reuseport or peer_id is set: if several PgBouncers share this port, the figures are those of one of them; " +
+			"give each an address and a target of its own")
+	}
 }
 
 func (t *Target) logVerdict(before History, now *probe.Result) {

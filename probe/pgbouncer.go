@@ -30,6 +30,12 @@ func (s *PoolerStats) isPgBouncer() bool {
 	return s != nil && strings.HasPrefix(s.Version, "PgBouncer")
 }
 
+// MayBeOneOfSeveral reports whether other processes may share this PgBouncer's port, so that the rest describes only one
+// of them: so_reuseport is on, or a peer_id is set.
+func (s *PoolerStats) MayBeOneOfSeveral() bool {
+	return s.Config["so_reuseport"] > 0 || s.Config["peer_id"] > 0
+}
+
 // PoolerRow is one row of a SHOW command's result.
 type PoolerRow struct {
 	// Labels identify the row, in the order of PoolLabels, DatabaseLabels or TotalLabels.
