@@ -50,7 +50,7 @@ func TestServerDetails(t *testing.T) {
 }
 
 // TestTranslatedShutdown checks that a direct server that lets nobody in and still has a session is in a smart shutdown,
-// whatever its language, and that nothing is said about a server at another address.
+// whatever its language, and that nothing is said about a server at another address or behind a proxy.
 func TestTranslatedShutdown(t *testing.T) {
 	t.Parallel()
 	var stopping atomic.Bool
@@ -63,13 +63,15 @@ func TestTranslatedShutdown(t *testing.T) {
 		}
 		testservers.Converse(loginOK, func(net.Conn, pgproto3.FrontendMessage) []byte { return selectOne })(conn)
 	})
-	kept, elsewhere := newTestProber(t, s.Port, "sslmode=disable"), newTestProber(t, s.Port, "sslmode=disable")
-	for _, p := range []*Prober{kept, elsewhere} {
+	newProber := func() *Prober { return newTestProber(t, s.Port, "sslmode=disable") }
+	direct, elsewhere, proxied := newProber(), newProber(), newProber()
+	for _, p := range []*Prober{direct, elsewhere, proxied} {
 		if r := runProbe(t, p, hanging); !r.Up() {
 			t.Fatal(r.Failure)
 		}
 	}
 	stopping.Store(true)
+	proxied.keptNow().relayed = true
 	other := newFakeServer(t, func(conn net.Conn) {
 		refuse(pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03", Message: "das Datenbanksystem startet"})(conn)
 	})
@@ -77,7 +79,7 @@ func TestTranslatedShutdown(t *testing.T) {
 	for _, test := range []struct {
 		prober *Prober
 		want   string
-	}{{kept, shuttingDown}, {elsewhere, ""}} {
+	}{{direct, shuttingDown}, {elsewhere, ""}, {proxied, ""}} {
 		r := runProbe(t, test.prober, hanging)
 		if !r.KeptUp || r.Up() || r.Failure.Reason != ReasonNotAccepting || r.Failure.Detail != test.want {
 			t.Errorf("got %+v, kept %v, want the detail %q", r.Failure, r.KeptUp, test.want)
