@@ -147,6 +147,7 @@ type fixedProber struct {
 
 func (p fixedProber) Probe(context.Context) *probe.Result { return p.result }
 func (p fixedProber) ForgetRefusals()                     {}
+func (p fixedProber) SetKeep(bool)                        {}
 func (p fixedProber) Close(context.Context) error         { return nil }
 
 // newTestExporter returns an exporter with a target for each name. All their probes have the result r.

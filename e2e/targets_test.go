@@ -235,6 +235,71 @@ targets:
 	}
 }
 
+// TestAdHocSessions: whoever names one server in many ways does not take its slots. A target of /probe keeps a session
+// from its third probe on, and 32 of a module do.
+func TestAdHocSessions(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{
+		HBA: "host all all 127.0.0.0/8 scram-sha-256", Settings: []string{"listen_addresses = '*'", "max_connections = 100"},
+	})
+	execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
+	e, _ := startWithFile(t, fmt.Sprintf(`
+modules:
+  many: {%[1]s, allow: ["127.0.0.0/8", "localhost"]}
+  few: {%[1]s, allow: ["127.0.0.0/8", "localhost"]}
+  none: {%[1]s, keep: false, allow: ["127.0.0.0/8"]}`, login()))
+	kept := func() int {
+		return int(e.Scrape()[`pg_liveness_exporter_sessions{state="idle"}`])
+	}
+	probeAll := func(first, n int, module string, times float64) (keeping int) {
+		t.Helper()
+		for i := range n {
+			address := fmt.Sprintf("127.0.%d.%d:%d", first, i+1, s.Port)
+			m := e.ProbeMetrics(address, "&module="+module)
+			if m["pg_up"] != 1 || m["pg_probes_total"] != times || m["pg_query_duration_seconds_count"] != times || m["pg_connections_used"] == 0 {
+				t.Errorf("%s in module %s: up %v, %v probes, %v queries, %v connections", address, module,
+					m["pg_up"], m["pg_probes_total"], m["pg_query_duration_seconds_count"], m["pg_connections_used"])
+			}
+			up, keeps := m["pg_kept_session_up"]
+			if _, counts := m[`pg_session_losses_total{reason="crash"}`]; counts != keeps || keeps && up != 1 {
+				t.Errorf("%s in module %s: kept session %v %v, losses %v", address, module, keeps, up, counts)
+			}
+			if keeps {
+				keeping++
+			}
+		}
+		return keeping
+	}
+	for times := range 2 {
+		if n := probeAll(1, 150, "many", float64(times+1)); n != 0 {
+			t.Fatalf("%d of 150 addresses keep a session after %d probes", n, times+1)
+		}
+	}
+	localhost := fmt.Sprintf("localhost:%d", s.Port)
+	for times := range 3 {
+		_, keeps := e.ProbeMetrics(localhost, "&module=few")["pg_kept_session_up"]
+		if keeps != (times == 2) {
+			t.Errorf("a name keeps a session at probe %d: %v", times+1, keeps)
+		}
+	}
+	eventually(t, "sessions of addresses that were probed twice stay open", func() bool { return kept() == 1 })
+	if n := probeAll(1, 40, "many", 3); n != 32 {
+		t.Errorf("%d of 40 addresses keep a session", n)
+	}
+	if n := probeAll(1, 40, "many", 4); n != 32 {
+		t.Errorf("%d of 40 addresses still keep a session", n)
+	}
+	for times := range 4 {
+		if n := probeAll(2, 2, "none", float64(times+1)); n != 0 {
+			t.Errorf("%d addresses of a module with keep: false keep a session", n)
+		}
+	}
+	eventually(t, "there are not 32 sessions of one module and one of another", func() bool {
+		rows, err := s.Query(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE usename = '"+role+"'")
+		return err == nil && rows[0] == "33" && kept() == 33
+	})
+}
+
 // recorder is a server that asks for the password in the clear and keeps what it receives.
 func recorder(t *testing.T) (port int, seen func() []byte) {
 	t.Helper()

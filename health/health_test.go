@@ -61,6 +61,7 @@ func (p *prober) Query(ctx context.Context, _ string, maxDuration time.Duration)
 }
 
 func (*prober) ForgetRefusals() {}
+func (*prober) SetKeep(bool)    {}
 
 func (*prober) Close(context.Context) error { return nil }
 

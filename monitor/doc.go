@@ -12,6 +12,8 @@
 // starts probes between scrapes if an interval is configured. A limiter bounds the number of probes under way over all
 // targets. A Snapshot is the state of a target after a probe.
 //
+// An ad-hoc target keeps a session only while it is probed often (keeper.go).
+//
 // A Check runs in the background, so that its callers wait only for the first result. The statements of all checks of a
 // target run one after the other.
 //

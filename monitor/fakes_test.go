@@ -20,6 +20,7 @@ func (unqueried) Query(context.Context, string, time.Duration) (probe.Scalar, *p
 }
 
 func (unqueried) ForgetRefusals() {}
+func (unqueried) SetKeep(bool)    {}
 
 // fixedProber is a fake prober whose probes always succeed.
 type fixedProber struct{ unqueried }

@@ -61,17 +61,17 @@ func New(options Options) *Monitor {
 func NewProbers(store *credentials.Store, sessions *probe.Sessions) func(*config.Target, Events) Prober {
 	return func(target *config.Target, events Events) Prober {
 		return probe.New(target, store.For(target), probe.Options{
-			Keep: target.Keep, Sessions: sessions,
-			OnSessionLost: events.OnSessionLost, OnCommit: events.OnCommit, Logger: events.Logger,
+			Sessions: sessions, OnSessionLost: events.OnSessionLost, OnCommit: events.OnCommit, Logger: events.Logger,
 		})
 	}
 }
 
-// newTarget returns a new target. Its log lines have its name, except for ad-hoc targets, whose names are addresses.
-func (m *Monitor) newTarget(t *config.Target, adHoc bool) *Target {
+// newTarget returns a new target. adHoc is nil for a configured one. Its log lines have its name, except for ad-hoc targets,
+// whose names are addresses.
+func (m *Monitor) newTarget(t *config.Target, adHoc *adHocOptions) *Target {
 	logger, limiter := m.options.Logger, m.limiter
 	switch {
-	case adHoc:
+	case adHoc != nil:
 		limiter = m.adHoc
 		logger = logger.With("ad_hoc_module", t.Module)
 	case t.Name != "":
@@ -80,7 +80,7 @@ func (m *Monitor) newTarget(t *config.Target, adHoc bool) *Target {
 	return newTarget(
 		targetOptions{
 			name: t.Name, implied: t.Implied, kind: t.Kind, Probing: t.Probing, logger: logger,
-			sharedCount: &m.sharedCount, limiter: limiter, histograms: m.options.NewHistograms(t.Commit),
+			sharedCount: &m.sharedCount, limiter: limiter, histograms: m.options.NewHistograms(t.Commit), adHoc: adHoc,
 		},
 		func(events Events) Prober { return m.options.NewProber(t, events) })
 }

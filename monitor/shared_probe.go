@@ -108,7 +108,7 @@ func (t *Target) probeShared(ctx context.Context, deadline time.Time, sampler bo
 func (t *Target) unanswered(start time.Time) Snapshot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.snapshotLocked(probe.Unanswered(start, time.Since(start), t.options.Keep))
+	return t.snapshotLocked(probe.Unanswered(start, time.Since(start), t.keeps()))
 }
 
 // snapshotLocked returns a snapshot with the result r and everything that has been counted so far.
@@ -147,7 +147,9 @@ func (t *Target) run(p *sharedProbe) {
 	t.mu.Lock()
 	before := t.history
 	t.mu.Unlock()
+	t.keeper.begin()
 	r := t.limitedProbe(ctx, p.start, before.last == nil || before.last.Up())
+	t.keeper.end(r.Up())
 	t.mu.Lock()
 	t.current = nil
 	if t.life.Err() == nil {
@@ -169,14 +171,14 @@ func (t *Target) run(p *sharedProbe) {
 func (t *Target) limitedProbe(ctx context.Context, start time.Time, responded bool) *probe.Result {
 	leave, ok := t.options.limiter.enter(ctx, responded)
 	if !ok {
-		return probe.Overloaded(start, time.Since(start), t.options.Keep)
+		return probe.Overloaded(start, time.Since(start), t.keeps())
 	}
 	defer leave()
 	waited := time.Since(start)
 	r := t.prober.Probe(ctx)
 	if !r.Up() && r.Failure.Reason == probe.ReasonTimeout && waited > time.Since(start)/2 {
 		// The wait left too little time for the server.
-		return probe.Overloaded(start, time.Since(start), t.options.Keep)
+		return probe.Overloaded(start, time.Since(start), t.keeps())
 	}
 	return r
 }

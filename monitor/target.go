@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 
 	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
@@ -29,6 +30,9 @@ type Prober interface {
 	// Query runs a statement of a check. The statement ends after maxDuration or when ctx ends. Any goroutine may call
 	// it at any time.
 	Query(ctx context.Context, sql string, maxDuration time.Duration) (probe.Scalar, *probe.Failure)
+	// SetKeep sets whether the prober keeps a session between probes. It keeps none before it is called. SetKeep does not
+	// block, and any goroutine may call it.
+	SetKeep(keep bool)
 	// ForgetRefusals makes the next probe ask again for what the server has refused. Any goroutine may call it.
 	ForgetRefusals()
 	// Close ends the sessions of the prober. If ctx ends first, it returns an error.
@@ -39,6 +43,7 @@ type Prober interface {
 type Target struct {
 	options    targetOptions
 	prober     Prober
+	keeper     *keeper // decides whether an ad-hoc target keeps a session; nil if the settings alone decide
 	logger     *slog.Logger
 	log        *logBuffer // the last lines of logger
 	histograms Histograms
@@ -122,6 +127,14 @@ type targetOptions struct {
 	limiter *limiter
 	// histograms are the histograms of the target's durations.
 	histograms Histograms
+	// adHoc is nil for a configured target.
+	adHoc *adHocOptions
+}
+
+// adHocOptions is what an ad-hoc target needs in addition to a configured one.
+type adHocOptions struct {
+	// places are for the sessions that the ad-hoc targets of a module keep.
+	places *semaphore.Weighted
 }
 
 // Events is how a prober reports what happens between probes. The prober may call the functions in any goroutine.
@@ -146,6 +159,11 @@ func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 	t.logger = slog.New(t.log)
 	t.life, t.end = context.WithCancel(context.Background())
 	t.prober = newProber(Events{t.recordLoss, t.recordCommit, t.logger})
+	if options.Keep && options.adHoc != nil {
+		t.keeper = newKeeper(options.adHoc.places, t.prober.SetKeep)
+	} else {
+		t.prober.SetKeep(options.Keep)
+	}
 	if options.Interval > 0 {
 		t.background.Go(t.sample)
 	}
@@ -175,7 +193,17 @@ func (t *Target) Close(ctx context.Context) error {
 	t.closed = true
 	t.mu.Unlock()
 	t.end()
-	return errors.Join(t.prober.Close(ctx), bounded.Wait(ctx, &t.background))
+	err := errors.Join(t.prober.Close(ctx), bounded.Wait(ctx, &t.background))
+	t.keeper.close()
+	return err
+}
+
+// keeps reports whether the target keeps a session.
+func (t *Target) keeps() bool {
+	if t.keeper != nil {
+		return t.keeper.keeps()
+	}
+	return t.options.Keep
 }
 
 // execute runs a statement for at most maxDuration. If the target is closed, the error is ErrClosed. If the server

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"pg_liveness_exporter/config"
 )
 
@@ -38,8 +40,8 @@ var (
 
 // targets has the targets that are watched: the configured ones and the ad-hoc ones that were found recently.
 type targets struct {
-	// create returns a new target.
-	create func(t *config.Target, adHoc bool) *Target
+	// create returns a new target. adHoc is nil for a configured one.
+	create func(t *config.Target, adHoc *adHocOptions) *Target
 
 	life     context.Context //nolint:containedctx // ends with close
 	end      context.CancelFunc
@@ -50,6 +52,8 @@ type targets struct {
 	file       *config.File
 	configured []*watched // sorted by name
 	adHoc      map[adHocKey]*watched
+	// keptPlaces has, for each module, the places for the sessions that its ad-hoc targets keep.
+	keptPlaces map[string]*semaphore.Weighted
 }
 
 // watched is a target with its settings.
@@ -62,8 +66,11 @@ type watched struct {
 
 type adHocKey struct{ address, module string }
 
-func newTargets(create func(t *config.Target, adHoc bool) *Target) *targets {
-	ts := &targets{create: create, file: &config.File{}, adHoc: make(map[adHocKey]*watched)}
+func newTargets(create func(*config.Target, *adHocOptions) *Target) *targets {
+	ts := &targets{
+		create: create, file: &config.File{},
+		adHoc: make(map[adHocKey]*watched), keptPlaces: make(map[string]*semaphore.Weighted),
+	}
 	ts.life, ts.end = context.WithCancel(context.Background())
 	return ts
 }
@@ -84,7 +91,7 @@ func (ts *targets) apply(file *config.File) {
 		func(w *watched) string { return w.settings.Name },
 		func(w *watched, settings *config.Target) bool { return w.settings.Equal(settings) },
 		func(settings *config.Target, _ *watched) *watched {
-			return &watched{Target: ts.create(settings, false), settings: settings}
+			return &watched{Target: ts.create(settings, nil), settings: settings}
 		})
 	for _, w := range ts.configured {
 		w.setHysteresis(file.Health.FailAfter, file.Health.PassAfter)
@@ -192,13 +199,24 @@ func (ts *targets) findAdHocLocked(key adHocKey) (*Target, error) {
 		if !ts.evictLocked() {
 			return nil, ErrTooManyTargets
 		}
-		w = &watched{Target: ts.create(settings, true), settings: settings}
+		options := &adHocOptions{places: ts.keptPlacesLocked(key.module)}
+		w = &watched{Target: ts.create(settings, options), settings: settings}
 		w.expiry = time.AfterFunc(adHocIdleTime, func() { ts.expire(key, w) })
 		ts.adHoc[key] = w
 	}
 	w.used = time.Now()
 	w.expiry.Reset(adHocIdleTime)
 	return w.Target, nil
+}
+
+// keptPlacesLocked returns the places for the sessions that the ad-hoc targets of a module keep.
+func (ts *targets) keptPlacesLocked(module string) *semaphore.Weighted {
+	places := ts.keptPlaces[module]
+	if places == nil {
+		places = semaphore.NewWeighted(maxAdHocKept)
+		ts.keptPlaces[module] = places
+	}
+	return places
 }
 
 // expire drops an ad-hoc target unless it has been found in the meantime.

@@ -23,13 +23,34 @@ type countedProbers struct {
 	mu     sync.Mutex
 	made   int
 	open   map[string]int
+	keeps  int // how many of them keep a session
 	probes func(ctx context.Context) *probe.Result
 }
 
 type countedProber struct {
 	unqueried
-	all  *countedProbers
-	name string
+	all   *countedProbers
+	name  string
+	keeps bool // protected by all.mu
+}
+
+func (p *countedProber) SetKeep(keep bool) {
+	p.all.mu.Lock()
+	defer p.all.mu.Unlock()
+	switch {
+	case keep && !p.keeps:
+		p.all.keeps++
+	case !keep && p.keeps:
+		p.all.keeps--
+	}
+	p.keeps = keep
+}
+
+// keeping returns how many open probers keep a session.
+func (c *countedProbers) keeping() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.keeps
 }
 
 func (c *countedProbers) prober(t *config.Target, _ Events) Prober {

@@ -31,7 +31,7 @@ func (s *session) setRelayed(pid, port Number) {
 // clients to leave. Over TCP it closes its port, which the next probe notices, but it goes on accepting over a Unix
 // socket.
 func (p *Prober) mayKeep(s *session) bool {
-	return p.options.Keep && !p.stopKeeping.Load() && !(s.isRelayed() && s.conn.Conn().RemoteAddr().Network() == "unix")
+	return p.keeps.Load() && !p.stopKeeping.Load() && !(s.isRelayed() && s.conn.Conn().RemoteAddr().Network() == "unix")
 }
 
 // mayBlockShutdown reports whether new logins are refused as during a shutdown, so that the server may be waiting for the
@@ -114,6 +114,11 @@ func (w *loginWatch) end(succeeded bool) {
 // keepNoMore releases the kept session, if there is one, and makes the prober keep none from then on.
 func (p *Prober) keepNoMore() {
 	p.stopKeeping.Store(true)
+	p.releaseKept()
+}
+
+// releaseKept releases the kept session, if there is one.
+func (p *Prober) releaseKept() {
 	p.mu.Lock()
 	k := p.kept
 	p.mu.Unlock()

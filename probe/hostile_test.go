@@ -173,9 +173,9 @@ func TestPanicInCheckAndCommit(t *testing.T) {
 		t.Parallel()
 		results := make(chan *CommitResult, 8)
 		p := newTestProberFor(t, dsnOf(all), func(o *Options) {
-			o.Keep = false
 			o.OnCommit = func(o *CommitResult) { results <- o }
 		})
+		p.SetKeep(false)
 		p.target.Commit, p.target.Timeout = true, hanging
 		for range 5 {
 			r := runProbe(t, p, hanging)

@@ -21,8 +21,6 @@ const keptGrace = time.Second
 
 // Options configure a prober.
 type Options struct {
-	// Keep makes the prober keep one session open, in addition to the new session of each probe.
-	Keep bool
 	// Sessions counts connections. It must not be nil.
 	Sessions *Sessions
 	// OnSessionLost is called when the other side has ended a kept session and the reason is known. A goroutine of the
@@ -102,13 +100,14 @@ type Prober struct {
 	lastMisconfigured bool        // the last probe ended in StateMisconfigured; belongs to the current probe
 	pooled            atomic.Bool // a pooler is between this prober and the server
 
+	keeps atomic.Bool // SetKeep
 	// stopKeeping is set if a new login succeeded only after the kept session had given way. From then on no session is
 	// kept.
 	stopKeeping atomic.Bool
 }
 
-// New returns a prober of target that logs in with credentials. The caller must call Close when it no longer needs the
-// prober.
+// New returns a prober of target that logs in with credentials. It keeps no session until SetKeep says so. The caller
+// must call Close when it no longer needs the prober.
 func New(target *config.Target, credentials Credentials, options Options) *Prober {
 	if options.Resolver == nil {
 		options.Resolver = &net.Resolver{PreferGo: true}
@@ -134,6 +133,15 @@ func (p *Prober) Close(ctx context.Context) error {
 	return bounded.Wait(ctx, &p.work)
 }
 
+// SetKeep sets whether the prober keeps one session open, in addition to the new session of each probe. The next probe
+// opens that session. If keep is false, SetKeep releases it, and does not wait for its end. Any goroutine may call it.
+func (p *Prober) SetKeep(keep bool) {
+	p.keeps.Store(keep)
+	if !keep {
+		p.releaseKept()
+	}
+}
+
 // ForgetRefusals makes the next probe ask again for what the server has refused. Any goroutine may call it.
 func (p *Prober) ForgetRefusals() { p.refusals.forget() }
 
@@ -143,7 +151,7 @@ func (p *Prober) ForgetRefusals() { p.refusals.forget() }
 //
 // If the target's commits are probed, a commit starts after the verdict and continues in the background: Result.Commit.
 func (p *Prober) Probe(ctx context.Context) *Result {
-	r := &Result{Start: time.Now(), Keep: p.options.Keep}
+	r := &Result{Start: time.Now(), Keep: p.keeps.Load()}
 	if deadline, ok := ctx.Deadline(); ok {
 		r.Deadline = deadline.Sub(r.Start).Round(time.Millisecond)
 	}
@@ -427,7 +435,7 @@ func (p *Prober) keep(s *session, started startTimes) (current *kept, isNew bool
 	return k, true
 }
 
-// release ends the kept session k. The next new session is kept, unless stopKeeping is set.
+// release ends the kept session k. The next new session is kept if mayKeep allows it.
 func (p *Prober) release(k *kept) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

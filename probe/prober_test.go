@@ -83,11 +83,12 @@ func newTestProberOf(t testing.TB, kind config.Kind, dsn string, change func(*Op
 		t.Fatal(err)
 	}
 	target.Kind = kind
-	options := Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(Loss) {}}
+	options := Options{Sessions: &Sessions{}, OnSessionLost: func(Loss) {}}
 	if change != nil {
 		change(&options)
 	}
 	p := New(target, credentials.NewStore(t.Context()).For(target), options)
+	p.SetKeep(true)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), hanging)
 		defer cancel()
@@ -736,7 +737,8 @@ modules:
 			t.Fatal(err)
 		}
 		resolver := &fixedAddresses{}
-		p := New(target, credentials.NewStore(t.Context()).For(target), Options{Keep: true, Sessions: &Sessions{}, OnSessionLost: func(Loss) {}, Resolver: resolver})
+		p := New(target, credentials.NewStore(t.Context()).For(target), Options{Sessions: &Sessions{}, OnSessionLost: func(Loss) {}, Resolver: resolver})
+		p.SetKeep(true)
 		for _, c := range cases {
 			resolver.addresses = c.addresses
 			before := s.Accepted()
