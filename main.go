@@ -89,9 +89,10 @@ func serve(
 	hangup <-chan os.Signal, load func() (*config.File, error), logger *slog.Logger,
 ) error {
 	var sessions probe.Sessions
+	shortage := web.NewShortage(logger)
 	m := monitor.New(monitor.Options{
 		MaxInFlight: f.MaxInFlight, NewHistograms: collector.NewHistograms, Logger: logger,
-		NewProber: monitor.NewProbers(store, &sessions),
+		NewProber: monitor.NewProbers(store, &sessions), OnOutOfDescriptors: shortage.Report,
 	})
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
@@ -123,6 +124,7 @@ func serve(
 	healthMux := http.NewServeMux()
 	endpoints.Register(healthMux)
 	return web.Serve(ctx, web.Options{
-		Flags: f.Web, Handler: mux, HealthAddress: f.HealthAddress, HealthHandler: healthMux, OnReady: ready.Store, Logger: logger,
+		Flags: f.Web, Handler: mux, HealthAddress: f.HealthAddress, HealthHandler: healthMux, OnReady: ready.Store,
+		OnOutOfDescriptors: shortage.Report, Logger: logger,
 	})
 }

@@ -47,6 +47,8 @@ type Result struct {
 	// At is when the run ended, and Took its duration.
 	At   time.Time
 	Took time.Duration
+	// OutOfDescriptors reports whether the run failed because this process or its machine had no file descriptor left.
+	OutOfDescriptors bool
 }
 
 // PublicError is an error whose text may be shown to everybody.
@@ -133,7 +135,7 @@ func (c *Checker) Run(ctx context.Context) Result {
 	found, err := c.runner.run(ctx)
 	r := Result{Value: found.value, HasValue: found.known, At: time.Now(), Took: time.Since(start)}
 	if err != nil {
-		r.Status, r.Output = Fail, describe(err)
+		r.Status, r.Output, r.OutOfDescriptors = Fail, describe(err), neterr.OutOfDescriptors(err)
 		return r
 	}
 	if found.known {
@@ -178,14 +180,14 @@ func describe(err error) string {
 		return "its certificate is not trusted"
 	case errors.As(err, &notTLS), errors.As(err, &opErr) && opErr.Op == "remote error": // an alert (crypto/tls/conn.go)
 		return "no TLS with it"
-	case neterr.Unresolved(err):
-		return "its name has no address"
 	case neterr.Refused(err):
 		return "refused"
 	case neterr.Unreachable(err):
 		return "unreachable"
 	case neterr.Exhausted(err):
 		return "this exporter has no descriptors or ports left"
+	case neterr.Unresolved(err):
+		return "its name has no address"
 	case neterr.Forbidden(err):
 		return "this exporter may not connect"
 	case neterr.TimedOut(err):

@@ -224,6 +224,51 @@ func TestSlowClients(t *testing.T) {
 	e.ExpectNothingLeft(s)
 }
 
+// TestOutOfDescriptors: that the exporter has run out of descriptors is one line of its log, which says what to do, however
+// many targets, checks and clients lack one.
+func TestOutOfDescriptors(t *testing.T) {
+	t.Parallel()
+	silent := silentServer(t)
+	var file strings.Builder
+	fmt.Fprintf(&file, "checks: {c: {tcp: \"127.0.0.1:%d\", ttl: 1s, ttl_failed: 1s}}\ntargets:\n", silent)
+	for i := range 80 {
+		fmt.Fprintf(&file, "  t%d: {host: 127.0.0.1, port: %d, %s}\n", i, silent, login())
+	}
+	e := startLimited(t, 64, nil, "--config.file="+writeFile(t, file.String()), "--probe.timeout=2s")
+	leave := crowd(t, 40, func(ctx context.Context, _ int) {
+		if conn := dial(ctx, e.address); conn != nil {
+			_, _ = io.WriteString(conn, "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+			_ = sleep(ctx, time.Second)
+			_ = conn.Close()
+		}
+	})
+	for range 3 {
+		response, body, err := e.Get(t.Context(), "/metrics", scrapeTimeout)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := parseMetrics(t, body)
+		lacking := 0
+		for i := range 80 {
+			own := m.of(fmt.Sprintf("t%d", i))
+			if n := own[`pg_probe_failures_total{reason="other"}`]; n > 0 {
+				lacking++
+			}
+			if own[`pg_probe_failures_total{reason="resolve"}`] > 0 || own[`pg_probe_failures_total{reason="auth"}`] > 0 {
+				t.Errorf("t%d fails for another reason", i)
+			}
+		}
+		if response.StatusCode != http.StatusOK || lacking == 0 {
+			t.Errorf("status %d, %d targets had no descriptor", response.StatusCode, lacking)
+		}
+	}
+	leave()
+	lines := strings.Count(e.Logged(), "level=ERROR")
+	if lines != 1 || strings.Count(e.Logged(), "raise LimitNOFILE (systemd) or ulimit -n") != 1 {
+		t.Errorf("%d errors in the log", lines)
+	}
+}
+
 // crowd lets many clients in, each of them again and again, until somebody makes them leave.
 func crowd(t *testing.T, many int, client func(ctx context.Context, i int)) (leave func()) {
 	t.Helper()

@@ -25,6 +25,8 @@ type Check struct {
 	checker  *check.Checker
 	logger   *slog.Logger
 
+	onOutOfDescriptors func() // Options.OnOutOfDescriptors
+
 	life  context.Context //nolint:containedctx // ends with Close
 	end   context.CancelFunc
 	ended chan struct{}
@@ -40,9 +42,9 @@ type Check struct {
 }
 
 // newCheck returns a check. The caller must start run in a goroutine.
-func newCheck(settings *config.Check, target *Target, logger *slog.Logger) *Check {
+func newCheck(settings *config.Check, target *Target, onOutOfDescriptors func(), logger *slog.Logger) *Check {
 	c := &Check{
-		settings: settings, target: target, logger: logger.With("check", settings.Name),
+		settings: settings, target: target, logger: logger.With("check", settings.Name), onOutOfDescriptors: onOutOfDescriptors,
 		ended: make(chan struct{}), first: make(chan struct{}), hysteresis: newHysteresis(),
 	}
 	var query check.Query
@@ -132,6 +134,9 @@ func (c *Check) record(r check.Result) {
 	c.last = r
 	c.hysteresis.count(r.Status != check.Fail)
 	c.mu.Unlock()
+	if r.OutOfDescriptors {
+		c.onOutOfDescriptors()
+	}
 	select {
 	case <-c.first:
 		// A number that stays outside the limits is not logged again when it changes.
@@ -227,9 +232,10 @@ func (c *Check) result() CheckResult {
 
 // checks has the checks of the configuration.
 type checks struct {
-	target   func(name string) *Target // returns a configured target, or nil
-	logger   *slog.Logger
-	retiring sync.WaitGroup
+	target             func(name string) *Target // returns a configured target, or nil
+	onOutOfDescriptors func()                    // Options.OnOutOfDescriptors
+	logger             *slog.Logger
+	retiring           sync.WaitGroup
 
 	mu     sync.Mutex // protects what follows
 	closed bool
@@ -253,7 +259,7 @@ func (cs *checks) apply(file *config.File) {
 			return c.target == cs.target(settings.Target) && c.settings.Equal(settings)
 		},
 		func(settings *config.Check, replaced *Check) *Check {
-			c := newCheck(settings, cs.target(settings.Target), cs.logger)
+			c := newCheck(settings, cs.target(settings.Target), cs.onOutOfDescriptors, cs.logger)
 			if replaced != nil && replaced.target == c.target && replaced.settings.SameDependency(settings) {
 				c.inherit(replaced)
 			}

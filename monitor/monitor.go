@@ -45,14 +45,22 @@ type Options struct {
 	NewProber func(target *config.Target, events Events) Prober
 	// NewHistograms returns new histograms for a target. commits reports whether the target has the commit probe.
 	NewHistograms func(commits bool) Histograms
-	Logger        *slog.Logger
+	// OnOutOfDescriptors is called each time that a probe, a check or a statement fails for lack of file descriptors. Any
+	// goroutine may call it. It may be nil.
+	OnOutOfDescriptors func()
+	Logger             *slog.Logger
 }
 
 // New returns a monitor. It watches nothing until ApplyConfig is called. The caller must close it.
 func New(options Options) *Monitor {
+	if options.OnOutOfDescriptors == nil {
+		options.OnOutOfDescriptors = func() {}
+	}
 	m := &Monitor{options: options, limiter: newLimiter(options.MaxInFlight), adHoc: newLimiter(options.MaxInFlight)}
 	m.targets = newTargets(m.newTarget)
-	m.checks = &checks{target: m.targets.target, logger: options.Logger}
+	m.checks = &checks{
+		target: m.targets.target, onOutOfDescriptors: options.OnOutOfDescriptors, logger: options.Logger,
+	}
 	return m
 }
 
@@ -81,6 +89,7 @@ func (m *Monitor) newTarget(t *config.Target, adHoc *adHocOptions) *Target {
 		targetOptions{
 			name: t.Name, implied: t.Implied, kind: t.Kind, Probing: t.Probing, logger: logger,
 			sharedCount: &m.sharedCount, limiter: limiter, histograms: m.options.NewHistograms(t.Commit), adHoc: adHoc,
+			onOutOfDescriptors: m.options.OnOutOfDescriptors,
 		},
 		func(events Events) Prober { return m.options.NewProber(t, events) })
 }

@@ -162,6 +162,7 @@ func (t *Target) run(p *sharedProbe) {
 	close(p.done)
 	t.mu.Unlock()
 	if p.err == nil {
+		t.reportShortage(r.Failure)
 		t.logChanges(before, r)
 	}
 }

@@ -129,6 +129,8 @@ type targetOptions struct {
 	histograms Histograms
 	// adHoc is nil for a configured target.
 	adHoc *adHocOptions
+	// onOutOfDescriptors is Options.OnOutOfDescriptors.
+	onOutOfDescriptors func()
 }
 
 // adHocOptions is what an ad-hoc target needs in addition to a configured one.
@@ -215,11 +217,19 @@ func (t *Target) execute(ctx context.Context, sql string, maxDuration time.Durat
 	if failure == nil {
 		result, failure = t.prober.Query(ctx, sql, maxDuration)
 		t.recordRefusal(failure)
+		t.reportShortage(failure)
 	}
 	if failure != nil && t.life.Err() != nil {
 		return check.Scalar{}, ErrClosed
 	}
 	return check.Scalar(result), StatementError(failure)
+}
+
+// reportShortage reports a failure for lack of file descriptors. f may be nil.
+func (t *Target) reportShortage(f *probe.Failure) {
+	if f != nil && f.OutOfDescriptors {
+		t.options.onOutOfDescriptors()
+	}
 }
 
 // errTooLong is the error of a statement that took longer than it was allowed to.

@@ -124,6 +124,7 @@ func classify(err error, phase Phase) *Failure {
 	f.Reason, f.State = classifyClientError(err)
 	f.Detail = detail(err)
 	f.Forbidden = errors.Is(err, errForbidden)
+	f.OutOfDescriptors = neterr.OutOfDescriptors(err)
 	return f
 }
 
@@ -150,6 +151,8 @@ func detail(err error) string {
 		invalid   x509.CertificateInvalidError
 	)
 	switch {
+	case neterr.Exhausted(err):
+		return "this exporter has no file descriptors or ports left"
 	case errors.As(err, &configErr):
 		return configErr.err.Error()
 	case errors.As(err, &authErr):
@@ -289,6 +292,8 @@ func classifyClientError(err error) (Reason, State) {
 		tlsErr     *tlsError
 	)
 	switch {
+	case neterr.Exhausted(err): // also if a password or a certificate cannot be read because of that
+		return ReasonOther, StateMisconfigured
 	case errors.As(err, &fileTLSErr), errors.As(err, &tlsErr), isAlert(err):
 		return ReasonTLS, StateMisconfigured
 	case errors.As(err, &configErr), errors.Is(err, errNoCertificate):
@@ -301,8 +306,6 @@ func classifyClientError(err error) (Reason, State) {
 		return ReasonResources, StateRejecting
 	case neterr.Unresolved(err):
 		return ReasonResolve, StateNoResponse
-	case neterr.Exhausted(err):
-		return ReasonOther, StateMisconfigured
 	case neterr.Forbidden(err):
 		return ReasonPermission, StateMisconfigured
 	case neterr.Refused(err):

@@ -104,6 +104,8 @@ type Failure struct {
 	SQLState, Routine string
 	// Forbidden reports whether the host name leads to an address that is not allowed. The server was not contacted.
 	Forbidden bool
+	// OutOfDescriptors reports whether this process or its machine had no file descriptor left.
+	OutOfDescriptors bool
 	// Detail describes the failure in the exporter's own words: what to change on its side, or which of several things a
 	// server's error stands for. It is empty if there is no more to say.
 	Detail string

@@ -24,7 +24,8 @@ func reset() []syscall.Errno {
 // forbidden returns the errors of a unix socket's permissions and of a local packet filter.
 func forbidden() []syscall.Errno { return []syscall.Errno{syscall.EACCES, syscall.EPERM} }
 
-// exhausted returns the errors for running out of file descriptors, ports or memory.
-func exhausted() []syscall.Errno {
-	return []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS}
-}
+// exhausted returns the errors for running out of ports or memory.
+func exhausted() []syscall.Errno { return []syscall.Errno{syscall.EADDRNOTAVAIL, syscall.ENOBUFS} }
+
+// descriptors returns the errors for running out of file descriptors, of the process or of the machine.
+func descriptors() []syscall.Errno { return []syscall.Errno{syscall.EMFILE, syscall.ENFILE} }

@@ -26,7 +26,10 @@ func reset() []syscall.Errno {
 // forbidden returns the errors of a unix socket's permissions and of a local packet filter.
 func forbidden() []syscall.Errno { return []syscall.Errno{windows.WSAEACCES} }
 
-// exhausted returns the errors for running out of sockets, ports or memory.
+// exhausted returns the errors for running out of ports or memory.
 func exhausted() []syscall.Errno {
-	return []syscall.Errno{windows.WSAEMFILE, windows.WSAEADDRNOTAVAIL, windows.WSAENOBUFS}
+	return []syscall.Errno{windows.WSAEADDRNOTAVAIL, windows.WSAENOBUFS}
 }
+
+// descriptors returns the errors for running out of sockets.
+func descriptors() []syscall.Errno { return []syscall.Errno{windows.WSAEMFILE} }

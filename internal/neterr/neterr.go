@@ -10,6 +10,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -23,7 +25,19 @@ func Unreachable(err error) bool { return isAny(err, unreachable()) }
 func Forbidden(err error) bool { return isAny(err, forbidden()) }
 
 // Exhausted reports whether this process or machine has run out of file descriptors, ports or memory.
-func Exhausted(err error) bool { return isAny(err, exhausted()) }
+func Exhausted(err error) bool { return isAny(err, exhausted()) || OutOfDescriptors(err) }
+
+// OutOfDescriptors reports whether this process or machine has run out of file descriptors. Go's resolver keeps only the
+// text of such an error (newDNSError in net/net.go).
+func OutOfDescriptors(err error) bool {
+	var dnsErr *net.DNSError
+	return isAny(err, descriptors()) || errors.As(err, &dnsErr) && MeansOutOfDescriptors(dnsErr.Err)
+}
+
+// MeansOutOfDescriptors reports whether an error for running out of file descriptors is part of a text.
+func MeansOutOfDescriptors(text string) bool {
+	return slices.ContainsFunc(descriptors(), func(errno syscall.Errno) bool { return strings.Contains(text, errno.Error()) })
+}
 
 // Reset reports whether the peer aborted the connection.
 func Reset(err error) bool { return isAny(err, reset()) }

@@ -8,6 +8,7 @@ package web
 import (
 	"context"
 	"errors"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -41,7 +42,9 @@ type Options struct {
 	HealthHandler http.Handler
 	// OnReady is called with true when Serve opens the listeners, and with false before it closes them.
 	OnReady func(ready bool)
-	Logger  *slog.Logger
+	// OnOutOfDescriptors is called each time that a connection cannot be accepted for lack of file descriptors.
+	OnOutOfDescriptors func()
+	Logger             *slog.Logger
 }
 
 // Serve serves requests until ctx ends or a listener fails, and returns the error of the listener. Requests under way
@@ -87,7 +90,7 @@ func newListeners(requests context.Context, o *Options) listeners {
 			ReadTimeout:  readTimeout,
 			WriteTimeout: writeTimeout,
 			IdleTimeout:  idleTimeout,
-			ErrorLog:     slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
+			ErrorLog:     log.New(serverLog{o.Logger, o.OnOutOfDescriptors}, "", 0),
 		}
 	}
 	var all listeners
