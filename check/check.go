@@ -200,9 +200,11 @@ func describe(err error) string {
 
 // dial connects to an address. ctx bounds it: it uses Go's own resolver, which returns as soon as ctx ends.
 func dial(ctx context.Context, network, address string) (net.Conn, error) {
-	d := net.Dialer{Resolver: &net.Resolver{PreferGo: true}}
+	d := newDialer()
 	return d.DialContext(ctx, network, address)
 }
+
+func newDialer() *net.Dialer { return &net.Dialer{Resolver: &net.Resolver{PreferGo: true}} }
 
 // dependency is the part that all runners except the one for SQL share.
 type dependency struct {

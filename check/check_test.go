@@ -181,6 +181,10 @@ func TestHTTP(t *testing.T) {
 			w.WriteHeader(http.StatusTeapot)
 		}
 	})
+	mux.HandleFunc("/to", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", "http://"+r.URL.RawQuery+"/ready")
+		w.WriteHeader(http.StatusFound)
+	})
 	mux.Handle("/loop", http.RedirectHandler("/loop", http.StatusFound))
 	mux.HandleFunc("/hangs", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	mux.HandleFunc("/trickles", func(w http.ResponseWriter, r *http.Request) {
@@ -212,6 +216,14 @@ func TestHTTP(t *testing.T) {
 	if err := os.WriteFile(root, certificate, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	other := httptest.NewServer(mux)
+	defer other.Close()
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(plain.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	byName := "http://localhost:" + port
+	const forbidden = "fail: redirected to an address that is not allowed"
 	withLogin := strings.Replace(plain.URL, "://", "://u:"+secret+"@", 1)
 	notHTTP := listen(t, func(conn net.Conn) { _, _ = conn.Write([]byte(secret + "\r\n\r\n")) })
 	closes := listen(t, func(net.Conn) {})
@@ -224,6 +236,16 @@ func TestHTTP(t *testing.T) {
 		"redirect wanted": {plain.URL + "/moved", ", status: 302", "pass"},
 		"secret":          {plain.URL + "/away?token=" + secret, "", "pass"},
 		"loop":            {plain.URL + "/loop", "", "fail: redirected without end"},
+		"own host":        {plain.URL + "/to?" + strings.TrimPrefix(other.URL, "http://"), "", "pass"},
+		"own name":        {byName + "/to?LOCALHOST:" + port, "", "pass"},
+		"own address":     {plain.URL + "/to?[::ffff:127.0.0.1]:" + port, "", "pass"},
+		"loopback":        {plain.URL + "/to?localhost:" + port, "", forbidden},
+		"back":            {byName + "/to?127.0.0.1:" + port, "", forbidden},
+		"another address": {plain.URL + "/to?127.0.0.2:" + port, "", forbidden},
+		"this machine":    {plain.URL + "/to?0.0.0.0:" + port, "", forbidden},
+		"metadata":        {plain.URL + "/to?169.254.169.254", "", forbidden},
+		"metadata of v6":  {plain.URL + "/to?[fd00:ec2::254]", "", forbidden},
+		"in disguise":     {byName + "/to?[::ffff:127.0.0.1]:" + port, "", forbidden},
 		"huge":            {plain.URL + "/huge", "", "pass"},
 		"huge match":      {plain.URL + "/huge", ", match: x", "fail: the body does not match"},
 		"header":          {plain.URL + "/header", "", "fail: its answer makes no sense"},
@@ -451,4 +473,17 @@ func TestCelery(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, one, "fail: refused")
+}
+
+// TestRefuseSpecial tests that redirects may go to private and public networks.
+func TestRefuseSpecial(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]bool{
+		"10.0.0.1:80": true, "192.0.2.1:443": true, "[2001:db8::1]:80": true, "[64:ff9b::10.0.0.1]:80": true,
+		"127.0.0.1:80": false, "100.100.100.200:80": false, "[::1]:80": false, "[fe80::1%eth0]:80": false, "[64:ff9b::169.254.169.254]:80": false,
+	} {
+		if err := refuseSpecial("tcp", address, nil); (err == nil) != want {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
 }

@@ -9,8 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
+	"syscall"
+
+	"pg_liveness_exporter/config"
 )
 
 const (
@@ -21,7 +26,8 @@ const (
 	maxRedirects = 10
 )
 
-// web sends a GET request to a URL. It follows redirects unless the wanted status is a redirect.
+// web sends a GET request to a URL. It follows redirects unless the wanted status is a redirect, to its own host and to
+// addresses that are not special (config.IsSpecial): whoever answers chooses them.
 type web struct{ dependency }
 
 func (c *web) run(ctx context.Context) (number, error) {
@@ -40,7 +46,7 @@ func (c *web) run(ctx context.Context) (number, error) {
 	request.Header.Set("User-Agent", "pg_liveness_exporter")
 	client := http.Client{
 		Transport: &http.Transport{
-			DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12},
+			DialContext: newGuardedDial(), TLSClientConfig: &tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12},
 			DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxHeader,
 		},
 		CheckRedirect: c.redirect,
@@ -70,6 +76,44 @@ func (c *web) run(ctx context.Context) (number, error) {
 		return number{}, PublicError("the body does not match")
 	}
 	return number{}, nil
+}
+
+// newGuardedDial returns a function like dial for one run of a check. It connects to special addresses only for the host
+// that it is called with first: the check's own. One goroutine at a time may call it.
+func newGuardedDial() func(ctx context.Context, network, address string) (net.Conn, error) {
+	var own string
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		host = canonicalHost(host)
+		if own == "" {
+			own = host
+		}
+		d := newDialer()
+		if host != own {
+			d.Control = refuseSpecial
+		}
+		return d.DialContext(ctx, network, address)
+	}
+}
+
+// canonicalHost returns a host in a form that is the same for every spelling of it.
+func canonicalHost(host string) string {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap().String()
+	}
+	return strings.ToLower(strings.TrimSuffix(host, "."))
+}
+
+// refuseSpecial is net.Dialer's Control. address is the one that the dialer is about to connect to.
+func refuseSpecial(_, address string, _ syscall.RawConn) error {
+	addr, err := netip.ParseAddrPort(address)
+	if err != nil || config.IsSpecial(addr.Addr()) {
+		return PublicError("redirected to an address that is not allowed")
+	}
+	return nil
 }
 
 // wants reports whether a status is the wanted one, or is 2xx if none is set.

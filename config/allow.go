@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -72,19 +73,16 @@ func (t *Target) Permits(address string) bool {
 }
 
 // permitsAddress reports whether a connection may go to an address. The address must be in one of the networks. If the
-// list has none, every address is permitted except for the loopback, the link (a cloud's metadata service), multicast
-// and the unspecified address: a stranger chooses the name, and it must not lead there.
+// list has none, every address is permitted except for special ones: a stranger chooses the name.
 func (a *AllowList) permitsAddress(addr netip.Addr) bool {
+	if len(a.networks) == 0 {
+		return !IsSpecial(addr)
+	}
 	addr = addr.Unmap()
 	if addr.IsUnspecified() || addr.IsMulticast() || addr.Zone() != "" {
 		return false
 	}
-	for _, network := range a.networks {
-		if network.Contains(addr) {
-			return true
-		}
-	}
-	return len(a.networks) == 0 && !addr.IsLoopback() && !addr.IsLinkLocalUnicast()
+	return slices.ContainsFunc(a.networks, func(n netip.Prefix) bool { return n.Contains(addr) })
 }
 
 func isAddress(host string) bool {

@@ -348,7 +348,7 @@ modules:
 		}
 	}
 	for module, want := range map[string]map[string]bool{
-		"names": {"192.0.2.1": true, "127.0.0.1": false, "::1": false, "fe80::1%eth0": false, "0.0.0.0": false, "224.0.0.1": false, "::ffff:127.0.0.1": false},
+		"names": {"192.0.2.1": true, "127.0.0.1": false, "::1": false, "fe80::1%eth0": false, "0.0.0.0": false, "224.0.0.1": false, "::ffff:127.0.0.1": false, "fd00:ec2::254": false, "64:ff9b::169.254.169.254": false, "64:ff9b::192.0.2.1": true},
 		"both":  {"10.20.0.1": true, "192.0.2.1": false, "127.0.0.1": false},
 	} {
 		target, err := f.AdHoc(map[string]string{"names": "exact.example.org:1", "both": "x.example.org:1"}[module], module)
