@@ -17,9 +17,9 @@ import (
 // reload is nil if the lifecycle API is off.
 func NewMux(telemetryPath string, exporter *collector.Exporter, reload http.Handler) (*http.ServeMux, error) {
 	mux := http.NewServeMux()
-	mux.Handle(telemetryPath, exporter)
-	mux.HandleFunc("GET "+collector.ProbePath, exporter.ServeProbe)
-	mux.Handle("GET "+collector.DiscoveryPath, exporter.Discovery(telemetryPath))
+	mux.Handle(telemetryPath, readOnly(exporter))
+	mux.Handle(collector.ProbePath, readOnly(http.HandlerFunc(exporter.ServeProbe)))
+	mux.Handle(collector.DiscoveryPath, readOnly(exporter.Discovery(telemetryPath)))
 	mux.HandleFunc("/-/reload", func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method != http.MethodPost:
@@ -53,4 +53,17 @@ func NewMux(telemetryPath string, exporter *collector.Exporter, reload http.Hand
 	}
 	mux.Handle("/", landing)
 	return mux, nil
+}
+
+// readOnly responds with 405 unless the method is GET or HEAD. A pattern with a method would leave other methods to the
+// landing page.
+func readOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "GET or HEAD required", http.StatusMethodNotAllowed)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
