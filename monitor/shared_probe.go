@@ -150,6 +150,11 @@ func (t *Target) run(p *sharedProbe) {
 	t.keeper.begin()
 	r := t.limitedProbe(ctx, p.start, before.last == nil || before.last.Up())
 	t.keeper.end(r.Up())
+	t.resolved = t.resolved || r.Up() || r.Failure.Phase > probe.PhaseResolve
+	dropped := t.options.adHoc != nil && !t.resolved && r.Failure.Phase == probe.PhaseResolve
+	if dropped { // before a caller gets the result
+		t.options.adHoc.drop(t)
+	}
 	t.mu.Lock()
 	t.current = nil
 	if t.life.Err() == nil {
@@ -161,8 +166,11 @@ func (t *Target) run(p *sharedProbe) {
 	}
 	close(p.done)
 	t.mu.Unlock()
-	if p.err == nil {
-		t.reportShortage(r.Failure)
+	if p.err != nil {
+		return
+	}
+	t.reportShortage(r.Failure)
+	if !dropped { // otherwise there would be a line for each probe of the name
 		t.logChanges(before, r)
 	}
 }

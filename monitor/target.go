@@ -52,6 +52,8 @@ type Target struct {
 	// for statement or runs. Each has room for one element.
 	statement, slowStatement chan struct{}
 
+	resolved bool // a probe has found an address of the server; belongs to the probe under way
+
 	life       context.Context //nolint:containedctx // ends with Close
 	end        context.CancelFunc
 	background sync.WaitGroup // the sampler and the probe under way
@@ -137,6 +139,9 @@ type targetOptions struct {
 type adHocOptions struct {
 	// places are for the sessions that the ad-hoc targets of a module keep.
 	places *semaphore.Weighted
+	// drop removes the target if its name has never led to an address, so that it takes no place. It is called while
+	// mu is free.
+	drop func(*Target)
 }
 
 // Events is how a prober reports what happens between probes. The prober may call the functions in any goroutine.

@@ -199,7 +199,9 @@ func (ts *targets) findAdHocLocked(key adHocKey) (*Target, error) {
 		if !ts.evictLocked() {
 			return nil, ErrTooManyTargets
 		}
-		options := &adHocOptions{places: ts.keptPlacesLocked(key.module)}
+		options := &adHocOptions{
+			places: ts.keptPlacesLocked(key.module), drop: func(t *Target) { ts.drop(key, t) },
+		}
 		w = &watched{Target: ts.create(settings, options), settings: settings}
 		w.expiry = time.AfterFunc(adHocIdleTime, func() { ts.expire(key, w) })
 		ts.adHoc[key] = w
@@ -224,6 +226,15 @@ func (ts *targets) expire(key adHocKey, w *watched) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	if ts.adHoc[key] == w && time.Since(w.used) >= adHocIdleTime {
+		ts.dropLocked(key, w)
+	}
+}
+
+// drop removes an ad-hoc target, unless another one has taken its place.
+func (ts *targets) drop(key adHocKey, t *Target) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if w := ts.adHoc[key]; w != nil && w.Target == t {
 		ts.dropLocked(key, w)
 	}
 }

@@ -301,3 +301,52 @@ func TestAdHoc(t *testing.T) {
 		}
 	})
 }
+
+// TestAdHocUnresolved tests that an ad-hoc target takes no place unless its name has led to an address.
+func TestAdHocUnresolved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, probers := countingMonitor()
+		m.ApplyConfig(parse(t, "modules: {m: {user: u, interval: 1s, allow: [\"*\"]}}"))
+		failure := &probe.Failure{Reason: probe.ReasonResolve, State: probe.StateNoResponse, Phase: probe.PhaseResolve}
+		probers.probes = func(context.Context) *probe.Result { return &probe.Result{Start: time.Now(), Failure: failure} }
+		probeAdHoc := func(name string) uint64 {
+			t.Helper()
+			target, err := m.FindTarget(name, "m")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := target.Probe(t.Context(), time.Now().Add(time.Second))
+			if err != nil || s.Result.Failure != failure {
+				t.Fatalf("%+v, %v", s.Result, err)
+			}
+			return s.Probes
+		}
+		expect := func(what string, want int) {
+			t.Helper()
+			synctest.Wait()
+			if got := len(probers.names()); got != want {
+				t.Errorf("%s: %d targets, want %d", what, got, want)
+			}
+		}
+		for i := range maxAdHoc + 10 {
+			if n := probeAdHoc(fmt.Sprintf("h%d:1", i)); n != 1 {
+				t.Errorf("h%d: %d probes", i, n)
+			}
+		}
+		expect("never resolved", 0)
+		failure = &probe.Failure{Reason: probe.ReasonPermission, State: probe.StateMisconfigured, Phase: probe.PhaseResolve, Forbidden: true}
+		probeAdHoc("h:1")
+		expect("not allowed", 0)
+		failure = &probe.Failure{Reason: probe.ReasonRefused, State: probe.StateNoResponse, Phase: probe.PhaseDial}
+		probeAdHoc("h:1")
+		expect("refused", 1)
+		failure = &probe.Failure{Reason: probe.ReasonResolve, State: probe.StateNoResponse, Phase: probe.PhaseResolve}
+		if n := probeAdHoc("h:1"); n != 2 {
+			t.Errorf("%d probes", n)
+		}
+		expect("no longer resolved", 1)
+		if err := m.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
