@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -79,6 +81,30 @@ func TestNetwork(t *testing.T) {
 		e.Expect(up)
 		e.ExpectNothingLeft(s)
 		e.ExpectLoggedChanges(s, "up", "resolve", "up")
+	})
+	t.Run("a check whose name does not resolve", func(t *testing.T) {
+		known.Store(false)
+		e, _ := startWithFile(t, "checks: {c: {tcp: \"hunter2.invalid:1\"}}")
+		status, body := e.Health("/health/c")
+		if status != http.StatusServiceUnavailable || !strings.Contains(body, "its name has no address") || strings.Contains(body, "hunter2") {
+			t.Errorf("status %d: %s", status, body)
+		}
+		known.Store(true)
+	})
+	t.Run("a target of /probe whose name has never resolved", func(t *testing.T) {
+		e, _ := startWithFile(t, fmt.Sprintf("modules: {m: {%s, allow: [\"*.invalid\", \"10.99.0.0/24\"]}}", login()))
+		target := fmt.Sprintf("somewhere.invalid:%d", s.Port)
+		for _, want := range []struct {
+			resolves         bool
+			probes, failures float64
+		}{{false, 1, 1}, {false, 1, 1}, {true, 1, 0}, {true, 2, 0}, {false, 3, 1}, {false, 4, 2}} { // it stays once it has
+			known.Store(want.resolves)
+			m := e.ProbeMetrics(target, "&module=m")
+			if n := m[`pg_probe_failures_total{reason="resolve"}`]; m["pg_probes_total"] != want.probes || n != want.failures {
+				t.Errorf("%v probes, %v did not resolve; want %+v", m["pg_probes_total"], n, want)
+			}
+		}
+		known.Store(true)
 	})
 	// The address is this machine's own until it is taken away, and then another one's.
 	for _, test := range []struct {

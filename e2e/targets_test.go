@@ -300,18 +300,6 @@ modules:
 	})
 }
 
-// TestAdHocUnresolved: nothing is kept of a target of /probe whose name does not resolve.
-func TestAdHocUnresolved(t *testing.T) {
-	t.Parallel()
-	e, _ := startWithFile(t, fmt.Sprintf("modules: {m: {%s, allow: [\"*.invalid\"]}}", login()))
-	for range 3 {
-		m := e.ProbeMetrics("db.invalid:5432", "&module=m")
-		if m["pg_probes_total"] != 1 || m[`pg_probe_failures_total{reason="resolve"}`]+m[`pg_probe_failures_total{reason="timeout"}`] != 1 {
-			t.Errorf("%v probes, failures %v", m["pg_probes_total"], m.of("reason"))
-		}
-	}
-}
-
 // recorder is a server that asks for the password in the clear and keeps what it receives.
 func recorder(t *testing.T) (port int, seen func() []byte) {
 	t.Helper()
