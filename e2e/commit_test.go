@@ -6,10 +6,13 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_liveness_exporter/internal/testservers"
 )
@@ -130,4 +133,77 @@ targets:
 		t.Errorf("not permitted: pg_up %v, pg_commit_up there: %v", m["pg_up"], hasKey(m, "pg_commit_up"))
 	}
 	eventually(t, "no line says that it is not permitted", func() bool { return strings.Contains(e.Logged(), "reason=permission phase=commit") })
+}
+
+// TestLeftoverCommit: an exporter that is killed while its commit hangs leaves a session waiting for a standby. Another
+// exporter of the same role cancels it after a minute, and nobody else's.
+func TestLeftoverCommit(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{HBA: trusting})
+	path := writeFile(t, fmt.Sprintf("defaults: {commit: true, interval: 500ms}\ntargets:\n  primary: {host: 127.0.0.1, port: %d, %s}\n", s.Port, login()))
+	execute(t, s, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
+	waiting := func() []string {
+		pids, err := s.Query(context.Background(), "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' ORDER BY backend_start")
+		check(t, err)
+		return pids
+	}
+	// waitsFor returns the process that a function makes wait.
+	waitsFor := func(begin func()) string {
+		before := waiting()
+		begin()
+		eventually(t, "no commit waits", func() bool { return len(waiting()) > len(before) })
+		return waiting()[len(before)]
+	}
+	others := map[string]string{
+		"another role with the same statement":    waitsFor(func() { emit(t, s.Port, testservers.Superuser, "pg_liveness_exporter") }),
+		"the same role with another statement":    waitsFor(func() { emit(t, s.Port, role, "something else") }),
+		"another statement that names the prefix": waitsFor(func() { emit(t, s.Port, role, "of pg_liveness_exporter") }),
+	}
+	leftover := waitsFor(func() {
+		killed := command(t, nil, "--config.file="+path, "--web.listen-address=127.0.0.1:"+freePort(t), "--probe.timeout=50s")
+		check(t, killed.Start())
+		eventually(t, "the commit does not begin", func() bool { return len(waiting()) == len(others)+1 })
+		check(t, killed.Process.Kill())
+		_ = killed.Wait()
+	})
+	age := time.Now()
+	isWaiting := func(pid string) bool { return slices.Contains(waiting(), pid) }
+
+	patient := startExporter(t, nil, "--config.file="+path, "--probe.timeout=45s")
+	e := startExporter(t, nil, "--config.file="+path)
+	eventually(t, "no probes", func() bool { return e.ProbeMetrics("primary", "")["pg_probes_total"] > 5 })
+	if !isWaiting(leftover) {
+		t.Error("a commit that has waited for a few seconds was cancelled")
+	}
+	time.Sleep(time.Until(age.Add(time.Minute)))
+	eventually(t, "the commit that was left is not cancelled", func() bool { return !isWaiting(leftover) })
+	for whose, pid := range others {
+		if !isWaiting(pid) {
+			t.Errorf("the commit of %s was cancelled", whose)
+		}
+	}
+	for _, of := range []*Exporter{e, patient} {
+		eventually(t, "no line says that commits time out", func() bool { return strings.Contains(of.Logged(), "reason=timeout phase=commit") })
+		if strings.Contains(of.Logged(), "was cancelled") {
+			t.Errorf("the commit of a living exporter was cancelled:\n%s", of.Logged())
+		}
+	}
+	execute(t, s, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+}
+
+// emit commits a message with this prefix, in the background and until the test ends.
+func emit(t *testing.T, port int, user, prefix string) {
+	t.Helper()
+	conn, err := pgconn.Connect(t.Context(), fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=postgres sslmode=disable", port, user))
+	check(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		_, _ = conn.Exec(ctx, fmt.Sprintf("SELECT pg_logical_emit_message(true, '%s', '')", prefix)).ReadAll()
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-sent
+	})
 }

@@ -152,7 +152,10 @@ func (p *Prober) runCommit(c *Commit, s *session) {
 	}
 	c.End(result)
 	if p.commits.current.Load() == c {
-		s.cancelCommit(p.ctx, results)
+		if s.cancelCommit(p.ctx, results) {
+			<-returned
+			s.cancelLeftovers(p.ctx)
+		}
 		p.commits.current.Store(nil)
 	}
 	cancelCommit()
@@ -203,10 +206,10 @@ func isUnsupported(err error) bool {
 	return slices.Contains([]string{"0A000", "42501", "42883"}, sqlState(err))
 }
 
-// cancelCommit sends cancel requests until results delivers the commit's result. After ctx has ended it sends one more
-// and returns. It lets each cancel request finish within its time, because PgBouncer 1.18 crashes if the connection of
+// cancelCommit sends cancel requests until results delivers the commit's result, and then returns true. After ctx has
+// ended it sends one more and returns. It lets each cancel request finish within its time, because PgBouncer 1.18 crashes if the connection of
 // a cancel request is closed while PgBouncer forwards it.
-func (s *session) cancelCommit(ctx context.Context, results <-chan *CommitResult) {
+func (s *session) cancelCommit(ctx context.Context, results <-chan *CommitResult) (ended bool) {
 	s.dialer.callerBoundsCancel.Store(true)
 	for wait := minCancelTime; ; wait = min(2*wait, maxCancelTime) {
 		last := ctx.Err() != nil
@@ -224,14 +227,36 @@ func (s *session) cancelCommit(ctx context.Context, results <-chan *CommitResult
 		select {
 		case <-results:
 			cancelRequest()
-			return
+			return true
 		case <-requestCtx.Done():
 		case <-stop:
 		}
 		stopTimer()
 		cancelRequest()
 		if last {
-			return
+			return false
 		}
 	}
+}
+
+// cancelLeftoversSQL cancels the commits of an exporter that was killed: the server goes on waiting for a standby for
+// them. They are those of this role with the same statement that have waited for more than 60 seconds. A running exporter
+// cancels its own earlier, since config.MaxTimeout is not longer. A setting of the role may make another role the current
+// one, which may not cancel them. A role sees its own statements without any privilege.
+const cancelLeftoversSQL = `SET LOCAL ROLE NONE;
+SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_get_activity(NULL)
+WHERE NOT pg_catalog.pg_is_in_recovery() AND wait_event = 'SyncRep'
+  AND query LIKE '%pg_logical_emit_message(true, ''pg_liveness_exporter''%'
+  AND pg_catalog.clock_timestamp() - query_start > '60 s'
+  AND usesysid = (SELECT usesysid FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()))`
+
+// cancelLeftovers runs cancelLeftoversSQL after a commit of this session was cancelled: as long as commits succeed, none
+// is left. It takes at most minCancelTime. An error is of no use: the next commit that exceeds its timeout tries again.
+func (s *session) cancelLeftovers(ctx context.Context) {
+	if s.conn.IsClosed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, minCancelTime)
+	defer cancel()
+	_, _ = s.query(ctx, s.pingPrefix()+cancelLeftoversSQL, smallBudget)
 }
