@@ -35,6 +35,10 @@ const (
 	// could not be used again if the deadline passed during the read, and Redis before version 6 accepts only whole
 	// seconds as its timeout.
 	pollInterval = 20 * time.Millisecond
+	// maxReplies and maxReplyBytes bound what a run reads from the reply queue, in replies and in bytes. A worker sends one
+	// reply of about 500 bytes. Replies of an earlier run count too.
+	maxReplies    = 10_000
+	maxReplyBytes = 16 << 20
 )
 
 func newCelery(d dependency) *celery { return &celery{d, "pg_liveness_exporter." + rand.Text()} }
@@ -80,12 +84,16 @@ func (c *celery) run(ctx context.Context) (number, error) {
 	deadline, _ := ctx.Deadline() // Checker.Run sets it
 	reserved := min(cleanupTimeout, c.Timeout/4)
 	replied := make(map[string]bool) // by delivery tag
+	read, readBytes := 0, 0
 	for int64(len(replied)) < subscribers && time.Until(deadline) > reserved {
 		reply, err := conn.do(ctx, "RPOP", c.queue())
 		switch text, ok := reply.(string); {
 		case err != nil:
 			return number{}, err
 		case ok:
+			if read, readBytes = read+1, readBytes+len(text); read > maxReplies || readBytes > maxReplyBytes {
+				return number{}, PublicError("its queue has more replies than workers send")
+			}
 			if tag, ok := deliveryTag(text, ticket); ok {
 				replied[tag] = true
 			}

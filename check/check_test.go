@@ -4,8 +4,11 @@
 package check
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -17,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -369,6 +373,69 @@ func TestUnexpectedReplies(t *testing.T) {
 }
 
 // TestRedisTLS tests that rediss:// verifies the certificate unless the URL has ssl_cert_reqs=none.
+// TestCeleryEndlessReplies: a broker that never runs out of replies is read up to a number and a size, not until the
+// deadline.
+func TestCeleryEndlessReplies(t *testing.T) {
+	t.Parallel()
+	for name, size := range map[string]int{"small": 10, "large": 60 << 10} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var sent atomic.Int64
+			address := listen(t, func(conn net.Conn) {
+				in, ticket := bufio.NewReader(conn), ""
+				for {
+					command := readCommand(in)
+					if command == nil {
+						return
+					}
+					switch command[0] {
+					case "PUBLISH":
+						var e envelope
+						_ = json.Unmarshal([]byte(command[2]), &e)
+						body, _ := base64.StdEncoding.DecodeString(e.Body)
+						var ping struct{ Ticket string }
+						_ = json.Unmarshal(body, &ping)
+						ticket = ping.Ticket
+						_, _ = io.WriteString(conn, ":9223372036854775807\r\n")
+					case "RPOP":
+						n := sent.Add(1)
+						reply := fmt.Sprintf(`{"headers":{"ticket":%q},"properties":{"delivery_tag":"%0*d"}}`, ticket, size, n)
+						_, _ = fmt.Fprintf(conn, "$%d\r\n%s\r\n", len(reply), reply)
+					default:
+						_, _ = io.WriteString(conn, ":1\r\n")
+					}
+				}
+			})
+			expect(t, newCheck(t, fmt.Sprintf("{celery: 'redis://%s/0', timeout: 60s}", address)),
+				"fail: its queue has more replies than workers send")
+			if n := sent.Load(); n > maxReplies+1 || n*int64(size) > maxReplyBytes+1<<20 {
+				t.Errorf("%d replies of %d bytes were read", n, size)
+			}
+		})
+	}
+}
+
+// readCommand reads a command to Redis, nil if there is none.
+func readCommand(in *bufio.Reader) []string {
+	var words int
+	if _, err := fmt.Fscanf(in, "*%d\r\n", &words); err != nil {
+		return nil
+	}
+	command := make([]string, words)
+	for i := range command {
+		var size int
+		if _, err := fmt.Fscanf(in, "$%d\r\n", &size); err != nil {
+			return nil
+		}
+		word := make([]byte, size+2)
+		if _, err := io.ReadFull(in, word); err != nil {
+			return nil
+		}
+		command[i] = string(word[:size])
+	}
+	return command
+}
+
 func TestRedisTLS(t *testing.T) {
 	t.Parallel()
 	https := httptest.NewUnstartedServer(nil) // for its certificate

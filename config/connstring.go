@@ -23,6 +23,9 @@ var ErrSeveralServers = errors.New("names several servers, and each is a target 
 // TLSError reports that certificates, keys or TLS settings of a target cannot be used.
 type TLSError struct{ err error }
 
+// NewTLSError returns a TLSError with this cause.
+func NewTLSError(cause error) *TLSError { return &TLSError{cause} }
+
 func (e *TLSError) Error() string { return "TLS settings: " + e.err.Error() }
 
 // Unwrap returns the cause.
@@ -79,30 +82,104 @@ func isKnownKey(key string) bool {
 	return known || slices.Contains([]string{"host", "user", "ssl", "client_encoding", "krbsrvname", "krbspn"}, key)
 }
 
-// dsnKeys returns the keys that a connection string sets, sorted. It asks pgconn, which names the first key that is not
-// allowed.
+// dsnKeys returns the keys that a connection string sets, sorted. An error is one of its syntax.
 func dsnKeys(dsn Secret) ([]string, error) {
-	allowed := []string{}
-	for {
-		_, err := pgconn.ParseConfigWithOptions(string(dsn), pgconn.ParseConfigOptions{ConnStringAllowedKeys: allowed})
-		if err == nil {
-			slices.Sort(allowed)
-			return allowed, nil
-		}
-		_, after, _ := strings.Cut(err.Error(), `connection string key "`)
-		key, found := strings.CutSuffix(after, `" is not in ConnStringAllowedKeys`)
+	settings := ConnStringSettings(dsn)
+	if len(settings) > 0 { // pgconn refuses the first key before it reads any file
+		_, err := pgconn.ParseConfigWithOptions(string(dsn), pgconn.ParseConfigOptions{ConnStringAllowedKeys: []string{}})
 		if strings.Contains(err.Error(), ": failed to parse as ") {
 			return nil, ConnStringError(err)
 		}
-		if !found {
-			slices.Sort(allowed)
-			return allowed, nil // parsing the whole shows what else is wrong
-		}
-		if slices.Contains(allowed, key) || len(allowed) > 100 {
-			return nil, errors.New("cannot be parsed")
-		}
-		allowed = append(allowed, key)
 	}
+	return slices.Sorted(maps.Keys(settings)), nil
+}
+
+// ConnStringSettings returns what a connection string sets, by pgconn's names of the keys, without reading any file. If
+// pgconn cannot parse dsn, the result means nothing. Unlike pgconn, it leaves ssl=true of a URL as it is.
+func ConnStringSettings(dsn Secret) map[string]string {
+	settings := make(map[string]string)
+	set := func(key, value string) {
+		if key == "dbname" {
+			key = "database"
+		}
+		settings[key] = value
+	}
+	rest := string(dsn)
+	if !isURL(rest) {
+		for {
+			var key, value string
+			if key, rest, _ = strings.Cut(rest, "="); rest == "" && strings.TrimSpace(key) == "" {
+				return settings
+			}
+			value, rest = cutValue(strings.TrimLeft(rest, asciiSpace))
+			if key = strings.Trim(key, asciiSpace); key != "user" || value != "" {
+				set(key, value)
+			}
+		}
+	}
+	_, rest, _ = strings.Cut(rest, "://")
+	if i := strings.IndexAny(rest, "@/"); i >= 0 && rest[i] == '@' {
+		user, password, _ := strings.Cut(rest[:i], ":")
+		setNonEmpty(settings, "user", user)
+		setNonEmpty(settings, "password", password)
+		rest = rest[i+1:]
+	}
+	location, query, _ := strings.Cut(rest, "?")
+	location, path, _ := strings.Cut(location, "/")
+	var hosts, ports []string
+	for server := range strings.SplitSeq(location, ",") {
+		end := strings.Index(server, "]") + 1 // of an IPv6 address
+		name, port, _ := strings.Cut(server[end:], ":")
+		hosts, ports = append(hosts, strings.Trim(server[:end], "[]")+name), append(ports, port)
+	}
+	setNonEmpty(settings, "host", strings.Join(hosts, ","))
+	setNonEmpty(settings, "port", strings.Join(ports, ","))
+	setNonEmpty(settings, "database", path)
+	for query != "" {
+		var parameter string
+		parameter, query, _ = strings.Cut(query, "&")
+		key, value, _ := strings.Cut(parameter, "=")
+		set(uriDecode(key), uriDecode(value))
+	}
+	return settings
+}
+
+// asciiSpace is what separates keywords in libpq (isspace in the C locale).
+const asciiSpace = " \t\n\r\v\f"
+
+// cutValue returns the first value of a list of keyword=value, and what is behind it.
+func cutValue(s string) (value, rest string) {
+	s, quoted := strings.CutPrefix(s, "'")
+	ends := asciiSpace
+	if quoted {
+		ends = "'"
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch {
+		case strings.IndexByte(ends, s[i]) >= 0:
+			return b.String(), s[i+1:]
+		case s[i] != '\\':
+			b.WriteByte(s[i])
+		case i+1 < len(s):
+			i++
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String(), ""
+}
+
+// setNonEmpty sets a part of a URL, unless the URL does not have it.
+func setNonEmpty(settings map[string]string, key, value string) {
+	if value != "" {
+		settings[key] = uriDecode(value)
+	}
+}
+
+// uriDecode decodes a part of a URL that pgconn can parse.
+func uriDecode(s string) string {
+	decoded, _ := url.PathUnescape(strings.Trim(s, " ")) // pgconn has found no error
+	return decoded
 }
 
 // AddSettings returns dsn with settings added. They win over those in dsn, which may be a URL or keyword=value.

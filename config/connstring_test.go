@@ -3,7 +3,13 @@
 
 package config
 
-import "testing"
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
 
 // TestListsSeveral: a comma that belongs to a value does not make a list of connection strings.
 func TestListsSeveral(t *testing.T) {
@@ -22,4 +28,62 @@ func TestListsSeveral(t *testing.T) {
 			t.Errorf("%s: got %v", dsn, got)
 		}
 	}
+}
+
+// TestFilesOfConnString: a configuration is loaded without reading the files of its connection strings.
+func TestFilesOfConnString(t *testing.T) {
+	t.Parallel()
+	for dsn, want := range map[string]string{
+		"host=h user=u sslmode=verify-full sslrootcert=/dev/zero": "",
+		"host=h user=u sslcert=/dev/zero sslkey=/dev/zero":        "",
+		"host=h user=u passfile=/dev/zero":                        "holds passfile",
+		"postgres://u@h/?service=s&servicefile=%2Fdev/zero":       "holds service",
+	} {
+		_, err := parseText(t, fmt.Sprintf("targets: {a: {dsn: %q}}", dsn))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", dsn, err, want)
+		}
+	}
+}
+
+// FuzzConnStringSettings: the keys are those that pgconn finds, and the values of run-time parameters are equal.
+func FuzzConnStringSettings(f *testing.F) {
+	for _, dsn := range []string{
+		"host=h user=u", `host = h  user='a \'b' dbname=d options=-c\ x sslrootcert=`, "host=h\tuser= password=\\",
+		"postgres://u:p@h:5/d?sslmode=require&x=y", "postgresql://u%40@[::1]:5,h2/%20?ssl=true&dbname=%41&application_name=a%2Fb",
+		"postgres:///?host=/tmp&sslroot%63ert=/x", "postgres://u@/?passfile=/dev/zero", "host='", "a", "=b", "postgres://?a", " ",
+	} {
+		f.Add(dsn)
+	}
+	f.Setenv("HOME", "/nonexistent")
+	f.Fuzz(func(t *testing.T, dsn string) {
+		if strings.ContainsAny(dsn, "[]") { // pgconn does not look into the brackets
+			return
+		}
+		keys, err := dsnKeys(Secret(dsn))
+		if err != nil || len(keys) == 0 {
+			return
+		}
+		settings := ConnStringSettings(Secret(dsn))
+		for _, key := range []string{"service", "servicefile", "passfile", "sslrootcert", "sslcert", "sslkey"} {
+			if settings[key] != "" {
+				return
+			}
+		}
+		cfg, err := pgconn.ParseConfigWithOptions(dsn, pgconn.ParseConfigOptions{ConnStringAllowedKeys: keys})
+		if err != nil {
+			if strings.Contains(err.Error(), "is not in ConnStringAllowedKeys") {
+				t.Errorf("the keys are %q, but %v", keys, err)
+			}
+			return
+		}
+		for name, value := range cfg.RuntimeParams {
+			if settings[name] != value {
+				t.Errorf("%s is %q, want %q", name, settings[name], value)
+			}
+		}
+		if user := settings["user"]; user != "" && user != cfg.User {
+			t.Errorf("the user is %q, want %q", user, cfg.User)
+		}
+	})
 }

@@ -13,9 +13,12 @@ import (
 
 // parse makes the settings of a login of a connection string, as libpq does: with libpq's environment, its passfile,
 // its service file, and the files of the TLS settings. The connection string must name one server. Errors are those of
-// config.CheckConnString and config.ConnStringError.
+// config.CheckConnString, verifyFiles and config.ConnStringError.
 func parse(dsn config.Secret) (*pgconn.Config, error) {
 	if err := config.CheckConnString(dsn); err != nil {
+		return nil, err
+	}
+	if err := verifyFiles(dsn); err != nil {
 		return nil, err
 	}
 	cfg, err := pgconn.ParseConfig(string(dsn))

@@ -8,6 +8,7 @@ package web
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log"
 	"log/slog"
 	"net"
@@ -29,6 +30,8 @@ const (
 	writeTimeout = config.MaxTimeout + 10*time.Second
 	// finishGrace is how long requests under way may take after Serve's context has ended.
 	finishGrace = 3 * time.Second
+	// maxWebConfigSize bounds the file of --web.config.file, in bytes.
+	maxWebConfigSize = 1 << 20
 )
 
 // Options has the parameters of Serve.
@@ -47,9 +50,16 @@ type Options struct {
 	Logger             *slog.Logger
 }
 
-// Serve serves requests until ctx ends or a listener fails, and returns the error of the listener. Requests under way
-// may then take finishGrace longer. After that, Serve ends their contexts and closes their connections.
+// Serve serves requests until ctx ends or a listener fails, and returns the error of the listener, or of the file of
+// --web.config.file. Requests under way may then take finishGrace longer. After that, Serve ends their contexts and closes
+// their connections.
 func Serve(ctx context.Context, o Options) error {
+	// exporter-toolkit would read any kind of file, of any size.
+	if path := *o.Flags.WebConfigFile; path != "" {
+		if _, err := config.ReadFile(path, maxWebConfigSize); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
 	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
 	servers := newListeners(requests, &o)
