@@ -6,6 +6,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/url"
 	"slices"
@@ -265,9 +266,15 @@ func ConnStringError(err error) error {
 	message := text[strings.LastIndex(text, "`: ")+len("`: "):]
 	switch cause := errors.Unwrap(parseErr); {
 	case strings.HasPrefix(message, "failed to configure TLS") && cause != nil:
+		var pathErr *fs.PathError
+		if errors.As(cause, &pathErr) { // "unable to read CA file: open …"
+			what, _, _ := strings.Cut(cause.Error(), ":")
+			cause = fmt.Errorf("%s: %w", what, pathErr.Err)
+		}
 		return &TLSError{cause}
 	case strings.HasPrefix(message, "failed to read service") && cause != nil:
-		return fmt.Errorf("cannot use the service: %w", cause)
+		what, _, _ := strings.Cut(cause.Error(), ":") // its name or the file's is behind it
+		return errors.New("cannot use the service: " + what)
 	case strings.HasPrefix(message, "failed to parse as URL"):
 		return errors.New("is not a valid URL: percent-encode special characters in the user name and the password")
 	case strings.HasPrefix(message, "failed to parse as keyword/value"):

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 )
 
 // ReadFile returns the content of a regular file of at most maxSize bytes. It refuses other kinds of files, whose
@@ -38,6 +39,22 @@ func ReadFile(path string, maxSize int64) ([]byte, error) {
 		return nil, fmt.Errorf("is larger than %d KiB", maxSize>>10)
 	}
 	return content, nil
+}
+
+// ReadNamedFile is ReadFile with an error that names the path of a file that it refuses. That file exists, so the path is
+// no secret in the wrong place. An error of the system does not name the path.
+func ReadNamedFile(path string, maxSize int64) ([]byte, error) {
+	content, err := ReadFile(path, maxSize)
+	if err != nil && !IsSystemError(err) {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return content, err
+}
+
+// IsSystemError reports whether the system did not let a file be read.
+func IsSystemError(err error) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno)
 }
 
 func withoutPath(err error) error {

@@ -3,8 +3,8 @@
 
 package config
 
-// Secret is a text that is never printed: every formatting verb and slog show a placeholder. An unexported field of
-// this type is no protection, since package fmt prints it without calling methods.
+// Secret is a text that is never printed: every formatting verb and slog show a placeholder. Package fmt calls no methods
+// of an unexported field and would print it, so such a field must be a Sealed.
 type Secret string
 
 const redacted = "<secret>"
@@ -17,3 +17,17 @@ func (Secret) GoString() string { return redacted }
 
 // MarshalText hides the secret from JSON, YAML and slog.
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// Sealed is a Secret in an unexported field: package fmt prints an address. The zero value is an empty one.
+type Sealed struct{ secret *Secret }
+
+// Seal returns a secret for an unexported field.
+func Seal(s Secret) Sealed { return Sealed{&s} }
+
+// Secret returns what is sealed.
+func (s Sealed) Secret() Secret {
+	if s.secret == nil {
+		return ""
+	}
+	return *s.secret
+}

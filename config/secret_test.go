@@ -18,9 +18,15 @@ func TestSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	type unexported struct{ password Sealed }
+	outer := struct{ inner unexported }{unexported{Seal("hunter2")}}
+	if outer.inner.password.Secret() != "hunter2" || (Sealed{}).Secret() != "" {
+		t.Error("another secret is sealed")
+	}
 	target := Target{Login: Login{ConnString: "hunter2", Password: PasswordSource{Text: "hunter2"}}}
 	for _, text := range []string{
 		fmt.Sprintf("%s %v %+v %#v %q", s.Password, s, s, s, s.Password), string(encoded), fmt.Sprintf("%v %+v %#v", target, &target, target),
+		fmt.Sprintf("%v %+v %#v", outer, &outer, outer),
 	} {
 		if strings.Contains(text, "hunter2") {
 			t.Errorf("shown: %s", text)

@@ -154,7 +154,7 @@ func (p *Prober) await(ctx context.Context, l *pendingLogin) (*session, error) {
 type loginError struct {
 	err      error
 	phase    Phase
-	password config.Secret // the password that was sent, empty if the login did not get that far
+	password config.Sealed // the password that was sent, empty if the login did not get that far
 	// endedAfterCertificate reports whether the server ended the session right after the client certificate was sent.
 	endedAfterCertificate bool
 }
@@ -207,7 +207,7 @@ func (p *Prober) login(probeCtx, loginCtx context.Context, t *trace) (*session, 
 			err = cmp.Or(s.meter.unterminatedError(), err)
 		}
 		_, phase := t.read()
-		failed := &loginError{err: err, phase: phase, password: config.Secret(cfg.Password)}
+		failed := &loginError{err: err, phase: phase, password: config.Seal(config.Secret(cfg.Password))}
 		switch f := classify(err, phase); {
 		case phase != PhaseStartup:
 		case f.Reason == ReasonTerminated:
@@ -218,7 +218,7 @@ func (p *Prober) login(probeCtx, loginCtx context.Context, t *trace) (*session, 
 		case held != nil && isAuthText(err.Error()): // the server requested the password
 			failed.err = held
 		case f.isRefusalOfCredentials() && written.sent:
-			p.refusedPassword.record(failed.password, err)
+			p.refusedPassword.record(failed.password.Secret(), err)
 		case f.SQLState == "" && (f.Reason == ReasonProtocol || f.Reason == ReasonAuth):
 			failed.err = s.meter.authError(err)
 		}

@@ -382,7 +382,7 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, watch *loginWatch) 
 // shouldRetry reports whether a failure is worth a second attempt. loginErr may be nil.
 func (p *Prober) shouldRetry(f *Failure, loginErr *loginError) bool {
 	return f.Reason == ReasonTerminated ||
-		f.Reason == ReasonAuth && f.SQLState != "" && loginErr != nil && p.credentials.PasswordRefused(loginErr.password)
+		f.Reason == ReasonAuth && f.SQLState != "" && loginErr != nil && p.credentials.PasswordRefused(loginErr.password.Secret())
 }
 
 // pingNew pings the server on a new session.

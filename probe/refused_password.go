@@ -24,7 +24,7 @@ const (
 // server that stops in the meantime is noticed. A different password is sent at once.
 type refusedPassword struct {
 	mu       sync.Mutex // protects what follows
-	password config.Secret
+	password config.Sealed
 	refusals int
 	sent     time.Time // when it was last sent
 	err      error     // the server's last refusal
@@ -35,7 +35,7 @@ func (r *refusedPassword) holdsBack(password config.Secret) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	if r.refusals < maxRefusals || password != r.password {
+	if r.refusals < maxRefusals || password != r.password.Secret() {
 		return nil
 	}
 	if now.Sub(r.sent) < resendInterval {
@@ -49,8 +49,8 @@ func (r *refusedPassword) holdsBack(password config.Secret) error {
 func (r *refusedPassword) record(password config.Secret, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if password != r.password {
-		r.password, r.refusals = password, 0
+	if password != r.password.Secret() {
+		r.password, r.refusals = config.Seal(password), 0
 	}
 	r.refusals++
 	r.sent, r.err = time.Now(), err
@@ -60,7 +60,7 @@ func (r *refusedPassword) record(password config.Secret, err error) {
 func (r *refusedPassword) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.password, r.refusals, r.err = "", 0, nil
+	r.password, r.refusals, r.err = config.Sealed{}, 0, nil
 }
 
 // passwordWriter is what a login writes to. It notices whether a password was sent, in any form: a message of type 'p'

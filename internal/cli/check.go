@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -95,12 +96,17 @@ func (c *Check) Run(
 	return c.exitCode(codeOf(r))
 }
 
-// notTried writes the reason why nothing was probed or run, and returns the exit code.
+// notTried writes the reason why nothing was probed or run, and returns the exit code. It repeats the argument only if it
+// looks like a name: it may be a connection string.
 func (c *Check) notTried(err error, out, errs io.Writer) int {
 	fmt.Fprintln(errs, err)
 	if c.format == formatJSON { // for a program that reads only standard output
+		var name string
+		if regexp.MustCompile(`^[\w.-]*$`).MatchString(c.target) {
+			name = c.target
+		}
 		_ = json.NewEncoder(out).Encode(probeOutput{
-			Target: c.target, State: "not_tried", Detail: err.Error(), Phases: make(map[string]float64),
+			Target: name, State: "not_tried", Detail: err.Error(), Phases: make(map[string]float64),
 		})
 	}
 	return c.exitCode(exitNotTried)

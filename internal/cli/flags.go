@@ -5,10 +5,14 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -104,11 +108,10 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	if ended {
 		return f, code, true
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		err = f.validate()
-	case strings.HasPrefix(err.Error(), "unexpected "): // kingpin's error may contain a connection string
-		err = errors.New("unexpected argument: servers are named in the environment or in a --config.file")
+	} else {
+		err = withoutArguments(err, args)
 	}
 	if err != nil {
 		fmt.Fprintf(errs, "%s: error: %s, try --help\n", collector.Name, err)
@@ -137,11 +140,49 @@ func (f *Flags) validate() error {
 	case f.TimeoutOffset < 0:
 		return fmt.Errorf("--probe.timeout-offset is %s, less than 0s", f.TimeoutOffset)
 	case taken(f.TelemetryPath):
-		return fmt.Errorf("--web.telemetry-path %q is taken", f.TelemetryPath)
+		return errors.New("--web.telemetry-path is taken")
 	case !strings.HasPrefix(f.TelemetryPath, "/") || strings.ContainsAny(f.TelemetryPath, "{} "):
-		return fmt.Errorf("--web.telemetry-path %q is not a path", f.TelemetryPath)
+		return errors.New("--web.telemetry-path is not a path")
+	case slices.ContainsFunc(*f.Web.WebListenAddresses, isNoAddress):
+		return errors.New("--web.listen-address is not host:port")
+	case f.HealthAddress != "" && isNoAddress(f.HealthAddress):
+		return errors.New("--health.listen-address is not host:port")
 	}
 	return nil
+}
+
+// withoutArguments returns an error of kingpin's without the text of any argument, which may be a connection string in the
+// wrong place. It names the flag, if there is one.
+func withoutArguments(err error, args []string) error {
+	text := err.Error()
+	switch {
+	case strings.HasPrefix(text, "unexpected "):
+		return errors.New("unexpected argument: servers are named in the environment or in a --config.file")
+	case regexp.MustCompile(`^[a-z ]+'--?[a-z][a-z.-]*'[a-z ]*$`).MatchString(text): // such as: unknown long flag '--nonsense'
+		return err
+	}
+	for i, arg := range args {
+		flag, value, found := strings.Cut(arg, "=")
+		if !found && i+1 < len(args) {
+			value = args[i+1]
+		}
+		isFlag := regexp.MustCompile(`^--[a-z][a-z.-]*$`).MatchString(flag)
+		if isFlag && value != "" && (strings.Contains(text, value) || strings.Contains(text, strconv.Quote(value))) {
+			return fmt.Errorf("%s has a value that it cannot have", flag)
+		}
+	}
+	return errors.New("an argument cannot be used")
+}
+
+// isNoAddress reports whether a text is not an address to listen on, so that an error of the listener does not repeat it.
+// vsock:// is exporter-toolkit's.
+func isNoAddress(text string) bool {
+	host, port, err := net.SplitHostPort(strings.TrimPrefix(text, "vsock://"))
+	if err != nil || strings.ContainsAny(host, "/@ ") {
+		return true
+	}
+	_, err = net.DefaultResolver.LookupPort(context.Background(), "tcp", port) // reads only a file
+	return err != nil
 }
 
 // taken reports whether another handler serves a path.

@@ -4,7 +4,10 @@
 package cli
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"syscall"
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/credentials"
@@ -21,7 +24,12 @@ func (f *Flags) Loader(getenv func(string) string) func() (*config.File, error) 
 		if err := os.Unsetenv("PGSERVICE"); err != nil {
 			return nil, err
 		}
-		return config.Load(f.ConfigFile, f.Probing, credentials.VerifyEnvironment)
+		file, err := config.Load(f.ConfigFile, f.Probing, credentials.VerifyEnvironment)
+		var errno syscall.Errno
+		if errors.As(err, &errno) { // the path of a file that is not there may be a connection string
+			return nil, fmt.Errorf("--config.file: %w", errno)
+		}
+		return file, err
 	}
 }
 

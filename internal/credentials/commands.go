@@ -43,7 +43,7 @@ type commands struct {
 // output is what one command printed. commands.mu protects it.
 type output struct {
 	running chan struct{} // closed when the command ends; nil while it does not run
-	value   config.Secret
+	value   config.Sealed
 	err     error     // of the last run
 	fetched time.Time // when value was printed
 	ttl     time.Duration
@@ -78,10 +78,11 @@ func (c *commands) get(ctx context.Context, cmd *config.Command, refused config.
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if o.value == "" || o.value == refused && o.err != nil && running != nil {
+	value := o.value.Secret()
+	if value == "" || value == refused && o.err != nil && running != nil {
 		return "", o.err
 	}
-	return o.value, nil
+	return value, nil
 }
 
 // begin returns a command's output. If it is of no use yet, begin also returns a channel that is closed when the
@@ -96,7 +97,7 @@ func (c *commands) begin(cmd *config.Command, refused config.Secret) (*output, <
 		c.outputs[key(cmd.Argv)] = o
 	}
 	o.ttl = cmd.TTL
-	renew := refused != "" && o.value == refused && o.isRenewable()
+	renew := refused != "" && o.value.Secret() == refused && o.isRenewable()
 	if o.running == nil && (renew || !o.isYounger(o.ttl)) {
 		if renew {
 			o.renewed = time.Now()
@@ -104,7 +105,7 @@ func (c *commands) begin(cmd *config.Command, refused config.Secret) (*output, <
 		o.running = make(chan struct{})
 		go c.run(o, cmd)
 	}
-	if o.isYounger(o.ttl+o.ttl/2) && o.value != refused {
+	if o.isYounger(o.ttl+o.ttl/2) && o.value.Secret() != refused {
 		return o, nil
 	}
 	return o, o.running
@@ -112,7 +113,7 @@ func (c *commands) begin(cmd *config.Command, refused config.Secret) (*output, <
 
 // isYounger reports whether there is a value that is younger than age.
 func (o *output) isYounger(age time.Duration) bool {
-	return o.value != "" && time.Since(o.fetched) < age
+	return o.value.Secret() != "" && time.Since(o.fetched) < age
 }
 
 // isRenewable reports whether the command may run again because a server refused the value. It may not if the value was
@@ -127,7 +128,7 @@ func (c *commands) mayChange(cmd *config.Command, refused config.Secret) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	o := c.outputs[key(cmd.Argv)]
-	return o != nil && (o.value != refused && o.value != "" || o.running != nil || o.isRenewable())
+	return o != nil && (o.value.Secret() != refused && o.value.Secret() != "" || o.running != nil || o.isRenewable())
 }
 
 // evictLocked removes the outputs that are twice as old as their TTL.
@@ -147,7 +148,7 @@ func (c *commands) run(o *output, cmd *config.Command) {
 	defer c.mu.Unlock()
 	o.err = err
 	if err == nil || !o.isYounger(o.ttl+o.ttl/2) {
-		o.value, o.fetched = value, time.Now()
+		o.value, o.fetched = config.Seal(value), time.Now()
 	}
 	close(o.running)
 	o.running = nil

@@ -6,7 +6,8 @@
 // where all of that is. Files and variables are read again for every login, so that a rotation needs no restart; what a
 // command prints is kept for the command's TTL.
 //
-// No error text holds a secret, a connection string or a path.
+// No error text holds a secret or a connection string. It holds a path only if that file exists: a secret may stand in the
+// place of a path.
 package credentials
 
 import (
@@ -36,7 +37,7 @@ type Source struct {
 	commands *commands
 
 	mu      sync.Mutex    // protects refused
-	refused config.Secret // the password that the server refused last, if it has accepted none since
+	refused config.Sealed // the password that the server refused last, if it has accepted none since
 }
 
 // ConnConfig returns the settings of one login, which the caller owns. ctx bounds how long it waits for a command that
@@ -74,7 +75,7 @@ func (s *Source) password(ctx context.Context) (config.Secret, error) {
 		return readVariable("password_env", from.Variable)
 	case from.Command != nil:
 		s.mu.Lock()
-		refused := s.refused
+		refused := s.refused.Secret()
 		s.mu.Unlock()
 		password, err := s.commands.get(ctx, from.Command, refused)
 		return password, withKey("password_command", err)
@@ -91,7 +92,7 @@ func (s *Source) HasPasswordCommand() bool { return s.login.Password.Command != 
 // meanwhile.
 func (s *Source) PasswordRefused(password config.Secret) (mayChange bool) {
 	s.mu.Lock()
-	s.refused = password
+	s.refused = config.Seal(password)
 	s.mu.Unlock()
 	return s.HasPasswordCommand() && s.commands.mayChange(s.login.Password.Command, password)
 }
@@ -100,5 +101,5 @@ func (s *Source) PasswordRefused(password config.Secret) (mayChange bool) {
 func (s *Source) Accepted() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refused = ""
+	s.refused = config.Sealed{}
 }

@@ -5,12 +5,9 @@ package credentials
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/jackc/pgservicefile"
 
@@ -85,10 +82,9 @@ func readConnFile(key, path string) ([]byte, error) {
 	if path == "" || path == os.DevNull {
 		return nil, nil
 	}
-	content, err := config.ReadFile(path, maxConnFileSize)
-	var systemErr syscall.Errno
-	if err != nil && !errors.As(err, &systemErr) {
-		return nil, fmt.Errorf("%s: %s %w", key, path, err)
+	content, err := config.ReadNamedFile(path, maxConnFileSize)
+	if err != nil && !config.IsSystemError(err) {
+		return nil, withKey(key, err)
 	}
 	return content, nil
 }

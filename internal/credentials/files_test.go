@@ -67,7 +67,7 @@ func TestOddFiles(t *testing.T) {
 					t.Setenv(name, value)
 				}
 				_, err := parse(config.Secret(c.dsn))
-				want := fmt.Sprintf("%s: %s %s", c.key, path, problem)
+				want := fmt.Sprintf("%s: %s: %s", c.key, path, problem)
 				var tlsErr *config.TLSError
 				isTLS := errors.As(err, &tlsErr)
 				if isTLS {
@@ -95,7 +95,7 @@ targets:
 checks: {c: {http: "https://h", sslrootcert: %[1]q}}`, path))
 		for _, target := range f.Targets {
 			var tlsErr *config.TLSError
-			if _, err := NewStore(t.Context()).For(target).ConnConfig(t.Context()); !errors.As(err, &tlsErr) || !strings.Contains(err.Error(), path+" "+problem) {
+			if _, err := NewStore(t.Context()).For(target).ConnConfig(t.Context()); !errors.As(err, &tlsErr) || !strings.Contains(err.Error(), path+": "+problem) {
 				t.Errorf("%s: %v", target.Name, err)
 			}
 		}
