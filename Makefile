@@ -20,7 +20,7 @@ demo: build ## run it with Prometheus, Alertmanager, Grafana and throwaway serve
 test: ## run all tests; ARGS='-run Name ./probe' for some; REQUIRE_ALL=1 to fail instead of skip
 	@scripts/test $(ARGS)
 
-fuzz: ## run the fuzz tests for an hour; ARGS=60 for 60 seconds
+fuzz: ## run the fuzz tests for an hour in all; ARGS=120 for two minutes
 	@scripts/fuzz $(ARGS)
 
 lint: ## check code, scripts and examples

@@ -151,7 +151,7 @@ func (p fixedProber) SetKeep(bool)                        {}
 func (p fixedProber) Close(context.Context) error         { return nil }
 
 // newTestExporter returns an exporter with a target for each name. All their probes have the result r.
-func newTestExporter(t *testing.T, r *probe.Result, names ...string) *testExporter {
+func newTestExporter(t testing.TB, r *probe.Result, names ...string) *testExporter {
 	t.Helper()
 	e := &testExporter{}
 	e.Exporter = New(newTestMonitor(t, func(_ *config.Target, events monitor.Events) monitor.Prober {
@@ -180,7 +180,7 @@ type testExporter struct {
 }
 
 // newTestMonitor returns a monitor, and closes it when the test ends.
-func newTestMonitor(t *testing.T, newProber func(*config.Target, monitor.Events) monitor.Prober) *monitor.Monitor {
+func newTestMonitor(t testing.TB, newProber func(*config.Target, monitor.Events) monitor.Prober) *monitor.Monitor {
 	t.Helper()
 	m := monitor.New(monitor.Options{
 		MaxInFlight: 10, NewProber: newProber, NewHistograms: NewHistograms, Logger: slog.New(slog.DiscardHandler),

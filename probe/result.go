@@ -129,11 +129,14 @@ type Number struct {
 	Known bool
 }
 
-// parseNumber parses a number in text format. NaN and the infinities are unknown: they mean nothing as a count or a
-// duration, and JSON has no word for them.
+// maxNumber bounds the numbers of a server. No real one comes near it, and a sum of as many as a server may send is finite.
+const maxNumber = 1e300
+
+// parseNumber parses a number in text format. NaN, the infinities and what exceeds maxNumber are unknown: they mean
+// nothing as a count or a duration, and JSON has no word for infinity.
 func parseNumber(text []byte) (Number, error) {
 	v, err := strconv.ParseFloat(string(text), 64)
-	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+	if err != nil || math.IsNaN(v) || math.Abs(v) > maxNumber {
 		return Number{}, err
 	}
 	return known(v), nil

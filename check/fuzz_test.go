@@ -1,0 +1,77 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package check
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"pg_liveness_exporter/config"
+)
+
+// FuzzRESP: replies of any bytes are read within their limits, and an error for everybody holds nothing of them but a
+// code.
+func FuzzRESP(f *testing.F) {
+	for _, replies := range []string{
+		"+PONG\r\n", "$5\r\nhello\r\n:7\r\n", "$-1\r\n", "-NOAUTH Authentication required.\r\n", "-ERR DB index is out of range\r\n", "*2\r\n:1\r\n:2\r\n",
+		"$9223372036854775807\r\n", "$65536\r\n", ":-9223372036854775809\r\n", "$0\r\n\r\n", "%1\r\n", "_\r\n", "+\r\n", "\r\n", "+" + strings.Repeat("x", maxLine),
+	} {
+		f.Add([]byte(replies))
+	}
+	f.Fuzz(func(t *testing.T, replies []byte) {
+		r := &redisConn{in: bufio.NewReaderSize(bytes.NewReader(replies), maxLine)}
+		for read := 0; ; read++ {
+			reply, err := r.read()
+			if err != nil {
+				return
+			}
+			if read > len(replies) {
+				t.Fatal("more replies than bytes")
+			}
+			switch reply := reply.(type) {
+			case nil, int64:
+			case string:
+				if len(reply) > maxBulk {
+					t.Errorf("a string of %d bytes", len(reply))
+				}
+			case redisError:
+				err := reply.public()
+				var public PublicError
+				if !errors.As(err, &public) && !errors.Is(err, errUnexpectedReply) || len(err.Error()) > 60 {
+					t.Errorf("%q", err)
+				}
+			default:
+				t.Errorf("a reply of type %T", reply)
+			}
+		}
+	})
+}
+
+// FuzzCelery: only a reply with the ticket of this run counts.
+func FuzzCelery(f *testing.F) {
+	const ticket = "TICKET"
+	c := newCelery(dependency{&config.Check{}, nil})
+	ping, err := c.ping(ticket)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, message := range []string{
+		ping, `{"headers":{"ticket":"TICKET"},"properties":{"delivery_tag":"x"}}`, `{"headers":{"ticket":"other"},"properties":{"delivery_tag":"x"}}`,
+		`{"headers":{"ticket":"TICKET"},"properties":{"delivery_tag":7}}`, `{"headers":null,"properties":[]}`, strings.Repeat("[", 1000), "null", "",
+	} {
+		f.Add(message)
+	}
+	f.Fuzz(func(t *testing.T, message string) {
+		tag, ok := deliveryTag(message, ticket)
+		if !ok && tag != "" {
+			t.Errorf("no reply, but the tag %q", tag)
+		}
+		if _, other := deliveryTag(message, "ANOTHER"); ok && other {
+			t.Error("one reply counts for two runs")
+		}
+	})
+}
