@@ -4,7 +4,7 @@
 program := . scripts/require-go && CGO_ENABLED=0 go build -trimpath -buildvcs=false
 lint := . scripts/require-go && go tool -modfile=tools/golangci-lint/go.mod golangci-lint
 
-.PHONY: build run demo test fuzz lint vulncheck fmt bench tarballs image clean help
+.PHONY: build run demo test soak fuzz lint vulncheck fmt bench tarballs image clean help
 
 build: ## build ./pg_liveness_exporter
 	@scripts/build
@@ -19,6 +19,9 @@ demo: build ## run it with Prometheus, Alertmanager, Grafana and throwaway serve
 
 test: ## run all tests; ARGS='-run Name ./probe' for some; REQUIRE_ALL=1 to fail instead of skip
 	@scripts/test $(ARGS)
+
+soak: ## scrape 5,000 times, with a fault in every 50; ARGS=500 for fewer
+	@scripts/test -run TestSoak ./e2e -args -soak=$(or $(ARGS),5000)
 
 fuzz: ## run the fuzz tests for an hour in all; ARGS=120 for two minutes
 	@scripts/fuzz $(ARGS)
