@@ -183,22 +183,29 @@ func uriDecode(s string) string {
 	return decoded
 }
 
-// AddSettings returns dsn with settings added. They win over those in dsn, which may be a URL or keyword=value.
+// AddSettings returns dsn with settings added. They win over those in dsn, which may be a URL or keyword=value that pgconn
+// can parse. A list of keyword=value is written anew: what is appended to "password=" would be its value.
 func AddSettings(dsn Secret, settings map[string]string) Secret {
 	var b strings.Builder
+	if !isURL(string(dsn)) {
+		all := ConnStringSettings(dsn)
+		maps.Copy(all, settings)
+		for _, key := range slices.Sorted(maps.Keys(all)) {
+			b.WriteString(key + "='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(all[key]) + "' ")
+		}
+		return Secret(b.String())
+	}
 	b.WriteString(string(dsn))
 	separator := "?"
 	if hasQuery(string(dsn)) {
 		separator = "&"
+		if strings.HasSuffix(string(dsn), "?") || strings.HasSuffix(string(dsn), "&") {
+			separator = ""
+		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(settings)) {
-		value := settings[key]
-		if isURL(string(dsn)) {
-			b.WriteString(separator + key + "=" + strings.ReplaceAll(url.QueryEscape(value), "+", "%20"))
-			separator = "&"
-		} else {
-			b.WriteString(" " + key + "='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'")
-		}
+		b.WriteString(separator + key + "=" + strings.ReplaceAll(url.QueryEscape(settings[key]), "+", "%20"))
+		separator = "&"
 	}
 	return Secret(b.String())
 }

@@ -5,6 +5,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -46,7 +47,22 @@ func TestFilesOfConnString(t *testing.T) {
 	}
 }
 
-// FuzzConnStringSettings: the keys are those that pgconn finds, and the values of run-time parameters are equal.
+// TestAddSettings: what is added changes no value of a connection string, also where its last value is empty.
+func TestAddSettings(t *testing.T) {
+	t.Parallel()
+	for dsn, want := range map[string]string{
+		"host=h user=u password=": "", `host=h user=u password=a\`: "a", "host=h user=u password='a b' ": "a b",
+		"postgres://u:a%20b@h": "a b", "postgres://u:a@h?": "a", "postgres://u:a@h?x=y&": "a", "host=h user=u password=a=": "a=",
+	} {
+		cfg, err := parseWithoutFiles(AddSettings(Secret(dsn), map[string]string{"passfile": "", "application_name": "it's"}))
+		if err != nil || cfg.Password != want || cfg.RuntimeParams["application_name"] != "it's" {
+			t.Errorf("%s: %v", dsn, err)
+		}
+	}
+}
+
+// FuzzConnStringSettings: the keys are those that pgconn finds, and the values of run-time parameters are equal. Added
+// settings change no other.
 func FuzzConnStringSettings(f *testing.F) {
 	for _, dsn := range []string{
 		"host=h user=u", `host = h  user='a \'b' dbname=d options=-c\ x sslrootcert=`, "host=h\tuser= password=\\",
@@ -65,6 +81,10 @@ func FuzzConnStringSettings(f *testing.F) {
 			return
 		}
 		settings := ConnStringSettings(Secret(dsn))
+		added := ConnStringSettings(AddSettings(Secret(dsn), map[string]string{"added": "x"}))
+		if delete(added, "added"); !maps.Equal(added, settings) {
+			t.Errorf("with an added setting: %q, without: %q", added, settings)
+		}
 		for _, key := range []string{"service", "servicefile", "passfile", "sslrootcert", "sslcert", "sslkey"} {
 			if settings[key] != "" {
 				return
