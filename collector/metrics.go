@@ -128,6 +128,12 @@ func (t *Table) probes() {
 		})
 	t.add(gauge, "pg_probe_consecutive_failures", "Failed probes since the last one that succeeded.", nil,
 		func(s *monitor.Snapshot, emit emit) { emit(float64(s.ConsecutiveFailures())) })
+	t.add(gauge, "pg_probe_consecutive_down",
+		"Probes in a row that found the server down: no_response or rejecting. Any other state resets it.", nil,
+		func(s *monitor.Snapshot, emit emit) { emit(float64(s.ConsecutiveDown)) })
+	t.add(gauge, "pg_probe_down_seconds",
+		"Seconds from the last probe that found the server alive, or from the first probe, to the last probe; 0 while it is alive.", nil,
+		func(s *monitor.Snapshot, emit emit) { emit(s.DownFor.Seconds()) })
 	t.add(gauge, "pg_probe_last_success_timestamp_seconds", "When a probe last succeeded.", nil,
 		func(s *monitor.Snapshot, emit emit) { emit.time(s.LastSuccess) })
 	t.add(gauge, "pg_probe_phase_duration_seconds",

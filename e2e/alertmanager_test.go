@@ -65,84 +65,18 @@ func TestAlertNames(t *testing.T) {
 
 // TestInhibition gives alerts to a real Alertmanager and looks which are held back.
 func TestInhibition(t *testing.T) {
-	const here, pool = "job=pg,instance=e:10432,target=orders", "job=pg,instance=e:10432,target=pool"
+	const here = "job=pg,instance=e:10432,target=orders"
 	am := startAlertmanager(t)
-	names := alertNames(t)
-	// All that can be wrong with a server or a pooler, whose names begin with whose.
-	of := func(whose, labels string, but ...string) (all []string) {
-		for _, name := range names {
-			// Those of a cluster are not of one server.
-			if strings.HasPrefix(name, whose) && !slices.Contains(append(but, "PostgresNoPrimary", "PostgresTwoPrimaries"), name) {
-				all = append(all, name+","+labels)
-			}
-		}
-		return all
-	}
-	// The alert at neighbours of a target: those that share all but its target, its instance, its job.
-	beside := func(name string) []string {
-		return []string{
-			name + ",job=pg,instance=e:10432,target=billing", name + ",job=pg,instance=f:10432,target=orders", name + ",job=ph,instance=e:10432,target=orders",
-			name + ",job=pg,instance=f:10432,target=pool", name + ",job=ph,instance=e:10432,target=pool",
-		}
-	}
 	for i, test := range []struct {
 		name string
 		// Alerts are a name and labels. What sounds is proven by something else that is held back by then.
 		sounding, held []string
 	}{
-		{"one dead server sends one page", []string{"PostgresDown," + here}, append(of("Postgres", here, "PostgresDown"), "PgLivenessCheckFailing,check=schema,"+here)},
-		{
-			"the pooler before a cluster without a primary",
-			[]string{
-				"PostgresNoPrimary,job=pg,cluster=c", "PgBouncerBackEndUnreachable,job=pg,instance=e:10432,target=other",
-				"PgBouncerBackEndUnreachable,job=pg,instance=e:10432,target=other,cluster=d", "PgBouncerBackEndUnreachable,job=ph,instance=e:10432,target=other,cluster=c",
-			},
-			[]string{"PgBouncerBackEndUnreachable,cluster=c," + pool},
-		},
-		{
-			"the pooler, and a dead replica",
-			[]string{"PostgresDown,cluster=c," + here, "PgBouncerBackEndUnreachable,cluster=c," + pool},
-			[]string{"PostgresReplicaLag,cluster=c," + here},
-		},
-		{"one dead PgBouncer sends one page", []string{"PgBouncerDown," + pool}, of("PgBouncer", pool, "PgBouncerDown")},
-		{"a server without a target label", []string{"PostgresDown,job=pg,instance=single"}, of("Postgres", "job=pg,instance=single", "PostgresDown")},
-		{
-			"what is wrong with other servers sounds",
-			[]string{"PostgresDown," + here, "PostgresReadOnly,job=pg,instance=e:10432,target=billing", "PostgresReadOnly,job=pg,instance=f:10432,target=orders", "PostgresReadOnly,job=ph,instance=e:10432,target=orders"},
-			nil,
-		},
-		{"several dead servers all sound", []string{"PostgresDown," + here, "PostgresDown,job=pg,instance=e:10432,target=billing", "PgBouncerDown," + pool}, []string{"PostgresReplicaLag," + here}},
-		{
-			"an exporter that is cut off, by /metrics",
-			[]string{"PgLivenessExporterCutOff,job=pg,instance=e:10432", "PostgresDown,job=pg,instance=f:10432,target=orders", "PostgresDown,job=ph,instance=e:10432,target=orders"},
-			[]string{"PostgresDown," + here, "PgBouncerDown," + pool, "PostgresReplicaLag," + here},
-		},
-		{
-			"an exporter that is cut off, by /probe",
-			[]string{"PgLivenessExporterCutOff,job=sd", "PostgresDown,job=sd2,instance=orders,target=orders"},
-			[]string{"PostgresDown,job=sd,instance=orders,target=orders", "PgBouncerDown,job=sd,instance=pool,target=pool", "PostgresNoPrimary,job=sd,cluster=c"},
-		},
 		{
 			"an exporter that is down",
 			[]string{"PgLivenessExporterDown,job=pg,instance=e:10432", "PgLivenessTargetAbsent,job=pg,instance=f:10432,target=orders", "PgLivenessTargetAbsent,job=ph,instance=e:10432,target=orders"},
 			[]string{"PgLivenessTargetAbsent," + here, "PgLivenessAbsent"},
 		},
-		{
-			"a cluster without a primary",
-			[]string{"PostgresNoPrimary,job=pg,cluster=c", "PostgresDown,cluster=d," + pool, "PostgresDown,job=pg,instance=single", "PostgresDown,job=ph,instance=e:10432,target=a,cluster=c"},
-			[]string{"PostgresDown,cluster=c," + here, "PostgresReplicationBroken," + here},
-		},
-		{"a replica that is down beside two primaries", []string{"PostgresTwoPrimaries,job=pg,cluster=c", "PostgresDown,cluster=c," + here}, []string{"PostgresReplicaLag," + here}},
-		{"no slots", append(beside("PostgresConnectionsCritical"), "PostgresConnectionSlotsExhausted,"+here), of("PostgresConnections", here)},
-		{"hardly a slot", append(beside("PostgresConnectionsHigh"), "PostgresConnectionsCritical,"+here), []string{"PostgresConnectionsHigh," + here, "PostgresConnectionsFillingUp," + here}},
-		{"few slots", append(beside("PostgresConnectionsFillingUp"), "PostgresConnectionsHigh,"+here), []string{"PostgresConnectionsFillingUp," + here}},
-		{"certificate", append(beside("PostgresCertificateExpiresSoon"), "PostgresCertificateExpires,"+here), []string{"PostgresCertificateExpiresSoon," + here}},
-		{"crash", append(beside("PostgresRestarted"), "PostgresCrashRestarted,"+here), []string{"PostgresRestarted," + here}},
-		{"replication", append(beside("PostgresReplicaLag"), "PostgresReplicationBroken,"+here), []string{"PostgresReplicaLag," + here}},
-		{"budget", append(beside("PostgresErrorBudgetBurnSlow"), "PostgresErrorBudgetBurnFast,"+here), []string{"PostgresErrorBudgetBurnSlow," + here, "PostgresFlapping," + here}},
-		{"no server behind", append(beside("PgBouncerClientsWaiting"), "PgBouncerBackEndUnreachable,"+pool), []string{"PgBouncerClientsWaiting," + pool}},
-		{"paused", append(beside("PgBouncerClientsWaiting"), "PgBouncerPaused,"+pool), []string{"PgBouncerClientsWaiting," + pool}},
-		{"no more clients", append(beside("PgBouncerClientSlotsHigh"), "PgBouncerClientSlotsExhausted,"+pool), []string{"PgBouncerClientSlotsHigh," + pool}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			// Alerts of the cases before have ended, and those of this one are told from them by their job.

@@ -304,6 +304,51 @@ func TestLogsChangesAlone(t *testing.T) {
 	})
 }
 
+// TestDown tests what is counted while a server is down: from the last probe that found it alive, or else from the first one.
+func TestDown(t *testing.T) {
+	failure := func(reason probe.Reason, state probe.State) *probe.Failure {
+		return &probe.Failure{Reason: reason, State: state}
+	}
+	var (
+		up        *probe.Failure
+		refused   = failure(probe.ReasonRefused, probe.StateNoResponse)
+		rejecting = failure(probe.ReasonNotAccepting, probe.StateRejecting)
+		full      = failure(probe.ReasonReservedSlots, probe.StateConnectionLimit)
+		auth      = failure(probe.ReasonAuth, probe.StateMisconfigured)
+	)
+	type down struct {
+		probes uint64
+		time   time.Duration
+	}
+	const interval = 15 * time.Second
+	for name, test := range map[string]struct {
+		failures []*probe.Failure
+		want     []down
+	}{
+		"alive, and down twice": {
+			[]*probe.Failure{up, refused, rejecting, refused, up, refused},
+			[]down{{0, 0}, {1, interval}, {2, 2 * interval}, {3, 3 * interval}, {0, 0}, {1, interval}},
+		},
+		"never alive":                   {[]*probe.Failure{refused, refused, refused}, []down{{1, 0}, {2, interval}, {3, 2 * interval}}},
+		"full, then down, then refused": {[]*probe.Failure{full, refused, full, refused, auth}, []down{{0, 0}, {1, interval}, {0, 0}, {1, interval}, {0, 0}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := &scriptedProber{}
+				target := newTestTarget(p, &strings.Builder{})
+				for i, f := range test.failures {
+					p.next = f
+					s, err := target.Probe(t.Context(), time.Now().Add(time.Minute))
+					if got := (down{s.ConsecutiveDown, s.DownFor}); err != nil || got != test.want[i] {
+						t.Errorf("probe %d: got %v, want %v (%v)", i, got, test.want[i], err)
+					}
+					time.Sleep(interval)
+				}
+			})
+		})
+	}
+}
+
 // scriptedProber is a fake prober whose next probe fails with next, or succeeds if that is nil.
 type scriptedProber struct {
 	unqueried

@@ -81,6 +81,11 @@ type History struct {
 	Failures map[probe.Reason]uint64
 	// LastSuccess is when a probe last succeeded. It is the zero time if none has.
 	LastSuccess time.Time
+	// ConsecutiveDown is the number of probes in a row, up to the last one, that found the server down. DownFor is how long
+	// it has been down as of the last probe: the time since the last probe that found it alive, or since the first probe if
+	// none has. It is 0 while the server is alive.
+	ConsecutiveDown uint64
+	DownFor         time.Duration
 	// Losses is the number of kept sessions that the other side ended, by reason. LastLoss is when that last happened.
 	// It is the zero time if it never has.
 	Losses   map[probe.LossReason]uint64
@@ -88,6 +93,7 @@ type History struct {
 
 	last          *probe.Result // nil before the first probe ended
 	countedAt     time.Time     // when last was counted
+	aliveAt       time.Time     // the start of the probe from which DownFor counts
 	hysteresis    hysteresis
 	changed       time.Time      // when the verdict last changed
 	statsFailure  *probe.Failure // of the last attempt to read the server statistics, nil if it succeeded
@@ -352,12 +358,27 @@ func (t *Target) recordLocked(r *probe.Result, observe bool) {
 	} else {
 		h.Failures[r.Failure.Reason]++
 	}
+	h.countDown(r)
 	h.hysteresis.count(r.Up())
 	if !observe {
 		return
 	}
 	observeKnown(t.histograms.Connect, r.Connect)
 	observeKnown(t.histograms.Query, r.Query)
+}
+
+// countDown counts how long the server has been down. The starts of probes have a reading of the monotonic clock, so a change
+// of the system's time does not count.
+func (h *History) countDown(r *probe.Result) {
+	if !r.Down() {
+		h.ConsecutiveDown, h.DownFor, h.aliveAt = 0, 0, r.Start
+		return
+	}
+	if h.aliveAt.IsZero() {
+		h.aliveAt = r.Start
+	}
+	h.ConsecutiveDown++
+	h.DownFor = r.Start.Sub(h.aliveAt)
 }
 
 func observeKnown(h prometheus.Observer, n probe.Number) {

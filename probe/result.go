@@ -49,6 +49,11 @@ type Result struct {
 // Up reports whether this probe opened a new session and the server replied on it in time.
 func (r *Result) Up() bool { return r.Failure == nil }
 
+// Down reports whether this probe found the server down. A server that is full, or refuses only the exporter, is not.
+func (r *Result) Down() bool {
+	return r.State() == StateNoResponse || r.State() == StateRejecting
+}
+
 // State returns the verdict, as in pg_probe_state.
 func (r *Result) State() State {
 	if r.Failure == nil {

@@ -222,7 +222,11 @@ func (s *Stack) startPrometheus(ctx context.Context, c StackConfig) error {
 		}
 		files[name] = string(content)
 	}
-	configuration := files["prometheus.yml"]
+	const classic = "    # always_scrape_classic_histograms: true\n" // commented out, since Prometheus 2 does not know it
+	if !strings.Contains(files["prometheus.yml"], classic) {
+		return errors.New("prometheus.yml does not show how to keep classic histograms")
+	}
+	configuration := strings.Replace(files["prometheus.yml"], classic, strings.Replace(classic, "# ", "", 1), 1)
 	if c.Change != nil {
 		configuration = c.Change(configuration)
 	}
