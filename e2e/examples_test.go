@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -62,6 +63,23 @@ func TestOldestPromtool(t *testing.T) {
 	} {
 		runIn(t, dir, time.Minute, nil, tool, args...)
 	}
+}
+
+// TestMixin: the mixin has the rules and the dashboard of the examples.
+func TestMixin(t *testing.T) {
+	tool := testenv.GoTool(t, "jsonnet")
+	out := runIn(t, inRoot(t, "examples"), time.Minute, nil, tool, "--exec",
+		"local mixin = import 'mixin.libsonnet'; {rules: mixin.prometheusAlerts, dashboards: mixin.grafanaDashboards}")
+	var got, want struct {
+		Rules      any            `json:"rules"`
+		Dashboards map[string]any `json:"dashboards"`
+	}
+	check(t, json.Unmarshal([]byte(out), &got))
+	check(t, yaml.Unmarshal([]byte(read(t, "examples/alerts.yml")), &want.Rules))
+	var dashboard any
+	check(t, json.Unmarshal([]byte(read(t, "examples/dashboard.json")), &dashboard))
+	want.Dashboards = map[string]any{"pg_liveness.json": dashboard}
+	expectEqual(t, "the mixin", want, got)
 }
 
 // TestConfig: the reference configuration can be used, and names every key there is.
