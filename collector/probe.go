@@ -168,10 +168,12 @@ func describeSteps(w io.Writer, r *probe.Result) {
 		line("The server refuses the %s", refusal)
 	}
 	switch f := r.StatsFailure; {
-	case r.ServerStats != nil:
-		line("The connection figures were read")
 	case f != nil:
 		line("The connection figures could not be read: %s %s", f.Reason, f.SQLState)
+	case r.ServerStats != nil && !r.ServerStats.Used.Known:
+		line("The server does not show its connections")
+	case r.ServerStats != nil:
+		line("The connection figures were read")
 	default:
 		line("No session could read the connection figures")
 	}

@@ -138,7 +138,7 @@ func TestReplicationFromArchive(t *testing.T) {
 	primary := newServer(t, testservers.PostgresConfig{
 		Settings: []string{"archive_mode = on", fmt.Sprintf("archive_command = 'cp %%p %s/%%f'", archive)},
 	})
-	execute(t, primary, "CREATE TABLE busy (n int)")
+	execute(t, primary, "CREATE TABLE busy (n int)", "CREATE ROLE plain LOGIN PASSWORD 'plain'")
 	standby := newStandby(t, primary)
 	check(t, standby.Append("postgresql.conf", fmt.Sprintf("primary_conninfo = ''\nrestore_command = 'cp %s/%%f %%p'\narchive_mode = off", archive)))
 	check(t, standby.Stop(testservers.Fast))
@@ -153,6 +153,13 @@ func TestReplicationFromArchive(t *testing.T) {
 		_, ok := m[lag]
 		return !ok
 	})
+	// Nor for a role that may not see whether there is a primary to stream from.
+	plain, _ := startWithFile(t, fmt.Sprintf("targets: {plain: {host: 127.0.0.1, port: %d, user: plain, password: plain, sslmode: disable}}", standby.Port))
+	for range 2 {
+		if m := plain.Scrape().of("plain"); m["pg_up"] != 1 || hasKey(m, "pg_wal_receiver_up") {
+			t.Errorf("up %v, receiver %v", m["pg_up"], hasKey(m, "pg_wal_receiver_up"))
+		}
+	}
 	execute(t, primary, "INSERT INTO busy VALUES (1)", "SELECT pg_switch_wal()")
 	eventually(t, "no lag while a file is replayed", func() bool { _, ok := e.Expect(up)[lag]; return ok })
 	eventually(t, "a lag after the file is replayed", func() bool { _, ok := e.Expect(up)[lag]; return !ok })

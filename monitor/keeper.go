@@ -20,7 +20,7 @@ const (
 
 // keeper decides whether an ad-hoc target keeps a session. The target begins to with its third probe within keepWindow,
 // if one of the module's places is free. It gives the place back once its next probe would not be the third within
-// keepWindow, or if the place brought no session. Any goroutine may call its methods. A nil *keeper does nothing.
+// keepWindow, or if no probe succeeds with it. Any goroutine may call its methods. A nil *keeper does nothing.
 type keeper struct {
 	places *semaphore.Weighted // of the module
 	set    func(keep bool)     // must not block

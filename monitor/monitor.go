@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/credentials"
@@ -74,12 +75,12 @@ func NewProbers(store *credentials.Store, sessions *probe.Sessions) func(*config
 	}
 }
 
-// newTarget returns a new target. adHoc is nil for a configured one. Its log lines have its name, except for ad-hoc targets,
+// newTarget returns a new target. keptPlaces is nil for a configured one. Its log lines have its name, except for ad-hoc targets,
 // whose names are addresses.
-func (m *Monitor) newTarget(t *config.Target, adHoc *adHocOptions) *Target {
+func (m *Monitor) newTarget(t *config.Target, keptPlaces *semaphore.Weighted) *Target {
 	logger, limiter := m.options.Logger, m.limiter
 	switch {
-	case adHoc != nil:
+	case keptPlaces != nil:
 		limiter = m.adHoc
 		logger = logger.With("ad_hoc_module", t.Module)
 	case t.Name != "":
@@ -88,7 +89,7 @@ func (m *Monitor) newTarget(t *config.Target, adHoc *adHocOptions) *Target {
 	return newTarget(
 		targetOptions{
 			name: t.Name, implied: t.Implied, kind: t.Kind, Probing: t.Probing, logger: logger,
-			sharedCount: &m.sharedCount, limiter: limiter, histograms: m.options.NewHistograms(t.Commit), adHoc: adHoc,
+			sharedCount: &m.sharedCount, limiter: limiter, histograms: m.options.NewHistograms(t.Commit), keptPlaces: keptPlaces,
 			onOutOfDescriptors: m.options.OnOutOfDescriptors,
 		},
 		func(events Events) Prober { return m.options.NewProber(t, events) })

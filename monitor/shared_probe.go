@@ -150,11 +150,8 @@ func (t *Target) run(p *sharedProbe) {
 	t.keeper.begin()
 	r := t.limitedProbe(ctx, p.start, before.last == nil || before.last.Up())
 	t.keeper.end(r.Up())
-	t.resolved = t.resolved || r.Up() || r.Failure.Phase > probe.PhaseResolve
-	dropped := t.options.adHoc != nil && !t.resolved && r.Failure.Phase == probe.PhaseResolve
-	if dropped { // before a caller gets the result
-		t.options.adHoc.drop(t)
-	}
+	neverBefore := before.last == nil || t.unresolved.Load()
+	t.unresolved.Store(neverBefore && !r.Up() && r.Failure.Phase == probe.PhaseResolve)
 	t.mu.Lock()
 	t.current = nil
 	if t.life.Err() == nil {
@@ -170,9 +167,7 @@ func (t *Target) run(p *sharedProbe) {
 		return
 	}
 	t.reportShortage(r.Failure)
-	if !dropped { // otherwise there would be a line for each probe of the name
-		t.logChanges(before, r)
-	}
+	t.logChanges(before, r)
 }
 
 // limitedProbe waits for a place in the limiter and then probes. The wait counts towards the timeout of the probe.

@@ -33,7 +33,7 @@ type Prober interface {
 	// SetKeep sets whether the prober keeps a session between probes. It keeps none before it is called. SetKeep does not
 	// block, and any goroutine may call it.
 	SetKeep(keep bool)
-	// ForgetRefusals makes the next probe ask again for what the server has refused. Any goroutine may call it.
+	// ForgetRefusals makes the next probe query again what the server has refused. Any goroutine may call it.
 	ForgetRefusals()
 	// Close ends the sessions of the prober. If ctx ends first, it returns an error.
 	Close(ctx context.Context) error
@@ -52,7 +52,7 @@ type Target struct {
 	// for statement or runs. Each has room for one element.
 	statement, slowStatement chan struct{}
 
-	resolved bool // a probe has found an address of the server; belongs to the probe under way
+	unresolved atomic.Bool // no probe has found an address of the server, and the last one looked for it
 
 	life       context.Context //nolint:containedctx // ends with Close
 	end        context.CancelFunc
@@ -95,9 +95,10 @@ type History struct {
 	countedAt     time.Time     // when last was counted
 	aliveAt       time.Time     // the start of the probe from which DownFor counts
 	hysteresis    hysteresis
-	changed       time.Time      // when the verdict last changed
-	statsFailure  *probe.Failure // of the last attempt to read the server statistics, nil if it succeeded
-	commitFailure *probe.Failure // of the last commit, nil if it succeeded
+	changed       time.Time       // when the verdict last changed
+	statsFailure  *probe.Failure  // of the last attempt to read the server statistics, nil if it succeeded
+	refusals      []probe.Refusal // of the last probe that succeeded and read the server statistics
+	commitFailure *probe.Failure  // of the last commit, nil if it succeeded
 }
 
 func (h History) clone() History {
@@ -135,19 +136,10 @@ type targetOptions struct {
 	limiter *limiter
 	// histograms are the histograms of the target's durations.
 	histograms Histograms
-	// adHoc is nil for a configured target.
-	adHoc *adHocOptions
+	// keptPlaces are for the sessions that the ad-hoc targets of a module keep. They are nil for a configured target.
+	keptPlaces *semaphore.Weighted
 	// onOutOfDescriptors is Options.OnOutOfDescriptors.
 	onOutOfDescriptors func()
-}
-
-// adHocOptions is what an ad-hoc target needs in addition to a configured one.
-type adHocOptions struct {
-	// places are for the sessions that the ad-hoc targets of a module keep.
-	places *semaphore.Weighted
-	// drop removes the target if its name has never led to an address, so that it takes no place. It is called while
-	// mu is free.
-	drop func(*Target)
 }
 
 // Events is how a prober reports what happens between probes. The prober may call the functions in any goroutine.
@@ -172,8 +164,8 @@ func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 	t.logger = slog.New(t.log)
 	t.life, t.end = context.WithCancel(context.Background())
 	t.prober = newProber(Events{t.recordLoss, t.recordCommit, t.logger})
-	if options.Keep && options.adHoc != nil {
-		t.keeper = newKeeper(options.adHoc.places, t.prober.SetKeep)
+	if options.Keep && options.keptPlaces != nil {
+		t.keeper = newKeeper(options.keptPlaces, t.prober.SetKeep)
 	} else {
 		t.prober.SetKeep(options.Keep)
 	}
@@ -348,6 +340,9 @@ func (t *Target) recordLocked(r *probe.Result, observe bool) {
 	if triedStats(r) {
 		h.statsFailure = r.StatsFailure
 	}
+	if r.Up() && triedStats(r) {
+		h.refusals = r.Refusals
+	}
 	if r.Role != nil && r.Role.Replica { // a replica has no commit probe
 		h.commitFailure = nil
 	}
@@ -415,20 +410,18 @@ func (t *Target) logChanges(before History, now *probe.Result) {
 	case failed != nil && (before.statsFailure == nil || before.statsFailure.Reason != failed.Reason):
 		t.logger.Warn("the connection figures cannot be read", describe(failed)...)
 	}
-	t.logRefusals(before.last, now)
+	if now.Up() && triedStats(now) {
+		t.logRefusals(before.refusals, now.Refusals)
+	}
 	t.warnOfSettings(now)
 }
 
 // logRefusals logs which statistics the server has begun to refuse, and which it has begun to provide again.
-func (t *Target) logRefusals(before, now *probe.Result) {
-	var old []probe.Refusal
-	if before != nil {
-		old = before.Refusals
-	}
-	if parts := without(now.Refusals, old); len(parts) > 0 {
+func (t *Target) logRefusals(before, now []probe.Refusal) {
+	if parts := without(now, before); len(parts) > 0 {
 		t.logger.Warn("the server refuses part of the statistics", "parts", strings.Join(parts, ", "))
 	}
-	if parts := without(old, now.Refusals); len(parts) > 0 {
+	if parts := without(before, now); len(parts) > 0 {
 		t.logger.Info("the server provides these statistics again", "parts", strings.Join(parts, ", "))
 	}
 }

@@ -40,8 +40,8 @@ var (
 
 // targets has the targets that are watched: the configured ones and the ad-hoc ones that were found recently.
 type targets struct {
-	// create returns a new target. adHoc is nil for a configured one.
-	create func(t *config.Target, adHoc *adHocOptions) *Target
+	// create returns a new target. keptPlaces is nil for a configured one.
+	create func(t *config.Target, keptPlaces *semaphore.Weighted) *Target
 
 	life     context.Context //nolint:containedctx // ends with close
 	end      context.CancelFunc
@@ -66,7 +66,7 @@ type watched struct {
 
 type adHocKey struct{ address, module string }
 
-func newTargets(create func(*config.Target, *adHocOptions) *Target) *targets {
+func newTargets(create func(*config.Target, *semaphore.Weighted) *Target) *targets {
 	ts := &targets{
 		create: create, file: &config.File{},
 		adHoc: make(map[adHocKey]*watched), keptPlaces: make(map[string]*semaphore.Weighted),
@@ -76,8 +76,8 @@ func newTargets(create func(*config.Target, *adHocOptions) *Target) *targets {
 }
 
 // apply replaces the configuration. Targets whose settings have not changed keep their sessions and counters. Targets
-// that are no longer in the file are closed in the background, after the probe under way has ended. All targets ask again
-// for what their servers have refused.
+// that are no longer in the file are closed in the background, after the probe under way has ended. All targets query
+// again what their servers have refused.
 func (ts *targets) apply(file *config.File) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -199,10 +199,7 @@ func (ts *targets) findAdHocLocked(key adHocKey) (*Target, error) {
 		if !ts.evictLocked() {
 			return nil, ErrTooManyTargets
 		}
-		options := &adHocOptions{
-			places: ts.keptPlacesLocked(key.module), drop: func(t *Target) { ts.drop(key, t) },
-		}
-		w = &watched{Target: ts.create(settings, options), settings: settings}
+		w = &watched{Target: ts.create(settings, ts.keptPlacesLocked(key.module)), settings: settings}
 		w.expiry = time.AfterFunc(adHocIdleTime, func() { ts.expire(key, w) })
 		ts.adHoc[key] = w
 	}
@@ -230,31 +227,25 @@ func (ts *targets) expire(key adHocKey, w *watched) {
 	}
 }
 
-// drop removes an ad-hoc target, unless another one has taken its place.
-func (ts *targets) drop(key adHocKey, t *Target) {
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	if w := ts.adHoc[key]; w != nil && w.Target == t {
-		ts.dropLocked(key, w)
-	}
-}
-
 // evictLocked makes room for another ad-hoc target. If there are maxAdHoc, it drops the one that has been unused the
-// longest. It reports false if all were found less than minAdHocTime ago.
+// longest, and before all others those whose names have never led to an address. It reports false if all others were found
+// less than minAdHocTime ago.
 func (ts *targets) evictLocked() bool {
 	if len(ts.adHoc) < maxAdHoc {
 		return true
 	}
 	var (
-		oldest *watched
-		found  adHocKey
+		oldest     *watched
+		found      adHocKey
+		unresolved bool
 	)
 	for key, w := range ts.adHoc {
-		if oldest == nil || w.used.Before(oldest.used) {
-			found, oldest = key, w
+		never := w.unresolved.Load()
+		if oldest == nil || never && !unresolved || never == unresolved && w.used.Before(oldest.used) {
+			found, oldest, unresolved = key, w, never
 		}
 	}
-	if time.Since(oldest.used) < minAdHocTime {
+	if !unresolved && time.Since(oldest.used) < minAdHocTime {
 		return false
 	}
 	ts.dropLocked(found, oldest)

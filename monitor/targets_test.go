@@ -302,7 +302,8 @@ func TestAdHoc(t *testing.T) {
 	})
 }
 
-// TestAdHocUnresolved tests that an ad-hoc target takes no place unless its name has led to an address.
+// TestAdHocUnresolved tests that an ad-hoc target whose name has never led to an address makes room for others at once, and
+// that its failures are counted until then.
 func TestAdHocUnresolved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, probers := countingMonitor()
@@ -332,19 +333,24 @@ func TestAdHocUnresolved(t *testing.T) {
 			if n := probeAdHoc(fmt.Sprintf("h%d:1", i)); n != 1 {
 				t.Errorf("h%d: %d probes", i, n)
 			}
+			time.Sleep(time.Millisecond)
 		}
-		expect("never resolved", 0)
-		failure = &probe.Failure{Reason: probe.ReasonPermission, State: probe.StateMisconfigured, Phase: probe.PhaseResolve, Forbidden: true}
-		probeAdHoc("h:1")
-		expect("not allowed", 0)
+		expect("never resolved", maxAdHoc)
+		last := fmt.Sprintf("h%d:1", maxAdHoc+9)
+		if n := probeAdHoc(last); n < 2 {
+			t.Errorf("%d probes, want them to be counted", n)
+		}
 		failure = &probe.Failure{Reason: probe.ReasonRefused, State: probe.StateNoResponse, Phase: probe.PhaseDial}
-		probeAdHoc("h:1")
-		expect("refused", 1)
+		probeAdHoc(last)
 		failure = &probe.Failure{Reason: probe.ReasonResolve, State: probe.StateNoResponse, Phase: probe.PhaseResolve}
-		if n := probeAdHoc("h:1"); n != 2 {
-			t.Errorf("%d probes", n)
+		before := probeAdHoc(last)
+		time.Sleep(time.Millisecond)
+		for i := range maxAdHoc + 10 {
+			probeAdHoc(fmt.Sprintf("g%d:1", i))
 		}
-		expect("no longer resolved", 1)
+		if n := probeAdHoc(last); n <= before {
+			t.Errorf("%d probes after %d: a target whose name has led to an address made room for names that have not", n, before)
+		}
 		if err := m.Close(t.Context()); err != nil {
 			t.Error(err)
 		}

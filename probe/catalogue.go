@@ -22,10 +22,10 @@ SELECT oid, datname, datconnlimit, datallowconn, datistemplate AND datname = cur
 	// The session's own role is the one that logged in: a setting of the role may change the current one.
 	roleLimitSQL = `LOCK TABLE pg_catalog.pg_roles IN ACCESS SHARE MODE NOWAIT;
 SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = SESSION_USER`
-	// standbyKindSQL returns whether a replica is an Amazon Aurora reader, and whether it has no primary to stream from. To a
-	// role without the privileges of pg_read_all_settings, every replica has one.
+	// standbyKindSQL returns whether a replica is an Amazon Aurora reader, and primary_conninfo: "none" if there is none, "some",
+	// or NULL to a role without the privileges of pg_read_all_settings.
 	standbyKindSQL = `SELECT pg_catalog.to_regproc('pg_catalog.aurora_replica_status') IS NOT NULL,
-  EXISTS (SELECT FROM pg_catalog.pg_settings WHERE name = 'primary_conninfo' AND setting = '')`
+  (SELECT CASE setting WHEN '' THEN 'none' ELSE 'some' END FROM pg_catalog.pg_settings WHERE name = 'primary_conninfo')`
 )
 
 // catalogue remembers names, limits and replay between two probes. It belongs to the goroutine that reads the
@@ -41,6 +41,8 @@ type catalogue struct {
 	replayedTo      string    // the position in the WAL that was last read, empty if none was
 	aurora          bool      // the server is a reader of Amazon Aurora
 	archiveOnly     bool      // the server is a replica that has no primary to stream from
+	sourceHidden    bool      // the role may not see whether it has one
+	hadReceiver     bool      // it has had a WAL receiver
 	sessionStatsSQL string    // reads the session statistics of the known databases
 }
 
@@ -54,13 +56,14 @@ type database struct {
 }
 
 // refresh reads names and limits if backends belong to an unknown database, namesInterval has passed, or a part that the
-// server refused may be asked for again. If the server refuses a statement, the old values stay. Any other error is
+// server refused may be queried again. If the server refuses a statement, the old values stay. Any other error is
 // returned: the session is lost or the reply is malformed.
 func (c *catalogue) refresh(ctx context.Context, s *session, read statsReply) error {
 	now := time.Now()
 	isRefused := func(part Part) bool { return s.refusals.refused(part) != nil }
-	mayAskAgain := slices.ContainsFunc(c.missing, func(part Part) bool { return !isRefused(part) })
-	if !c.hasUnknownDatabase(read.backends) && now.Sub(c.lastRefresh) < namesInterval && !mayAskAgain {
+	mayRetry := slices.ContainsFunc(c.missing, func(part Part) bool { return !isRefused(part) })
+	unknown := c.hasUnknownDatabase(read.backends) && !isRefused(PartDatabases)
+	if !unknown && now.Sub(c.lastRefresh) < namesInterval && !mayRetry {
 		return nil
 	}
 	c.lastRefresh, c.missing = now, nil
@@ -88,15 +91,18 @@ func (c *catalogue) refresh(ctx context.Context, s *session, read statsReply) er
 			}
 		}
 		c.setDatabases(fresh)
-	} else if read.own != 0 && c.databases[read.own] == nil {
-		c.setDatabases(map[uint32]*database{read.own: {name: read.ownName, limit: -1, allowsConnections: true}})
+	} else if isRefused(PartDatabases) {
+		c.isTemplate = false
+		c.setOnlyDatabase(read.own, read.ownName)
 	}
 	rows, err = s.queryPart(ctx, PartRoleLimit, roleLimitSQL, 1)
 	if err != nil {
 		return err
 	}
-	if len(rows) == 1 {
+	if len(rows) == 1 || isRefused(PartRoleLimit) {
 		c.roleLimit = Number{}
+	}
+	if len(rows) == 1 {
 		if limit := p.number(rows[0][0]); limit.Value >= 0 {
 			c.roleLimit = limit
 		}
@@ -106,10 +112,26 @@ func (c *catalogue) refresh(ctx context.Context, s *session, read statsReply) er
 			return err
 		}
 		if len(rows) == 1 {
-			c.aurora, c.archiveOnly = string(rows[0][0]) == "t", string(rows[0][1]) == "t"
+			c.aurora, c.archiveOnly = string(rows[0][0]) == "t", string(rows[0][1]) == "none"
+		}
+		if len(rows) == 1 || isRefused(PartStandbyKind) {
+			c.sourceHidden = len(rows) == 0 || rows[0][1] == nil
 		}
 	}
 	return p.err
+}
+
+// setOnlyDatabase makes the session's own database the only one that is known. oid is 0, or name empty, if it is not known
+// either.
+func (c *catalogue) setOnlyDatabase(oid uint32, name string) {
+	if len(c.databases) == 1 && c.databases[oid] != nil && c.databases[oid].name == name {
+		return
+	}
+	own := make(map[uint32]*database)
+	if oid != 0 && name != "" {
+		own[oid] = &database{name: name, limit: -1, allowsConnections: true}
+	}
+	c.setDatabases(own)
 }
 
 func (c *catalogue) setDatabases(databases map[uint32]*database) {
@@ -127,7 +149,8 @@ func (c *catalogue) hasUnknownDatabase(backends []backendCount) bool {
 	return false
 }
 
-// fill replaces OIDs by names. For each database that has had a connection, it adds zeros for all states, so that a
+// fill replaces OIDs by names, and sets the limits. If the server refused to show its sessions, there are no connections. For
+// each database that has had a connection, it adds zeros for all states, so that a
 // series does not end with the last connection. It also sets the limits.
 func (c *catalogue) fill(server *ServerStats, backends []backendCount) {
 	type (
@@ -153,7 +176,9 @@ func (c *catalogue) fill(server *ServerStats, backends []backendCount) {
 		add(key{name, b.state}, b.count, b.age)
 	}
 	states := backendStates()
-	if !server.Privileged {
+	if !server.Used.Known {
+		states = nil
+	} else if !server.Privileged {
 		states = []string{stateUnknown}
 	}
 	limits := make(map[string]int)

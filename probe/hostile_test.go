@@ -149,7 +149,7 @@ func TestPanicInCheckAndCommit(t *testing.T) {
 		switch {
 		case isQuery(m, "pg_logical_emit_message"):
 			return panicExchange
-		case isQuery(m, "pg_catalog."):
+		case isQuery(m, "pg_catalog."), isQuery(m, "SELECT 'total'"):
 			return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready)
 		case isQuery(m, "SELECT 1"):
 			return selectOne

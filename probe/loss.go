@@ -183,7 +183,7 @@ func (p *Prober) mayReopen(end *sessionEnd) bool {
 // it. It returns false if the reason is that of the new session, which has ended too and reports it. The server may have
 // changed since it refused parts of the statistics.
 func (p *Prober) reopen(end *sessionEnd) (LossReason, bool) {
-	p.refusals.forget()
+	p.refusals.forget(0)
 	ctx, cancel := context.WithTimeout(p.ctx, maxReopen)
 	defer cancel()
 	for {
@@ -250,10 +250,7 @@ func (p *Prober) takeUndecided() []*sessionEnd {
 
 // decide finds the reason for the end of a session from the result of the next probe, and reports the loss.
 func (p *Prober) decide(end *sessionEnd, r *Result) {
-	var after startTimes
-	if r.Role != nil {
-		after.postmaster = r.Role.postmasterStart
-	}
+	after := startTimes{postmaster: r.postmasterStart}
 	if r.ServerStats != nil {
 		after.checkpointer = r.ServerStats.CheckpointerStart
 	}

@@ -125,8 +125,8 @@ func (m *meter) chargeAll(p []byte) int {
 }
 
 // unterminatedError returns the last message if it is an ErrorResponse whose length leaves out the zero byte that ends
-// the fields, and nil otherwise. pgagroal sends such errors (pgagroal_write_pool_full and others in its src/libpgagroal/message.c). libpq
-// reads them, and pgproto3 takes them for the end of the connection.
+// the fields, and nil otherwise. pgagroal sends such errors (pgagroal_write_pool_full and others in its
+// src/libpgagroal/message.c). libpq reads them, and pgproto3 takes them for the end of the connection.
 func (m *meter) unterminatedError() error {
 	const fieldEnd = "\x00"
 	body := string(m.body)

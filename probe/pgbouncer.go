@@ -130,7 +130,7 @@ func (pgbouncer) readStats(ctx context.Context, s *session) (stats, error) {
 // readStartTimes returns unknown times: PgBouncer does not report when it started.
 func (pgbouncer) readStartTimes(context.Context, *session) startTimes { return startTimes{} }
 
-func (pgbouncer) reset() {}
+func (pgbouncer) reset(bool) {}
 
 func (pgbouncer) queryCount() int { return 7 }
 

@@ -38,10 +38,10 @@ func roleSQL(part Part) string {
 	}
 }
 
-// ownSettingSQL returns a row if transactions are read-only by a setting of the session's own role, which says nothing about
+// ownSettingSQL returns a row if transactions are read-only by a setting of the session's own role or of the connection string, which says nothing about
 // other roles, and not also by one of the database. A setting of the server below it cannot be seen without the privileges of a
 // superuser. Reading pg_settings takes milliseconds.
-const ownSettingSQL = `SELECT 1 FROM pg_settings WHERE name = 'default_transaction_read_only' AND source IN ('user', 'database user')
+const ownSettingSQL = `SELECT 1 FROM pg_settings WHERE name = 'default_transaction_read_only' AND source IN ('user', 'database user', 'client')
 AND NOT EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting WHERE setrole = 0
   AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
   AND setting ~* '^default_transaction_read_only=.?(on|t|y|1)')`
@@ -60,7 +60,7 @@ func isOwnSetting(ctx context.Context, s *session) bool {
 func (*postgres) ping(ctx context.Context, s *session) error {
 	prefix := s.pingPrefix()
 	results, err := s.queryPrefixed(ctx, prefix, pingSQL, smallBudget)
-	if prefix != "" && isRefusal(err) && !isTransient(err) && !pinged(results) {
+	if prefix != "" && isRefusal(err) && !isTransient(err) && !hasPinged(results) {
 		refusal := err
 		if results, err = s.query(ctx, pingSQL, smallBudget); err == nil {
 			s.refusals.record(PartSettings, refusal)
@@ -71,7 +71,7 @@ func (*postgres) ping(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	if !pinged(results) {
+	if !hasPinged(results) {
 		return errNotPinged
 	}
 	return nil
@@ -80,8 +80,8 @@ func (*postgres) ping(ctx context.Context, s *session) error {
 // errNotPinged is the error if the server replied to SELECT 1 with something other than 1.
 var errNotPinged = errors.New("SELECT 1 did not return 1")
 
-// pinged reports whether SELECT 1 returned 1.
-func pinged(results []*pgconn.Result) bool {
+// hasPinged reports whether SELECT 1 returned 1.
+func hasPinged(results []*pgconn.Result) bool {
 	data := dataOf(results)
 	return len(data) > 0 && len(data[0].Rows) == 1 && len(data[0].Rows[0]) == 1 && string(data[0].Rows[0][0]) == "1"
 }
@@ -90,8 +90,8 @@ func pinged(results []*pgconn.Result) bool {
 // server refuses costs another query: what is behind it was not run.
 func (p *postgres) pingWithRole(ctx context.Context, s *session) (*Role, error) {
 	var (
-		role     *Role
-		answered bool
+		role   *Role
+		pinged bool
 	)
 	for {
 		sql := pingSQL
@@ -105,8 +105,8 @@ func (p *postgres) pingWithRole(ctx context.Context, s *session) (*Role, error) 
 		prefix := s.pingPrefix()
 		results, err := s.queryPrefixed(ctx, prefix, sql, smallBudget)
 		switch {
-		case pinged(results) && (err == nil || isRefusal(err)):
-		case answered: // the verdict is known
+		case hasPinged(results) && (err == nil || isRefusal(err)):
+		case pinged: // the verdict is known
 			return role, nil
 		case !isRefusal(err) || isTransient(err):
 			return nil, cmp.Or(err, errNotPinged)
@@ -122,8 +122,14 @@ func (p *postgres) pingWithRole(ctx context.Context, s *session) (*Role, error) 
 			}
 			return s.reportedRole(), nil
 		}
-		answered = true
+		pinged = true
 		data := dataOf(results)[1:]
+		if prefix != "" {
+			s.refusals.record(PartSettings, nil)
+		}
+		for _, part := range parts[:min(len(data), len(parts))] {
+			s.refusals.record(part, nil)
+		}
 		role = s.parseParts(parts, data)
 		if err == nil {
 			return role, nil
@@ -136,10 +142,8 @@ func (p *postgres) pingWithRole(ctx context.Context, s *session) (*Role, error) 
 
 // parseParts parses the results of the first parts. It returns the role, that of the login if the server did not send one.
 func (s *session) parseParts(parts []Part, data []*pgconn.Result) *Role {
-	var (
-		role  *Role
-		start Number
-	)
+	var role *Role
+	s.postmasterStart = Number{}
 	for i, result := range data[:min(len(data), len(parts))] {
 		var p numberParser
 		switch parts[i] {
@@ -151,15 +155,12 @@ func (s *session) parseParts(parts []Part, data []*pgconn.Result) *Role {
 			}
 		default:
 			if at := p.number(firstRow(result, 0)); p.err == nil {
-				start = at
+				s.postmasterStart = at
 			}
 		}
 	}
 	if role == nil {
-		role = s.reportedRole()
-	}
-	if role != nil {
-		role.postmasterStart = start
+		return s.reportedRole()
 	}
 	return role
 }
@@ -187,7 +188,8 @@ func (s *session) reportedRole() *Role {
 }
 
 // readStats reads the server statistics and session statistics. Names and limits are read if they are due. If the server
-// refuses everything, only the version is known.
+// refuses everything, only the version is known. If another session locks what shows the connections, the rest is returned
+// with that error.
 func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 	c := &p.catalogue
 	read, err := p.runStats(ctx, s)
@@ -206,7 +208,7 @@ func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 	if server.SessionStats, err = c.readSessionStats(ctx, s, server.VersionNum); err != nil {
 		return stats{}, err
 	}
-	return stats{server: server}, nil
+	return stats{server: server}, read.locked
 }
 
 // runStats reads the server statistics, except for the parts that the server refuses.
@@ -217,14 +219,25 @@ func (p *postgres) runStats(ctx context.Context, s *session) (statsReply, error)
 			leftOut = append(leftOut, part.part)
 		}
 	}
-	results, err := s.queryCatalog(ctx, statsSQL(p.applications, leftOut))
-	if isRefusal(err) {
-		if leftOut, err = s.findRefused(ctx, err, leftOut); err != nil {
-			return statsReply{}, err
-		}
-		results, err = s.queryCatalog(ctx, statsSQL(p.applications, leftOut))
+	if s.refusals.refused(PartStatistics) != nil {
+		return s.versionOnly(), nil
 	}
-	if err != nil {
+	results, err := s.queryCatalog(ctx, statsSQL(p.applications, leftOut))
+	var locked error
+	if isRefusal(err) {
+		if isLocked(err) {
+			locked = err
+		}
+		if leftOut, err = s.findRefused(ctx, err, leftOut); err == nil {
+			results, err = s.queryCatalog(ctx, statsSQL(p.applications, leftOut))
+		}
+	}
+	switch {
+	case err == nil:
+		s.refusals.record(PartStatistics, nil)
+	case s.refusals.record(PartStatistics, err): // no part alone is to blame
+		return s.versionOnly(), nil
+	default:
 		return statsReply{}, err
 	}
 	for _, part := range statsParts() {
@@ -236,11 +249,18 @@ func (p *postgres) runStats(ctx context.Context, s *session) (statsReply, error)
 	if err != nil {
 		return statsReply{}, fmt.Errorf("read the server statistics: %w", err)
 	}
+	read.locked = locked
 	if read.server.Version == "" {
-		read.server.Version = toValidUTF8([]byte(s.conn.ParameterStatus("server_version")))
-		read.server.VersionNum = versionNum(read.server.Version)
+		version := s.versionOnly().server
+		read.server.Version, read.server.VersionNum = version.Version, version.VersionNum
 	}
 	return read, nil
+}
+
+// versionOnly returns statistics that have nothing but the version that the login reported.
+func (s *session) versionOnly() statsReply {
+	version := toValidUTF8([]byte(s.conn.ParameterStatus("server_version")))
+	return statsReply{server: &ServerStats{Version: version, VersionNum: versionNum(version), Pooled: s.pooled}}
 }
 
 // findRefused finds out which parts the server refuses, after it has refused the whole statement without the parts in
@@ -284,10 +304,13 @@ func (p *postgres) readStartTimes(ctx context.Context, s *session) startTimes {
 // queryCount counts SELECT 1 and the statements for server statistics, databases, role and session statistics.
 func (p *postgres) queryCount() int { return 5 }
 
-func (p *postgres) reset() {
-	c := &p.catalogue
-	c.lastRefresh, c.caughtUpAt, c.lagZeroAt, c.replayedTo = time.Time{}, time.Time{}, time.Time{}, ""
-	c.aurora, c.archiveOnly = false, false
+func (p *postgres) reset(otherServer bool) {
+	old := p.catalogue
+	p.catalogue = catalogue{}
+	if !otherServer { // these are read again, but may be locked at the moment
+		p.catalogue.databases, p.catalogue.sessionStatsSQL = old.databases, old.sessionStatsSQL
+		p.catalogue.roleLimit, p.catalogue.isTemplate = old.roleLimit, old.isTemplate
+	}
 }
 
 func (s *ServerStats) startTimes() startTimes {

@@ -16,11 +16,12 @@ import (
 // and the server. SET TRANSACTION must come first, and takes no snapshot: with serializable as the default, SELECT fails on a hot
 // standby (SQLSTATE 0A000), and with deferrable as the default it waits for other transactions. A search_path can put look-alike
 // functions and operators before pg_catalog. extra_float_digits below 1 rounds times before PostgreSQL 14. The lock_timeout
-// bounds statements that wait for a lock on a catalogue. jit may take seconds to compile a statement. All settings end with the
+// bounds statements that wait for a lock on a catalogue. jit may take seconds to compile a statement. With exit_on_error, a
+// function that is refused would end the session. All settings end with the
 // transaction, also through a pooler.
 const prefixSQL = `SET TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE;
 SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '100ms'; SET LOCAL idle_in_transaction_session_timeout = 0;
-SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL extra_float_digits = 1; SET LOCAL jit = off;
+SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL extra_float_digits = 1; SET LOCAL jit = off; SET LOCAL exit_on_error = off;
 `
 
 // transactionTimeoutSQL is for PostgreSQL 17 and later, which have this setting.
@@ -108,8 +109,8 @@ func versionNum(version string) string {
 	}
 }
 
-// dataOf returns the results that have rows: those of SELECT, and not those of SET and LOCK. A statement that failed after its
-// first row has none.
+// dataOf returns the results that have rows, and not those of SET and LOCK: pgconn describes no columns of a result without
+// rows. A statement that failed after its first row does not count.
 func dataOf(results []*pgconn.Result) []*pgconn.Result {
 	var data []*pgconn.Result
 	for _, r := range results {

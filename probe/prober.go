@@ -47,8 +47,9 @@ type kind interface {
 	// readStartTimes reads when the server's processes started, as far as the server reports it. Any goroutine may call
 	// it.
 	readStartTimes(ctx context.Context, s *session) startTimes
-	// reset is called before reading a session that may lead to a different server.
-	reset()
+	// reset is called before a session is read for the first time. otherServer reports whether it may lead to another
+	// server than the one before.
+	reset(otherServer bool)
 	// queryCount returns how many queries a session runs when it is pinged and its statistics are read for the first
 	// time.
 	queryCount() int
@@ -88,14 +89,15 @@ type Prober struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // all goroutines and calls that Close waits for
 
-	mu         sync.Mutex // protects what follows
-	closed     bool
-	kept       *kept
-	released   *kept           // the last one that was released; it may still use kind until it has ended
-	pending    []*pendingLogin // logins under way, youngest last
-	loginEnded chan struct{}   // closed and replaced when a pending login ends
-	undecided  []*sessionEnd   // the ends of kept sessions for which the next probe must find the reason
-	lastIdle   time.Duration   // how long a session had been idle before its last end that nothing explains
+	mu          sync.Mutex // protects what follows
+	closed      bool
+	kept        *kept
+	released    *kept           // the last one that was released; it may still use kind until it has ended
+	pending     []*pendingLogin // logins under way, youngest last
+	loginEnded  chan struct{}   // closed and replaced when a pending login ends
+	undecided   []*sessionEnd   // the ends of kept sessions for which the next probe must find the reason
+	otherServer bool            // the next kept session may lead to another server than the last one
+	lastIdle    time.Duration   // how long a session had been idle before its last end that nothing explains
 
 	lastMisconfigured bool        // the last probe ended in StateMisconfigured; belongs to the current probe
 	pooled            atomic.Bool // a pooler is between this prober and the server
@@ -142,8 +144,8 @@ func (p *Prober) SetKeep(keep bool) {
 	}
 }
 
-// ForgetRefusals makes the next probe ask again for what the server has refused. Any goroutine may call it.
-func (p *Prober) ForgetRefusals() { p.refusals.forget() }
+// ForgetRefusals makes the next probe query again what the server has refused. Any goroutine may call it.
+func (p *Prober) ForgetRefusals() { p.refusals.forget(0) }
 
 // Probe opens a session and pings the server on it (SELECT 1, or SHOW VERSION on a PgBouncer). At the same time it
 // sends a request to the kept session. It returns within milliseconds after ctx ends, whatever the server does. The
@@ -236,7 +238,8 @@ func (r *Result) pooled() bool {
 }
 
 // isOtherServer reports whether the statistics are those of another server than the new session s has reached. A proxy, a
-// virtual IP or a name with several addresses may lead new sessions elsewhere.
+// virtual IP or a name with several addresses may lead new sessions elsewhere. If a proxy or a pooler is between and the
+// server hides when it started, they may be.
 func (r *Result) isOtherServer(s *session) bool {
 	if r.ServerStats == nil {
 		return false
@@ -244,18 +247,21 @@ func (r *Result) isOtherServer(s *session) bool {
 	if version := s.conn.ParameterStatus("server_version"); !r.ServerStats.Pooled && version != "" && version != r.ServerStats.Version {
 		return true
 	}
-	if r.Role == nil {
-		return false
+	before, now := r.ServerStats.PostmasterStart, s.postmasterStart
+	if !before.Known || !now.Known {
+		if s.isRelayed() {
+			return true
+		}
+	} else if before != now {
+		return true
 	}
-	before, now := r.ServerStats.PostmasterStart, r.Role.postmasterStart
 	role := r.ServerStats.Role
-	return role != nil && role.Replica != r.Role.Replica || before.Known && now.Known && before != now
+	return role != nil && r.Role != nil && role.Replica != r.Role.Replica
 }
 
 // keepNew keeps the new session s if no session is kept, or if the kept session k may be outdated: new sessions reach
 // another server, the last probe was refused and the role may have been created again since, or k refuses SELECT 1. It
-// then reads the
-// statistics on the kept session, if k has not. It reports whether s is kept.
+// then reads the statistics on the kept session, if k has not. It reports whether s is kept.
 func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bool {
 	switch {
 	case k == nil:
@@ -285,7 +291,10 @@ func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bo
 // refused is forgotten.
 func (p *Prober) exchange(r *Result, k *kept) {
 	p.releaseAndWait(k)
-	p.refusals.forget()
+	p.mu.Lock()
+	p.otherServer = true
+	p.mu.Unlock()
+	p.refusals.forget(minRefusalTime) // a name may lead to several servers by turns
 	r.Query = Number{}
 	r.setStats(reply{})
 }
@@ -345,7 +354,7 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, watch *loginWatch) 
 				r.Phases, _ = t.read()
 				r.TLS = t.tlsInfo()
 				r.Failure = nil
-				r.Role = s.role
+				r.Role, r.postmasterStart = s.role, s.postmasterStart
 				r.Superuser = p.target.Kind != config.KindPgBouncer && s.conn.ParameterStatus("is_superuser") == "on"
 				return s
 			}
@@ -407,7 +416,7 @@ func (p *Prober) refineRole(ctx context.Context, s *session) {
 // readStatsOnce reads the statistics on a session that is not kept.
 func (p *Prober) readStatsOnce(ctx context.Context, s *session) reply {
 	var rep reply
-	p.kind.reset() // a host name may lead to several servers
+	p.kind.reset(false) // a host name may lead to several servers
 	if err := rep.readStats(ctx, s, p.kind); err != nil {
 		rep.failure = classify(err, PhaseQuery)
 	}
@@ -430,7 +439,8 @@ func (p *Prober) keep(s *session, started startTimes) (current *kept, isNew bool
 	}
 	k := newKept(p.ctx, s, started)
 	p.kept = k
-	p.kind.reset()
+	p.kind.reset(p.otherServer)
+	p.otherServer = false
 	p.work.Go(func() { p.runKept(k) })
 	return k, true
 }

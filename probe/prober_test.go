@@ -485,7 +485,7 @@ func accept(rowsFor func(sql string) [][]string) func(net.Conn) {
 func total(oldest string) []string {
 	return []string{
 		"total", "", "", "", "5", "5", "0", "0", oldest, "1", "t", "0", "1", "100", "3", "0", "", "", "18.4", "180004", "f", "off",
-		"0", "", "0", "60", "f", "0", "", "f", "0", "1", "1800000000", "app",
+		"0", "", "0", "60", "f", "0", "", "f", "0", "1", "1800000000", "app", "",
 	}
 }
 

@@ -151,7 +151,7 @@ func detail(err error) string {
 		invalid   x509.CertificateInvalidError
 	)
 	switch {
-	case neterr.Exhausted(err):
+	case isExhausted(err):
 		return "this exporter has no file descriptors or ports left"
 	case errors.As(err, &configErr):
 		return configErr.err.Error()
@@ -292,7 +292,7 @@ func classifyClientError(err error) (Reason, State) {
 		tlsErr     *tlsError
 	)
 	switch {
-	case neterr.Exhausted(err): // also if a password or a certificate cannot be read because of that
+	case isExhausted(err): // also if a password or a certificate cannot be read because of that
 		return ReasonOther, StateMisconfigured
 	case errors.As(err, &fileTLSErr), errors.As(err, &tlsErr), isAlert(err):
 		return ReasonTLS, StateMisconfigured
@@ -320,6 +320,13 @@ func classifyClientError(err error) (Reason, State) {
 		return ReasonAuth, StateMisconfigured
 	}
 	return ReasonProtocol, StateNoResponse
+}
+
+// isExhausted reports whether this process or its machine has run out of something. Of several addresses, one that refuses or
+// cannot be reached says more: a machine without IPv6 gives the same error for ::1 as for want of ports.
+func isExhausted(err error) bool {
+	return neterr.OutOfDescriptors(err) ||
+		neterr.Exhausted(err) && !neterr.Refused(err) && !neterr.Unreachable(err) && !neterr.TimedOut(err)
 }
 
 // isAlert reports whether err is a TLS alert from the server (readRecordOrCCS in crypto/tls/conn.go). With TLS 1.3 an

@@ -22,9 +22,12 @@ const (
 	PartSettings       Part = "transaction settings"
 	PartLockTimeout    Part = "lock timeout"
 	PartRole           Part = "role"
+	PartRecovery       Part = "recovery"
 	PartClientPort     Part = "client port"
 	PartStartTime      Part = "start time"
 	PartOwnSetting     Part = "own read-only setting"
+	PartStatistics     Part = "all statistics"
+	PartOwnSession     Part = "own session"
 	PartConnections    Part = "connections"
 	PartLimits         Part = "connection limits"
 	PartReplication    Part = "replication"
@@ -36,7 +39,7 @@ const (
 	PartCommit         Part = "commit"
 )
 
-// Refusal is a part that the server refused when it was last asked for it.
+// Refusal is a part that the server refused the last time.
 type Refusal struct {
 	Part     Part
 	SQLState string
@@ -54,8 +57,9 @@ const (
 // refusals remembers which parts a server refuses, so that it does not log an error in each probe. All sessions of a
 // prober share it.
 type refusals struct {
-	mu    sync.Mutex // protects parts
-	parts map[Part]*refusedPart
+	mu        sync.Mutex // protects what follows
+	parts     map[Part]*refusedPart
+	forgotten time.Time // when forget last did something
 }
 
 type refusedPart struct {
@@ -65,7 +69,7 @@ type refusedPart struct {
 	retryAt  time.Time
 }
 
-// refused returns the server's refusal if the part must not be asked for yet, and nil if it may be.
+// refused returns the server's refusal if the part must not be queried yet, and nil if it may be.
 func (r *refusals) refused(part Part) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,7 +82,8 @@ func (r *refusals) refused(part Part) error {
 // record records how the server replied to a part. It reports whether err is a refusal that will last, so that the part
 // is left out from now on.
 func (r *refusals) record(part Part, err error) bool {
-	lasts := isRefusal(err) && !isTransient(err)
+	// The session counters have a statement_timeout of their own, which says that they are slow.
+	lasts := isRefusal(err) && (!isTransient(err) || part == PartSessionCounter && isCancelled(err))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch p := r.parts[part]; {
@@ -96,15 +101,18 @@ func (r *refusals) record(part Part, err error) bool {
 	return lasts
 }
 
-// forget makes all parts be asked for again: another server or another role may allow them.
-func (r *refusals) forget() {
+// forget makes all parts be queried again: another server or another role may allow them. It does nothing if it was last
+// called less than minInterval ago.
+func (r *refusals) forget(minInterval time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.parts = nil
+	if now := time.Now(); now.Sub(r.forgotten) >= minInterval {
+		r.parts, r.forgotten = nil, now
+	}
 }
 
-// list returns the parts that the server refused when it was last asked, sorted by name, without PartCommit: CommitResult
-// shows that. It returns nil if there are none.
+// list returns the parts that the server refused the last time, sorted by name, without PartCommit: CommitResult shows that.
+// It returns nil if there are none.
 func (r *refusals) list() []Refusal {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -126,9 +134,10 @@ func isRefusal(err error) bool {
 
 // isTransient reports whether the server sent an error that says nothing about the statement: one of the classes rollback,
 // lack of resources, intervention, and system errors, or a lock that was not available (src/backend/utils/errcodes.txt).
+// A library that is missing (58P01) stays missing.
 func isTransient(err error) bool {
 	code := sqlState(err)
-	return isLocked(err) || len(code) == 5 && slices.Contains([]string{"40", "53", "57", "58"}, code[:2])
+	return isLocked(err) || code != "58P01" && len(code) == 5 && slices.Contains([]string{"40", "53", "57", "58"}, code[:2])
 }
 
 // isLocked reports whether the statement failed because another session holds a lock.

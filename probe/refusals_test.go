@@ -4,11 +4,13 @@
 package probe
 
 import (
+	"context"
 	"errors"
 	"net"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,7 +57,7 @@ func TestRefusals(t *testing.T) {
 			t.Error("a part that was read is still refused")
 		}
 		r.record(PartDatabases, refusal)
-		if r.forget(); r.refused(PartDatabases) != nil {
+		if r.forget(0); r.refused(PartDatabases) != nil {
 			t.Error("not forgotten")
 		}
 	})
@@ -155,5 +157,23 @@ func TestCompatibleServer(t *testing.T) {
 	p.ForgetRefusals()
 	if runProbe(t, p, hanging); refused.Load() == 0 {
 		t.Error("nothing was asked for again")
+	}
+}
+
+// TestExhaustedAddress checks that an address that this machine cannot have does not hide that another one refuses.
+func TestExhaustedAddress(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		err  error
+		want Reason
+	}{
+		"no IPv6, and the server is stopped": {errors.Join(syscall.EADDRNOTAVAIL, syscall.ECONNREFUSED), ReasonRefused},
+		"no IPv6, and no answer":             {errors.Join(syscall.EADDRNOTAVAIL, context.DeadlineExceeded), ReasonTimeout},
+		"no ports":                           {syscall.EADDRNOTAVAIL, ReasonOther},
+		"no descriptors":                     {errors.Join(syscall.EMFILE, syscall.ECONNREFUSED), ReasonOther},
+	} {
+		if f := classify(test.err, PhaseDial); f.Reason != test.want || (f.Detail != "") != (test.want == ReasonOther) {
+			t.Errorf("%s: got %+v", name, f)
+		}
 	}
 }

@@ -15,6 +15,7 @@ const receiptSlack = 5 * time.Second
 type replay struct {
 	known         bool // the server did not refuse to report it
 	replica       bool
+	receiver      bool   // there is a receiver process
 	streaming     Number // 1 or 0; unknown if the role may not see the receiver's state
 	complete      bool   // everything received has been replayed
 	receiptAge    Number // seconds since the receiver's last message from the primary
@@ -29,7 +30,7 @@ type replay struct {
 func (p *numberParser) parseReplay(row [][]byte) replay {
 	r := replay{
 		known:   row[columnReceiverTimeout] != nil,
-		replica: string(row[columnIsReplica]) == "t", complete: string(row[columnReplayed]) == "t",
+		replica: string(row[columnIsReplica]) == "t", receiver: row[columnReceiverPID] != nil, complete: string(row[columnReplayed]) == "t",
 		receiptAge: p.number(row[columnReceiptAge]), replayAge: p.number(row[columnReplayAge]),
 		replayedTo: string(row[columnReplayedTo]), paused: string(row[columnPaused]) == "t",
 	}
@@ -53,7 +54,8 @@ func (p *numberParser) parseReplay(row [][]byte) replay {
 // primary the last transaction may be old although the replica is up to date.
 //
 // A replica without primary_conninfo restores files from an archive and has no receiver. Its lag is known while it
-// replays, and while the replay is paused.
+// replays, and while the replay is paused. If the role may not see that setting, the absence of a receiver means nothing
+// until there has been one.
 //
 // A reader of Amazon Aurora shares the primary's storage. It has no receiver, and its lag is read apart.
 func (c *catalogue) setReplication(server *ServerStats, r replay, now time.Time) {
@@ -72,6 +74,10 @@ func (c *catalogue) setReplication(server *ServerStats, r replay, now time.Time)
 			server.ReplicationLag = r.replayAge
 		}
 		return
+	}
+	c.hadReceiver = c.hadReceiver || r.receiver
+	if c.sourceHidden && !c.hadReceiver {
+		r.streaming = Number{} // there may be nothing to stream from
 	}
 	server.WALReceiverUp = r.streaming
 	if r.complete && r.streaming == known(1) {

@@ -35,12 +35,14 @@ type Result struct {
 	Keep, KeptUp bool
 	// Role is what the server is that the new session reached, nil if that is not known.
 	Role *Role
+	// postmasterStart is when the server started that the new session reached: see session.
+	postmasterStart Number
 	// ServerStats is set for a PostgreSQL server and PoolerStats for a PgBouncer, unless no session could read them.
 	// StatsFailure is why the session that tried failed.
 	ServerStats  *ServerStats
 	PoolerStats  *PoolerStats
 	StatsFailure *Failure
-	// Refusals are the parts that the server refuses. A refused part is asked for again after one to ten minutes.
+	// Refusals are the parts that the server refuses. A refused part is queried again after one to ten minutes.
 	Refusals []Refusal
 	// Commit is the commit that started with this probe or was still running, nil if there is none.
 	Commit *Commit
@@ -78,8 +80,6 @@ type Role struct {
 
 	// Serializable reports whether transactions of a new session are serializable by default. A hot standby refuses them.
 	Serializable bool
-
-	postmasterStart Number // seconds since the epoch; unknown if the role may not read it
 }
 
 // TLS is what a TLS handshake showed.

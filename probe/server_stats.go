@@ -138,8 +138,9 @@ func statsParts() []statsPart {
 		{PartConnections, connectionColumns, columnStart - columnClients},
 		{PartStartTime, startColumns, columnMaxConnections - columnStart},
 		{PartLimits, limitColumns, columnIsReplica - columnMaxConnections},
-		{PartRole, roleColumns, columnReceiverPID - columnIsReplica},
+		{PartRecovery, recoveryColumns, columnReceiverPID - columnIsReplica},
 		{PartReplication, replayColumns, columnBackendPID - columnReceiverPID},
+		{PartOwnSession, sessionColumns, columnEnd - columnBackendPID},
 	}
 }
 
@@ -163,8 +164,7 @@ const (
   WHEN GROUPING(application_name) = 0 THEN 'application' ELSE 'total' END, datid, state, application_name,`
 	applicationsGroupsSQL = ` GROUP BY GROUPING SETS ((datid, state), (application_name), ())`
 
-	statsColumns = connectionColumns + startColumns + limitColumns + roleColumns + replayColumns + `
-  pg_catalog.pg_backend_pid(), extract(epoch FROM pg_catalog.clock_timestamp()), pg_catalog.current_database()`
+	statsColumns = connectionColumns + startColumns + limitColumns + recoveryColumns + replayColumns + sessionColumns + ` NULL`
 	statsFromSQL = `
 FROM pg_catalog.pg_stat_get_activity(NULL)`
 
@@ -187,7 +187,9 @@ FROM pg_catalog.pg_stat_get_activity(NULL)`
   pg_catalog.current_setting('citus.max_client_connections', true),
   pg_catalog.current_setting('server_version'),
   pg_catalog.current_setting('server_version_num'),`
-	roleColumns = `
+	sessionColumns = `
+  pg_catalog.pg_backend_pid(), extract(epoch FROM pg_catalog.clock_timestamp()), pg_catalog.current_database(),`
+	recoveryColumns = `
   pg_catalog.pg_is_in_recovery(),
   pg_catalog.current_setting('transaction_read_only'),`
 	replayColumns = `
@@ -242,6 +244,7 @@ const (
 	columnBackendPID
 	columnClock
 	columnOwnName
+	columnEnd // always NULL
 	columnCount
 )
 
@@ -264,6 +267,7 @@ type statsReply struct {
 	server   *ServerStats
 	backends []backendCount
 	replay   replay
+	locked   error  // the server's error if the connections are left out because another session locks them
 	own      uint32 // OID of the session's own database, 0 if it is not known
 	ownName  string
 }

@@ -28,8 +28,10 @@ type session struct {
 	meter  *meter
 	// refusals remembers what the server refuses. All sessions of a prober share it.
 	refusals *refusals
-	// role is what the ping of a new session found, nil if it is not known.
-	role *Role
+	// role is what the ping of a new session found, nil if it is not known. postmasterStart is when the server started, in
+	// seconds since the epoch by its own clock, unknown if the role may not read it.
+	role            *Role
+	postmasterStart Number
 	// panicked reports whether pgconn, or the code that reads its results, panicked on data from the server.
 	panicked bool
 	// overran reports whether run closed the sockets because a reply was late.
@@ -114,7 +116,11 @@ func (s *session) queryRows(ctx context.Context, sql string) ([]*pgconn.Result, 
 func (s *session) queryCatalog(ctx context.Context, sql string) ([]*pgconn.Result, error) {
 	prefix := s.prefix()
 	results, err := s.queryPrefixed(ctx, prefix, sql, largeBudget)
-	if prefix == plainPrefixSQL && len(results) == 0 && s.refusals.record(PartLockTimeout, err) {
+	switch {
+	case prefix != plainPrefixSQL:
+	case len(results) > 0:
+		s.refusals.record(PartLockTimeout, nil)
+	case s.refusals.record(PartLockTimeout, err):
 		return s.queryPrefixed(ctx, s.prefix(), sql, largeBudget)
 	}
 	return results, err
@@ -127,7 +133,13 @@ func (s *session) queryPart(ctx context.Context, part Part, sql string, columns 
 	if s.refusals.refused(part) != nil {
 		return nil, nil
 	}
-	results, err := s.queryCatalog(ctx, sql)
+	query := s.queryCatalog
+	if part == PartSessionCounter { // the server cancels it if it is slow, so it is not sent again
+		query = func(ctx context.Context, sql string) ([]*pgconn.Result, error) {
+			return s.query(ctx, s.prefix()+sql, largeBudget)
+		}
+	}
+	results, err := query(ctx, sql)
 	s.refusals.record(part, err)
 	switch {
 	case isRefusal(err), err == nil && len(results) == 0:

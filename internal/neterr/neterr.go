@@ -24,7 +24,8 @@ func Unreachable(err error) bool { return isAny(err, unreachable()) }
 // Forbidden reports whether the permissions of a unix socket, or a packet filter of this machine, deny the connection.
 func Forbidden(err error) bool { return isAny(err, forbidden()) }
 
-// Exhausted reports whether this process or machine has run out of file descriptors, ports or memory.
+// Exhausted reports whether this process or machine has run out of file descriptors, ports or memory. A machine without IPv6
+// gives the same error for the address ::1 as for want of ports, so look for other errors first if several addresses failed.
 func Exhausted(err error) bool { return isAny(err, exhausted()) || OutOfDescriptors(err) }
 
 // OutOfDescriptors reports whether this process or machine has run out of file descriptors. Go's resolver keeps only the
