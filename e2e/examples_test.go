@@ -202,7 +202,7 @@ func TestHAProxyBlocks(t *testing.T) {
 			}
 			for _, server := range regexp.MustCompile(`(?m)^  server (\S+) `).FindAllStringSubmatch(block, -1) {
 				if !regexp.MustCompile(`(?m)^  ` + server[1] + `: *\{`).MatchString(read(t, page)) {
-					t.Errorf("%s: the server %s is no target of a configuration of this page", page, server[1])
+					t.Errorf("%s: no configuration on this page has the target %s", page, server[1])
 				}
 			}
 		}

@@ -10,8 +10,9 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// authPause is how long only scrapes probe a server that has refused our credentials. Some servers lock a role out
-// after a number of failed logins.
+// authPause is how long only scrapes probe a server that has refused our credentials, since some servers lock a role out
+// after a number of failed logins. The same holds for an ad-hoc target whose name has never had an address: anyone who
+// reaches /probe can make up such names.
 const authPause = time.Minute
 
 // locksOut reports whether a failure may count towards a lockout by the server. A password that could not be read does
@@ -38,7 +39,7 @@ func (t *Target) sample() {
 			return // the target was closed
 		}
 		now := time.Now()
-		if locksOut(s.Result.Failure) {
+		if locksOut(s.Result.Failure) || t.options.keptPlaces != nil && t.unresolved.Load() {
 			next = next.Add(authPause)
 		}
 		for !next.After(now) { // missed probes are skipped

@@ -336,6 +336,20 @@ func TestAdHocUnresolved(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		expect("never resolved", maxAdHoc)
+		target, err := m.FindTarget("h50:1", "m")
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted := func() uint64 {
+			target.mu.Lock()
+			defer target.mu.Unlock()
+			return target.history.Probes
+		}
+		sampled := counted()
+		time.Sleep(5 * time.Second)
+		if n := counted() - sampled; n > 1 {
+			t.Errorf("%d probes in five seconds, want the sampler to pause", n)
+		}
 		last := fmt.Sprintf("h%d:1", maxAdHoc+9)
 		if n := probeAdHoc(last); n < 2 {
 			t.Errorf("%d probes, want them to be counted", n)

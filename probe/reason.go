@@ -192,8 +192,8 @@ func detail(err error) string {
 const shuttingDown = "the server is shutting down"
 
 // serverDetail describes what a server's error means, where its SQLSTATE and routine stand for several things. Only the
-// message tells these apart, and it is translated (lc_messages of the server): it is compared with the English ones, and
-// if it is none of them, nothing is said that could be wrong.
+// message distinguishes them, and the server translates it (lc_messages). Only the English messages are recognized. For any
+// other, the result is empty.
 func serverDetail(e *pgconn.PgError) string {
 	switch e.Code {
 	case "57P03": // BackendInitialize in src/backend/tcop/backend_startup.c, until 16 ProcessStartupPacket in postmaster.c
@@ -226,7 +226,7 @@ func (p *Prober) explain(r *Result, k *kept) {
 	switch {
 	case f == nil || f.Phase != PhaseStartup && f.Phase != PhaseNone: // the latter waited for a login of an earlier probe
 	case p.target.Kind != config.KindPgBouncer:
-		// A server that lets nobody in and still has a session is in a smart shutdown.
+		// If a server refuses new sessions but still serves an old one, it is in a smart shutdown.
 		if f.Reason == ReasonNotAccepting && f.Detail == "" && r.KeptUp && !k.isRelayed() && k.address() == r.address {
 			f.Detail = shuttingDown
 		}

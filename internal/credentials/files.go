@@ -17,12 +17,12 @@ import (
 // maxConnFileSize bounds, in bytes, each file that pgconn reads.
 const maxConnFileSize = maxRootsSize
 
-// verifyFiles reports which of the files that pgconn would read for a connection string it must not read: pgconn would
-// wait for a named pipe for ever, and would read an endless or huge file into memory. pgconn itself reports, or ignores,
-// a file that is missing or may not be read.
+// verifyFiles returns an error if pgconn must not read one of the files of a connection string: it would wait forever for a
+// named pipe, and would read an endless or huge file into memory. pgconn itself reports, or ignores, a file that is missing
+// or not readable.
 //
-// The error names the path. It is that of a file that exists, so it is no secret in the wrong place. It is a
-// *config.TLSError for a file of TLS material.
+// The error contains the path. The file exists, so the path is not a secret in the wrong place. For a file with TLS material
+// it is a *config.TLSError.
 func verifyFiles(dsn config.Secret) error {
 	settings := libpqFiles()
 	own := config.ConnStringSettings(dsn)
