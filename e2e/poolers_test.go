@@ -105,7 +105,8 @@ func startPooler(t *testing.T, variable, program string, start newPooler) *throu
 // TestPoolers tests what the exporter reports about a server behind each pooler.
 func TestPoolers(t *testing.T) {
 	t.Parallel()
-	// What a probe may find if the server behind the pooler is down. The first one can find a pooler that waits for the server.
+	// What a probe may find if the server behind the pooler is down. The first one can find a pooler that waits for the server,
+	// or Pgpool-II while it restarts the processes that had a session with the server.
 	var (
 		auth          = verdict{"misconfigured", "auth"}
 		missing       = verdict{"misconfigured", "no_database"}
@@ -113,7 +114,7 @@ func TestPoolers(t *testing.T) {
 		pgbouncerDown = []verdict{{"no_response", "pooler"}, {"rejecting", "pooler"}}
 		odysseyDown   = []verdict{{"rejecting", "pooler"}}
 		pgagroalDown  = []verdict{{"rejecting", "pooler"}, {"rejecting", "terminated"}, {"no_response", "timeout"}}
-		pgpoolDown    = []verdict{{"no_response", "timeout"}, {"rejecting", "pooler"}}
+		pgpoolDown    = []verdict{{"no_response", "timeout"}, {"no_response", "terminated"}, {"rejecting", "pooler"}}
 	)
 	for _, test := range []struct {
 		name, variable, program string
