@@ -38,6 +38,7 @@ type Check struct {
 
 	mu         sync.Mutex // protects what follows
 	last       check.Result
+	changed    time.Time // when the first run ended that had the present status
 	hysteresis hysteresis
 }
 
@@ -131,6 +132,9 @@ func (c *Check) expires(r check.Result) time.Time {
 func (c *Check) record(r check.Result) {
 	c.mu.Lock()
 	before := c.last
+	if before.At.IsZero() || before.Status != r.Status {
+		c.changed = r.At
+	}
 	c.last = r
 	c.hysteresis.count(r.Status != check.Fail)
 	c.mu.Unlock()
@@ -162,7 +166,7 @@ func (c *Check) inherit(old *Check) {
 	defer old.mu.Unlock()
 	select {
 	case <-old.first:
-		c.last, c.hysteresis = old.last, old.hysteresis
+		c.last, c.changed, c.hysteresis = old.last, old.changed, old.hysteresis
 		close(c.first)
 	default:
 	}
@@ -188,6 +192,8 @@ type CheckResult struct {
 	Check, Target string
 	// Expires is when the check runs again.
 	Expires time.Time
+	// Changed is when the first run ended that had this status.
+	Changed time.Time
 	// Failing reports whether the check fails with hysteresis (Health.FailAfter and Health.PassAfter).
 	Failing bool
 }
@@ -227,7 +233,7 @@ func (c *Check) Latest(ctx context.Context, maxWait time.Duration) (CheckResult,
 func (c *Check) result() CheckResult {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return CheckResult{c.last, c.settings.Name, c.settings.Target, c.expires(c.last), c.hysteresis.failing}
+	return CheckResult{c.last, c.settings.Name, c.settings.Target, c.expires(c.last), c.changed, c.hysteresis.failing}
 }
 
 // checks has the checks of the configuration.

@@ -5,8 +5,10 @@ package monitor
 
 import (
 	"context"
+	"math"
 	"time"
 
+	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/probe"
 )
 
@@ -43,6 +45,17 @@ func (t *Target) Latest(ctx context.Context, maxAge, maxWait time.Duration) (Sna
 		return s, nil
 	}
 	return t.unanswered(start), nil
+}
+
+// Newest returns the last result, however old it is. Only if there is none yet, it waits for one as Latest does.
+func (t *Target) Newest(ctx context.Context, maxWait time.Duration) (Snapshot, error) {
+	return t.Latest(ctx, math.MaxInt64, maxWait)
+}
+
+// HasResult reports whether a probe of the target has ended.
+func (t *Target) HasResult() bool {
+	_, ok := t.lastCounted()
+	return ok
 }
 
 // lastCounted returns the result of the last counted probe. It reports false if there is none yet.
@@ -96,8 +109,27 @@ func (t *Target) Name() string { return t.options.name }
 // Implied reports whether the target comes from the environment.
 func (t *Target) Implied() bool { return t.options.implied }
 
+// Module returns the module that the target names, empty if it names none.
+func (t *Target) Module() string { return t.options.module }
+
+// Kind returns the kind of server.
+func (t *Target) Kind() config.Kind { return t.options.kind }
+
+// Probing returns how the target is probed.
+func (t *Target) Probing() config.Probing { return t.options.Probing }
+
+// Timeline returns what happened to the target lately. It is empty if Options.Timelines is not set, and for an ad-hoc target.
+func (t *Target) Timeline() Timeline {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.timeline.read(time.Now())
+}
+
 // Timeout returns how long a probe of the target may take.
 func (t *Target) Timeout() time.Duration { return t.options.Timeout }
+
+// Changed returns when the verdict last changed, which is when the first probe began that found the present one.
+func (s *Snapshot) Changed() time.Time { return s.changed }
 
 // LogLines returns the target's last log lines, oldest first.
 func (t *Target) LogLines() []string { return t.log.read() }

@@ -46,6 +46,8 @@ type Options struct {
 	NewProber func(target *config.Target, events Events) Prober
 	// NewHistograms returns new histograms for a target. commits reports whether the target has the commit probe.
 	NewHistograms func(commits bool) Histograms
+	// Timelines reports whether to record a Timeline of each configured target.
+	Timelines bool
 	// OnOutOfDescriptors is called each time that a probe, a check or a statement fails for lack of file descriptors. Any
 	// goroutine may call it. It may be nil.
 	OnOutOfDescriptors func()
@@ -88,8 +90,9 @@ func (m *Monitor) newTarget(t *config.Target, keptPlaces *semaphore.Weighted) *T
 	}
 	return newTarget(
 		targetOptions{
-			name: t.Name, implied: t.Implied, kind: t.Kind, Probing: t.Probing, logger: logger,
+			name: t.Name, implied: t.Implied, module: t.Module, kind: t.Kind, Probing: t.Probing, logger: logger,
 			sharedCount: &m.sharedCount, limiter: limiter, histograms: m.options.NewHistograms(t.Commit), keptPlaces: keptPlaces,
+			timeline:           m.options.Timelines && keptPlaces == nil,
 			onOutOfDescriptors: m.options.OnOutOfDescriptors,
 		},
 		func(events Events) Prober { return m.options.NewProber(t, events) })

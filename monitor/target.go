@@ -62,6 +62,7 @@ type Target struct {
 	closed    bool         // no caller can start or join a probe
 	current   *sharedProbe // the probe under way, nil while there is none
 	history   History
+	timeline  *timeline      // nil if none is recorded
 	refused   *probe.Failure // the failure of the last statement if the server refused our credentials
 	refusedAt time.Time
 	logged    map[string]bool // the keys of isFirst
@@ -125,7 +126,8 @@ type Snapshot struct {
 // targetOptions has the parameters of newTarget.
 type targetOptions struct {
 	name    string
-	implied bool // it comes from the environment
+	implied bool   // it comes from the environment
+	module  string // empty if the target names none
 	kind    config.Kind
 	config.Probing
 	// logger logs each change of the verdict. Its attributes identify the target.
@@ -138,6 +140,8 @@ type targetOptions struct {
 	histograms Histograms
 	// keptPlaces are for the sessions that the ad-hoc targets of a module keep. They are nil for a configured target.
 	keptPlaces *semaphore.Weighted
+	// timeline reports whether to record a timeline.
+	timeline bool
 	// onOutOfDescriptors is Options.OnOutOfDescriptors.
 	onOutOfDescriptors func()
 }
@@ -160,6 +164,9 @@ func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 			Failures: make(map[probe.Reason]uint64), Losses: make(map[probe.LossReason]uint64), hysteresis: newHysteresis(),
 		},
 		statement: make(chan struct{}, 1), slowStatement: make(chan struct{}, 1), logged: make(map[string]bool),
+	}
+	if options.timeline {
+		t.timeline = newTimeline()
 	}
 	t.logger = slog.New(t.log)
 	t.life, t.end = context.WithCancel(context.Background())
@@ -333,6 +340,7 @@ func (t *Target) recordCommit(r *probe.CommitResult) {
 // recordLocked counts a probe. If observe is set, it adds the durations of the probe to the histograms.
 func (t *Target) recordLocked(r *probe.Result, observe bool) {
 	h := &t.history
+	t.timeline.record(h.last, h.changed, r)
 	if !sameVerdict(h.last, r) {
 		h.changed = r.Start
 	}
