@@ -30,6 +30,7 @@ import (
 	"pg_liveness_exporter/internal/web"
 	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
+	"pg_liveness_exporter/status"
 )
 
 const (
@@ -92,7 +93,7 @@ func serve(
 	shortage := web.NewShortage(logger)
 	m := monitor.New(monitor.Options{
 		MaxInFlight: f.MaxInFlight, NewHistograms: collector.NewHistograms, Logger: logger,
-		NewProber: monitor.NewProbers(store, &sessions), OnOutOfDescriptors: shortage.Report,
+		NewProber: monitor.NewProbers(store, &sessions), Timelines: f.HasPages(), OnOutOfDescriptors: shortage.Report,
 	})
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
@@ -113,7 +114,11 @@ func serve(
 	if f.Lifecycle {
 		reload = reloader
 	}
-	mux, err := web.NewMux(f.TelemetryPath, exporter, reload)
+	pages, err := newPages(f, m, logger)
+	if err != nil {
+		return err
+	}
+	mux, err := web.NewMux(f.TelemetryPath, exporter, reload, pages)
 	if err != nil {
 		return err
 	}
@@ -126,5 +131,18 @@ func serve(
 	return web.Serve(ctx, web.Options{
 		Flags: f.Web, Handler: mux, HealthAddress: f.HealthAddress, HealthHandler: healthMux, OnReady: ready.Store,
 		OnOutOfDescriptors: shortage.Report, Logger: logger,
+	})
+}
+
+// newPages returns the pages for people, or nil if they are off.
+func newPages(f *cli.Flags, m *monitor.Monitor, logger *slog.Logger) (http.Handler, error) {
+	if !f.HasPages() {
+		if f.Status {
+			logger.Warn("the metrics are at /, so there is no status page; --web.telemetry-path moves them")
+		}
+		return nil, nil //nolint:nilnil // no pages are no error
+	}
+	return status.New(m, status.Options{
+		ConfigFile: f.ConfigFile, TelemetryPath: f.TelemetryPath, Version: version.Version, Logger: logger,
 	})
 }

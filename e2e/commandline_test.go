@@ -181,6 +181,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--help"}, 0, "--probe.timeout"},
 		{[]string{"--probe.timeout=1ms"}, 2, "--probe.timeout is 1ms"},
 		{[]string{"--web.telemetry-path=metrics"}, 2, "is not a path"},
+		{[]string{"--web.telemetry-path=/targets/metrics"}, 2, "is taken"},
 		{[]string{"--nonsense"}, 2, "unknown long flag"},
 		{[]string{"serve", "--version"}, 0, "pg_liveness_exporter, version"},
 		{[]string{"postgres://u:hidden@h/d"}, 2, "servers are named in the environment or in a --config.file"},

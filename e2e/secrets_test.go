@@ -202,11 +202,12 @@ checks:
   roots: {http: "https://127.0.0.1:1", sslrootcert: /nonexistent/%[1]s}
   sql: {target: text, sql: "SELECT '%[1]s'"}
 `, hidden, secretFile)), "--log.level=debug", "--web.enable-lifecycle")
-	paths := []string{"/metrics", "/", "/sd", "/health", "/health?verbose", "/health-check", "/primary", "/replica", "/livez", "/readyz", "/nothing", "/-/reload"}
+	paths := []string{"/metrics", "/", "/sd", "/health", "/health?verbose", "/health-check", "/primary", "/replica", "/livez", "/readyz", "/nothing", "/-/reload", "/events"}
 	for _, target := range []string{
 		"text", "file", "variable", "command", "failing", "missing", "certificate", "key", "dsn", "unresolved", "socket", "127.0.0.1:1",
 	} {
-		paths = append(paths, "/probe?debug=true&target="+target, "/probe?debug=true&module=m&target="+target, "/health/"+target, "/primary/"+target)
+		paths = append(paths, "/probe?debug=true&target="+target, "/probe?debug=true&module=m&target="+target, "/health/"+target, "/primary/"+target, "/targets/"+target,
+			"/badge/"+target+".svg")
 	}
 	for _, path := range paths {
 		for _, method := range []string{"GET", "POST"} {
@@ -218,7 +219,10 @@ checks:
 		}
 	}
 	for _, value := range misplaced() {
-		for _, query := range []string{"/probe?target=%s", "/probe?module=m&target=%s", "/probe?target=text&module=%s", "/health/%s", "/replica/text?lag=%s"} {
+		for _, query := range []string{
+			"/probe?target=%s", "/probe?module=m&target=%s", "/probe?target=text&module=%s", "/health/%s", "/replica/text?lag=%s",
+			"/targets/%s", "/badge/%s.svg", "/badge/text.svg?metric=%s", "/events?since=%s",
+		} {
 			_, body := e.HealthAt("GET", e.address, fmt.Sprintf(query, url.QueryEscape(value)))
 			expectHidden(t, query, body)
 		}

@@ -137,7 +137,7 @@ func (h *Health) server(ctx context.Context, t *monitor.Target, settings config.
 	if r.Up() {
 		c.took.Value += r.Phases[probe.PhaseQuery].Value
 	}
-	used, usable := connectionsOf(r)
+	used, usable := r.ClientConnections()
 	c.observed = observation{used, "connections", "connections"}
 	full := used.Known && usable.Known && used.Value >= usable.Value
 	age := time.Since(at)
@@ -164,20 +164,6 @@ func (c component) withHysteresis() component {
 		c.status, c.output = check.Fail, "answers again, not for long enough yet"
 	}
 	return c
-}
-
-// connectionsOf returns how many connections are in use and how many are usable, for PgBouncer those of clients. They
-// are unknown if no session could read them.
-func connectionsOf(r *probe.Result) (used, usable probe.Number) {
-	switch {
-	case r.ServerStats != nil:
-		return r.ServerStats.Used, r.ServerStats.Usable
-	case r.PoolerStats != nil:
-		u, isUsed := r.PoolerStats.Lists["used_clients"]
-		maxClients, isUsable := r.PoolerStats.Config["max_client_conn"]
-		return probe.Number{Value: u, Known: isUsed}, probe.Number{Value: maxClients, Known: isUsable}
-	}
-	return used, usable
 }
 
 func number(v float64) probe.Number { return probe.Number{Value: v, Known: true} }

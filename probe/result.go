@@ -64,6 +64,20 @@ func (r *Result) State() State {
 	return r.Failure.State
 }
 
+// ClientConnections returns how many connections are in use and how many are usable, for PgBouncer those of clients. They
+// are unknown if no session could read them.
+func (r *Result) ClientConnections() (used, usable Number) {
+	switch {
+	case r.ServerStats != nil:
+		return r.ServerStats.Used, r.ServerStats.Usable
+	case r.PoolerStats != nil:
+		u, isUsed := r.PoolerStats.Lists["used_clients"]
+		maxClients, isUsable := r.PoolerStats.Config["max_client_conn"]
+		return Number{Value: u, Known: isUsed}, Number{Value: maxClients, Known: isUsable}
+	}
+	return used, usable
+}
+
 // Unanswered returns the result of a probe whose caller stopped waiting after waited.
 func Unanswered(start time.Time, waited time.Duration, keep bool) *Result {
 	return &Result{

@@ -36,13 +36,14 @@ func allowedImports() map[string][]string {
 	servers := and(helpers, []string{"config"})
 	state := and(servers, []string{"probe", "check", "internal/credentials"})
 	view := and(servers, []string{"probe", "check", "monitor"}) // no view imports another
-	front := and(state, []string{"monitor", "collector", "health"})
+	front := and(state, []string{"monitor", "collector", "health", "status"})
 	return map[string][]string{
 		"":                     and(front, []string{"internal/cli", "internal/web"}),
 		"internal/cli":         front,
 		"internal/web":         front,
 		"collector":            view,
 		"health":               view,
+		"status":               view,
 		"monitor":              state,
 		"probe":                servers,
 		"check":                servers,

@@ -26,6 +26,7 @@ import (
 	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/health"
+	"pg_liveness_exporter/status"
 )
 
 const defaultAddress = ":10432"
@@ -43,6 +44,8 @@ type Flags struct {
 	// whether to show metrics under postgres_exporter's names as well.
 	TelemetryPath   string
 	Targets, Compat bool
+	// Status reports whether the pages for people are on.
+	Status bool
 	// Lifecycle reports whether to serve POST /-/reload.
 	Lifecycle bool
 	// HealthAddress is a second address for the health paths, empty if there is none.
@@ -76,6 +79,8 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	app.Flag("health.listen-address", "Also serve the health paths, and nothing else, on this address, without TLS and "+
 		"passwords: for kubelets and balancers when the other one asks for them.").StringVar(&f.HealthAddress)
 	app.Flag("web.enable-lifecycle", "Let POST /-/reload read --config.file again, as SIGHUP does.").BoolVar(&f.Lifecycle)
+	app.Flag("web.status", "Show the status page at /, and the pages of the targets, badges and events; without, / is a "+
+		"landing page.").Default("true").BoolVar(&f.Status)
 	app.Flag("metrics.targets", "Show the configured targets on the telemetry path; without, it has the exporter's own "+
 		"metrics alone, for those who scrape the targets through /sd and /probe.").Default("true").BoolVar(&f.Targets)
 	app.Flag("metrics.compat", "Also show facts under the names that postgres_exporter gives them, for dashboards that ask "+
@@ -126,6 +131,9 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	}
 	return f, 0, false
 }
+
+// HasPages reports whether to serve the pages for people: they are on, and the metrics are not at their path.
+func (f *Flags) HasPages() bool { return f.Status && f.TelemetryPath != "/" }
 
 func (f *Flags) validate() error {
 	switch {
@@ -189,7 +197,7 @@ func isNoAddress(text string) bool {
 func taken(path string) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	return path == collector.ProbePath || path == collector.DiscoveryPath || first == "-" ||
-		slices.Contains(health.Paths(), first)
+		slices.Contains(health.Paths(), first) || slices.Contains(status.Paths(), first)
 }
 
 // CheckConfig validates the configuration file that load reads. It writes what is wrong to errs, or a summary to out,

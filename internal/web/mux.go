@@ -11,11 +11,12 @@ import (
 	toolkit "github.com/prometheus/exporter-toolkit/web"
 
 	"pg_liveness_exporter/collector"
+	"pg_liveness_exporter/status"
 )
 
-// NewMux returns a mux that serves the metrics at telemetryPath, and also /probe, /sd, /-/reload and a landing page.
-// reload is nil if the lifecycle API is off.
-func NewMux(telemetryPath string, exporter *collector.Exporter, reload http.Handler) (*http.ServeMux, error) {
+// NewMux returns a mux that serves the metrics at telemetryPath, and also /probe, /sd, /-/reload and the pages for people.
+// reload is nil if the lifecycle API is off. If pages is nil, there is a landing page instead.
+func NewMux(telemetryPath string, exporter *collector.Exporter, reload, pages http.Handler) (*http.ServeMux, error) {
 	mux := http.NewServeMux()
 	mux.Handle(telemetryPath, readOnly(exporter))
 	mux.Handle(collector.ProbePath, readOnly(http.HandlerFunc(exporter.ServeProbe)))
@@ -31,6 +32,12 @@ func NewMux(telemetryPath string, exporter *collector.Exporter, reload http.Hand
 			reload.ServeHTTP(w, r)
 		}
 	})
+	if pages != nil {
+		for _, pattern := range status.Patterns() {
+			mux.Handle(pattern, readOnly(pages))
+		}
+		return mux, nil
+	}
 	if telemetryPath == "/" {
 		return mux, nil
 	}

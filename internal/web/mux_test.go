@@ -21,7 +21,7 @@ func TestMethods(t *testing.T) {
 	m := monitor.New(monitor.Options{MaxInFlight: 1, Logger: logger})
 	exporter := collector.New(m, collector.Options{Sessions: &probe.Sessions{}, Logger: logger})
 	for _, telemetryPath := range []string{"/metrics", "/"} {
-		mux, err := NewMux(telemetryPath, exporter, nil)
+		mux, err := NewMux(telemetryPath, exporter, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
