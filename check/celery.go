@@ -8,9 +8,14 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"pg_liveness_exporter/config"
 )
 
 // celery counts the workers that reply to a ping. It sends the ping in the same way as Celery's own "inspect ping" does
@@ -55,31 +60,52 @@ func (c *celery) binding() string {
 	return strings.Join([]string{c.identity, "", c.identity + "." + replyExchange}, kombuSeparator)
 }
 
-// run returns the number of workers that replied. It returns once as many workers have replied as received the ping. A
-// stopped worker receives the ping but does not reply; run then returns shortly before the deadline of ctx.
+// run returns the number of workers that replied, through all brokers that can be reached: workers switch between several,
+// and each uses one at a time. It fails if none can be reached.
 func (c *celery) run(ctx context.Context) (number, error) {
-	conn, err := dialRedis(ctx, c.dependency)
+	location, err := c.redis(ctx)
 	if err != nil {
 		return number{}, err
+	}
+	counts, problems := make([]int, len(location.Servers)), make([]error, len(location.Servers))
+	var all sync.WaitGroup
+	for i, server := range location.Servers {
+		one := &celery{c.dependency, fmt.Sprintf("%s.%d", c.identity, i)} // a reply queue of its own: two may be one server
+		all.Go(func() { counts[i], problems[i] = one.count(ctx, server) })
+	}
+	all.Wait()
+	if !slices.Contains(problems, nil) {
+		return number{}, problems[0]
+	}
+	total := 0
+	for _, count := range counts {
+		total += count
+	}
+	return known(float64(total)), nil
+}
+
+// count returns the number of workers that replied through one broker. It returns once as many workers have replied as
+// received the ping. A stopped worker receives the ping but does not reply; count then returns shortly before the deadline
+// of ctx.
+func (c *celery) count(ctx context.Context, broker config.RedisServer) (int, error) {
+	conn, err := c.dialRedis(ctx, broker)
+	if err != nil {
+		return 0, err
 	}
 	defer conn.close()
-	u, err := c.url()
-	if err != nil {
-		return number{}, err
-	}
 	ticket := rand.Text()
 	message, err := c.ping(ticket)
 	if err != nil {
-		return number{}, err
+		return 0, err
 	}
-	defer c.cleanUp(ctx, conn)
+	defer c.cleanUp(ctx, conn, broker)
 	if _, err := conn.do(ctx, "SADD", c.bindings(), c.binding()); err != nil {
-		return number{}, err
+		return 0, err
 	}
-	channel := c.KeyPrefix + "/" + strconv.Itoa(database(u)) + "." + celeryExchange
+	channel := c.KeyPrefix + "/" + strconv.Itoa(broker.Database) + "." + celeryExchange
 	subscribers, err := conn.integer(ctx, "PUBLISH", channel, message)
 	if err != nil {
-		return number{}, err
+		return 0, err
 	}
 	deadline, _ := ctx.Deadline() // Checker.Run sets it
 	reserved := min(cleanupTimeout, c.Timeout/4)
@@ -89,10 +115,10 @@ func (c *celery) run(ctx context.Context) (number, error) {
 		reply, err := conn.do(ctx, "RPOP", c.queue())
 		switch text, ok := reply.(string); {
 		case err != nil:
-			return number{}, err
+			return 0, err
 		case ok:
 			if read, readBytes = read+1, readBytes+len(text); read > maxReplies || readBytes > maxReplyBytes {
-				return number{}, PublicError("its queue has more replies than workers send")
+				return 0, PublicError("its queue has more replies than workers send")
 			}
 			if tag, ok := deliveryTag(text, ticket); ok {
 				replied[tag] = true
@@ -100,22 +126,22 @@ func (c *celery) run(ctx context.Context) (number, error) {
 		default:
 			select {
 			case <-ctx.Done():
-				return number{}, ctx.Err()
+				return 0, ctx.Err()
 			case <-time.After(pollInterval):
 			}
 		}
 	}
-	return known(float64(len(replied))), nil
+	return len(replied), nil
 }
 
 // cleanUp removes the reply queue and its binding. It takes at most cleanupTimeout, even if ctx has ended. It opens
 // another connection if conn cannot be used any more.
-func (c *celery) cleanUp(ctx context.Context, conn *redisConn) {
+func (c *celery) cleanUp(ctx context.Context, conn *redisConn, broker config.RedisServer) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	if conn.broken {
 		var err error
-		if conn, err = dialRedis(ctx, c.dependency); err != nil {
+		if conn, err = c.dialRedis(ctx, broker); err != nil {
 			return // the next run removes them
 		}
 		defer conn.close()

@@ -12,9 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"pg_liveness_exporter/config"
@@ -74,13 +72,13 @@ type Scalar struct {
 	Bool, Number bool
 }
 
-// Source returns the location of a dependency and the certificates to trust. Each call reads them again if they are in
-// files. The texts of its errors may be shown to everybody.
+// Source returns the location of a dependency and its secrets. Each call reads them again if they are in files. The texts
+// of its errors may be shown to everybody.
 type Source interface {
-	// Location returns a URL, or host:port for the kind tcp.
+	// Location returns a valid URL, or host:port for the kind tcp.
 	Location() (config.Secret, error)
-	// RootCertificates returns certificates in PEM format, or nil for the system's certificates.
-	RootCertificates() ([]byte, error)
+	// Read returns a text, which is empty if none is set.
+	Read(c config.Content) (config.Secret, error)
 }
 
 // runner runs the checks of one kind. Each kind has a file of its own.
@@ -212,40 +210,20 @@ type dependency struct {
 	source Source
 }
 
-// roots returns the certificates to trust, or nil for the system's certificates.
-func (d dependency) roots() (*x509.CertPool, error) {
-	content, err := d.source.RootCertificates()
+// read returns a text, which is empty if none is set.
+func (d dependency) read(c config.Content) (string, error) {
+	text, err := d.source.Read(c)
 	if err != nil {
-		return nil, PublicError(err.Error())
+		return "", PublicError(err.Error())
 	}
-	if content == nil {
-		return nil, nil //nolint:nilnil // crypto/tls uses the system's certificates
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(content) {
-		return nil, PublicError("sslrootcert holds no certificate")
-	}
-	return pool, nil
+	return string(text), nil
 }
 
-// url returns the location of the dependency. For the kind tcp the URL has only a host and a port.
-func (d dependency) url() (*url.URL, error) {
+// location returns the location of the dependency: a URL, or host:port for the kind tcp.
+func (d dependency) location() (config.Secret, error) {
 	text, err := d.source.Location()
 	if err != nil {
-		return nil, PublicError(err.Error())
+		return "", PublicError(err.Error())
 	}
-	if d.Kind == config.CheckTCP {
-		return &url.URL{Host: string(text)}, nil
-	}
-	u, err := url.Parse(string(text))
-	if err != nil { // cannot happen: Location returns a valid URL
-		return nil, PublicError("its URL cannot be used")
-	}
-	return u, nil
-}
-
-// database returns the database number of a Redis URL, or 0 if the URL has none.
-func database(u *url.URL) int {
-	n, _ := strconv.Atoi(strings.Trim(u.Path, "/")) // config requires a number or nothing
-	return n
+	return text, nil
 }

@@ -6,7 +6,6 @@ package check
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -40,9 +39,14 @@ const secret = "hunter2"
 // settings returns the settings of a check from its entry in a configuration file.
 func settings(t *testing.T, entry string) *config.Check {
 	t.Helper()
+	return settingsIn(t, t.TempDir(), entry)
+}
+
+// settingsIn is settings for a file in a folder.
+func settingsIn(t *testing.T, folder, entry string) *config.Check {
+	t.Helper()
 	text := "targets: {orders: {host: h, user: u}}\nchecks: {c: " + entry + "}\n"
-	path := filepath.Join(t.TempDir(), "x.yml")
-	file, err := config.Parse(strings.NewReader(text), path, config.Probing{Timeout: time.Second}, nil)
+	file, err := config.Parse(strings.NewReader(text), filepath.Join(folder, "x.yml"), config.Probing{Timeout: time.Second}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +56,13 @@ func settings(t *testing.T, entry string) *config.Check {
 // newCheck returns a checker from an entry in a configuration file. It supports all kinds except SQL.
 func newCheck(t *testing.T, entry string) *Checker {
 	t.Helper()
-	c := settings(t, entry)
+	return checkIn(t, t.TempDir(), entry)
+}
+
+// checkIn is newCheck for a file in a folder.
+func checkIn(t *testing.T, folder, entry string) *Checker {
+	t.Helper()
+	c := settingsIn(t, folder, entry)
 	return New(c, credentials.ForCheck(c), nil)
 }
 
@@ -278,76 +288,6 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// newRedis starts a Redis server, and removes it when the test ends.
-func newRedis(t *testing.T, args ...string) *testservers.Redis {
-	t.Helper()
-	r, err := testservers.NewRedis(t.Context(), testenv.Tool(t, "REDIS_SERVER", "redis-server"), args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Remove(); err != nil {
-			t.Error(err)
-		}
-	})
-	return r
-}
-
-func TestRedis(t *testing.T) {
-	t.Parallel()
-	r := newRedis(t)
-	do := func(args ...string) {
-		t.Helper()
-		if out, err := r.Do(t.Context(), args...); err != nil || strings.Contains(out, "ERR") {
-			t.Fatalf("%q: %s %v", args, out, err)
-		}
-	}
-	address := fmt.Sprintf("127.0.0.1:%d", r.Port)
-	length := func(key, want string) {
-		t.Helper()
-		expect(t, newCheck(t, `{redis: "redis://`+address+`/2", length_of: `+key+`, fail_above: 2}`), want)
-	}
-	ping := newCheck(t, `{redis: "redis://`+address+`", timeout: 1s}`)
-	expect(t, ping, "pass")
-	for _, command := range []string{
-		"RPUSH list a b c", "SADD set a b", "ZADD zset 1 a", "XADD stream * a b", "SET text a", "HSET hash a b",
-	} {
-		do(append([]string{"-n", "2"}, strings.Fields(command)...)...)
-	}
-	length("list", "fail: 3 is above 2 (3)")
-	length("set", "pass (2)")
-	length("zset", "pass (1)")
-	length("stream", "pass (1)")
-	length("none", "pass (0)")
-	length("text", "fail: the key is no list, stream, set or sorted set")
-	length("hash", "fail: the key is no list, stream, set or sorted set")
-
-	do("CONFIG", "SET", "requirepass", secret)
-	expect(t, ping, "fail: it wants another password: NOAUTH")
-	expect(t, newCheck(t, `{redis: "redis://:wrong@`+address+`"}`), "fail: it wants another password: WRONGPASS")
-	expect(t, newCheck(t, `{redis: "redis://:`+secret+`@`+address+`/2"}`), "pass")
-	expect(t, newCheck(t, `{redis: "redis://:`+secret+`@`+address+`/9999"}`), "fail: it has no database of this number")
-	// Without TLS, Redis takes the handshake for the beginning of a line and waits for its end.
-	expect(t, newCheck(t, `{redis: "rediss://`+address+`", timeout: 1s}`), "fail: no answer in time")
-
-	if err := r.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	expect(t, ping, "fail: no answer in time")
-	expect(t, newCheck(t, `{redis: "redis://:`+secret+`@`+address+`/2", timeout: 1s}`), "fail: no answer in time")
-	expect(t, newCheck(t, `{redis: "rediss://`+address+`", timeout: 1s}`), "fail: no answer in time")
-	expect(t, newCheck(t, `{celery: "redis://`+address+`", timeout: 1s}`), "fail: no answer in time")
-	if err := r.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	<-r.Exited()
-	expect(t, ping, "fail: refused")
-	if err := r.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	expect(t, ping, "pass")
-}
-
 // TestUnexpectedReplies tests servers that are not Redis, and a Redis that is loading its data.
 func TestUnexpectedReplies(t *testing.T) {
 	t.Parallel()
@@ -372,7 +312,6 @@ func TestUnexpectedReplies(t *testing.T) {
 	}
 }
 
-// TestRedisTLS tests that rediss:// verifies the certificate unless the URL has ssl_cert_reqs=none.
 // TestCeleryEndlessReplies: a broker that never runs out of replies is read up to a number and a size, not until the
 // deadline.
 func TestCeleryEndlessReplies(t *testing.T) {
@@ -436,45 +375,10 @@ func readCommand(in *bufio.Reader) []string {
 	return command
 }
 
-func TestRedisTLS(t *testing.T) {
-	t.Parallel()
-	https := httptest.NewUnstartedServer(nil) // for its certificate
-	https.StartTLS()
-	defer https.Close()
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: https.TLS.Certificates})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = conn.Close() }()
-				if _, err := conn.Read(make([]byte, 100)); err == nil {
-					_, _ = io.WriteString(conn, "+PONG\r\n")
-				}
-			}()
-		}
-	}()
-	root := filepath.Join(t.TempDir(), "root.pem")
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: https.Certificate().Raw})
-	if err := os.WriteFile(root, certificate, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	address := "rediss://" + l.Addr().String()
-	expect(t, newCheck(t, `{redis: "`+address+`"}`), "fail: its certificate is not trusted")
-	expect(t, newCheck(t, `{redis: "`+address+`", sslrootcert: `+root+`}`), "pass")
-	expect(t, newCheck(t, `{redis: "`+address+`?ssl_cert_reqs=none"}`), "pass")
-}
-
 func TestCelery(t *testing.T) {
 	t.Parallel()
 	python := testenv.CeleryPython(t)
-	r := newRedis(t, "--requirepass", secret)
+	r := newRedis(t, redisServer, "--requirepass", secret)
 	broker := (&url.URL{
 		Scheme: "redis", User: url.UserPassword("", secret), Host: fmt.Sprintf("127.0.0.1:%d", r.Port), Path: "/1",
 	}).String()
@@ -533,9 +437,27 @@ func TestCelery(t *testing.T) {
 			t.Errorf("left: %s %v", out, err)
 		}
 	}
+	// Several brokers, between which the workers of one application switch.
+	second := newRedis(t, redisServer)
+	other := fmt.Sprintf("redis://127.0.0.1:%d/0", second.Port)
+	w, err := testservers.NewCelery(t.Context(), python, "d", other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	both := newCheck(t, `{celery: "`+broker+`;`+other+`;redis://127.0.0.1:1", fail_below: 3, timeout: 20s}`)
+	for end := time.Now().Add(2 * hanging); both.Run(t.Context()).Status != Pass && time.Now().Before(end); {
+		time.Sleep(50 * time.Millisecond)
+	}
+	expect(t, both, "pass (3)")
 	if err := r.Remove(); err != nil {
 		t.Fatal(err)
 	}
+	expect(t, both, "fail: 1 is below 3 (1)")
 	expect(t, one, "fail: refused")
 }
 

@@ -18,7 +18,7 @@ import (
 func FuzzRESP(f *testing.F) {
 	for _, replies := range []string{
 		"+PONG\r\n", "$5\r\nhello\r\n:7\r\n", "$-1\r\n", "-NOAUTH Authentication required.\r\n", "-ERR DB index is out of range\r\n", "*2\r\n:1\r\n:2\r\n",
-		"$9223372036854775807\r\n", "$65536\r\n", ":-9223372036854775809\r\n", "$0\r\n\r\n", "%1\r\n", "_\r\n", "+\r\n", "\r\n", "+" + strings.Repeat("x", maxLine),
+		"$9223372036854775807\r\n", "$65536\r\n", ":-9223372036854775809\r\n", "$0\r\n\r\n", "*2\r\n$1\r\na\r\n+b\r\n", "*-1\r\n", "%1\r\n", "_\r\n", "+\r\n", "\r\n", "+" + strings.Repeat("x", maxLine),
 	} {
 		f.Add([]byte(replies))
 	}
@@ -34,6 +34,10 @@ func FuzzRESP(f *testing.F) {
 			}
 			switch reply := reply.(type) {
 			case nil, int64:
+			case []string:
+				if len(reply) > maxArray {
+					t.Errorf("%d entries", len(reply))
+				}
 			case string:
 				if len(reply) > maxBulk {
 					t.Errorf("a string of %d bytes", len(reply))

@@ -5,7 +5,6 @@ package check
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -31,22 +30,22 @@ const (
 type web struct{ dependency }
 
 func (c *web) run(ctx context.Context) (number, error) {
-	u, err := c.url()
+	location, err := c.location()
 	if err != nil {
 		return number{}, err
 	}
-	trusted, err := c.roots()
+	settings, err := c.tlsConfig(c.TLS, "") // net/http sets the host
 	if err != nil {
 		return number{}, err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, string(location), nil)
 	if err != nil {
 		return number{}, PublicError("its URL cannot be used")
 	}
 	request.Header.Set("User-Agent", "pg_liveness_exporter")
 	client := http.Client{
 		Transport: &http.Transport{
-			DialContext: newGuardedDial(), TLSClientConfig: &tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12},
+			DialContext: newGuardedDial(), TLSClientConfig: settings,
 			DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxHeader,
 		},
 		CheckRedirect: c.redirect,

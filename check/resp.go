@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"pg_liveness_exporter/config"
 )
 
 // The limits on a reply, in bytes. This package implements the protocol itself because the Redis libraries allocate as
@@ -22,6 +24,8 @@ import (
 const (
 	maxLine = 4 << 10
 	maxBulk = 64 << 10
+	// maxArray is in entries.
+	maxArray = 8
 )
 
 // redisConn is a connection to Redis. It uses RESP 2 (redis.io/docs/latest/develop/reference/protocol-spec). Only one
@@ -36,54 +40,41 @@ type redisConn struct {
 // errUnexpectedReply is returned for a reply that is not valid RESP or does not suit the command.
 var errUnexpectedReply = errors.New("unexpected reply")
 
-// dialRedis connects to Redis. It then logs in if the URL has a password, and selects the database if the URL has one.
-// ctx bounds all of that. As in Celery, any certificate is accepted if the URL has the parameter ssl_cert_reqs=none.
-func dialRedis(ctx context.Context, d dependency) (*redisConn, error) {
-	u, err := d.url()
-	if err != nil {
-		return nil, err
-	}
-	port := u.Port()
-	if port == "" {
-		port = "6379"
-	}
-	conn, err := dial(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
-	if err != nil {
-		return nil, err
-	}
-	r := &redisConn{conn: conn}
-	if u.Scheme == "rediss" {
-		trusted, err := d.roots()
+// dialRedis connects to a Redis. It then logs in if there is a password, and selects the database unless it is 0, in which
+// a connection begins. ctx bounds all of that.
+func (d dependency) dialRedis(ctx context.Context, server config.RedisServer) (*redisConn, error) {
+	var settings *tls.Config
+	if server.TLS != nil {
+		host, _, err := net.SplitHostPort(server.Address)
 		if err != nil {
-			return nil, errors.Join(err, conn.Close())
+			return nil, err
 		}
-		settings := &tls.Config{RootCAs: trusted, ServerName: u.Hostname(), MinVersion: tls.VersionTLS12}
-		switch strings.ToLower(u.Query().Get("ssl_cert_reqs")) {
-		case "none", "cert_none":
-			settings.InsecureSkipVerify = true
+		if settings, err = d.tlsConfig(*server.TLS, host); err != nil {
+			return nil, err
 		}
+	}
+	conn, err := dial(ctx, server.Network, server.Address)
+	if err != nil {
+		return nil, err
+	}
+	if settings != nil {
 		encrypted := tls.Client(conn, settings)
 		if err := encrypted.HandshakeContext(ctx); err != nil {
 			return nil, errors.Join(err, conn.Close())
 		}
-		r.conn = encrypted
+		conn = encrypted
 	}
-	r.in = bufio.NewReaderSize(r.conn, maxLine)
-	name, password := u.User.Username(), ""
-	if secret, ok := u.User.Password(); ok {
-		password = secret
-	} else { // as in redis-cli, a single word is the password
-		name, password = "", name
+	r := &redisConn{conn: conn, in: bufio.NewReaderSize(conn, maxLine)}
+	var login [][]string
+	if server.Password != "" {
+		auth := []string{"AUTH", string(server.Password)}
+		if server.Username != "" {
+			auth = []string{"AUTH", server.Username, string(server.Password)}
+		}
+		login = append(login, auth)
 	}
-	login := [][]string{{"AUTH", password}, {"SELECT", strconv.Itoa(database(u))}}
-	if name != "" {
-		login[0] = []string{"AUTH", name, password}
-	}
-	if password == "" {
-		login = login[1:]
-	}
-	if database(u) == 0 {
-		login = login[:len(login)-1]
+	if server.Database != 0 {
+		login = append(login, []string{"SELECT", strconv.Itoa(server.Database)})
 	}
 	for _, command := range login {
 		if _, err := r.do(ctx, command...); err != nil {
@@ -95,7 +86,7 @@ func dialRedis(ctx context.Context, d dependency) (*redisConn, error) {
 
 func (r *redisConn) close() { _ = r.conn.Close() } // the error does not affect the result
 
-// do sends a command and returns its reply: a string, an int64, or nil. It returns by the end of ctx. If Redis replies
+// do sends a command and returns its reply: a string, an int64, a []string or nil. It returns by the end of ctx. If Redis replies
 // with an error, do returns a PublicError.
 func (r *redisConn) do(ctx context.Context, command ...string) (any, error) {
 	if r.broken {
@@ -143,7 +134,7 @@ func (e redisError) public() error {
 	return PublicError("it refused: " + code)
 }
 
-// read reads one reply. It does not support arrays: no command that this package sends gets one.
+// read reads one reply. Of arrays it supports those of texts: a sentinel sends the only one that this package asks for.
 func (r *redisConn) read() (any, error) {
 	line, err := r.in.ReadSlice('\n') // returns ErrBufferFull if the line is longer than maxLine
 	if errors.Is(err, bufio.ErrBufferFull) {
@@ -169,6 +160,16 @@ func (r *redisConn) read() (any, error) {
 		return nil, errUnexpectedReply
 	case kind == ':':
 		return n, nil
+	case kind == '*' && n == -1:
+		return nil, nil //nolint:nilnil // the null array
+	case kind == '*' && n >= 0 && n <= maxArray:
+		texts := make([]string, n)
+		for i := range texts {
+			if texts[i], err = r.text(); err != nil {
+				return nil, err
+			}
+		}
+		return texts, nil
 	case kind != '$' || n > maxBulk || n < -1:
 		return nil, errUnexpectedReply
 	case n == -1:
@@ -179,6 +180,21 @@ func (r *redisConn) read() (any, error) {
 		return nil, err
 	}
 	return string(bulk[:n]), nil
+}
+
+// text reads an entry of an array, which must be a text.
+func (r *redisConn) text() (string, error) {
+	if next, err := r.in.Peek(1); err != nil {
+		return "", err
+	} else if next[0] != '$' && next[0] != '+' {
+		return "", errUnexpectedReply
+	}
+	entry, err := r.read()
+	text, ok := entry.(string)
+	if err == nil && !ok {
+		err = errUnexpectedReply
+	}
+	return text, err
 }
 
 // integer sends a command and returns its reply, which must be an integer.

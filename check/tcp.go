@@ -11,11 +11,11 @@ import (
 type tcp struct{ dependency }
 
 func (c *tcp) run(ctx context.Context) (number, error) {
-	u, err := c.url()
+	address, err := c.location()
 	if err != nil {
 		return number{}, err
 	}
-	conn, err := dial(ctx, "tcp", u.Host)
+	conn, err := dial(ctx, "tcp", string(address))
 	if err != nil {
 		return number{}, err
 	}

@@ -6,7 +6,6 @@ package config
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"math"
 	"net"
 	"net/url"
@@ -48,13 +47,19 @@ type Check struct {
 	Match  *regexp.Regexp
 	// KeyPrefix is the prefix of the names of Celery's keys and channels (global_keyprefix).
 	KeyPrefix string
+	// MasterName is the name by which sentinels know a master. It is empty unless the URL is that of sentinels.
+	// SentinelUsername and SentinelPassword are the login at the sentinels.
+	MasterName, SentinelUsername string
+	SentinelPassword             Content
 
 	// Location is where Redis, Celery's broker, HTTP or TCP is: a URL, or host:port for TCP. LocationFile is a file
 	// that holds it instead and is read at each run. Both are empty for SQL.
 	Location     Secret
 	LocationFile string
-	// RootsFile is a file with the certificates to trust, read at each run. It is empty for the system's.
-	RootsFile string
+	// Folder is where relative paths in Location begin.
+	Folder string
+	// TLS has the settings that are not in Location.
+	TLS TLS
 }
 
 // CheckKind is a kind of dependency.
@@ -95,29 +100,25 @@ func (c *Check) SameDependency(other *Check) bool {
 	return c.Equal(&changed)
 }
 
-// ValidateLocation reports why text cannot be where a dependency of this kind is. The error does not hold the text.
-func (k CheckKind) ValidateLocation(text Secret) error {
-	if k == CheckTCP {
+// ValidateLocation reports why text cannot be where the dependency is. The error does not hold the text.
+func (c *Check) ValidateLocation(text Secret) error {
+	switch c.Kind {
+	case CheckTCP:
 		if host, port, err := net.SplitHostPort(string(text)); err != nil || host == "" || !isPort(port) {
 			return errors.New("must be host:port")
 		}
 		return nil
-	}
-	schemes := []string{"redis", "rediss"}
-	if k == CheckHTTP {
-		schemes = []string{"http", "https"}
+	case CheckRedis, CheckCelery:
+		_, err := c.ParseRedis(text)
+		return err
 	}
 	scheme, _, found := strings.Cut(string(text), "://")
-	if !found || !slices.Contains(schemes, scheme) {
-		return fmt.Errorf("must be a URL that begins with %s://", strings.Join(schemes, ":// or "))
+	if !found || scheme != "http" && scheme != "https" {
+		return errors.New("must be a URL that begins with http:// or https://")
 	}
 	u, err := url.Parse(string(text))
 	if err != nil || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port()) {
-		return errors.New("is no URL with a host, and a port from 1 to 65535 if any: " +
-			"percent-encode special characters in the password")
-	}
-	if k != CheckHTTP && !regexp.MustCompile(`^/?[0-9]{0,4}$`).MatchString(u.Path) {
-		return errors.New("must be a URL whose path is the number of a database")
+		return errNoURL
 	}
 	return nil
 }
@@ -131,7 +132,7 @@ func isPort(text string) bool {
 // check reads one check. It returns the values of the entry, by their keys.
 func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yaml.Node {
 	before := len(b.problems)
-	c := &Check{Name: name, Timeout: checkTimeout, TTL: checkTTL, TTLFailed: checkTTLFailed}
+	c := &Check{Name: name, Timeout: checkTimeout, TTL: checkTTL, TTLFailed: checkTTLFailed, Folder: b.folder}
 	given := make(map[string]*yaml.Node)
 	known := make(fields)
 	key := func(key string, read func(*yaml.Node, string)) {
@@ -171,18 +172,16 @@ func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yam
 	})
 	key("match", func(n *yaml.Node, where string) { c.Match = b.pattern(n, where) })
 	key("key_prefix", text(&c.KeyPrefix))
-	key("sslrootcert", func(n *yaml.Node, where string) { c.RootsFile = b.fromFolder(b.text(n, where)) })
+	key("master_name", text(&c.MasterName))
+	key("sentinel_username", text(&c.SentinelUsername))
+	b.content(key, "sentinel_password", &c.SentinelPassword)
+	key("sslrootcert", func(n *yaml.Node, where string) {
+		c.TLS.Roots = Content{Key: "sslrootcert", File: b.fromFolder(b.text(n, where))}
+	})
 	for _, kind := range []CheckKind{CheckRedis, CheckCelery, CheckHTTP, CheckTCP} {
-		key(string(kind), func(n *yaml.Node, where string) { b.locate(c, kind, Secret(b.text(n, where)), n, where) })
+		key(string(kind), func(n *yaml.Node, where string) { c.Location = Secret(b.text(n, where)) })
 		key(string(kind)+"_file", func(n *yaml.Node, where string) { c.LocationFile = b.fromFolder(b.text(n, where)) })
-		key(string(kind)+"_env", func(n *yaml.Node, where string) {
-			variable := b.text(n, where)
-			if value := os.Getenv(variable); value != "" {
-				b.locate(c, kind, Secret(value), n, where)
-			} else if variable != "" {
-				b.problem(n, where, "the variable is not set")
-			}
-		})
+		key(string(kind)+"_env", func(n *yaml.Node, where string) { c.Location = b.variable(n, where) })
 	}
 	b.mapping(n, where, known)
 	if len(b.problems) == before {
@@ -194,24 +193,44 @@ func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yam
 	return given
 }
 
-// locate sets where a dependency is.
-func (b *builder) locate(c *Check, kind CheckKind, text Secret, n *yaml.Node, where string) {
-	if text == "" {
-		return // it is among the problems
+// content adds the keys of a text that may also be in a variable or a file. key is the function of check that adds a
+// key.
+func (b *builder) content(key func(string, func(*yaml.Node, string)), name string, to *Content) {
+	set := func(key string, read func(*yaml.Node, string) Content) func(*yaml.Node, string) {
+		return func(n *yaml.Node, where string) {
+			if to.IsSet() {
+				b.problem(n, where, "is given in several ways: keep one of %[1]s, %[1]s_env and %[1]s_file", name)
+			}
+			*to = read(n, where)
+			to.Key = key
+		}
 	}
-	if err := kind.ValidateLocation(text); err != nil {
-		b.problem(n, where, "%s", err)
+	key(name, set(name, func(n *yaml.Node, where string) Content { return Content{Text: Secret(b.text(n, where))} }))
+	key(name+"_env", set(name+"_env", func(n *yaml.Node, where string) Content { return Content{Text: b.variable(n, where)} }))
+	key(name+"_file", set(name+"_file", func(n *yaml.Node, where string) Content {
+		return Content{File: b.fromFolder(b.text(n, where))}
+	}))
+}
+
+// variable reads the name of a variable, which must be set, and returns the variable's value.
+func (d *decoder) variable(n *yaml.Node, where string) Secret {
+	name := d.text(n, where)
+	value := Secret(os.Getenv(name))
+	if name != "" && value == "" {
+		d.problem(n, where, "the variable is not set")
 	}
-	c.Location = text
+	return value
 }
 
 // kindsOfKeys returns the keys that only some kinds have, each with these kinds.
 func kindsOfKeys() map[string][]CheckKind {
-	numbers := []CheckKind{CheckSQL, CheckRedis, CheckCelery}
+	numbers, redis := []CheckKind{CheckSQL, CheckRedis, CheckCelery}, []CheckKind{CheckRedis, CheckCelery}
 	return map[string][]CheckKind{
 		"target": {CheckSQL}, "equals": {CheckSQL}, "length_of": {CheckRedis}, "status": {CheckHTTP}, "match": {CheckHTTP},
 		"sslrootcert": {CheckRedis, CheckCelery, CheckHTTP}, "key_prefix": {CheckCelery},
-		"warn_above": numbers, "fail_above": numbers, "warn_below": numbers, "fail_below": numbers,
+		"master_name": redis, "sentinel_username": redis, "sentinel_password": redis, "sentinel_password_env": redis,
+		"sentinel_password_file": redis,
+		"warn_above":             numbers, "fail_above": numbers, "warn_below": numbers, "fail_below": numbers,
 	}
 }
 
@@ -240,8 +259,15 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 			b.problem(given[key], join(where, key), "does not go with %s", ways[0])
 		}
 	}
+	if c.Location != "" {
+		if err := c.ValidateLocation(c.Location); err != nil {
+			b.problem(given[ways[0]], join(where, ways[0]), "%s", err)
+		}
+	}
 	l := &c.Limits
 	switch {
+	case c.SentinelUsername != "" && !c.SentinelPassword.IsSet():
+		b.problem(given["sentinel_username"], join(where, "sentinel_username"), "needs a sentinel_password")
 	case c.Kind == CheckSQL && given["target"] == nil:
 		b.problem(n, where, "needs a target to run its SQL on")
 	case c.Kind == CheckSQL && c.Equals != nil && l.Any():

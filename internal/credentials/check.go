@@ -5,7 +5,8 @@ package credentials
 
 import "pg_liveness_exporter/config"
 
-// maxRootsSize bounds, in bytes, a file of certificates to trust. The system's has about 200 KiB.
+// maxRootsSize bounds, in bytes, a file of certificates to trust, and each other file of a check. The system's has about
+// 200 KiB.
 const maxRootsSize = 4 << 20
 
 // CheckSource reads the files that a check names, at each call.
@@ -22,16 +23,21 @@ func (s CheckSource) Location() (config.Secret, error) {
 	}
 	location, err := readSecret(c.LocationFile)
 	if err == nil {
-		err = c.Kind.ValidateLocation(location)
+		err = c.ValidateLocation(location)
 	}
 	return location, withKey(string(c.Kind)+"_file", err)
 }
 
-// RootCertificates returns the certificates to trust, in PEM. It returns nil for the system's.
-func (s CheckSource) RootCertificates() ([]byte, error) {
-	if s.settings.RootsFile == "" {
-		return nil, nil
+// Read returns the text of a setting, which is read again if it is in a file. It has no line end. An error's text holds
+// neither the text nor the path.
+func (s CheckSource) Read(c config.Content) (config.Secret, error) {
+	if c.File == "" {
+		return c.Text, nil
 	}
-	content, err := config.ReadFile(s.settings.RootsFile, maxRootsSize)
-	return content, withKey("sslrootcert", err)
+	content, err := config.ReadFile(c.File, maxRootsSize)
+	if err != nil {
+		return "", withKey(c.Key, err)
+	}
+	text, err := trimSecret(content)
+	return text, withKey(c.Key, err)
 }

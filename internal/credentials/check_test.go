@@ -20,7 +20,7 @@ func TestCheckLocation(t *testing.T) {
 	for content, want := range map[string]string{
 		"redis://a/1\n":         "",
 		"rediss://:hunter2@b\n": "",
-		"mysql://hunter2":       "redis_file: must be a URL that begins with redis:// or rediss://",
+		"mysql://hunter2":       "redis_file: must be a URL that begins with redis://, redis+socket://, rediss://, sentinel://, unix://, valkey://, valkeys://",
 		"":                      "redis_file: is empty",
 	} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
@@ -40,21 +40,26 @@ func TestCheckLocation(t *testing.T) {
 	}
 }
 
-// TestCheckRoots: every call reads the file of certificates. Without one, the system's are trusted.
-func TestCheckRoots(t *testing.T) {
+// TestCheckContent: every call reads a file, and no error holds its path.
+func TestCheckContent(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hunter2")
-	source := ForCheck(&config.Check{RootsFile: path})
-	if _, err := source.RootCertificates(); err == nil || err.Error() != "sslrootcert: no such file or directory" {
+	source := ForCheck(&config.Check{})
+	file := config.Content{Key: "sslrootcert", File: path}
+	if _, err := source.Read(file); err == nil || err.Error() != "sslrootcert: no such file or directory" {
 		t.Errorf("no file: %v", err)
 	}
-	if err := os.WriteFile(path, []byte("PEM"), 0o600); err != nil {
-		t.Fatal(err)
+	for content, want := range map[string]string{"PEM": "PEM", "secret\n": "secret"} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := source.Read(file); err != nil || string(text) != want {
+			t.Errorf("%q, %v", string(text), err)
+		}
 	}
-	if content, err := source.RootCertificates(); err != nil || string(content) != "PEM" {
-		t.Errorf("%q, %v", content, err)
-	}
-	if content, err := ForCheck(&config.Check{}).RootCertificates(); err != nil || content != nil {
-		t.Errorf("the system's: %q, %v", content, err)
+	for _, text := range []config.Secret{"", "hunter2"} {
+		if got, err := source.Read(config.Content{Text: text}); err != nil || got != text {
+			t.Errorf("%q, %v", string(got), err)
+		}
 	}
 }

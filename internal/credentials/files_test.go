@@ -99,7 +99,7 @@ checks: {c: {http: "https://h", sslrootcert: %[1]q}}`, path))
 				t.Errorf("%s: %v", target.Name, err)
 			}
 		}
-		if _, err := ForCheck(f.Checks[0]).RootCertificates(); err == nil || err.Error() != "sslrootcert: "+problem {
+		if _, err := ForCheck(f.Checks[0]).Read(f.Checks[0].TLS.Roots); err == nil || err.Error() != "sslrootcert: "+problem {
 			t.Errorf("check: %v", err)
 		}
 	}

@@ -1,0 +1,58 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package check
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+
+	"pg_liveness_exporter/config"
+)
+
+// tlsConfig returns the settings of a connection to host. It reads the files of t.
+func (d dependency) tlsConfig(t config.TLS, host string) (*tls.Config, error) {
+	settings := &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
+	if t.SkipVerify || t.SkipName {
+		settings.InsecureSkipVerify = true
+	}
+	roots, err := d.read(t.Roots)
+	if err != nil {
+		return nil, err
+	}
+	if roots != "" { // otherwise crypto/tls uses the system's
+		settings.RootCAs = x509.NewCertPool()
+		if !settings.RootCAs.AppendCertsFromPEM([]byte(roots)) {
+			return nil, PublicError(t.Roots.Key + " holds no certificate")
+		}
+	}
+	if t.SkipName && !t.SkipVerify {
+		settings.VerifyConnection = func(state tls.ConnectionState) error { return verifyChain(state, settings.RootCAs) }
+	}
+	if t.Cert.IsSet() {
+		cert, err := d.read(t.Cert)
+		if err != nil {
+			return nil, err
+		}
+		key, err := d.read(t.Key)
+		if err != nil {
+			return nil, err
+		}
+		pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
+		if err != nil { // its text may have parts of the files
+			return nil, PublicError(t.Cert.Key + " and " + t.Key.Key + " are no certificate with its key, or the key has a password")
+		}
+		settings.Certificates = []tls.Certificate{pair}
+	}
+	return settings, nil
+}
+
+// verifyChain verifies a server's certificate without its name. It is tls.Config's VerifyConnection.
+func verifyChain(state tls.ConnectionState, roots *x509.CertPool) error {
+	options := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
+	for _, certificate := range state.PeerCertificates[1:] {
+		options.Intermediates.AddCert(certificate)
+	}
+	_, err := state.PeerCertificates[0].Verify(options)
+	return err
+}
