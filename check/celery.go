@@ -18,9 +18,9 @@ import (
 	"pg_liveness_exporter/config"
 )
 
-// celery counts the workers that reply to a ping. It sends the ping in the same way as Celery's own "inspect ping" does
-// over Redis (kombu/pidbox.py and kombu/transport/redis.py): it publishes a message to a channel that every worker
-// subscribes to, and reads the replies from a queue of its own.
+// celery counts the workers that reply to a ping, or those that consume a queue. It asks them in the same way as Celery's
+// own "inspect ping" and "inspect active_queues" do over Redis (kombu/pidbox.py and kombu/transport/redis.py): it publishes
+// a message to a channel that every worker subscribes to, and reads the replies from a queue of its own.
 type celery struct {
 	dependency
 	// identity is part of the name of the reply queue. It stays the same for the life of the checker, so that the next
@@ -48,8 +48,8 @@ const (
 
 func newCelery(d dependency) *celery { return &celery{d, "pg_liveness_exporter." + rand.Text()} }
 
-// queue returns the key of the reply queue.
-func (c *celery) queue() string { return c.KeyPrefix + c.identity + "." + replyExchange }
+// replyQueue returns the key of the reply queue.
+func (c *celery) replyQueue() string { return c.KeyPrefix + c.identity + "." + replyExchange }
 
 // bindings returns the key of the set with the bindings of all reply queues.
 func (c *celery) bindings() string { return c.KeyPrefix + "_kombu.binding." + replyExchange }
@@ -60,7 +60,7 @@ func (c *celery) binding() string {
 	return strings.Join([]string{c.identity, "", c.identity + "." + replyExchange}, kombuSeparator)
 }
 
-// run returns the number of workers that replied, through all brokers that can be reached: workers switch between several,
+// run returns the number of workers that count, through all brokers that can be reached: workers switch between several,
 // and each uses one at a time. It fails if none can be reached.
 func (c *celery) run(ctx context.Context) (number, error) {
 	location, err := c.redis(ctx)
@@ -84,9 +84,9 @@ func (c *celery) run(ctx context.Context) (number, error) {
 	return known(float64(total)), nil
 }
 
-// count returns the number of workers that replied through one broker. It returns once as many workers have replied as
-// received the ping. A stopped worker receives the ping but does not reply; count then returns shortly before the deadline
-// of ctx.
+// count returns the number of workers that replied through one broker, or of those that consume the queue if the check has
+// one. It returns once as many workers have replied as received the message. A stopped worker receives it but does not
+// reply; count then returns shortly before the deadline of ctx.
 func (c *celery) count(ctx context.Context, broker config.RedisServer) (int, error) {
 	conn, err := c.dialRedis(ctx, broker)
 	if err != nil {
@@ -94,7 +94,11 @@ func (c *celery) count(ctx context.Context, broker config.RedisServer) (int, err
 	}
 	defer conn.close()
 	ticket := rand.Text()
-	message, err := c.ping(ticket)
+	method := "ping"
+	if c.Queue != "" {
+		method = "active_queues"
+	}
+	message, err := c.message(method, map[string]any{}, ticket)
 	if err != nil {
 		return 0, err
 	}
@@ -110,9 +114,9 @@ func (c *celery) count(ctx context.Context, broker config.RedisServer) (int, err
 	deadline, _ := ctx.Deadline() // Checker.Run sets it
 	reserved := min(cleanupTimeout, c.Timeout/4)
 	replied := make(map[string]bool) // by delivery tag
-	read, readBytes := 0, 0
+	count, read, readBytes := 0, 0, 0
 	for int64(len(replied)) < subscribers && time.Until(deadline) > reserved {
-		reply, err := conn.do(ctx, "RPOP", c.queue())
+		reply, err := conn.do(ctx, "RPOP", c.replyQueue())
 		switch text, ok := reply.(string); {
 		case err != nil:
 			return 0, err
@@ -120,8 +124,15 @@ func (c *celery) count(ctx context.Context, broker config.RedisServer) (int, err
 			if read, readBytes = read+1, readBytes+len(text); read > maxReplies || readBytes > maxReplyBytes {
 				return 0, PublicError("its queue has more replies than workers send")
 			}
-			if tag, ok := deliveryTag(text, ticket); ok {
-				replied[tag] = true
+			e, tag, ok := parseReply(text, ticket)
+			if !ok || replied[tag] {
+				continue
+			}
+			replied[tag] = true
+			if consumes, err := c.counts(e); err != nil {
+				return 0, err
+			} else if consumes {
+				count++
 			}
 		default:
 			select {
@@ -131,7 +142,7 @@ func (c *celery) count(ctx context.Context, broker config.RedisServer) (int, err
 			}
 		}
 	}
-	return len(replied), nil
+	return count, nil
 }
 
 // cleanUp removes the reply queue and its binding. It takes at most cleanupTimeout, even if ctx has ended. It opens
@@ -147,7 +158,7 @@ func (c *celery) cleanUp(ctx context.Context, conn *redisConn, broker config.Red
 		defer conn.close()
 	}
 	_, _ = conn.do(ctx, "SREM", c.bindings(), c.binding())
-	_, _ = conn.do(ctx, "DEL", c.queue())
+	_, _ = conn.do(ctx, "DEL", c.replyQueue())
 }
 
 // envelope is a message in the format of kombu's virtual transports.
@@ -159,10 +170,10 @@ type envelope struct {
 	Properties      map[string]any `json:"properties"`
 }
 
-// ping returns a message that makes each worker send one reply with this ticket.
-func (c *celery) ping(ticket string) (string, error) {
+// message returns a message that makes each worker run a command and send one reply with this ticket.
+func (c *celery) message(method string, arguments map[string]any, ticket string) (string, error) {
 	body, err := json.Marshal(map[string]any{
-		"method": "ping", "arguments": map[string]any{}, "destination": nil, "pattern": nil, "matcher": nil,
+		"method": method, "arguments": arguments, "destination": nil, "pattern": nil, "matcher": nil,
 		"ticket": ticket, "reply_to": map[string]string{"exchange": replyExchange, "routing_key": c.identity},
 	})
 	if err != nil {
@@ -179,13 +190,39 @@ func (c *celery) ping(ticket string) (string, error) {
 	return string(message), err
 }
 
-// deliveryTag returns the delivery tag of a worker's reply, which differs between replies. It reports false if message
-// is not a reply with this ticket. It does not read the body, whose format depends on the worker's settings.
-func deliveryTag(message, ticket string) (tag string, ok bool) {
-	var e envelope
+// parseReply returns a worker's reply with its delivery tag, which differs between replies. It reports false if message is
+// not a reply with this ticket. It does not read the body, whose format depends on the worker's settings.
+func parseReply(message, ticket string) (e envelope, tag string, ok bool) {
 	if json.Unmarshal([]byte(message), &e) != nil || e.Headers["ticket"] != ticket {
-		return "", false
+		return e, "", false
 	}
 	tag, ok = e.Properties["delivery_tag"].(string)
-	return tag, ok
+	return e, tag, ok
+}
+
+// counts reports whether the worker of a reply counts. The reply to active_queues has the worker's name and its queues
+// (celery/worker/control.py).
+func (c *celery) counts(e envelope) (bool, error) {
+	if c.Queue == "" {
+		return true, nil
+	}
+	if e.ContentType != "application/json" {
+		return false, PublicError("a worker does not reply in JSON, since its task_serializer is another one")
+	}
+	body, err := base64.StdEncoding.DecodeString(e.Body)
+	if err != nil || e.Properties["body_encoding"] != "base64" {
+		return false, errUnexpectedReply
+	}
+	var workers map[string][]struct{ Name string }
+	if err := json.Unmarshal(body, &workers); err != nil {
+		return false, errUnexpectedReply
+	}
+	for _, queues := range workers {
+		for _, queue := range queues {
+			if queue.Name == c.Queue {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }

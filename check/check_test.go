@@ -461,6 +461,63 @@ func TestCelery(t *testing.T) {
 	expect(t, one, "fail: refused")
 }
 
+// TestCeleryQueue: only the workers that consume the queue count. One that has ceased to still replies to a ping.
+func TestCeleryQueue(t *testing.T) {
+	t.Parallel()
+	python := testenv.CeleryPython(t)
+	r := newRedis(t, redisServer)
+	broker := fmt.Sprintf("redis://127.0.0.1:%d/1", r.Port)
+	// waitFor waits until a check has found a number: a worker reports that it is ready a moment before it subscribes.
+	waitFor := func(keys string, want float64) {
+		t.Helper()
+		c := newCheck(t, `{celery: "`+broker+`", timeout: 3s`+keys+`}`)
+		last := c.Run(t.Context())
+		for end := time.Now().Add(2 * hanging); (last.Value != want || !last.HasValue) && time.Now().Before(end); last = c.Run(t.Context()) {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if last.Value != want || !last.HasValue {
+			t.Errorf("%s: %+v, want %g", keys, last, want)
+		}
+	}
+	worker := func(name string, changed ...string) {
+		t.Helper()
+		w, err := testservers.NewCelery(t.Context(), python, name, broker, changed...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := w.Remove(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	worker("a", "task_default_queue='orders'")
+	worker("b", "task_default_queue='mails'")
+	waitFor("", 2)
+	waitFor(", queue: orders", 1)
+	waitFor(", queue: mails", 1)
+	waitFor(", queue: none", 0)
+	command := func(method string) {
+		t.Helper()
+		message, err := newCelery(dependency{&config.Check{Timeout: time.Minute}, nil}).message(method, map[string]any{"queue": "orders"}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := r.Do(t.Context(), "PUBLISH", "/1.celery.pidbox", message); err != nil || out != "2" {
+			t.Fatal(out, err)
+		}
+	}
+	command("cancel_consumer")
+	waitFor(", queue: orders", 0)
+	waitFor("", 2)
+	command("add_consumer")
+	waitFor(", queue: orders", 2)
+	waitFor(", queue: mails", 1)
+	worker("c", "task_default_queue='orders'", "task_serializer='pickle'", "accept_content=['json', 'pickle']")
+	waitFor("", 3)
+	expect(t, newCheck(t, `{celery: "`+broker+`", queue: orders}`), "fail: a worker does not reply in JSON, since its task_serializer is another one")
+}
+
 // TestRefuseSpecial tests that redirects may go to private and public networks.
 func TestRefuseSpecial(t *testing.T) {
 	t.Parallel()

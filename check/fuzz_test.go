@@ -55,27 +55,32 @@ func FuzzRESP(f *testing.F) {
 	})
 }
 
-// FuzzCelery: only a reply with the ticket of this run counts.
+// FuzzCelery: only a reply with the ticket of this run counts, and no body of any bytes does harm.
 func FuzzCelery(f *testing.F) {
 	const ticket = "TICKET"
-	c := newCelery(dependency{&config.Check{}, nil})
-	ping, err := c.ping(ticket)
+	c := newCelery(dependency{&config.Check{Queue: "q"}, nil})
+	ping, err := c.message("ping", nil, ticket)
 	if err != nil {
 		f.Fatal(err)
 	}
+	const head = `{"content-type":"application/json","headers":{"ticket":"TICKET"},"properties":{"delivery_tag":"x","body_encoding":"base64"},"body":`
 	for _, message := range []string{
 		ping, `{"headers":{"ticket":"TICKET"},"properties":{"delivery_tag":"x"}}`, `{"headers":{"ticket":"other"},"properties":{"delivery_tag":"x"}}`,
 		`{"headers":{"ticket":"TICKET"},"properties":{"delivery_tag":7}}`, `{"headers":null,"properties":[]}`, strings.Repeat("[", 1000), "null", "",
+		head + `"eyJ3IjpbeyJuYW1lIjoicSJ9XX0="}`, head + `"eyJ3Ijp7ImVycm9yIjoieCJ9fQ=="}`, head + `"bnVsbA=="}`, head + `"%"}`,
 	} {
 		f.Add(message)
 	}
 	f.Fuzz(func(t *testing.T, message string) {
-		tag, ok := deliveryTag(message, ticket)
+		e, tag, ok := parseReply(message, ticket)
 		if !ok && tag != "" {
 			t.Errorf("no reply, but the tag %q", tag)
 		}
-		if _, other := deliveryTag(message, "ANOTHER"); ok && other {
+		if _, _, other := parseReply(message, "ANOTHER"); ok && other {
 			t.Error("one reply counts for two runs")
+		}
+		if consumes, err := c.counts(e); consumes && err != nil {
+			t.Error("a worker counts that has an error")
 		}
 	})
 }

@@ -47,6 +47,8 @@ type Check struct {
 	Match  *regexp.Regexp
 	// KeyPrefix is the prefix of the names of Celery's keys and channels (global_keyprefix).
 	KeyPrefix string
+	// Queue is the queue whose consumers are counted. If it is empty, all of Celery's workers are.
+	Queue string
 	// MasterName is the name by which sentinels know a master. It is empty unless the URL is that of sentinels.
 	// SentinelUsername and SentinelPassword are the login at the sentinels.
 	MasterName, SentinelUsername string
@@ -172,6 +174,7 @@ func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yam
 	})
 	key("match", func(n *yaml.Node, where string) { c.Match = b.pattern(n, where) })
 	key("key_prefix", text(&c.KeyPrefix))
+	key("queue", text(&c.Queue))
 	key("master_name", text(&c.MasterName))
 	key("sentinel_username", text(&c.SentinelUsername))
 	b.content(key, "sentinel_password", &c.SentinelPassword)
@@ -227,7 +230,7 @@ func kindsOfKeys() map[string][]CheckKind {
 	numbers, redis := []CheckKind{CheckSQL, CheckRedis, CheckCelery}, []CheckKind{CheckRedis, CheckCelery}
 	return map[string][]CheckKind{
 		"target": {CheckSQL}, "equals": {CheckSQL}, "length_of": {CheckRedis}, "status": {CheckHTTP}, "match": {CheckHTTP},
-		"sslrootcert": {CheckRedis, CheckCelery, CheckHTTP}, "key_prefix": {CheckCelery},
+		"sslrootcert": {CheckRedis, CheckCelery, CheckHTTP}, "key_prefix": {CheckCelery}, "queue": {CheckCelery},
 		"master_name": redis, "sentinel_username": redis, "sentinel_password": redis, "sentinel_password_env": redis,
 		"sentinel_password_file": redis,
 		"warn_above":             numbers, "fail_above": numbers, "warn_below": numbers, "fail_below": numbers,

@@ -200,6 +200,7 @@ checks:
   redis tls: {redis: "rediss://127.0.0.1:1?ssl_ca_certs=/nonexistent/%[1]s"}
   sentinel: {redis: "sentinel://u:%[1]s@127.0.0.1:1;sentinel://%[1]s.invalid", master_name: %[1]s, sentinel_username: %[1]s, sentinel_password: %[1]s}
   celery: {celery: "redis://u:%[1]s@127.0.0.1:1/0;redis://%[1]s.invalid?password=%[1]s", fail_below: 1}
+  queue: {celery: "redis://127.0.0.1:1/0", queue: %[1]s, key_prefix: %[1]s}
   http: {http: "http://u:%[1]s@127.0.0.1:1/%[1]s?%[1]s"}
   tcp: {tcp: "%[1]s.invalid:1"}
   roots: {http: "https://127.0.0.1:1", sslrootcert: /nonexistent/%[1]s}
