@@ -4,15 +4,18 @@
 package check
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 
 	"pg_liveness_exporter/config"
 )
 
-// tlsConfig returns the settings of a connection to host. It reads the files of t.
+// tlsConfig returns the settings of a connection to host, unless t has another name to verify. It reads the files of t.
 func (d dependency) tlsConfig(t config.TLS, host string) (*tls.Config, error) {
-	settings := &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
+	settings := &tls.Config{
+		ServerName: cmp.Or(t.ServerName, host), MinVersion: max(t.MinVersion, tls.VersionTLS12), MaxVersion: t.MaxVersion,
+	}
 	if t.SkipVerify || t.SkipName {
 		settings.InsecureSkipVerify = true
 	}

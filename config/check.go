@@ -41,10 +41,8 @@ type Check struct {
 	Equals      *string
 	// LengthOf is the key in Redis whose length is the number. It is empty if there is none.
 	LengthOf string
-	// Status is the HTTP status that the response must have, 0 for any from 200 to 299. Match must match the body; nil
-	// matches any.
-	Status int
-	Match  *regexp.Regexp
+	// HTTP has the settings of the kind http.
+	HTTP HTTP
 	// KeyPrefix is the prefix of the names of Celery's keys and channels (global_keyprefix).
 	KeyPrefix string
 	// Queue is the queue whose consumers are counted. If it is empty, all of Celery's workers are.
@@ -122,6 +120,9 @@ func (c *Check) ValidateLocation(text Secret) error {
 	if err != nil || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port()) {
 		return errNoURL
 	}
+	if u.User != nil && (c.HTTP.Username.IsSet() || c.HTTP.Credentials.IsSet()) {
+		return errors.New("has a login, and there is basic_auth or authorization beside it")
+	}
 	return nil
 }
 
@@ -169,16 +170,16 @@ func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yam
 		c.Equals = &value
 	})
 	key("length_of", text(&c.LengthOf))
-	key("status", func(n *yaml.Node, where string) {
-		c.Status = int(b.integer(n, where, 100, 599)) //nolint:gosec // it is in these bounds
-	})
-	key("match", func(n *yaml.Node, where string) { c.Match = b.pattern(n, where) })
+	b.httpFields(c, key)
 	key("key_prefix", text(&c.KeyPrefix))
 	key("queue", text(&c.Queue))
 	key("master_name", text(&c.MasterName))
 	key("sentinel_username", text(&c.SentinelUsername))
 	b.content(key, "sentinel_password", &c.SentinelPassword)
 	key("sslrootcert", func(n *yaml.Node, where string) {
+		if c.TLS.Roots.IsSet() {
+			b.problem(n, where, "stands beside the ca of tls_config")
+		}
 		c.TLS.Roots = Content{Key: "sslrootcert", File: b.fromFolder(b.text(n, where))}
 	})
 	for _, kind := range []CheckKind{CheckRedis, CheckCelery, CheckHTTP, CheckTCP} {
@@ -227,9 +228,13 @@ func (d *decoder) variable(n *yaml.Node, where string) Secret {
 
 // kindsOfKeys returns the keys that only some kinds have, each with these kinds.
 func kindsOfKeys() map[string][]CheckKind {
-	numbers, redis := []CheckKind{CheckSQL, CheckRedis, CheckCelery}, []CheckKind{CheckRedis, CheckCelery}
+	numbers := []CheckKind{CheckSQL, CheckRedis, CheckCelery}
+	redis, http := []CheckKind{CheckRedis, CheckCelery}, []CheckKind{CheckHTTP}
 	return map[string][]CheckKind{
-		"target": {CheckSQL}, "equals": {CheckSQL}, "length_of": {CheckRedis}, "status": {CheckHTTP}, "match": {CheckHTTP},
+		"target": {CheckSQL}, "equals": {CheckSQL}, "length_of": {CheckRedis},
+		"status": http, "match": http, "follow_redirects": http, "basic_auth": http, "authorization": http, "http_headers": http,
+		"proxy_url": http, "proxy_url_env": http, "proxy_url_file": http, "no_proxy": http, "proxy_from_environment": http,
+		"proxy_connect_header": http, "tls_config": http,
 		"sslrootcert": {CheckRedis, CheckCelery, CheckHTTP}, "key_prefix": {CheckCelery}, "queue": {CheckCelery},
 		"master_name": redis, "sentinel_username": redis, "sentinel_password": redis, "sentinel_password_env": redis,
 		"sentinel_password_file": redis,
@@ -267,6 +272,7 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 			b.problem(given[ways[0]], join(where, ways[0]), "%s", err)
 		}
 	}
+	b.checkHTTP(c, where, given)
 	l := &c.Limits
 	switch {
 	case c.SentinelUsername != "" && !c.SentinelPassword.IsSet():

@@ -46,7 +46,7 @@ func TestChecks(t *testing.T) {
 	if queue.Location != "redis://:hunter2@queue:6380/3" || *queue.Limits.FailAbove != 0 {
 		t.Errorf("%s %+v", string(queue.Location), queue)
 	}
-	if *workers.Limits.FailBelow != 1 || up.Status != 204 || !up.Match.MatchString("ok") {
+	if *workers.Limits.FailBelow != 1 || !slices.Equal(up.HTTP.Statuses, []StatusRange{{204, 204}}) || !up.HTTP.Match.MatchString("ok") {
 		t.Errorf("%+v %+v", workers, up)
 	}
 }
@@ -88,10 +88,10 @@ func TestCheckProblems(t *testing.T) {
 		`a: {tcp: "h:1", target: orders}`:                                                 "checks.a.target: does not go with tcp",
 		`a: {http: "http://h", fail_above: 1}`:                                            "checks.a.fail_above: does not go with http",
 		`a: {http: "http://h", match: "("}`:                                               "checks.a.match: must be a regular expression as Go writes them (RE2)",
-		`a: {http: "http://h", status: 99}`:                                               "checks.a.status: must be a number from 100 to 599",
+		`a: {http: "http://h", status: 99}`:                                               "checks.a.status: must be a status from 100 to 599, a class such as 2xx, or a list of them",
 		`a: {tcp: "h:1", ttl: 0s}`:                                                        "checks.a.ttl: must be a duration from 1s to 24h0m0s",
 		`a: {tcp: "h:1", timeout: 1h}`:                                                    "checks.a.timeout: must be a duration from 100ms to 1m0s",
-		`a: {tcp: "h:1", hunter: 2}`:                                                      "checks.a.hunter: unknown key; known here are celery, celery_env, celery_file, equals, fail_above, fail_below, http, http_env, http_file, key_prefix, length_of, master_name, match, queue, redis, redis_env, redis_file, sentinel_password, sentinel_password_env, sentinel_password_file, sentinel_username, sql, sslrootcert, status, target, tcp, tcp_env, tcp_file, timeout, ttl, ttl_failed, warn_above, warn_below",
+		`a: {tcp: "h:1", hunter: 2}`:                                                      "checks.a.hunter: unknown key; known here are authorization, basic_auth, celery, celery_env, celery_file, equals, fail_above, fail_below, follow_redirects, http, http_env, http_file, http_headers, key_prefix, length_of, master_name, match, no_proxy, proxy_connect_header, proxy_from_environment, proxy_url, proxy_url_env, proxy_url_file, queue, redis, redis_env, redis_file, sentinel_password, sentinel_password_env, sentinel_password_file, sentinel_username, sql, sslrootcert, status, target, tcp, tcp_env, tcp_file, timeout, tls_config, ttl, ttl_failed, warn_above, warn_below",
 		`a: {sql: "SELECT 1", target: orders, celery_file: x}`:                            "checks.a: has both sql and celery_file, and can be only one",
 		"orders: {tcp: \"h:1\"}\n  a: {sql: \"SELECT 1\", target: orders, fail_above: 1}": "targets.orders: a check has this name too, and both are asked for by it",
 	} {

@@ -22,6 +22,10 @@ type TLS struct {
 	Roots Content
 	// Cert and Key are a client certificate and its key in PEM format. Both are set or none.
 	Cert, Key Content
+	// ServerName is the name to verify. It is empty for the host's.
+	ServerName string
+	// MinVersion and MaxVersion are of crypto/tls. A zero MinVersion is TLS 1.2, and a zero MaxVersion no limit.
+	MinVersion, MaxVersion uint16
 	// SkipVerify accepts any certificate. SkipName accepts the certificate of any host if it is trusted.
 	SkipVerify, SkipName bool
 }

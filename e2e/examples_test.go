@@ -89,11 +89,15 @@ func TestConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(f.Targets) != 5 || f.Modules() != 2 || len(f.Checks) != 10 {
+	if len(f.Targets) != 5 || f.Modules() != 2 || len(f.Checks) != 11 {
 		t.Errorf("%d targets, %d modules, %d checks", len(f.Targets), f.Modules(), len(f.Checks))
 	}
 	// The error for an unknown key lists the known ones.
-	for _, text := range []string{"modules: {m: {x: 1}}", "targets: {t: {x: 1}}", "health: {x: 1}", "checks: {c: {x: 1}}"} {
+	for _, text := range []string{
+		"modules: {m: {x: 1}}", "targets: {t: {x: 1}}", "health: {x: 1}", "checks: {c: {x: 1}}",
+		"checks: {c: {basic_auth: {x: 1}}}", "checks: {c: {authorization: {x: 1}}}", "checks: {c: {tls_config: {x: 1}}}",
+		"checks: {c: {http_headers: {h: {x: 1}}}}",
+	} {
 		_, err := parse(t, "x", text)
 		if err == nil {
 			t.Fatal("an unknown key is no error")

@@ -202,6 +202,14 @@ checks:
   celery: {celery: "redis://u:%[1]s@127.0.0.1:1/0;redis://%[1]s.invalid?password=%[1]s", fail_below: 1}
   queue: {celery: "redis://127.0.0.1:1/0", queue: %[1]s, key_prefix: %[1]s}
   http: {http: "http://u:%[1]s@127.0.0.1:1/%[1]s?%[1]s"}
+  basic: {http: "http://127.0.0.1:1", basic_auth: {username: %[1]s, password: %[1]s}}
+  basic in files: {http: "http://127.0.0.1:1", basic_auth: {username_file: %[2]s, password_file: /nonexistent/%[1]s}}
+  token: {http: "http://127.0.0.1:1", authorization: {type: %[1]s, credentials_env: SECRET}, http_headers: {X: {values: [%[1]s], secrets: [%[1]s], files: [%[2]s]}}}
+  header: {http: "http://127.0.0.1:1", http_headers: {X: {files: [/nonexistent/%[1]s]}}}
+  proxy: {http: "http://h.invalid", proxy_url: "http://u:%[1]s@127.0.0.1:1", no_proxy: %[1]s}
+  proxy in a file: {http: "https://h.invalid", proxy_url_file: %[2]s}
+  own certificate: {http: "https://127.0.0.1:1", tls_config: {ca: %[1]s, cert: %[1]s, key_file: %[2]s, server_name: %[1]s}}
+  own key: {http: "https://127.0.0.1:1", tls_config: {cert: %[1]s, key_file: /nonexistent/%[1]s}}
   tcp: {tcp: "%[1]s.invalid:1"}
   roots: {http: "https://127.0.0.1:1", sslrootcert: /nonexistent/%[1]s}
   sql: {target: text, sql: "SELECT '%[1]s'"}
