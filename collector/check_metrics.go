@@ -38,8 +38,8 @@ func checkMetrics() []checkMetric {
 	}
 }
 
-// checkView gathers the metrics of checks from their results. If labelled is set, each series has the label target,
-// which is empty for a check without a target.
+// checkView gathers the metrics of checks from their results. If labelled is set, each series has the label target, which
+// is empty for a check without a target, and the target's own labels.
 type checkView struct {
 	results  []monitor.CheckResult
 	labelled bool
@@ -56,10 +56,9 @@ func (v checkView) Gather() ([]*dto.MetricFamily, error) {
 			if !ok {
 				continue
 			}
-			var target *dto.LabelPair
+			var target []*dto.LabelPair
 			if v.labelled {
-				name := targetLabel
-				target = &dto.LabelPair{Name: &name, Value: &r.Target}
+				target = targetLabels(r.Target, r.Labels)
 			}
 			series = append(series, m.sample(value, []string{strings.ToValidUTF8(r.Check, "\ufffd")}, target))
 		}

@@ -60,6 +60,7 @@ func TestCheckMetrics(t *testing.T) {
 		configured := &config.File{
 			Targets: []*config.Target{{
 				Name: "orders", Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second},
+				Labels: []config.Label{{Name: "cluster", Value: "eu"}},
 			}},
 			Checks: []*config.Check{backlog("backlog", "one"), queue}, Health: config.DefaultHealth(),
 		}

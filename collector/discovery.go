@@ -16,8 +16,8 @@ type group struct {
 }
 
 // Discovery returns a handler for /sd. It lists all configured targets for Prometheus's http_sd_configs. Prometheus
-// then scrapes each target through /probe, at the host of this request. The label instance has the target's name. The
-// target from the environment is scraped at metricsPath instead.
+// then scrapes each target through /probe, at the host of this request, and gives its series the labels of the target. The
+// label instance has the target's name. The target from the environment is scraped at metricsPath instead.
 func (e *Exporter) Discovery(metricsPath string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Host == "" {
@@ -35,7 +35,10 @@ func (e *Exporter) Discovery(metricsPath string) http.Handler {
 				labels["__metrics_path__"] = ProbePath
 				labels["__param_target"] = name
 				labels["instance"] = name
-				labels["target"] = name
+				labels[targetLabel] = name
+				for _, l := range t.Labels() {
+					labels[l.Name] = l.Value
+				}
 			}
 			groups = append(groups, group{[]string{r.Host}, labels})
 		}

@@ -40,8 +40,8 @@ func TestDocumented(t *testing.T) {
 		"The privilege is what the role that the exporter logs in with needs for it; for `pg_monitor`, `pg_read_all_stats` will\n" +
 		"do.\n\n" +
 		"## Of each target\n\n" +
-		"On `/probe` as they stand here; on `/metrics` with the label `target`, unless the target comes from the environment. A\n" +
-		"PgBouncer has `pgbouncer_*` and, of the others, `pg_probe*`, `pg_connect_duration_seconds`,\n" +
+		"On `/probe` as they stand here; on `/metrics` with the label `target` and the target's own `labels`, unless the target\n" +
+		"comes from the environment. A PgBouncer has `pgbouncer_*` and, of the others, `pg_probe*`, `pg_connect_duration_seconds`,\n" +
 		"`pg_query_duration_seconds`, `pg_kept_session_up` and `pg_tls_*`.\n\n")
 	shown := map[string]map[string]bool{}
 	for _, name := range []string{"up", "unprivileged", "standby", "tls", "pgbouncer"} {
@@ -78,8 +78,8 @@ func TestDocumented(t *testing.T) {
 		}
 	}
 	page.WriteString("\n## Of each check\n\n" +
-		"On `/metrics` each also has the label `target`, empty where the check has none. A check of a target is on that\n" +
-		"target's `/probe` as well, without it.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n")
+		"On `/metrics` each also has the label `target`, empty where the check has none, and the `labels` of its target. A check\n" +
+		"of a target is on that target's `/probe` as well, without them.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n")
 	for _, m := range checkMetrics() {
 		if !namesIn(t, "checks.prom")[m.name] {
 			t.Errorf("%s is in no golden file", m.name)

@@ -290,10 +290,19 @@ func TestCompat(t *testing.T) {
 	}
 }
 
-// TestLabel tests that /metrics has the same series as /probe, except for the label target.
+// TestLabel tests that /metrics has the same series as /probe, except for the label target and the target's own labels,
+// and that targets may have different ones.
 func TestLabel(t *testing.T) {
-	names := []string{"a", `odd "name" {}, ü\`}
+	names := []string{"a", "b", `odd "name" {}, ü\`}
 	e := newTestExporter(t, healthy(), names...)
+	file := &config.File{}
+	for i, name := range names {
+		file.Targets = append(file.Targets, &config.Target{
+			Name: name, Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second, Keep: true, Commit: true},
+			Labels: [][]config.Label{nil, {{Name: "zone", Value: "1"}}, {{Name: "Team", Value: `d"b`}, {Name: "cluster", Value: "ü"}}}[i],
+		})
+	}
+	e.monitor.ApplyConfig(file)
 	var snapshots []monitor.Snapshot
 	want := map[string]bool{}
 	for _, target := range e.monitor.Targets() {
@@ -302,16 +311,23 @@ func TestLabel(t *testing.T) {
 			t.Fatal(err)
 		}
 		snapshots = append(snapshots, s)
-		label := targetLabel + `="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s.Target) + `"`
+		pair := func(name, value string) string {
+			return name + `="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value) + `"`
+		}
+		ofTarget := []string{pair(targetLabel, s.Target)}
+		for _, l := range s.Labels {
+			ofTarget = append(ofTarget, pair(l.Name, l.Value))
+		}
+		slices.Sort(ofTarget)
 		for line := range strings.Lines(exposition(t, e, e.table.View(s))) {
 			switch name, rest, labelled := strings.Cut(line, "{"); {
 			case strings.HasPrefix(line, "#"):
 				want[line] = true
 			case !labelled:
-				want[strings.Replace(name, " ", "{"+label+"} ", 1)] = true
+				want[strings.Replace(name, " ", "{"+strings.Join(ofTarget, ",")+"} ", 1)] = true
 			default: // labels are sorted by name, except that le is last
 				labels, value, _ := strings.Cut(rest, "} ")
-				all := append(regexp.MustCompile(`[a-z_]+="(?:[^"\\]|\\.)*"`).FindAllString(labels, -1), label)
+				all := append(regexp.MustCompile(`[a-z_]+="(?:[^"\\]|\\.)*"`).FindAllString(labels, -1), ofTarget...)
 				slices.SortFunc(all, func(a, b string) int {
 					if aIsLe, bIsLe := strings.HasPrefix(a, "le="), strings.HasPrefix(b, "le="); aIsLe != bIsLe {
 						if aIsLe {
@@ -364,6 +380,44 @@ func TestOwnMetrics(t *testing.T) {
 	for _, p := range problems {
 		if strings.HasPrefix(p.Metric, Name) {
 			t.Errorf("promlint: %s: %s", p.Metric, p.Text)
+		}
+	}
+}
+
+// TestReservedLabels tests that no target can have a label that a metric has, and that only these and Prometheus's own are
+// refused.
+func TestReservedLabels(t *testing.T) {
+	t.Parallel()
+	reserved := map[string]bool{"job": true, "instance": true, targetLabel: true, "le": true, "quantile": true}
+	for _, m := range NewTable(true).metrics {
+		for _, name := range m.labels {
+			reserved[name] = true
+		}
+	}
+	for _, m := range checkMetrics() {
+		for _, name := range m.labels {
+			reserved[name] = true
+		}
+	}
+	families, err := newTestExporter(t, healthy(), "").registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, series := range family.GetMetric() {
+			for _, l := range series.GetLabel() {
+				reserved[l.GetName()] = true
+			}
+		}
+	}
+	for _, free := range []string{"cluster", "standby_cluster", "environment", "region", "team", "module", "host"} {
+		reserved[free] = false
+	}
+	for name, want := range reserved {
+		_, err := config.Parse(strings.NewReader("targets: {a: {host: h, user: u, labels: {"+name+": x}}}"), "x.yml",
+			config.Probing{Timeout: time.Second}, nil)
+		if refused := err != nil && strings.Contains(err.Error(), "is a label that"); refused != want {
+			t.Errorf("%s: refused %v, want %v: %v", name, refused, want, err)
 		}
 	}
 }

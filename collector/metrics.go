@@ -362,22 +362,43 @@ func newHistogram(name, help string, buckets ...float64) prometheus.Histogram {
 type View struct {
 	table     *Table
 	snapshots []monitor.Snapshot
-	labelled  bool
+	labels    [][]*dto.LabelPair // of the target of each snapshot, sorted by name
 }
 
 // View returns the view for /probe: one snapshot, without the label target.
 func (t *Table) View(s monitor.Snapshot) *View {
-	return &View{table: t, snapshots: []monitor.Snapshot{s}}
+	return &View{t, []monitor.Snapshot{s}, make([][]*dto.LabelPair, 1)}
 }
 
-// LabelledView returns the view for /metrics: several snapshots, each with the label target. The target from the
-// environment has no name and no such label.
+// LabelledView returns the view for /metrics: several snapshots, each with the label target and the target's own labels.
+// The target from the environment has none of them.
 func (t *Table) LabelledView(snapshots []monitor.Snapshot) *View {
-	return &View{table: t, snapshots: snapshots, labelled: true}
+	v := &View{t, snapshots, make([][]*dto.LabelPair, len(snapshots))}
+	for i := range snapshots {
+		if s := &snapshots[i]; !s.Implied {
+			v.labels[i] = targetLabels(s.Target, s.Labels)
+		}
+	}
+	return v
 }
 
 // targetLabel is the name of the label that has the target's name.
 const targetLabel = "target"
+
+// targetLabels returns the labels of a target on /metrics, sorted by name: its name, which is empty for a check without a
+// target, and its own labels.
+func targetLabels(name string, own []config.Label) []*dto.LabelPair {
+	pairs := make([]*dto.LabelPair, 0, len(own)+1)
+	for _, l := range append(slices.Clone(own), config.Label{Name: targetLabel, Value: name}) {
+		pairs = append(pairs, &dto.LabelPair{Name: &l.Name, Value: &l.Value})
+	}
+	sortLabels(pairs)
+	return pairs
+}
+
+func sortLabels(pairs []*dto.LabelPair) {
+	slices.SortFunc(pairs, func(a, b *dto.LabelPair) int { return strings.Compare(a.GetName(), b.GetName()) })
+}
 
 // Gather returns the metrics, sorted by name. Within a metric, the targets keep the order of the snapshots.
 func (v *View) Gather() ([]*dto.MetricFamily, error) {
@@ -386,7 +407,7 @@ func (v *View) Gather() ([]*dto.MetricFamily, error) {
 		m := &v.table.metrics[i]
 		var series []*dto.Metric
 		for j := range v.snapshots {
-			added, err := v.series(m, &v.snapshots[j])
+			added, err := m.series(&v.snapshots[j], v.labels[j])
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", m.name, err)
 			}
@@ -399,13 +420,9 @@ func (v *View) Gather() ([]*dto.MetricFamily, error) {
 	return families, nil
 }
 
-// series returns the series of a metric for one target, sorted by the values of the labels.
-func (v *View) series(m *metric, s *monitor.Snapshot) ([]*dto.Metric, error) {
-	var target *dto.LabelPair
-	if v.labelled && !s.Implied {
-		name := targetLabel
-		target = &dto.LabelPair{Name: &name, Value: &s.Target}
-	}
+// series returns the series of a metric for one target, sorted by the values of the labels. target has the labels that all
+// of them have besides the metric's.
+func (m *metric) series(s *monitor.Snapshot, target []*dto.LabelPair) ([]*dto.Metric, error) {
 	if m.histogram != nil {
 		shown := m.histogram(s)
 		if shown == nil {
@@ -413,9 +430,7 @@ func (v *View) series(m *metric, s *monitor.Snapshot) ([]*dto.Metric, error) {
 		}
 		h := &dto.Metric{}
 		err := shown.Write(h)
-		if target != nil {
-			h.Label = []*dto.LabelPair{target}
-		}
+		h.Label = target
 		return []*dto.Metric{h}, err
 	}
 	var series []*dto.Metric
@@ -428,18 +443,16 @@ func (v *View) series(m *metric, s *monitor.Snapshot) ([]*dto.Metric, error) {
 	return series, nil
 }
 
-// sample returns a series of a gauge or a counter. If target is not nil, it is one of the labels.
-func (m *metric) sample(value float64, labels []string, target *dto.LabelPair) *dto.Metric {
-	s := &dto.Metric{Label: make([]*dto.LabelPair, 0, len(labels)+1)}
-	for i := range labels {
-		if target != nil && m.labels[i] > targetLabel {
-			s.Label = append(s.Label, target)
-			target = nil
+// sample returns a series of a gauge or a counter. labels are the values of the metric's labels, and target has the labels
+// besides them.
+func (m *metric) sample(value float64, labels []string, target []*dto.LabelPair) *dto.Metric {
+	s := &dto.Metric{Label: target}
+	if len(labels) > 0 {
+		s.Label = append(make([]*dto.LabelPair, 0, len(labels)+len(target)), target...)
+		for i := range labels {
+			s.Label = append(s.Label, &dto.LabelPair{Name: &m.labels[i], Value: &labels[i]})
 		}
-		s.Label = append(s.Label, &dto.LabelPair{Name: &m.labels[i], Value: &labels[i]})
-	}
-	if target != nil {
-		s.Label = append(s.Label, target)
+		sortLabels(s.Label)
 	}
 	if m.kind == counter {
 		s.Counter = &dto.Counter{Value: &value}

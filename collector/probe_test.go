@@ -68,7 +68,10 @@ targets: {a: {host: h, module: m}, b: {host: h, user: u}}`), "x.yml", config.Pro
 func TestDiscovery(t *testing.T) {
 	t.Parallel()
 	odd := `odd "name" {}, ü/&?`
-	e := newTestExporter(t, healthy(), "a", odd, "")
+	e := newTestExporter(t, healthy())
+	e.monitor.ApplyConfig(&config.File{Targets: []*config.Target{
+		{Name: "a", Labels: []config.Label{{Name: "cluster", Value: "eu"}, {Name: "zone", Value: "1"}}}, {Name: odd}, {Implied: true},
+	}})
 	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://exporter:1/sd", nil)
 	response := httptest.NewRecorder()
 	e.Discovery("/metrics").ServeHTTP(response, request)
@@ -79,6 +82,7 @@ func TestDiscovery(t *testing.T) {
 	want := []group{
 		{[]string{"exporter:1"}, map[string]string{
 			"__scheme__": "http", "__metrics_path__": "/probe", "__param_target": "a", "instance": "a", "target": "a",
+			"cluster": "eu", "zone": "1",
 		}},
 		{[]string{"exporter:1"}, map[string]string{
 			"__scheme__": "http", "__metrics_path__": "/probe", "__param_target": odd, "instance": odd, "target": odd,

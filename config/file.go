@@ -253,7 +253,7 @@ func (b *builder) target(name string, n *yaml.Node, where string, modules map[st
 		base = modules[""]
 	}
 	merged := s.overlay(base)
-	t := &Target{Name: name, Module: at.module, Kind: at.kind, Probing: merged.probing()}
+	t := &Target{Name: name, Module: at.module, Kind: at.kind, Labels: sortedLabels(merged.labels), Probing: merged.probing()}
 	if at.kind == KindPgBouncer {
 		if s.applications != nil && *s.applications {
 			b.problem(given["kind"], where+".applications", "is not known of a PgBouncer")

@@ -132,7 +132,7 @@ func TestProblems(t *testing.T) {
 	t.Parallel()
 	const (
 		secret     = "hunter2"
-		targetKeys = "applications, commit, dbname, dsn, environment, host, interval, keep, kind, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user"
+		targetKeys = "applications, commit, dbname, dsn, environment, host, interval, keep, kind, labels, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user"
 	)
 	for name, test := range map[string]struct{ text, want string }{
 		"empty":     {"", "dir/x.yml: is empty"},
@@ -180,7 +180,7 @@ func TestProblems(t *testing.T) {
 		},
 		"after an unknown key": {
 			"targets: {a: {host: h, user: u}}\ndefaults: {pasword: x, sslmode: maybe}\n",
-			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, commit, interval, keep, password, password_command, password_command_ttl, password_env, password_file, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user\n" +
+			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, commit, interval, keep, labels, password, password_command, password_command_ttl, password_env, password_file, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user\n" +
 				"dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, verify-ca, verify-full",
 		},
 		"no host":   {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn"},

@@ -24,10 +24,11 @@ type settings struct {
 	ttl                                                      *time.Duration
 	timeout, interval                                        *time.Duration
 	applications, commit, keep                               *bool
+	labels                                                   map[string]string
 }
 
 // overlay returns s, with the settings of base for those that s does not have. A password of s replaces the one of
-// base, whatever the sources of the two are.
+// base, whatever the sources of the two are. Labels are merged name by name.
 func (s *settings) overlay(base settings) settings {
 	return settings{
 		user: either(s.user, base.user), sslmode: either(s.sslmode, base.sslmode),
@@ -36,7 +37,7 @@ func (s *settings) overlay(base settings) settings {
 		password: either(s.password, base.password), ttl: either(s.ttl, base.ttl),
 		timeout: either(s.timeout, base.timeout), interval: either(s.interval, base.interval),
 		applications: either(s.applications, base.applications), commit: either(s.commit, base.commit),
-		keep: either(s.keep, base.keep),
+		keep: either(s.keep, base.keep), labels: mergedLabels(s.labels, base.labels),
 	}
 }
 
@@ -169,6 +170,7 @@ func (b *builder) settingsFields(s *settings) fields {
 				s.keep = keep
 			}
 		},
+		"labels": func(n *yaml.Node, where string) { s.labels = b.labels(n, where) },
 	}
 }
 

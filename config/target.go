@@ -20,6 +20,9 @@ type Target struct {
 	Module string
 	// Kind is the kind of the server.
 	Kind Kind
+	// Labels are those of the target's series on /metrics, of the target on /sd and of its entries on /health, sorted by
+	// name. An ad-hoc target has none: its labels are Prometheus's.
+	Labels []Label
 	Probing
 	// Login is what a login to the server needs.
 	Login Login
@@ -100,3 +103,11 @@ type Command struct {
 
 // Equal reports whether two targets have the same settings.
 func (t *Target) Equal(other *Target) bool { return reflect.DeepEqual(t, other) }
+
+// SameProbes reports whether two targets have the same settings except labels. What was counted for one then belongs to the
+// other.
+func (t *Target) SameProbes(other *Target) bool {
+	changed := *other
+	changed.Labels = t.Labels
+	return t.Equal(&changed)
+}

@@ -81,7 +81,7 @@ func TestDiscovery(t *testing.T) {
 	file := func(targets int) string {
 		var b strings.Builder
 		fmt.Fprintf(&b, "defaults: {%s, interval: 500ms}\ntargets:\n", login())
-		fmt.Fprintf(&b, "  blip: {host: 127.0.0.1, port: %d}\n", blip.Port)
+		fmt.Fprintf(&b, "  blip: {host: 127.0.0.1, port: %d, labels: {cluster: eu}}\n", blip.Port)
 		fmt.Fprintf(&b, "  'odd \"name\" {}, ü/&?\\ +%%': {host: 127.0.0.1, port: %d}\n", steady.Port)
 		for i := range targets - 2 {
 			fmt.Fprintf(&b, "  t%02d: {host: 127.0.0.1, port: %d}\n", i, steady.Port)
@@ -110,7 +110,7 @@ scrape_configs:
 	}
 	waitFor(`count(pg_up == 1)`, "20")
 	waitFor(`count(up{job="postgres"} == 1 and on (instance) pg_up)`, "20")
-	waitFor(`pg_up{instance="blip", target="blip"}`, "1")
+	waitFor(`pg_up{instance="blip", target="blip", cluster="eu", exported_cluster=""}`, "1")
 	waitFor(`pg_up{target="odd \"name\" {}, ü/&?\\ +%"}`, "1")
 
 	check(t, os.WriteFile(path, []byte(file(21)), 0o600))

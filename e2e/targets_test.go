@@ -472,3 +472,61 @@ func TestImpliedTarget(t *testing.T) {
 		t.Errorf("/metrics: %v probes without a label", m["pg_probes_total"])
 	}
 }
+
+// TestTargetLabels: the labels of targets are on every series of /metrics that has the label target, in /sd and in /health, and
+// not on /probe. A reload changes them and nothing else.
+func TestTargetLabels(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	file := func(zone string) string {
+		return fmt.Sprintf(`
+defaults: {%s, labels: {cluster: eu, zone: a}}
+targets:
+  one: {host: 127.0.0.1, port: %[2]d, labels: {zone: %[3]s}}
+  two: {host: 127.0.0.1, port: %[2]d, labels: {team: "ü \"x\""}}
+checks:
+  sql: {target: one, sql: SELECT true}
+  port: {tcp: "127.0.0.1:%[2]d"}
+`, login(), s.Port, zone)
+	}
+	e, path := startWithFile(t, file("b"), "--web.enable-lifecycle")
+	eventually(t, "no result of the checks", func() bool {
+		m := e.Scrape()
+		return m[`pg_liveness_check_up{check="sql",cluster="eu",target="one",zone="b"}`] == 1 &&
+			m[`pg_liveness_check_up{check="port",target=""}`] == 1
+	})
+	expectLabels := func(zone string) {
+		t.Helper()
+		for series := range e.Scrape() {
+			one := strings.Contains(series, `target="one"`) && strings.Contains(series, `cluster="eu"`) && strings.Contains(series, `zone="`+zone+`"`)
+			two := strings.Contains(series, `team="ü \"x\"",zone="a"`) || strings.Contains(series, `target="two",team="ü \"x\"",`)
+			if strings.Contains(series, "target=") && !one && !two && !strings.Contains(series, `target=""`) {
+				t.Errorf("without the labels: %s", series)
+			}
+		}
+	}
+	expectLabels("b")
+	for series := range e.ProbeMetrics("one", "") {
+		if strings.Contains(series, "cluster") || strings.Contains(series, "zone") {
+			t.Errorf("on /probe: %s", series)
+		}
+	}
+	_, listed, err := e.Get(t.Context(), "/sd", 0)
+	check(t, err)
+	if !strings.Contains(listed, `"cluster":"eu"`) || !strings.Contains(listed, `"zone":"b"`) || !strings.Contains(listed, `"team":"ü \"x\""`) {
+		t.Error(listed)
+	}
+	if _, body := e.Health("/health/sql"); !strings.Contains(body, `"labels":{"cluster":"eu","zone":"b"}`) {
+		t.Error(body)
+	}
+	before := e.Scrape().of("one")
+	check(t, os.WriteFile(path, []byte(file("c")), 0o600))
+	if status, body := e.Reload(); status != http.StatusOK {
+		t.Fatalf("status %d: %s", status, body)
+	}
+	expectLabels("c")
+	after := e.Scrape().of("one")
+	if n, m := before[`pg_probes_total{cluster="eu",zone="b"}`], after[`pg_probes_total{cluster="eu",zone="c"}`]; n == 0 || m <= n {
+		t.Errorf("%v probes before the reload, %v after it", n, m)
+	}
+}

@@ -27,15 +27,16 @@ type body struct {
 	checks map[string][]entry
 }
 
-// entry is one observation of a component.
+// entry is one observation of a component. Labels is a key that the draft does not have; it allows others (section 4.10).
 type entry struct {
-	ComponentID   string   `json:"componentId,omitempty"`
-	ComponentType string   `json:"componentType"`
-	ObservedValue *float64 `json:"observedValue,omitempty"`
-	ObservedUnit  string   `json:"observedUnit,omitempty"`
-	Status        string   `json:"status"`
-	Time          string   `json:"time"`
-	Output        string   `json:"output,omitempty"`
+	ComponentID   string            `json:"componentId,omitempty"`
+	ComponentType string            `json:"componentType"`
+	Labels        map[string]string `json:"labels,omitempty"`
+	ObservedValue *float64          `json:"observedValue,omitempty"`
+	ObservedUnit  string            `json:"observedUnit,omitempty"`
+	Status        string            `json:"status"`
+	Time          string            `json:"time"`
+	Output        string            `json:"output,omitempty"`
 }
 
 // MarshalJSON returns the body with the status first, so that people find it.
@@ -154,6 +155,12 @@ func (c *component) add(checks map[string][]entry, names config.StatusNames) {
 	shown := entry{
 		ComponentID: c.name, ComponentType: c.category, Status: statusName(c.status, names),
 		Time: c.at.UTC().Format(time.RFC3339Nano), Output: c.output,
+	}
+	if len(c.labels) > 0 {
+		shown.Labels = make(map[string]string, len(c.labels))
+		for _, l := range c.labels {
+			shown.Labels[l.Name] = l.Value
+		}
 	}
 	response := shown
 	if c.took.Known {

@@ -20,14 +20,15 @@ import (
 // component is a target or a check in a response.
 type component struct {
 	name     string
-	kind     string       // the kind of the target or check
-	category string       // the draft's componentType
-	status   check.Status // of the last result
-	output   string       // the reason for warn or fail
-	failing  bool         // whether it fails with hysteresis (fail_after and pass_after)
-	at       time.Time    // when the result was obtained
-	expires  time.Time    // when the next result is due
-	took     probe.Number // seconds
+	kind     string         // the kind of the target or check
+	category string         // the draft's componentType
+	labels   []config.Label // of the target, or of the check's target
+	status   check.Status   // of the last result
+	output   string         // the reason for warn or fail
+	failing  bool           // whether it fails with hysteresis (fail_after and pass_after)
+	at       time.Time      // when the result was obtained
+	expires  time.Time      // when the next result is due
+	took     probe.Number   // seconds
 	observed observation
 }
 
@@ -131,7 +132,7 @@ func (h *Health) server(ctx context.Context, t *monitor.Target, settings config.
 	}
 	r, at := s.Result, s.At()
 	c := component{
-		name: t.Name(), kind: string(s.Kind), category: datastore, failing: s.Failing(), at: at,
+		name: t.Name(), kind: string(s.Kind), category: datastore, labels: s.Labels, failing: s.Failing(), at: at,
 		expires: at.Add(settings.MaxAge), took: r.Connect,
 	}
 	if r.Up() {
@@ -174,7 +175,7 @@ const maxCheckDelay = time.Minute
 // checkComponent returns a component with a check's last result. If there is none yet, it waits at most maxWait for the
 // first one.
 func checkComponent(ctx context.Context, watched *monitor.Check) component {
-	c := component{name: watched.Name(), kind: string(watched.Kind()), category: other}
+	c := component{name: watched.Name(), kind: string(watched.Kind()), category: other, labels: watched.Labels()}
 	observed := "value"
 	switch watched.Kind() {
 	case config.CheckSQL:

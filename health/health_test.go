@@ -94,6 +94,9 @@ type fixture struct {
 	file    *config.File
 }
 
+// labels are those of a target that TestBodies has.
+var labels = map[string][]config.Label{"billing": {{Name: "cluster", Value: "eu"}, {Name: "team", Value: "ü"}}}
+
 func newFixture(t *testing.T, settings config.Health, names ...string) *fixture {
 	t.Helper()
 	h := &fixture{t: t, probers: make(map[string]*prober)}
@@ -114,6 +117,7 @@ func newFixture(t *testing.T, settings config.Health, names ...string) *fixture 
 	for _, name := range names {
 		h.file.Targets = append(h.file.Targets, &config.Target{
 			Name: name, Kind: config.KindPostgres, Probing: config.Probing{Timeout: 5 * time.Second, Keep: true},
+			Labels: labels[name],
 		})
 	}
 	h.monitor.ApplyConfig(h.file)

@@ -188,8 +188,10 @@ func (c *Check) Close(ctx context.Context) error {
 // CheckResult is the last result of a check.
 type CheckResult struct {
 	check.Result
-	// Check is the name of the check. Target is the name of its target, empty if it has none.
+	// Check is the name of the check. Target is the name of its target, empty if it has none. Labels are those of the
+	// target, as config.Target.Labels.
 	Check, Target string
+	Labels        []config.Label
 	// Expires is when the check runs again.
 	Expires time.Time
 	// Changed is when the first run ended that had this status.
@@ -203,6 +205,14 @@ func (c *Check) Name() string { return c.settings.Name }
 
 // Target returns the name of the check's target, empty if it has none.
 func (c *Check) Target() string { return c.settings.Target }
+
+// Labels returns the labels of the check's target, as config.Target.Labels. A check without a target has none.
+func (c *Check) Labels() []config.Label {
+	if c.target == nil {
+		return nil
+	}
+	return c.target.Labels()
+}
 
 // Kind returns the kind of the check.
 func (c *Check) Kind() config.CheckKind { return c.settings.Kind }
@@ -231,9 +241,10 @@ func (c *Check) Latest(ctx context.Context, maxWait time.Duration) (CheckResult,
 }
 
 func (c *Check) result() CheckResult {
+	labels := c.Labels()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return CheckResult{c.last, c.settings.Name, c.settings.Target, c.expires(c.last), c.changed, c.hysteresis.failing}
+	return CheckResult{c.last, c.settings.Name, c.settings.Target, labels, c.expires(c.last), c.changed, c.hysteresis.failing}
 }
 
 // checks has the checks of the configuration.

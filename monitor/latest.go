@@ -125,6 +125,20 @@ func (t *Target) Timeline() Timeline {
 	return t.timeline.read(time.Now())
 }
 
+// Labels returns the target's own labels, as config.Target.Labels.
+func (t *Target) Labels() []config.Label {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.labels
+}
+
+// setLabels sets the target's own labels.
+func (t *Target) setLabels(labels []config.Label) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.labels = labels
+}
+
 // Timeout returns how long a probe of the target may take.
 func (t *Target) Timeout() time.Duration { return t.options.Timeout }
 

@@ -114,7 +114,8 @@ func (t *Target) unanswered(start time.Time) Snapshot {
 // snapshotLocked returns a snapshot with the result r and everything that has been counted so far.
 func (t *Target) snapshotLocked(r *probe.Result) Snapshot {
 	return Snapshot{
-		Target: t.options.name, Implied: t.options.implied, Kind: t.options.kind, Result: r, History: t.history.clone(), Histograms: t.histograms,
+		Target: t.options.name, Implied: t.options.implied, Kind: t.options.kind, Labels: t.labels,
+		Result: r, History: t.history.clone(), Histograms: t.histograms,
 	}
 }
 

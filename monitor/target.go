@@ -58,9 +58,10 @@ type Target struct {
 	end        context.CancelFunc
 	background sync.WaitGroup // the sampler and the probe under way
 
-	mu        sync.Mutex   // protects what follows
-	closed    bool         // no caller can start or join a probe
-	current   *sharedProbe // the probe under way, nil while there is none
+	mu        sync.Mutex     // protects what follows
+	closed    bool           // no caller can start or join a probe
+	labels    []config.Label // config.Target.Labels
+	current   *sharedProbe   // the probe under way, nil while there is none
 	history   History
 	timeline  *timeline      // nil if none is recorded
 	refused   *probe.Failure // the failure of the last statement if the server refused our credentials
@@ -115,7 +116,9 @@ type Snapshot struct {
 	Target  string
 	Implied bool
 	Kind    config.Kind
-	Result  *probe.Result
+	// Labels are the target's own, as config.Target.Labels.
+	Labels []config.Label
+	Result *probe.Result
 	History
 	Histograms
 	// CommitResult is the result of the commit started by the probe, as of the caller's deadline. It is nil if there

@@ -75,8 +75,8 @@ func newTargets(create func(*config.Target, *semaphore.Weighted) *Target) *targe
 	return ts
 }
 
-// apply replaces the configuration. Targets whose settings have not changed keep their sessions and counters. Targets
-// that are no longer in the file are closed in the background, after the probe under way has ended. All targets query
+// apply replaces the configuration. Targets whose settings have not changed, except for their labels, keep their sessions
+// and counters. Targets that are no longer in the file are closed in the background, after the probe under way has ended. All targets query
 // again what their servers have refused.
 func (ts *targets) apply(file *config.File) {
 	ts.mu.Lock()
@@ -89,11 +89,13 @@ func (ts *targets) apply(file *config.File) {
 	ts.configured, dropped = reconcile(file.Targets, ts.configured,
 		func(settings *config.Target) string { return settings.Name },
 		func(w *watched) string { return w.settings.Name },
-		func(w *watched, settings *config.Target) bool { return w.settings.Equal(settings) },
+		func(w *watched, settings *config.Target) bool { return w.settings.SameProbes(settings) },
 		func(settings *config.Target, _ *watched) *watched {
 			return &watched{Target: ts.create(settings, nil), settings: settings}
 		})
-	for _, w := range ts.configured {
+	for i, w := range ts.configured {
+		w.settings = file.Targets[i]
+		w.setLabels(w.settings.Labels)
 		w.setHysteresis(file.Health.FailAfter, file.Health.PassAfter)
 		w.prober.ForgetRefusals()
 	}

@@ -128,6 +128,12 @@ func TestApply(t *testing.T) {
 		if got := probers.names(); !slices.Equal(got, []string{"a", "c"}) || probers.made != 3 {
 			t.Errorf("open: %v of %d", got, probers.made)
 		}
+		// Other labels alone do not make a target anew.
+		m.ApplyConfig(parse(t, strings.Replace(twoTargets, "a: {host: h", "a: {host: h, labels: {cluster: eu}", 1)))
+		synctest.Wait()
+		if got := m.Targets()[0]; got != a || len(got.Labels()) != 1 || got.Labels()[0].Value != "eu" {
+			t.Errorf("the same target: %v, with %v", got == a, got.Labels())
+		}
 		// A target that is dropped during a probe returns the result before it is closed.
 		probers.probes = func(context.Context) *probe.Result {
 			time.Sleep(time.Second)
