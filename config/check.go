@@ -132,9 +132,14 @@ func isPort(text string) bool {
 	return err == nil && n > 0
 }
 
-// check reads one check. It returns the values of the entry, by their keys.
-func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yaml.Node {
-	before := len(b.problems)
+// checkEntry is a check, which may have problems, with the nodes of its keys.
+type checkEntry struct {
+	*Check
+	given map[string]*yaml.Node
+}
+
+// check reads one check.
+func (b *builder) check(name string, n *yaml.Node, where string) checkEntry {
 	c := &Check{Name: name, Timeout: checkTimeout, TTL: checkTTL, TTLFailed: checkTTLFailed, Folder: b.folder}
 	given := make(map[string]*yaml.Node)
 	known := make(fields)
@@ -188,13 +193,9 @@ func (b *builder) check(name string, n *yaml.Node, where string) map[string]*yam
 		key(string(kind)+"_env", func(n *yaml.Node, where string) { c.Location = b.variable(n, where) })
 	}
 	b.mapping(n, where, known)
-	if len(b.problems) == before {
-		b.checkKind(c, n, where, given)
-	}
-	if len(b.problems) == before {
-		b.file.Checks = append(b.file.Checks, c)
-	}
-	return given
+	b.checkKind(c, n, where, given)
+	b.file.Checks = append(b.file.Checks, c)
+	return checkEntry{c, given}
 }
 
 // content adds the keys of a text that may also be in a variable or a file. key is the function of check that adds a
@@ -216,10 +217,10 @@ func (b *builder) content(key func(string, func(*yaml.Node, string)), name strin
 	}))
 }
 
-// variable reads the name of a variable, which must be set, and returns the variable's value.
+// variable reads the name of a variable, which must be set, and returns the variable's value without line ends.
 func (d *decoder) variable(n *yaml.Node, where string) Secret {
 	name := d.text(n, where)
-	value := Secret(os.Getenv(name))
+	value := Secret(strings.TrimRight(os.Getenv(name), "\r\n"))
 	if name != "" && value == "" {
 		d.problem(n, where, "the variable is not set")
 	}
@@ -274,19 +275,23 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 	}
 	b.checkHTTP(c, where, given)
 	l := &c.Limits
-	switch {
-	case c.SentinelUsername != "" && !c.SentinelPassword.IsSet():
+	hasLimits := slices.ContainsFunc([]string{"warn_above", "fail_above", "warn_below", "fail_below"},
+		func(key string) bool { return given[key] != nil })
+	if c.SentinelUsername != "" && !c.SentinelPassword.IsSet() {
 		b.problem(given["sentinel_username"], join(where, "sentinel_username"), "needs a sentinel_password")
-	case c.Kind == CheckSQL && given["target"] == nil:
+	}
+	if c.Kind == CheckSQL && given["target"] == nil {
 		b.problem(n, where, "needs a target to run its SQL on")
-	case c.Kind == CheckSQL && c.Equals != nil && l.Any():
+	}
+	switch {
+	case c.Kind == CheckSQL && given["equals"] != nil && hasLimits:
 		b.problem(given["equals"], join(where, "equals"), "does not go with limits")
-	case c.Kind == CheckRedis && l.Any() && c.LengthOf == "":
+	case c.Kind == CheckRedis && hasLimits && given["length_of"] == nil:
 		b.problem(n, where, "has limits, but no length_of to compare with them")
-	case c.Kind == CheckRedis && !l.Any() && c.LengthOf != "":
+	case c.Kind == CheckRedis && !hasLimits && given["length_of"] != nil:
 		b.problem(given["length_of"], join(where, "length_of"),
 			"has no limits to compare with: fail_above, warn_above, …")
-	case c.Kind == CheckCelery && l.FailBelow == nil:
+	case c.Kind == CheckCelery && given["fail_below"] == nil:
 		one := 1.0
 		l.FailBelow = &one
 		given["fail_below"] = n // for problems with it, below
@@ -308,22 +313,21 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 	}
 }
 
-// checkTargets finds checks that have the name of a target, or whose target cannot run SQL. given has the values of
-// each check's entry; names has all targets, including those with problems.
-func (b *builder) checkTargets(given map[string]map[string]*yaml.Node, names map[string]*yaml.Node) {
-	kinds := make(map[string]Kind)
-	for _, t := range b.file.Targets {
-		kinds[t.Name] = t.Kind
-	}
-	for _, c := range b.file.Checks {
-		n, where := given[c.Name]["target"], join(join("checks", c.Name), "target")
+// checkTargets finds checks that have the name of a target, or whose target cannot run SQL. targets has all targets, by
+// their names.
+func (b *builder) checkTargets(checks []checkEntry, targets map[string]targetEntry) {
+	for _, c := range checks {
+		n, where := c.given["target"], join(join("checks", c.Name), "target")
+		target, found := targets[c.Target]
 		switch {
-		case names[c.Name] != nil:
-			b.problem(names[c.Name], join("targets", c.Name), "a check has this name too, and both are asked for by it")
-		case c.Kind == CheckSQL && names[c.Target] == nil:
+		case c.Target == "": // it is among the problems, or not given
+		case c.Kind == CheckSQL && !found:
 			b.problem(n, where, "there is no target with this name")
-		case kinds[c.Target] == KindPgBouncer:
+		case target.kind == KindPgBouncer:
 			b.problem(n, where, "is a PgBouncer, on which no SQL can be run")
+		}
+		if namesake, found := targets[c.Name]; found {
+			b.problem(namesake.node, join("targets", c.Name), "a check has this name too, and both are asked for by it")
 		}
 	}
 	slices.SortFunc(b.file.Checks, func(x, y *Check) int { return cmp.Compare(x.Name, y.Name) })

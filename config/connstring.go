@@ -276,7 +276,7 @@ func ConnStringError(err error) error {
 		var pathErr *fs.PathError
 		if errors.As(cause, &pathErr) { // "unable to read CA file: open …"
 			what, _, _ := strings.Cut(cause.Error(), ":")
-			cause = fmt.Errorf("%s: %w", what, pathErr.Err)
+			cause = fmt.Errorf("%s: %w", what, NewFileError(pathErr.Path, pathErr.Err))
 		}
 		return &TLSError{cause}
 	case strings.HasPrefix(message, "failed to read service") && cause != nil:

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -62,7 +60,7 @@ type module struct {
 func Load(path string, base Probing, verify func(*Environment) error) (*File, error) {
 	content, err := ReadFile(path, maxFileSize)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	return Parse(strings.NewReader(string(content)), path, base, verify)
 }
@@ -109,14 +107,13 @@ func (f *File) AdHoc(address, moduleName string) (*Target, error) {
 	if !m.allow.permitsHost(host) {
 		return nil, errors.New("the module does not allow this host")
 	}
-	s := m.settings
-	conn := s.connSettings()
-	conn["host"], conn["port"] = host, port
+	e := entry{location: location{host: host, hostKey: "host", port: port}, merged: m.settings}
+	login, err := e.login()
+	if err != nil {
+		return nil, err
+	}
 	return &Target{
-		Module: moduleName, Kind: KindPostgres, Probing: s.probing(), Allow: m.allow,
-		Login: Login{
-			ConnString: AddSettings("", conn), Password: s.passwordFor(host, port, *s.user, KindPostgres.DefaultDatabase()),
-		},
+		Module: moduleName, Kind: m.settings.serverKind(), Probing: m.settings.probing(), Allow: m.allow, Login: login,
 	}, nil
 }
 
@@ -149,7 +146,7 @@ func (b *builder) build(root *yaml.Node, base Probing) {
 	if defaults != nil {
 		s := &settings{}
 		b.mapping(defaults, "defaults", b.settingsFields(s))
-		b.checkSettings(defaults, "defaults", s)
+		b.checkSettings(defaults, "defaults", s, s.serverKind())
 		lowest = s.overlay(lowest)
 	}
 	merged := map[string]settings{"": lowest} // by module
@@ -158,21 +155,28 @@ func (b *builder) build(root *yaml.Node, base Probing) {
 			merged[name] = b.module(name, n, where, lowest)
 		})
 	}
-	names := make(map[string]*yaml.Node)
+	all := make(map[string]targetEntry)
 	if targets != nil {
 		b.entries(targets, "targets", func(name string, n *yaml.Node, where string) {
-			names[name] = n
-			if t := b.target(name, n, where, merged); t != nil {
-				b.file.Targets = append(b.file.Targets, t)
-			}
+			t := b.target(name, n, where, merged)
+			all[name] = targetEntry{n, t.Kind}
+			b.file.Targets = append(b.file.Targets, t)
 		})
 	}
 	slices.SortFunc(b.file.Targets, func(x, y *Target) int { return strings.Compare(x.Name, y.Name) })
 	if checks != nil {
-		given := make(map[string]map[string]*yaml.Node)
-		b.entries(checks, "checks", func(name string, n *yaml.Node, where string) { given[name] = b.check(name, n, where) })
-		b.checkTargets(given, names)
+		var entries []checkEntry
+		b.entries(checks, "checks", func(name string, n *yaml.Node, where string) {
+			entries = append(entries, b.check(name, n, where))
+		})
+		b.checkTargets(entries, all)
 	}
+}
+
+// targetEntry is what checks need of a target, which may have problems.
+type targetEntry struct {
+	node *yaml.Node
+	kind Kind
 }
 
 // module reads one module. It returns the settings of its targets: its own, and those of lowest that it does not have.
@@ -189,116 +193,106 @@ func (b *builder) module(name string, n *yaml.Node, where string, lowest setting
 		}
 	}
 	b.mapping(n, where, known)
-	b.checkSettings(n, where, s)
 	merged := s.overlay(lowest)
-	if allowed != nil && merged.user == nil {
+	b.checkSettings(n, where, s, merged.serverKind())
+	if allowed != nil && !merged.hasUser() {
 		b.problem(n, where, "has a list of allowed hosts but no user")
+	} else if allowed != nil {
+		adHoc := entry{location: location{host: "h", hostKey: "host", port: "5432"}, merged: merged}
+		complete := adHoc.withPlaceholders()
+		b.login(&complete, n, nil, where) // for problems that every ad-hoc target has
 	}
 	b.file.modules[name] = &module{merged, allowed}
 	return merged
 }
 
-// location has the keys that only a target has: where its server is.
-type location struct {
-	kind              Kind
-	dsn, host, dbname string
-	port              uint16
-	module            string
-	environment       bool
-}
-
-// target reads one target. It returns nil if there is a problem with it. modules has the settings of each module, and
-// those of the targets without a module under the empty name.
+// target reads one target. If there is a problem with it, its login means nothing. modules has the settings of each module,
+// and those of the targets without a module under the empty name.
 func (b *builder) target(name string, n *yaml.Node, where string, modules map[string]settings) *Target {
-	before := len(b.problems)
-	s := &settings{}
-	at := location{kind: KindPostgres, port: 5432}
-	known := b.settingsFields(s)
-	given := make(map[string]*yaml.Node)
-	text := func(key string, to *string) {
-		known[key] = func(n *yaml.Node, where string) {
-			given[key] = n
-			*to = b.text(n, where)
-		}
-	}
-	text("module", &at.module)
-	known["kind"] = func(n *yaml.Node, where string) {
-		given["kind"] = n
-		if kind := b.oneOf(n, where, string(KindPostgres), string(KindPgBouncer)); kind != "" {
-			at.kind = Kind(kind)
-		}
-	}
-	text("dsn", &at.dsn)
-	text("host", &at.host)
-	text("dbname", &at.dbname)
+	e := entry{location: location{port: "5432"}}
+	var module string
+	var environment bool
+	known := b.settingsFields(&e.own)
+	b.sources(known, "dsn", func(dsn string) { e.dsn = Seal(Secret(dsn)) }, func(path string) { e.dsnFile = path })
+	b.sources(known, "host", func(host string) { e.host = host }, func(path string) { e.hostFile = path })
+	known["module"] = func(n *yaml.Node, where string) { module = b.text(n, where) }
 	known["port"] = func(n *yaml.Node, where string) {
-		given["port"] = n
 		if port, err := strconv.ParseUint(b.text(n, where), 10, 16); err == nil && port > 0 {
-			at.port = uint16(port)
+			e.port = strconv.FormatUint(port, 10)
 		} else {
 			b.problem(n, where, "must be a number from 1 to 65535")
 		}
 	}
 	known["environment"] = func(n *yaml.Node, where string) {
-		given["environment"] = n
-		if environment := b.boolean(n, where); environment != nil {
-			at.environment = *environment
+		if v := b.boolean(n, where); v != nil {
+			environment = *v
+		}
+	}
+	given := make(map[string]*yaml.Node)
+	for key, read := range known {
+		known[key] = func(n *yaml.Node, where string) {
+			given[key] = n
+			read(n, where)
 		}
 	}
 	b.mapping(n, where, known)
-	b.checkSettings(n, where, s)
-	base, ok := modules[at.module]
-	if !ok && at.module != "" {
+	e.dsnKey, e.hostKey = firstKey(given, "dsn"), firstKey(given, "host")
+	base, ok := modules[module]
+	if !ok && module != "" {
 		b.problem(given["module"], where+".module", "there is no module with this name")
 		base = modules[""]
 	}
-	merged := s.overlay(base)
-	t := &Target{Name: name, Module: at.module, Kind: at.kind, Labels: sortedLabels(merged.labels), Probing: merged.probing()}
-	if at.kind == KindPgBouncer {
-		if s.applications != nil && *s.applications {
-			b.problem(given["kind"], where+".applications", "is not known of a PgBouncer")
-		}
-		if s.commit != nil && *s.commit {
-			b.problem(given["kind"], where+".commit", "is not known of a PgBouncer")
-		}
-		t.Applications, t.Commit = false, false
+	e.merged = e.own.overlay(base)
+	t := &Target{
+		Name: name, Module: module, Kind: e.merged.serverKind(), Labels: sortedLabels(e.merged.labels), Probing: e.merged.probing(),
 	}
+	b.checkSettings(n, where, &e.own, t.Kind)
 	switch {
-	case at.environment:
-		b.fromEnvironment(t, given, where, s, merged)
-	case given["dsn"] != nil:
-		b.fromDSN(t, given, where, &at, s, merged)
+	case environment:
+		b.fromEnvironment(t, n, given, where, &e)
+	case len(e.files()) > 0:
+		complete := e.withPlaceholders()
+		b.login(&complete, n, given, where) // for problems with the other keys
+		t.Login = Login{Unread: &UnreadLogin{e}}
 	default:
-		b.fromFields(t, n, given, where, &at, merged)
-	}
-	if len(b.problems) > before {
-		return nil
+		t.Login = b.login(&e, n, given, where)
 	}
 	return t
 }
 
-// fromEnvironment gives a target the login of the target that needs no file. own are the target's settings, merged
-// those of its module and the defaults, too.
-func (b *builder) fromEnvironment(
-	t *Target, given map[string]*yaml.Node, where string, own *settings, merged settings,
-) {
-	n := given["environment"]
-	for _, key := range []string{"dsn", "host", "port", "dbname", "module"} {
+// firstKey returns which of the keys that b.sources adds for a text is given, or an empty one if none is.
+func firstKey(given map[string]*yaml.Node, key string) string {
+	for _, suffix := range []string{"", "_env", "_file"} {
+		if given[key+suffix] != nil {
+			return key + suffix
+		}
+	}
+	return ""
+}
+
+// fromEnvironment gives a target the login of the target that needs no file.
+func (b *builder) fromEnvironment(t *Target, n *yaml.Node, given map[string]*yaml.Node, where string, e *entry) {
+	at := given["environment"]
+	for _, key := range []string{e.dsnKey, e.hostKey, "port", "dbname", "module"} {
 		if given[key] != nil {
 			b.problem(given[key], join(where, key), "is given beside environment, which says it")
 		}
 	}
-	for _, key := range merged.keysSet() {
+	inherited := e.merged.keysSet()
+	if e.merged.dbname != nil && e.own.dbname == nil {
+		inherited = append(inherited, "dbname")
+	}
+	for _, key := range inherited {
 		switch {
-		case slices.Contains(own.keysSet(), key):
-			b.problem(n, where, "has %s beside environment, which says it", key)
+		case slices.Contains(e.own.keysSet(), key):
+			b.problem(at, where, "has %s beside environment, which says it", key)
 		case key != "user" && key != "password":
-			b.problem(n, where, "is from the environment, on which %s of the defaults has no effect: "+
+			b.problem(at, where, "is from the environment, on which %s of the defaults has no effect: "+
 				"say it in the variables, and here in modules", key)
 		}
 	}
 	if t.Kind != KindPostgres {
-		b.problem(given["kind"], join(where, "kind"), "does not go with environment")
+		b.problem(cmp.Or(given["kind"], n), join(where, "kind"), "does not go with environment")
 	}
 	from, err := FromEnvironment(os.Getenv, t.Probing)
 	if err == nil && b.verify != nil {
@@ -306,129 +300,11 @@ func (b *builder) fromEnvironment(
 	}
 	switch {
 	case err != nil:
-		b.problem(n, join(where, "environment"), "%s", err)
+		b.problem(at, join(where, "environment"), "%s", err)
 	case from.Login.Environment.Form == FormLibpq && os.Getenv("PGHOST") == "":
-		b.problem(n, join(where, "environment"), "no variable names a server: "+
+		b.problem(at, join(where, "environment"), "no variable names a server: "+
 			"DATA_SOURCE_NAME, DATA_SOURCE_URI, DATABASE_URL, POSTGRES_HOST or PGHOST")
 	default:
 		t.Login, b.file.TakenFrom = from.Login, from.Login.Environment.Source
 	}
-}
-
-// fromFields gives a target a login that is made of the keys host, port and dbname.
-func (b *builder) fromFields(
-	t *Target, n *yaml.Node, given map[string]*yaml.Node, where string, at *location, merged settings,
-) {
-	switch {
-	case given["host"] == nil:
-		b.problem(n, where, "needs a host or a dsn")
-		return
-	case at.host == "":
-		return
-	case strings.Contains(at.host, ","):
-		b.problem(given["host"], where+".host", "names several hosts: make each of them a target of its own")
-		return
-	case !isHost(at.host):
-		b.problem(given["host"], where+".host", "must be a name, an address or the folder of a unix socket, without a port")
-		return
-	case merged.user == nil:
-		b.problem(n, where, "has no user, nor have its module and the defaults")
-		return
-	}
-	if at.dbname == "" {
-		at.dbname = at.kind.DefaultDatabase()
-	}
-	port := strconv.Itoa(int(at.port))
-	conn := merged.connSettings()
-	conn["host"], conn["port"], conn["database"] = at.host, port, at.dbname
-	t.Login = Login{
-		ConnString: AddSettings("", conn), Password: merged.passwordFor(at.host, port, *merged.user, at.dbname),
-	}
-	b.try(given["host"], where, t.Login.ConnString, merged.systemRoots() && merged.sslmode != nil)
-}
-
-// isHost reports whether host is a name, an address or the folder of a unix socket.
-func isHost(host string) bool {
-	if filepath.IsAbs(host) {
-		return true
-	}
-	return isName(strings.TrimSuffix(host, ".")) || isAddress(host)
-}
-
-// fromDSN gives a target a login that is made of a connection string. The connection string overrides merged, and must
-// not have a key of own.
-func (b *builder) fromDSN(
-	t *Target, given map[string]*yaml.Node, where string, at *location, own *settings, merged settings,
-) {
-	n := given["dsn"]
-	where += ".dsn"
-	if at.dsn == "" {
-		return
-	}
-	for _, key := range []string{"host", "port", "dbname"} {
-		if given[key] != nil {
-			b.problem(given[key], strings.TrimSuffix(where, "dsn")+key, "is given beside dsn: write it into one of them")
-		}
-	}
-	keys, err := dsnKeys(Secret(at.dsn))
-	if err != nil {
-		b.problem(n, where, "%s", err)
-		return
-	}
-	has := func(key string) bool { return slices.Contains(keys, key) }
-	for _, key := range []string{"service", "servicefile", "passfile"} {
-		if has(key) {
-			b.problem(n, where, "holds %s: libpq's files are not read, use the keys of this file", key)
-			return
-		}
-	}
-	for _, key := range keys {
-		switch {
-		case isKnownKey(key):
-		case isKey(key):
-			b.problem(n, where, "holds %s, which is not known here", key)
-		default: // it may be a part of a value
-			b.problem(n, where, "holds a key that is not known here")
-		}
-	}
-	for _, key := range own.keysSet() {
-		if has(key) || key == "sslmode" && has("ssl") {
-			b.problem(n, where, "holds %s, which is also a key beside it", key)
-		}
-	}
-	if !has("user") && merged.user == nil {
-		b.problem(n, where, "has no user, nor have the target, its module and the defaults")
-		return
-	}
-	conn := merged.connSettings()
-	conn["database"] = at.kind.DefaultDatabase()
-	maps.DeleteFunc(conn, func(key, _ string) bool { return has(key) || key == "sslmode" && has("ssl") })
-	t.Login = Login{ConnString: AddSettings(Secret(at.dsn), conn), Keys: keys}
-	hasMode := merged.sslmode != nil || has("sslmode") || has("ssl")
-	cfg := b.try(n, where, t.Login.ConnString, merged.systemRoots() && !has("sslrootcert") && hasMode)
-	if cfg == nil {
-		return
-	}
-	if !has("host") {
-		b.problem(n, where, "has no host")
-	}
-	if !has("password") {
-		database := cmp.Or(cfg.Database, KindPostgres.DefaultDatabase())
-		t.Login.Password = merged.passwordFor(cfg.Host, strconv.Itoa(int(cfg.Port)), cfg.User, database)
-	}
-}
-
-// try parses a target's connection string and adds what is wrong with it to the problems. It returns nil if it cannot
-// be parsed. verified says that the system's certificates are to be used, which pgconn makes verify-full whatever the
-// mode is.
-func (b *builder) try(n *yaml.Node, where string, dsn Secret, verified bool) *pgconn.Config {
-	cfg, err := parseWithoutFiles(dsn)
-	if err != nil {
-		b.problem(n, where, "%s", err)
-		return nil
-	}
-	if verified && (cfg.TLSConfig == nil || cfg.TLSConfig.InsecureSkipVerify) {
-		b.problem(n, where, "sslrootcert system needs sslmode verify-full")
-	}
-	return cfg
 }

@@ -132,7 +132,7 @@ func TestProblems(t *testing.T) {
 	t.Parallel()
 	const (
 		secret     = "hunter2"
-		targetKeys = "applications, commit, dbname, dsn, environment, host, interval, keep, kind, labels, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user"
+		targetKeys = "applications, commit, dbname, dsn, dsn_env, dsn_file, environment, host, host_env, host_file, interval, keep, kind, labels, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user, user_env, user_file"
 	)
 	for name, test := range map[string]struct{ text, want string }{
 		"empty":     {"", "dir/x.yml: is empty"},
@@ -146,8 +146,8 @@ func TestProblems(t *testing.T) {
 		"two":       {"targets: {a: {host: h, user: u}}\n---\nx: y\n", "dir/x.yml:2: begins a second document: there can be one"},
 		"large":     {strings.Repeat("# "+strings.Repeat("x", 98)+"\n", 100000), "dir/x.yml: is larger than 4096 KiB"},
 		"no anchor": {"targets: {a: {password: *hunter2}}\n", "dir/x.yml: an alias (*name) has no anchor (&name); a text that begins with * needs quotes"},
-		"merge key": {"targets:\n  a: &a {host: h, user: u}\n  b:\n    <<: *a\n", `dir/x.yml:4: targets.b: unknown key; known here are ` + targetKeys + "\ndir/x.yml:4: targets.b: needs a host or a dsn"},
-		"itself":    {"targets: &a {a: *a}\n", "dir/x.yml:1: targets.a.a: unknown key; known here are " + targetKeys + "\ndir/x.yml:1: targets.a: needs a host or a dsn"},
+		"merge key": {"targets:\n  a: &a {host: h, user: u}\n  b:\n    <<: *a\n", `dir/x.yml:4: targets.b: unknown key; known here are ` + targetKeys + "\ndir/x.yml:4: targets.b: needs a host or a dsn\ndir/x.yml:4: targets.b: has no user, nor have its module and the defaults"},
+		"itself":    {"targets: &a {a: *a}\n", "dir/x.yml:1: targets.a.a: unknown key; known here are " + targetKeys + "\ndir/x.yml:1: targets.a: needs a host or a dsn\ndir/x.yml:1: targets.a: has no user, nor have its module and the defaults"},
 		"binary":    {"targets: {a: {host: !!binary aGk=, user: u}}\n", "dir/x.yml:1: targets.a.host: must be a text"},
 		"slips": {
 			"targets:\n  a: {host: h, user: u, password:hunter2}\n  b: {host: h, user: u, password: x, hunter}\n  c: {host: h, user: u, hunter2: x}\n",
@@ -180,10 +180,10 @@ func TestProblems(t *testing.T) {
 		},
 		"after an unknown key": {
 			"targets: {a: {host: h, user: u}}\ndefaults: {pasword: x, sslmode: maybe}\n",
-			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, commit, interval, keep, labels, password, password_command, password_command_ttl, password_env, password_file, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user\n" +
+			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, commit, dbname, interval, keep, kind, labels, password, password_command, password_command_ttl, password_env, password_file, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user, user_env, user_file\n" +
 				"dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, verify-ca, verify-full",
 		},
-		"no host":   {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn"},
+		"no host":   {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn\ndir/x.yml:1: targets.a: has no user, nor have its module and the defaults"},
 		"odd names": {"targets:\n  \"\": {host: h, user: u}\n  \"a\\nb\": {host: h, user: u}\n", "dir/x.yml:2: targets: a name must have 1 to 200 bytes and no control character\ndir/x.yml:3: targets: a name must have 1 to 200 bytes and no control character"},
 		"many at once": {`
 defaults: {timeout: hunter2, sslmode: hunter2, sslcert: c}
@@ -249,10 +249,11 @@ func TestLoadOdd(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for path, want := range map[string]string{
-		dir: "is a directory", "/dev/zero": "is not a regular file", filepath.Join(dir, "none"): "no such file or directory",
+		dir: dir + ": is a directory", "/dev/zero": "/dev/zero: is not a regular file",
+		filepath.Join(dir, "none"): "a file in " + dir + ": no such file or directory",
 	} {
 		_, err := Load(path, Probing{}, nil)
-		if err == nil || err.Error() != path+": "+want {
+		if err == nil || err.Error() != want {
 			t.Errorf("%s: %v", path, err)
 		}
 	}

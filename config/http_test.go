@@ -118,7 +118,7 @@ func TestHTTPCheckProblems(t *testing.T) {
 		"http: 'http://u:hunter2@h', basic_auth: {username: u}":           "checks.a.http: has a login, and there is basic_auth or authorization beside it",
 		"http: 'http://hunter2@h', authorization: {credentials: hunter2}": "checks.a.http: has a login, and there is basic_auth or authorization beside it",
 		"tcp: 'h:1', tls_config: {server_name: x}":                        "checks.a.tls_config: does not go with tcp",
-		"redis: 'redis://h', proxy_url_env: NONE_OF_THIS_NAME":            "checks.a.proxy_url_env: the variable is not set",
+		"http: 'http://h', proxy_url_env: NONE_OF_THIS_NAME":              "checks.a.proxy_url_env: the variable is not set",
 	} {
 		_, err := parseText(t, "checks: {a: {"+line+"}}")
 		if err == nil || err.Error() != "dir/x.yml:1: "+want {

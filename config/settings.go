@@ -20,6 +20,9 @@ const defaultCommandTTL = 10 * time.Minute
 // settings are those that the defaults, a module or a target can have. A setting that is not in the file is nil.
 type settings struct {
 	user, sslmode, sslrootcert, sslcert, sslkey, requireAuth *string
+	userFile                                                 *string // the file that holds the user, instead of user
+	dbname                                                   *string
+	kind                                                     *Kind
 	password                                                 *PasswordSource
 	ttl                                                      *time.Duration
 	timeout, interval                                        *time.Duration
@@ -28,9 +31,17 @@ type settings struct {
 }
 
 // overlay returns s, with the settings of base for those that s does not have. A password of s replaces the one of
-// base, whatever the sources of the two are. Labels are merged name by name.
+// base, whatever the sources of the two are, and so does a user. Labels are merged name by name. A database belongs to the
+// kind of its level: a PgBouncer does not get the one of the servers.
 func (s *settings) overlay(base settings) settings {
+	if s.user != nil || s.userFile != nil {
+		base.user, base.userFile = nil, nil
+	}
+	if s.kind != nil && *s.kind != base.serverKind() {
+		base.dbname = nil
+	}
 	return settings{
+		userFile: either(s.userFile, base.userFile), dbname: either(s.dbname, base.dbname), kind: either(s.kind, base.kind),
 		user: either(s.user, base.user), sslmode: either(s.sslmode, base.sslmode),
 		sslrootcert: either(s.sslrootcert, base.sslrootcert), sslcert: either(s.sslcert, base.sslcert),
 		sslkey: either(s.sslkey, base.sslkey), requireAuth: either(s.requireAuth, base.requireAuth),
@@ -49,13 +60,34 @@ func either[T any](upper, lower *T) *T {
 	return lower
 }
 
+// serverKind returns the kind of server. It is KindPostgres unless it is set.
+func (s *settings) serverKind() Kind {
+	if s.kind == nil {
+		return KindPostgres
+	}
+	return *s.kind
+}
+
+// database returns the database of a login, for a connection string that names none.
+func (s *settings) database() string {
+	if s.dbname == nil {
+		return s.serverKind().DefaultDatabase()
+	}
+	return *s.dbname
+}
+
+// hasUser reports whether there is a user, or a file that holds it.
+func (s *settings) hasUser() bool { return s.user != nil || s.userFile != nil }
+
 // systemRoots reports whether the system's certificates are to be trusted.
 func (s *settings) systemRoots() bool { return s.sslrootcert != nil && *s.sslrootcert == "system" }
 
-// probing returns the settings of a probe, which must all be set.
+// probing returns the settings of a probe, which must all be set. Applications and commits are not known of a PgBouncer.
 func (s *settings) probing() Probing {
+	isPostgres := s.serverKind() == KindPostgres
 	return Probing{
-		Timeout: *s.timeout, Interval: *s.interval, Applications: *s.applications, Commit: *s.commit, Keep: *s.keep,
+		Timeout: *s.timeout, Interval: *s.interval, Keep: *s.keep,
+		Applications: isPostgres && *s.applications, Commit: isPostgres && *s.commit,
 	}
 }
 
@@ -74,6 +106,9 @@ func (s *settings) keysSet() []string {
 		if value != nil {
 			keys = append(keys, key)
 		}
+	}
+	if s.userFile != nil {
+		keys = append(keys, "user")
 	}
 	if s.password != nil {
 		keys = append(keys, "password")
@@ -132,8 +167,14 @@ func (b *builder) settingsFields(s *settings) fields {
 			set(s.password, n, where)
 		}
 	}
-	return fields{
-		"user":     func(n *yaml.Node, where string) { assign(&s.user, b.text(n, where)) },
+	known := fields{
+		"dbname": func(n *yaml.Node, where string) { assign(&s.dbname, b.text(n, where)) },
+		"kind": func(n *yaml.Node, where string) {
+			if text := b.oneOf(n, where, string(KindPostgres), string(KindPgBouncer)); text != "" {
+				kind := Kind(text)
+				s.kind = &kind
+			}
+		},
 		"password": password(func(p *PasswordSource, n *yaml.Node, where string) { p.Text = Secret(b.text(n, where)) }),
 		"password_file": password(func(p *PasswordSource, n *yaml.Node, where string) {
 			p.File = b.fromFolder(b.text(n, where))
@@ -172,6 +213,28 @@ func (b *builder) settingsFields(s *settings) fields {
 		},
 		"labels": func(n *yaml.Node, where string) { s.labels = b.labels(n, where) },
 	}
+	// An empty one is among the problems, and is there all the same.
+	b.sources(known, "user", func(user string) { s.user = &user }, func(path string) { s.userFile = &path })
+	return known
+}
+
+// sources adds the keys of a text that the configuration has, that an environment variable has (key_env), or that a file has
+// which every login reads (key_file). text gets the text of the first two, file the path; both may be empty if there is a
+// problem.
+func (b *builder) sources(known fields, key string, text, file func(string)) {
+	given := false
+	add := func(suffix string, read func(*yaml.Node, string)) {
+		known[key+suffix] = func(n *yaml.Node, where string) {
+			if given {
+				b.problem(n, where, "the %[1]s is given in several ways: keep one of %[1]s, %[1]s_env and %[1]s_file", key)
+			}
+			given = true
+			read(n, where)
+		}
+	}
+	add("", func(n *yaml.Node, where string) { text(b.text(n, where)) })
+	add("_env", func(n *yaml.Node, where string) { text(string(b.variable(n, where))) })
+	add("_file", func(n *yaml.Node, where string) { file(b.fromFolder(b.text(n, where))) })
 }
 
 // requireAuth reads the list of authentication methods that a server may use.
@@ -186,10 +249,19 @@ func (b *builder) requireAuth(n *yaml.Node, where string) string {
 	return methods
 }
 
-// checkSettings finds settings that contradict each other.
-func (b *builder) checkSettings(n *yaml.Node, where string, s *settings) {
+// checkSettings finds settings of a level that contradict each other or kind, which is the kind of the level or of one below.
+func (b *builder) checkSettings(n *yaml.Node, where string, s *settings, kind Kind) {
 	if (s.sslcert == nil) != (s.sslkey == nil) {
 		b.problem(n, where, "has only one of sslcert and sslkey")
+	}
+	if kind != KindPgBouncer {
+		return
+	}
+	if s.applications != nil && *s.applications {
+		b.problem(n, where+".applications", "is not known of a PgBouncer")
+	}
+	if s.commit != nil && *s.commit {
+		b.problem(n, where+".commit", "is not known of a PgBouncer")
 	}
 }
 

@@ -62,6 +62,8 @@ type Probing struct {
 type Login struct {
 	// Environment is set if environment variables name the server. All other fields are empty then.
 	Environment *Environment
+	// Unread is set if files hold the connection string, the host or the user. All other fields are empty then.
+	Unread *UnreadLogin
 	// ConnString is a connection string with all settings of the login, except for a password that Password names. It
 	// overrides all of libpq's environment and files but the run-time parameters.
 	ConnString Secret

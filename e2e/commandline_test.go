@@ -215,8 +215,8 @@ func TestConfigCheck(t *testing.T) {
 		if code != test.code || !strings.HasSuffix(out, test.out) || !strings.Contains(errs, test.errs) {
 			t.Errorf("code %d\n%s%s", code, out, errs)
 		}
-		if lines := strings.Count(errs, "\n"); test.code == 1 && lines != 3 {
-			t.Errorf("%d lines for three problems:\n%s", lines, errs)
+		if lines := strings.Count(errs, "\n"); test.code == 1 && lines != 4 { // a has an unknown key, no host and no user
+			t.Errorf("%d lines for four problems:\n%s", lines, errs)
 		}
 	}
 }

@@ -530,3 +530,46 @@ checks:
 		t.Errorf("%v probes before the reload, %v after it", n, m)
 	}
 }
+
+// TestFilesOfLogin: a host, a user and a connection string in files are read at each login, so that what rotates them needs no
+// reload. A file that is missing is misconfigured.
+func TestFilesOfLogin(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	execute(t, s, "CREATE ROLE rotated LOGIN PASSWORD 'new'", "CREATE ROLE app LOGIN PASSWORD 'old'")
+	dir := t.TempDir()
+	write := func(name, content string) { check(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600)) }
+	e, _ := startWithFile(t, fmt.Sprintf(`
+defaults: {sslmode: disable, keep: false}
+targets:
+  parts: {host_file: %[1]s/host, user_file: %[1]s/user, password_file: %[1]s/password, port: %[2]d, dbname: app}
+  uri: {dsn_file: %[1]s/uri}
+`, dir, s.Port))
+	expect := func(target string, want verdict) {
+		t.Helper()
+		m := e.ProbeMetrics(target, "")
+		if m[fmt.Sprintf("pg_probe_state{state=%q}", want.state)] != 1 {
+			t.Errorf("%s is not %s\n%s", target, want.state, e.Logged())
+		}
+	}
+	missing := verdict{"misconfigured", "auth"}
+	expect("parts", missing)
+	expect("uri", missing)
+	write("host", "127.0.0.1\n")
+	write("user", "app\n")
+	write("password", "old\n")
+	write("uri", fmt.Sprintf("postgresql://app:old@127.0.0.1:%d/app\n", s.Port))
+	expect("parts", up)
+	expect("uri", up)
+	execute(t, s, "DROP ROLE app")
+	expect("parts", missing)
+	expect("uri", missing)
+	write("user", "rotated")
+	write("password", "new")
+	write("uri", fmt.Sprintf("postgresql://rotated:new@127.0.0.1:%d/app\n", s.Port))
+	expect("parts", up)
+	expect("uri", up)
+	if logged := e.Logged(); !strings.Contains(logged, "host_file: a file in "+dir+": no such file") || strings.Contains(logged, "rotated") {
+		t.Errorf("logged:\n%s", logged)
+	}
+}

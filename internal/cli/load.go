@@ -4,10 +4,8 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/credentials"
@@ -25,9 +23,8 @@ func (f *Flags) Loader(getenv func(string) string) func() (*config.File, error) 
 			return nil, err
 		}
 		file, err := config.Load(f.ConfigFile, f.Probing, credentials.VerifyEnvironment)
-		var errno syscall.Errno
-		if errors.As(err, &errno) { // the path of a file that is not there may be a connection string
-			return nil, fmt.Errorf("--config.file: %w", errno)
+		if config.IsSystemError(err) {
+			return nil, fmt.Errorf("--config.file: %w", err)
 		}
 		return file, err
 	}

@@ -12,6 +12,8 @@ package credentials
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -36,8 +38,9 @@ type Source struct {
 	login    *config.Login
 	commands *commands
 
-	mu      sync.Mutex    // protects refused
-	refused config.Sealed // the password that the server refused last, if it has accepted none since
+	mu      sync.Mutex      // protects what follows
+	refused config.Sealed   // the password that the server refused last, if it has accepted none since
+	command *config.Command // the one of the last login, nil if none had one: its arguments depend on what files hold
 }
 
 // ConnConfig returns the settings of one login, which the caller owns. ctx bounds how long it waits for a command that
@@ -49,15 +52,19 @@ func (s *Source) ConnConfig(ctx context.Context) (*pgconn.Config, error) {
 	if s.login.Environment != nil {
 		return environment{s.login.Environment}.connConfig()
 	}
-	cfg, err := parse(s.login.ConnString)
+	login, err := s.read()
 	if err != nil {
 		return nil, err
 	}
-	dropForeignParams(cfg, s.login.Keys)
-	if !s.login.Password.IsSet() {
+	cfg, err := parse(login.ConnString)
+	if err != nil {
+		return nil, err
+	}
+	dropForeignParams(cfg, login.Keys)
+	if !login.Password.IsSet() {
 		return cfg, nil
 	}
-	password, err := s.password(ctx)
+	password, err := s.password(ctx, &login.Password)
 	if err != nil {
 		return nil, err
 	}
@@ -65,9 +72,26 @@ func (s *Source) ConnConfig(ctx context.Context) (*pgconn.Config, error) {
 	return cfg, nil
 }
 
+// read returns the login, with what files hold of its connection string.
+func (s *Source) read() (config.Login, error) {
+	unread := s.login.Unread
+	if unread == nil {
+		return *s.login, nil
+	}
+	files, contents := unread.Files(), make(map[string]config.Secret)
+	for _, key := range slices.Sorted(maps.Keys(files)) {
+		content, err := readSecret(files[key])
+		if err != nil {
+			return config.Login{}, withKey(key, err)
+		}
+		contents[key] = content
+	}
+	return unread.Login(contents)
+}
+
 // password reads the password from where it comes.
-func (s *Source) password(ctx context.Context) (config.Secret, error) {
-	switch from := &s.login.Password; {
+func (s *Source) password(ctx context.Context, from *config.PasswordSource) (config.Secret, error) {
+	switch {
 	case from.File != "":
 		password, err := readSecret(from.File)
 		return password, withKey("password_file", err)
@@ -75,6 +99,7 @@ func (s *Source) password(ctx context.Context) (config.Secret, error) {
 		return readVariable("password_env", from.Variable)
 	case from.Command != nil:
 		s.mu.Lock()
+		s.command = from.Command
 		refused := s.refused.Secret()
 		s.mu.Unlock()
 		password, err := s.commands.get(ctx, from.Command, refused)
@@ -85,7 +110,12 @@ func (s *Source) password(ctx context.Context) (config.Secret, error) {
 }
 
 // HasPasswordCommand reports whether ConnConfig may wait for a command that prints the password.
-func (s *Source) HasPasswordCommand() bool { return s.login.Password.Command != nil }
+func (s *Source) HasPasswordCommand() bool {
+	if s.login.Unread != nil {
+		return s.login.Unread.HasPasswordCommand()
+	}
+	return s.login.Password.Command != nil
+}
 
 // PasswordRefused records that the server refused a password that ConnConfig returned. It reports whether the next
 // ConnConfig may return another one: a command printed the password some time ago and will run again, or has run
@@ -93,8 +123,9 @@ func (s *Source) HasPasswordCommand() bool { return s.login.Password.Command != 
 func (s *Source) PasswordRefused(password config.Secret) (mayChange bool) {
 	s.mu.Lock()
 	s.refused = config.Seal(password)
+	command := s.command
 	s.mu.Unlock()
-	return s.HasPasswordCommand() && s.commands.mayChange(s.login.Password.Command, password)
+	return command != nil && s.commands.mayChange(command, password)
 }
 
 // Accepted records that a login succeeded. The target forgets the password that the server refused.

@@ -140,7 +140,7 @@ func TestFromEnvironment(t *testing.T) {
 }
 
 // TestEnvironmentFiles: every login reads the files that the variables name. A file that cannot be used is an error
-// that names the variable, and the path in no case.
+// that names the variable and the path.
 func TestEnvironmentFiles(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hunter2")
@@ -157,7 +157,7 @@ func TestEnvironmentFiles(t *testing.T) {
 		}
 		cfg, err := source.ConnConfig(t.Context())
 		switch {
-		case password == "" && (err == nil || err.Error() != "DATA_SOURCE_PASS_FILE: is empty"):
+		case password == "" && (err == nil || err.Error() != "DATA_SOURCE_PASS_FILE: "+path+": is empty"):
 			t.Errorf("an empty file: %v", err)
 		case password != "" && (err != nil || cfg.Password != password):
 			t.Errorf("%s: %v", password, err)
@@ -187,7 +187,7 @@ func TestFileTargetFromEnvironment(t *testing.T) {
 		t.Errorf("%v %v", cfg, err)
 	}
 	t.Setenv("DATABASE_URL_FILE", "/nonexistent/hunter2")
-	if _, err := load(); err == nil || err.Error() != "x.yml:2: targets.orders.environment: DATABASE_URL_FILE: no such file or directory" {
+	if _, err := load(); err == nil || err.Error() != "x.yml:2: targets.orders.environment: DATABASE_URL_FILE: a file in /: no such file or directory" {
 		t.Errorf("a missing file: %v", err)
 	}
 	t.Setenv("DATABASE_URL_FILE", "")

@@ -82,7 +82,7 @@ func readConnFile(key, path string) ([]byte, error) {
 	if path == "" || path == os.DevNull {
 		return nil, nil
 	}
-	content, err := config.ReadNamedFile(path, maxConnFileSize)
+	content, err := config.ReadFile(path, maxConnFileSize)
 	if err != nil && !config.IsSystemError(err) {
 		return nil, withKey(key, err)
 	}

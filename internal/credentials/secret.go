@@ -22,7 +22,11 @@ func readSecret(path string) (config.Secret, error) {
 	if err != nil {
 		return "", err
 	}
-	return trimSecret(content)
+	value, err := trimSecret(content)
+	if err != nil {
+		return "", config.NewFileError(path, err)
+	}
+	return value, nil
 }
 
 // trimSecret returns a secret without the line ends behind it. It must not be empty.

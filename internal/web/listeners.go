@@ -56,7 +56,7 @@ type Options struct {
 func Serve(ctx context.Context, o Options) error {
 	// exporter-toolkit would read any kind of file, of any size.
 	if path := *o.Flags.WebConfigFile; path != "" {
-		if _, err := config.ReadNamedFile(path, maxWebConfigSize); err != nil {
+		if _, err := config.ReadFile(path, maxWebConfigSize); err != nil {
 			return fmt.Errorf("--web.config.file: %w", err)
 		}
 	}
