@@ -61,7 +61,7 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	if f.ConfigFile != "" && getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	load, store := f.Loader(getenv), credentials.NewStore(ctx)
+	load, store, fingerprint := f.Loader(getenv), credentials.NewStore(ctx), f.Fingerprint()
 	switch {
 	case f.IsCheck:
 		return f.Check.Run(ctx, load, store, out, errs)
@@ -77,7 +77,10 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	if file.TakenFrom != "" {
 		logger.Info("a target comes from the environment", "taken_from", file.TakenFrom)
 	}
-	if err := serve(ctx, &f, file, store, hangup, load, logger); err != nil {
+	reloading := web.ReloaderOptions{
+		Load: load, Hangup: hangup, Interval: f.AutoReloadInterval, Fingerprint: f.Fingerprint, Loaded: fingerprint, Logger: logger,
+	}
+	if err := serve(ctx, &f, file, store, reloading, logger); err != nil {
 		logger.Error("cannot serve", "err", err)
 		return 1
 	}
@@ -86,8 +89,8 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 
 // serve serves HTTP until ctx ends, and then ends scrapes and sessions in less than five seconds.
 func serve(
-	ctx context.Context, f *cli.Flags, file *config.File, store *credentials.Store,
-	hangup <-chan os.Signal, load func() (*config.File, error), logger *slog.Logger,
+	ctx context.Context, f *cli.Flags, file *config.File, store *credentials.Store, reloading web.ReloaderOptions,
+	logger *slog.Logger,
 ) error {
 	var sessions probe.Sessions
 	shortage := web.NewShortage(logger)
@@ -104,7 +107,8 @@ func serve(
 	}()
 	web.WarnOfDescriptors(logger, len(file.Targets))
 	m.ApplyConfig(file)
-	reloader := web.NewReloader(hangup, load, m, logger)
+	reloading.Monitor = m
+	reloader := web.NewReloader(reloading)
 	go reloader.Run(ctx)
 
 	exporter := collector.New(m, collector.Options{

@@ -5,6 +5,8 @@ package config
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -63,6 +65,16 @@ func Load(path string, base Probing, verify func(*Environment) error) (*File, er
 		return nil, err
 	}
 	return Parse(strings.NewReader(string(content)), path, base, verify)
+}
+
+// Fingerprint returns a text that depends on the content of a configuration file, or on the reason why it cannot be read.
+func Fingerprint(path string) string {
+	content, err := ReadFile(path, maxFileSize)
+	if err != nil {
+		return err.Error()
+	}
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
 }
 
 // Parse does what Load does, from a reader. Relative paths in the file begin at the folder of path. If verify is nil,

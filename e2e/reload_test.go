@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -280,4 +281,57 @@ func TestRemovedWhileProbed(t *testing.T) {
 		t.Errorf("a removed target: status %d", status)
 	}
 	e.ExpectNoMoreUsed()
+}
+
+// TestAutoReload: a file that changes as a mounted ConfigMap does, by a link to another folder, is loaded without a signal. One
+// that cannot be used, or is away, changes nothing and is logged once.
+func TestAutoReload(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	generation := 0
+	publish := func(content string) { // as a kubelet does
+		generation++
+		folder := filepath.Join(dir, fmt.Sprintf("..%d", generation))
+		check(t, os.Mkdir(folder, 0o700))
+		check(t, os.WriteFile(filepath.Join(folder, "config.yml"), []byte(content), 0o600))
+		check(t, os.Symlink(filepath.Base(folder), filepath.Join(dir, "..data_tmp")))
+		check(t, os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
+	}
+	target := func(name string) string {
+		return fmt.Sprintf("  %s: {host: 127.0.0.1, port: 1, %s}\n", name, login())
+	}
+	publish("targets:\n" + target("a"))
+	path := filepath.Join(dir, "config.yml")
+	check(t, os.Symlink("..data/config.yml", path))
+	e := startExporter(t, nil, "--config.file="+path, "--config.auto-reload-interval=1s")
+	expect := func(names ...string) {
+		t.Helper()
+		eventually(t, "the change is not loaded", func() bool { return slices.Equal(e.Discovered(), names) })
+	}
+	failures := func() int { return strings.Count(e.Logged(), `msg="the configuration stays as it was"`) }
+	expectFailures := func(want int) {
+		t.Helper()
+		eventually(t, "the failure is not logged", func() bool { return failures() == want })
+		time.Sleep(3 * time.Second) // for three more looks
+		if n := failures(); n != want {
+			t.Errorf("%d failures are logged, want %d", n, want)
+		}
+		if m := e.Scrape(); m["pg_liveness_exporter_config_last_reload_successful"] != 0 {
+			t.Error("the metric says that the file was loaded")
+		}
+	}
+	publish("targets:\n" + target("a") + target("b"))
+	expect("a", "b")
+	publish("targets: {a: {hots: h}}")
+	expectFailures(1)
+	expect("a", "b")
+	publish("targets:\n" + target("c"))
+	expect("c")
+	check(t, os.Remove(filepath.Join(dir, "..data")))
+	expectFailures(2)
+	expect("c")
+	publish("targets:\n" + target("c"))
+	eventually(t, "the file that is back is not loaded", func() bool {
+		return e.Scrape()["pg_liveness_exporter_config_last_reload_successful"] == 1
+	})
 }

@@ -29,7 +29,11 @@ import (
 	"pg_liveness_exporter/status"
 )
 
-const defaultAddress = ":10432"
+const (
+	defaultAddress = ":10432"
+	// minAutoReload is the shortest --config.auto-reload-interval, as in Prometheus.
+	minAutoReload = time.Second
+)
 
 // Flags are the values of the command line.
 type Flags struct {
@@ -40,6 +44,8 @@ type Flags struct {
 	// and exit.
 	ConfigFile  string
 	ConfigCheck bool
+	// AutoReloadInterval is the time between two looks at the file, 0 for none.
+	AutoReloadInterval time.Duration
 	// TelemetryPath is the path of the metrics. Targets reports whether it shows the metrics of the targets, and Compat
 	// whether to show metrics under postgres_exporter's names as well.
 	TelemetryPath   string
@@ -76,6 +82,8 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	app.Flag("web.telemetry-path", "Path under which to expose metrics.").Default("/metrics").StringVar(&f.TelemetryPath)
 	app.Flag("config.file", "YAML file with the servers to watch.").StringVar(&f.ConfigFile)
 	app.Flag("config.check", "Read --config.file, say what is wrong with it, and exit.").BoolVar(&f.ConfigCheck)
+	app.Flag("config.auto-reload-interval", "Look at --config.file this often and read it again when its content has changed, as "+
+		"SIGHUP does; 0s does not.").Default("0s").DurationVar(&f.AutoReloadInterval)
 	app.Flag("health.listen-address", "Also serve the health paths, and nothing else, on this address, without TLS and "+
 		"passwords: for kubelets and balancers when the other one asks for them.").StringVar(&f.HealthAddress)
 	app.Flag("web.enable-lifecycle", "Let POST /-/reload read --config.file again, as SIGHUP does.").BoolVar(&f.Lifecycle)
@@ -145,6 +153,10 @@ func (f *Flags) validate() error {
 		return fmt.Errorf("--probe.max-in-flight is %d, less than 1", f.MaxInFlight)
 	case f.ConfigFile == "" && f.ConfigCheck:
 		return errors.New("--config.check needs --config.file")
+	case f.AutoReloadInterval != 0 && f.AutoReloadInterval < minAutoReload:
+		return fmt.Errorf("--config.auto-reload-interval is %s, neither 0s nor at least %s", f.AutoReloadInterval, minAutoReload)
+	case f.ConfigFile == "" && f.AutoReloadInterval != 0:
+		return errors.New("--config.auto-reload-interval needs --config.file")
 	case f.TimeoutOffset < 0:
 		return fmt.Errorf("--probe.timeout-offset is %s, less than 0s", f.TimeoutOffset)
 	case taken(f.TelemetryPath):

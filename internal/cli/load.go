@@ -42,3 +42,14 @@ func (f *Flags) loadEnvironment(getenv func(string) string) (*config.File, error
 		Targets: []*config.Target{target}, Health: config.DefaultHealth(), TakenFrom: target.Login.Environment.Source,
 	}, nil
 }
+
+// Fingerprint returns a text that is another one once the content of --config.file has changed, whatever path leads to it, or
+// once it can no longer be read. It is empty without such a file.
+//
+// The text depends on that file alone: passwords, certificates and whatever else the file names are read when they are used.
+func (f *Flags) Fingerprint() string {
+	if f.ConfigFile == "" {
+		return ""
+	}
+	return config.Fingerprint(f.ConfigFile)
+}

@@ -9,35 +9,59 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/monitor"
 )
 
-// Reloader reloads the configuration on a signal or on a request to /-/reload. Reloads never overlap.
+// Reloader reloads the configuration on a signal, on a request to /-/reload, and when the file has changed. Reloads never
+// overlap.
 type Reloader struct {
-	load     func() (*config.File, error)
-	monitor  *monitor.Monitor
-	logger   *slog.Logger
-	hangup   <-chan os.Signal
+	options  ReloaderOptions
+	loaded   string // what Fingerprint returned before the last reload; only Run uses it
 	requests chan chan<- error
 	ended    chan struct{} // closed when Run has returned
 }
 
-// NewReloader returns a reloader. It reloads only while Run runs. hangup receives the signals.
-func NewReloader(
-	hangup <-chan os.Signal, load func() (*config.File, error), m *monitor.Monitor, logger *slog.Logger,
-) *Reloader {
-	return &Reloader{load, m, logger, hangup, make(chan chan<- error), make(chan struct{})}
+// ReloaderOptions has the parameters of NewReloader.
+type ReloaderOptions struct {
+	// Load returns the configuration, which Monitor gets.
+	Load    func() (*config.File, error)
+	Monitor *monitor.Monitor
+	// Hangup receives signals to reload.
+	Hangup <-chan os.Signal
+	// Interval is the time between two looks at the configuration. If it is 0 there are none. Fingerprint returns a text that
+	// is another one once the configuration has changed, and Loaded is what it returned before Monitor got the first
+	// configuration.
+	Interval    time.Duration
+	Fingerprint func() string
+	Loaded      string
+	Logger      *slog.Logger
 }
 
-// Run reloads on signals and requests until ctx ends.
+// NewReloader returns a reloader. It reloads only while Run runs.
+func NewReloader(options ReloaderOptions) *Reloader {
+	return &Reloader{options, options.Loaded, make(chan chan<- error), make(chan struct{})}
+}
+
+// Run reloads until ctx ends. After a change that cannot be loaded, it tries again when there is another change.
 func (r *Reloader) Run(ctx context.Context) {
 	defer close(r.ended)
+	var look <-chan time.Time
+	if r.options.Interval > 0 {
+		ticker := time.NewTicker(r.options.Interval)
+		defer ticker.Stop()
+		look = ticker.C
+	}
 	for {
 		select {
-		case <-r.hangup:
-			_ = r.reload() // ignored: reload has logged it
+		case <-look:
+			if r.options.Fingerprint() != r.loaded {
+				_ = r.reload() // ignored: reload has logged it
+			}
+		case <-r.options.Hangup:
+			_ = r.reload()
 		case reply := <-r.requests:
 			reply <- r.reload()
 		case <-ctx.Done():
@@ -49,16 +73,18 @@ func (r *Reloader) Run(ctx context.Context) {
 // reload loads and applies the configuration. If it cannot be loaded, the previous one stays and reload returns the
 // error.
 func (r *Reloader) reload() error {
-	file, err := r.load()
+	r.loaded = r.options.Fingerprint() // before the file is read: a change meanwhile is loaded next time
+	logger := r.options.Logger
+	file, err := r.options.Load()
 	if err != nil {
-		r.monitor.ReloadFailed()
-		r.logger.Error("the configuration stays as it was")
-		LogProblems(r.logger, err)
+		r.options.Monitor.ReloadFailed()
+		logger.Error("the configuration stays as it was")
+		LogProblems(logger, err)
 		return err
 	}
-	WarnOfDescriptors(r.logger, len(file.Targets))
-	r.monitor.ApplyConfig(file)
-	r.logger.Info("the configuration was loaded", "targets", len(file.Targets), "checks", len(file.Checks))
+	WarnOfDescriptors(logger, len(file.Targets))
+	r.options.Monitor.ApplyConfig(file)
+	logger.Info("the configuration was loaded", "targets", len(file.Targets), "checks", len(file.Checks))
 	return nil
 }
 
