@@ -114,15 +114,10 @@ func serve(
 	exporter := collector.New(m, collector.Options{
 		TimeoutOffset: f.TimeoutOffset, HideTargets: !f.Targets, Compat: f.Compat, Sessions: &sessions, Logger: logger,
 	})
-	var reload http.Handler
-	if f.Lifecycle {
-		reload = reloader
-	}
-	pages, err := newPages(f, m, logger)
-	if err != nil {
-		return err
-	}
-	mux, err := web.NewMux(f.TelemetryPath, exporter, reload, pages)
+	mux, err := web.NewMux(web.MuxOptions{
+		TelemetryPath: f.TelemetryPath, External: f.ExternalURL, Exporter: exporter, Reload: reloader, Lifecycle: f.Lifecycle,
+		Pages: newPages(f, m, logger),
+	})
 	if err != nil {
 		return err
 	}
@@ -133,18 +128,18 @@ func serve(
 	healthMux := http.NewServeMux()
 	endpoints.Register(healthMux)
 	return web.Serve(ctx, web.Options{
-		Flags: f.Web, Handler: mux, HealthAddress: f.HealthAddress, HealthHandler: healthMux, OnReady: ready.Store,
-		OnOutOfDescriptors: shortage.Report, Logger: logger,
+		Flags: f.Web, Handler: web.WithPrefix(mux, f.RoutePrefix, f.ExternalURL), OnReady: ready.Store,
+		HealthAddress: f.HealthAddress, HealthHandler: healthMux, OnOutOfDescriptors: shortage.Report, Logger: logger,
 	})
 }
 
 // newPages returns the pages for people, or nil if they are off.
-func newPages(f *cli.Flags, m *monitor.Monitor, logger *slog.Logger) (http.Handler, error) {
+func newPages(f *cli.Flags, m *monitor.Monitor, logger *slog.Logger) http.Handler {
 	if !f.HasPages() {
 		if f.Status {
 			logger.Warn("the metrics are at /, so there is no status page; --web.telemetry-path moves them")
 		}
-		return nil, nil //nolint:nilnil // no pages are no error
+		return nil
 	}
 	return status.New(m, status.Options{
 		ConfigFile: f.ConfigFile, TelemetryPath: f.TelemetryPath, Version: version.Version, Logger: logger,

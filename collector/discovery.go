@@ -6,6 +6,7 @@ package collector
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 )
 
 // group is a target group of Prometheus's HTTP service discovery
@@ -16,23 +17,29 @@ type group struct {
 }
 
 // Discovery returns a handler for /sd. It lists all configured targets for Prometheus's http_sd_configs. Prometheus
-// then scrapes each target through /probe, at the host of this request, and gives its series the labels of the target. The
-// label instance has the target's name. The target from the environment is scraped at metricsPath instead.
-func (e *Exporter) Discovery(metricsPath string) http.Handler {
+// then scrapes each target through /probe, at external, and gives its series the labels of the target. The label instance has
+// the target's name. The target from the environment is scraped at metricsPath instead.
+//
+// external is the URL of the exporter, without a slash at the end of its path. If it has no host, the host and the scheme are
+// those of the request.
+func (e *Exporter) Discovery(metricsPath string, external *url.URL) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Host == "" {
+		scheme, host := external.Scheme, external.Host
+		if host == "" {
+			scheme, host = "http", r.Host
+			if r.TLS != nil {
+				scheme = "https"
+			}
+		}
+		if host == "" {
 			http.Error(w, "the request says no host, which the targets would be scraped at", http.StatusBadRequest)
 			return
 		}
-		scheme := "http"
-		if r.TLS != nil {
-			scheme = "https"
-		}
 		groups := []group{}
 		for _, t := range e.monitor.Targets() {
-			labels := map[string]string{"__scheme__": scheme, "__metrics_path__": metricsPath}
+			labels := map[string]string{"__scheme__": scheme, "__metrics_path__": external.Path + metricsPath}
 			if name := t.Name(); !t.Implied() {
-				labels["__metrics_path__"] = ProbePath
+				labels["__metrics_path__"] = external.Path + ProbePath
 				labels["__param_target"] = name
 				labels["instance"] = name
 				labels[targetLabel] = name
@@ -40,7 +47,7 @@ func (e *Exporter) Discovery(metricsPath string) http.Handler {
 					labels[l.Name] = l.Value
 				}
 			}
-			groups = append(groups, group{[]string{r.Host}, labels})
+			groups = append(groups, group{[]string{host}, labels})
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")

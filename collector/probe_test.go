@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -74,7 +75,7 @@ func TestDiscovery(t *testing.T) {
 	}})
 	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://exporter:1/sd", nil)
 	response := httptest.NewRecorder()
-	e.Discovery("/metrics").ServeHTTP(response, request)
+	e.Discovery("/metrics", &url.URL{}).ServeHTTP(response, request)
 	var got []group
 	if err := json.Unmarshal(response.Body.Bytes(), &got); err != nil {
 		t.Fatal(err)

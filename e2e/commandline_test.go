@@ -184,6 +184,8 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--web.telemetry-path=/targets/metrics"}, 2, "is taken"},
 		{[]string{"--nonsense"}, 2, "unknown long flag"},
 		{[]string{"--config.file=x", "--config.auto-reload-interval=10ms"}, 2, "--config.auto-reload-interval is 10ms"},
+		{[]string{"--web.external-url=postgres://u:hidden@h/d"}, 2, "--web.external-url is neither a URL"},
+		{[]string{"--web.route-prefix=/a?b"}, 2, "--web.route-prefix is not a path"},
 		{[]string{"--config.auto-reload-interval=1m"}, 2, "--config.auto-reload-interval needs --config.file"},
 		{[]string{"serve", "--version"}, 0, "pg_liveness_exporter, version"},
 		{[]string{"postgres://u:hidden@h/d"}, 2, "servers are named in the environment or in a --config.file"},

@@ -7,14 +7,19 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -537,4 +542,75 @@ func TestWebConfiguration(t *testing.T) {
 	})
 	activated := &Exporter{t: t, address: address, log: &testservers.Output{}}
 	activated.Expect(up)
+}
+
+// TestBehindProxy: behind a proxy that terminates TLS, with a path of its own that it keeps or takes off, what /sd lists can be
+// scraped and redirects lead to the proxy, whatever host a request names. The health listener has no prefix.
+func TestBehindProxy(t *testing.T) {
+	t.Parallel()
+	for name, takesOff := range map[string]bool{"a proxy that keeps the path": false, "a proxy that takes the path off": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var e *Exporter
+			proxy := httptest.NewUnstartedServer(nil)
+			external := "https://" + proxy.Listener.Addr().String() + "/pg"
+			proxy.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				reverse := httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+					r.SetURL(&url.URL{Scheme: "http", Host: e.address})
+					if takesOff {
+						r.Out.URL.Path = strings.TrimPrefix(r.Out.URL.Path, "/pg")
+					}
+				}}
+				reverse.ServeHTTP(w, r)
+			})
+			args := []string{"--web.external-url=" + external, "--health.listen-address=127.0.0.1:" + freePort(t)}
+			if takesOff {
+				args = append(args, "--web.route-prefix=/")
+			}
+			e, _ = startWithFile(t, "targets: {a: {host: 127.0.0.1, port: 1, user: u}}", args...)
+			proxy.StartTLS()
+			defer proxy.Close()
+			client := proxy.Client()
+			get := func(address, host string) (int, string, string) {
+				t.Helper()
+				request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
+				check(t, err)
+				request.Host = host
+				response, err := client.Do(request)
+				check(t, err)
+				body, err := io.ReadAll(response.Body)
+				check(t, errors.Join(err, response.Body.Close()))
+				return response.StatusCode, string(body), response.Request.URL.String()
+			}
+			for _, host := range []string{"", "evil.example:1"} {
+				_, listed, _ := get(external+"/sd", host)
+				var groups []struct {
+					Targets []string
+					Labels  map[string]string
+				}
+				check(t, json.Unmarshal([]byte(listed), &groups))
+				l := groups[0].Labels
+				scraped := l["__scheme__"] + "://" + groups[0].Targets[0] + l["__metrics_path__"] + "?target=" + l["__param_target"]
+				if scraped != external+"/probe?target=a" {
+					t.Errorf("with host %q, /sd leads to %s", host, scraped)
+				}
+				if status, body, _ := get(scraped, ""); status != http.StatusOK || !strings.Contains(body, "pg_up 0") {
+					t.Errorf("%s: %d %.100s", scraped, status, body)
+				}
+			}
+			if status, _, at := get(external+"//health", ""); status != http.StatusServiceUnavailable || at != external+"/health" {
+				t.Errorf("%d from %s", status, at)
+			}
+			_, page, _ := get(external+"/", "")
+			for _, link := range regexp.MustCompile(`href="([^"]*)"`).FindAllStringSubmatch(page, -1) {
+				if status, body, _ := get("https://"+proxy.Listener.Addr().String()+link[1], ""); status == http.StatusNotFound {
+					t.Errorf("the page leads to %s: %s", link[1], body)
+				}
+			}
+			plain := strings.TrimPrefix(args[1], "--health.listen-address=")
+			if status, body := e.HealthAt(http.MethodGet, plain, "/livez"); status != http.StatusOK {
+				t.Errorf("/livez on the health listener: %d %s", status, body)
+			}
+		})
+	}
 }

@@ -9,7 +9,6 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
-	"fmt"
 	"html/template"
 	"log/slog"
 	"net/http"
@@ -61,41 +60,32 @@ func Patterns() []string {
 func Paths() []string { return []string{"targets", "badge", "events", "assets", "favicon.ico"} }
 
 // New returns the pages of what m watches. The uptime that they show begins now.
-func New(m *monitor.Monitor, options Options) (*Status, error) {
+func New(m *monitor.Monitor, options Options) *Status {
 	s := &Status{monitor: m, options: options, started: time.Now(), mux: http.NewServeMux()}
-	tag, err := assetTag()
-	if err != nil {
-		return nil, err
-	}
-	s.pages, err = template.New("").Funcs(template.FuncMap{"asset": func(name string) string {
+	tag := assetTag()
+	s.pages = template.Must(template.New("").Funcs(template.FuncMap{"asset": func(name string) string {
 		return "assets/" + name + "?v=" + tag
-	}}).ParseFS(assets, "assets/*.html")
-	if err != nil {
-		return nil, fmt.Errorf("status page: %w", err)
-	}
+	}}).ParseFS(assets, "assets/*.html")) // its only errors are in the files of this package
 	s.mux.HandleFunc("/{$}", s.serveAll)
 	s.mux.HandleFunc("/targets/{name}", s.serveTarget)
 	s.mux.HandleFunc("/badge/{file}", s.serveBadge)
 	s.mux.HandleFunc("/events", s.serveEvents)
 	s.mux.HandleFunc("/assets/{file}", func(w http.ResponseWriter, r *http.Request) { serveAsset(w, r, r.PathValue("file")) })
 	s.mux.HandleFunc("/favicon.ico", func(w http.ResponseWriter, r *http.Request) { serveAsset(w, r, "favicon.svg") })
-	return s, nil
+	return s
 }
 
 // ServeHTTP serves the paths of Patterns.
 func (s *Status) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
 // assetTag returns a text that changes with the files that the pages refer to, so that browsers may keep them.
-func assetTag() (string, error) {
+func assetTag() string {
 	sum := sha256.New()
 	for _, name := range []string{"style.css", "script.js", "favicon.svg"} {
-		content, err := assets.ReadFile("assets/" + name)
-		if err != nil {
-			return "", err
-		}
+		content, _ := assets.ReadFile("assets/" + name) // it is embedded
 		sum.Write(content)
 	}
-	return hex.EncodeToString(sum.Sum(nil)[:6]), nil
+	return hex.EncodeToString(sum.Sum(nil)[:6])
 }
 
 func serveAsset(w http.ResponseWriter, r *http.Request, name string) {

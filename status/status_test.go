@@ -103,11 +103,7 @@ func newFixture(t *testing.T, names ...string) *fixture {
 	}
 	f.monitor.ApplyConfig(file)
 	t.Cleanup(func() { _ = f.monitor.Close(context.Background()) })
-	var err error
-	f.pages, err = New(f.monitor, Options{ConfigFile: "/etc/exporter.yml", TelemetryPath: "/metrics", Version: "1.2.3", Logger: logger})
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.pages = New(f.monitor, Options{ConfigFile: "/etc/exporter.yml", TelemetryPath: "/metrics", Version: "1.2.3", Logger: logger})
 	return f
 }
 

@@ -163,7 +163,7 @@ func TestTable(t *testing.T) {
 		{"config"},
 		{"probe", "check", "internal/credentials"},
 		{"monitor"},
-		{"collector", "health"},
+		{"collector", "health", "status"},
 		{"internal/cli", "internal/web"},
 		{""},
 	} {

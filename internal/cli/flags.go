@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -52,6 +53,10 @@ type Flags struct {
 	Targets, Compat bool
 	// Status reports whether the pages for people are on.
 	Status bool
+	// ExternalURL is the URL that the exporter has for clients, without a slash at the end of its path. It has no host if that
+	// is the one of the request. RoutePrefix is what all paths begin with: empty, or with a slash at its beginning alone.
+	ExternalURL *url.URL
+	RoutePrefix string
 	// Lifecycle reports whether to serve POST /-/reload.
 	Lifecycle bool
 	// HealthAddress is a second address for the health paths, empty if there is none.
@@ -80,6 +85,10 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	f.Web = webflag.AddFlags(app, defaultAddress)
 	promslogflag.AddFlags(app, &f.Log)
 	app.Flag("web.telemetry-path", "Path under which to expose metrics.").Default("/metrics").StringVar(&f.TelemetryPath)
+	externalURL := app.Flag("web.external-url", "The URL under which clients reach the exporter, such as that of a reverse proxy: "+
+		"/sd, the landing page and redirects use it. A path alone takes the host from the request.").String()
+	routePrefix := app.Flag("web.route-prefix", "Prefix of all paths on --web.listen-address; unless set, the path of "+
+		"--web.external-url. A proxy that takes the path off needs /.").String()
 	app.Flag("config.file", "YAML file with the servers to watch.").StringVar(&f.ConfigFile)
 	app.Flag("config.check", "Read --config.file, say what is wrong with it, and exit.").BoolVar(&f.ConfigCheck)
 	app.Flag("config.auto-reload-interval", "Look at --config.file this often and read it again when its content has changed, as "+
@@ -121,10 +130,10 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	if ended {
 		return f, code, true
 	}
-	if err == nil {
-		err = f.validate()
-	} else {
+	if err != nil {
 		err = withoutArguments(err, args)
+	} else if f.ExternalURL, f.RoutePrefix, err = parseURLs(*externalURL, *routePrefix); err == nil {
+		err = f.validate()
 	}
 	if err != nil {
 		fmt.Fprintf(errs, "%s: error: %s, try --help\n", collector.Name, err)
