@@ -107,6 +107,9 @@ func (r *row) searchable() string {
 	for _, c := range r.Checks {
 		texts = append(texts, c.Name)
 	}
+	for _, l := range r.Labels {
+		texts = append(texts, l.Name+"="+l.Value)
+	}
 	return strings.Join(texts, "\n")
 }
 

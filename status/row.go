@@ -55,6 +55,7 @@ type row struct {
 	Strip      template.HTML
 	Summary    string // the strip in words
 	Checks     []checkRow
+	Labels     []config.Label
 
 	verdict monitor.Verdict
 }
@@ -88,6 +89,7 @@ type checkRow struct {
 func newRow(o *observed, now time.Time, individual bool) row {
 	r := row{
 		Name: o.target.Name(), Link: "targets/" + url.PathEscape(o.target.Name()), Level: levelUnknown, State: stateWords(""),
+		Labels: o.target.Labels(),
 	}
 	r.Strip, r.Summary = strip(o.timeline.Marks, individual)
 	if !o.known {

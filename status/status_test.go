@@ -97,7 +97,7 @@ func newFixture(t *testing.T, names ...string) *fixture {
 		p.result.Store(up())
 		f.probers[name] = p
 		file.Targets = append(file.Targets, &config.Target{
-			Name: name, Kind: config.KindPostgres, Probing: config.Probing{Timeout: time.Second, Keep: true},
+			Name: name, Kind: config.KindPostgres, Labels: []config.Label{{Name: "cluster", Value: "main"}}, Probing: config.Probing{Timeout: time.Second, Keep: true},
 			Login: config.Login{ConnString: "postgres://secretuser:secretpassword@secrethost/secretdatabase"},
 		})
 	}
@@ -146,7 +146,7 @@ func TestHeadlines(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, "a", "b", "c")
 	f.probe()
-	f.expect(f.get("/", http.StatusOK), "<h1>All 3 servers answer</h1>", "12 of 97", "primary", "90 d", "/etc/exporter.yml", "1.2.3")
+	f.expect(f.get("/", http.StatusOK), "<h1>All 3 servers answer</h1>", "12 of 97", "primary", "cluster=main", "90 d", "/etc/exporter.yml", "1.2.3")
 
 	f.probers["b"].result.Store(failed(probe.StateNoResponse, probe.ReasonTimeout, probe.PhaseDial))
 	f.probe()
