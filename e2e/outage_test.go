@@ -168,18 +168,8 @@ func fasterExamples(t *testing.T) string {
 // instant returns the values that an expression has now.
 func instant(t *testing.T, s *testservers.Stack, expression string) []float64 {
 	t.Helper()
-	var body struct {
-		Error string
-		Data  struct {
-			Result []struct{ Value [2]any }
-		}
-	}
-	getJSON(t, "http://"+s.Prometheus+"/api/v1/query?"+url.Values{"query": {expression}}.Encode(), &body)
-	if body.Error != "" {
-		t.Fatalf("%s: %s", expression, body.Error)
-	}
 	var values []float64
-	for _, series := range body.Data.Result {
+	for _, series := range instantSeries(t, s, expression) {
 		text, _ := series.Value[1].(string)
 		value, err := strconv.ParseFloat(text, 64)
 		if err != nil {
@@ -188,4 +178,24 @@ func instant(t *testing.T, s *testservers.Stack, expression string) []float64 {
 		values = append(values, value)
 	}
 	return values
+}
+
+// sample is a series with its value at one time: the time in seconds and the value as a text.
+type sample struct {
+	Metric map[string]string
+	Value  [2]any
+}
+
+// instantSeries returns the series that an expression has now.
+func instantSeries(t *testing.T, s *testservers.Stack, expression string) []sample {
+	t.Helper()
+	var body struct {
+		Error string
+		Data  struct{ Result []sample }
+	}
+	getJSON(t, "http://"+s.Prometheus+"/api/v1/query?"+url.Values{"query": {expression}}.Encode(), &body)
+	if body.Error != "" {
+		t.Fatalf("%s: %s", expression, body.Error)
+	}
+	return body.Data.Result
 }
