@@ -290,8 +290,9 @@ func TestDashboardFaults(t *testing.T) {
 		{"s", "primary", "PostgresDown", map[string]string{"Reason": "refused", "Probe": "", "Slots": ""}},
 		{"h", "primary", "", map[string]string{"Reason": "timeout", "Probe": ""}},
 		{"c", "primary", "PostgresConnectionSlotsExhausted", map[string]string{"Reason": "reserved_slots", "Probe": "", "Slots": "1"}},
-		{"w", "primary", "PostgresCommitsHang", map[string]string{"Reason": "", "Commits, pool": "1"}},
-		{"p", "pool", "", map[string]string{"Reason": "", "Commits, pool": "3"}},
+		{"w", "primary", "PostgresCommitsHang", map[string]string{"Reason": "", "Works": "1"}},
+		{"p", "pool", "", map[string]string{"Reason": "", "Works": "3"}},
+		{"l", "standby", "", map[string]string{"Reason": "", "Works": "0", "State": "1"}},
 	} {
 		f := faults[tt.key]
 		t.Run(f.Name, func(t *testing.T) {
