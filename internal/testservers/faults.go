@@ -19,60 +19,86 @@ type Fault struct {
 	Key string
 	// Name describes what Break does.
 	Name string
-	// Seen describes what the metrics and alerts then show, and when.
+	// Seen describes what the metrics then show, from the next scrape on.
 	Seen string
+	// Notices are the notifications of severity critical and warning that follow.
+	Notices []Notice
 	// Break breaks something.
 	Break func(context.Context) error
 	// Mend undoes Break. It is nil if the stack recovers by itself.
 	Mend func(context.Context) error
 }
 
+// Notice is a pair of notifications of Alertmanager: that an alert fires, and that it is resolved. The times are the
+// longest that the intervals in examples/ allow. Often it takes half a minute less.
+type Notice struct {
+	// Alert is the name of the alert, Target the server that it is about.
+	Alert, Target string
+	// Firing is how long after Break the first notification comes.
+	Firing time.Duration
+	// Resolved is how long after Mend the second one comes. If there is no Mend, it is counted from Break.
+	Resolved time.Duration
+}
+
 // Faults returns the faults of the stack. At most one may be broken at a time.
 func (s *Stack) Faults() []Fault {
+	const thirdFailure = 2 * time.Minute
+	down := Notice{"PostgresDown", "primary", thirdFailure, 2 * time.Minute}
+	waiting := Notice{"PgBouncerClientsWaiting", "pool", 4 * time.Minute, 7 * time.Minute}
 	return []Fault{
 		{
 			"s", "stop the primary",
-			"the state of the primary is \"no response\" at the next scrape; PostgresDown fires after the third failed probe, " +
-				"in about a minute, and Alertmanager sends it half a minute later; PgBouncerBackEndUnreachable follows, " +
-				"because no label cluster says which server is behind PgBouncer",
+			"The state of the primary is \"no response\", with reason refused. No label cluster says which server is behind " +
+				"PgBouncer, so that its alert is not left out.",
+			[]Notice{
+				down,
+				{"PgBouncerBackEndUnreachable", "pool", 4 * time.Minute, 3 * time.Minute},
+				{"PostgresReplicationBroken", "standby", 4 * time.Minute, 7 * time.Minute},
+			},
 			func(context.Context) error { return s.Primary.Stop(Fast) }, s.Primary.Start,
 		},
 		{
 			"h", "hang the primary: open sessions continue, new ones get no response",
-			"PostgresDown fires as if the primary had stopped, but with reason timeout: each probe takes 5 s, " +
-				"and the connection statistics are still there",
+			"The state of the primary is \"no response\", with reason timeout: each probe takes 5 s. The connection statistics " +
+				"are still there.",
+			[]Notice{down},
 			func(context.Context) error { return s.Primary.Signal(syscall.SIGSTOP) },
 			func(context.Context) error { return s.Primary.Signal(syscall.SIGCONT) },
 		},
 		{
 			"c", "take all connection slots of the primary",
-			"the state of the primary is \"connection limit\" at the next scrape; PostgresConnectionSlotsExhausted fires " +
-				"in about a minute, PostgresDown does not",
+			"The state of the primary is \"connection limit\", and all its slots are in use.",
+			[]Notice{
+				{"PostgresConnectionSlotsExhausted", "primary", thirdFailure, 3 * time.Minute},
+				{"PgLivenessCheckFailing", "primary", 4*time.Minute + 30*time.Second, 7 * time.Minute},
+			},
 			func(ctx context.Context) error { return s.slots.hold(ctx, s.direct("orders", "leak")) },
 			s.slots.release,
 		},
 		{
 			"w", "make commits on the primary wait for a standby that does not exist",
-			"pg_up stays 1 and pg_commit_up is 0 at the next scrape; PostgresCommitsHang fires in about a minute; " +
-				"the clients of PgBouncer wait",
+			"pg_up stays 1 and pg_commit_up is 0. The clients of PgBouncer wait.",
+			[]Notice{{"PostgresCommitsHang", "primary", thirdFailure, 3 * time.Minute}, waiting},
 			s.settings("ALTER SYSTEM SET synchronous_standby_names = 'nobody'"),
 			s.settings("ALTER SYSTEM RESET synchronous_standby_names"),
 		},
 		{
 			"l", "pause replay on the standby",
-			"the lag of the standby grows; PostgresReplicaLag fires after it has been too high for 5 min",
+			"The lag of the standby grows.",
+			[]Notice{{"PostgresReplicaLag", "standby", 7*time.Minute + 30*time.Second, 8 * time.Minute}},
 			func(ctx context.Context) error { return s.Standby.Exec(ctx, "SELECT pg_wal_replay_pause()") },
 			func(ctx context.Context) error { return s.Standby.Exec(ctx, "SELECT pg_wal_replay_resume()") },
 		},
 		{
 			"p", "pause PgBouncer",
-			"the databases are paused; PgBouncerClientsWaiting fires after 2 min and PgBouncerPaused after 5 min; " +
-				"the servers stay healthy",
+			"The databases of PgBouncer are paused and their clients wait. The servers stay healthy.",
+			[]Notice{waiting, {"PgBouncerPaused", "pool", 6*time.Minute + 30*time.Second, 7 * time.Minute}},
 			s.console("PAUSE orders", "PAUSE billing"), s.console("RESUME orders", "RESUME billing"),
 		},
 		{
 			"x", "crash the primary: kill one of its sessions, so that it restarts all others",
-			"probes may not fail, but the kept session is counted as lost; PostgresCrashRestarted fires within half a minute",
+			"Probes may not fail, but the kept session is counted as lost.",
+			[]Notice{{"PostgresCrashRestarted", "primary", thirdFailure, 21 * time.Minute}},
 			s.crash, nil,
 		},
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -66,18 +67,21 @@ func (d demo) findPrograms(ctx context.Context) (testservers.StackConfig, error)
 	if c.Exporter, err = filepath.Abs(d.exporter); err != nil {
 		return c, err
 	}
-	for name, program := range map[string]*string{
-		"prometheus": &c.Prometheus, "pgbouncer": &c.PgBouncer, "alertmanager": &c.Alertmanager,
+	var missing, variables []string
+	for _, p := range []struct {
+		name string
+		path *string
+	}{
+		{"prometheus", &c.Prometheus}, {"pgbouncer", &c.PgBouncer}, {"alertmanager", &c.Alertmanager},
 	} {
-		variable := strings.ToUpper(name)
-		wanted := os.Getenv(variable)
-		if wanted == "" {
-			wanted = name
+		variable := strings.ToUpper(p.name)
+		if *p.path = findProgram(p.name, os.Getenv(variable)); *p.path == "" && p.name != "alertmanager" {
+			missing, variables = append(missing, p.name), append(variables, variable)
 		}
-		*program, err = exec.LookPath(wanted)
-		if err != nil && name != "alertmanager" {
-			return c, fmt.Errorf("%s not found: install it, or set %s to its path", name, variable)
-		}
+	}
+	if len(missing) > 0 {
+		return c, fmt.Errorf("not found: %s. Install what is missing, or set %s to the path",
+			strings.Join(missing, ", "), strings.Join(variables, " or "))
 	}
 	for _, folder := range []string{os.Getenv("GRAFANA"), "/usr/share/grafana"} {
 		if _, err := os.Stat(filepath.Join(folder, "bin", "grafana")); err == nil && folder != "" {
@@ -87,6 +91,21 @@ func (d demo) findPrograms(ctx context.Context) (testservers.StackConfig, error)
 	}
 	c.Postgres, err = findServer(ctx, d.errs)
 	return c, err
+}
+
+// findProgram returns the path of a program, or "" if there is none. wanted is the path that the user has set, or "". The
+// folder with Debian's PgBouncer is not on everybody's PATH.
+func findProgram(name, wanted string) string {
+	candidates := []string{wanted}
+	if wanted == "" {
+		candidates = []string{name, filepath.Join("/usr/sbin", name)}
+	}
+	for _, candidate := range candidates {
+		if path, err := exec.LookPath(candidate); err == nil {
+			return path
+		}
+	}
+	return ""
 }
 
 // welcome prints the addresses of the programs and servers.
@@ -166,12 +185,30 @@ func (d demo) handleKey(
 		d.print(fmt.Sprintf("failed: %s: %v", wanted.Name, err))
 		return nil
 	}
-	d.print("now: " + wanted.Name + "\n          " + wanted.Seen)
+	d.print("now: " + wanted.Name + promise(*wanted))
 	if wanted.Mend == nil {
 		return nil
 	}
 	return wanted
 }
+
+// promise describes what follows a fault, a line each.
+func promise(f testservers.Fault) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n          %s", f.Seen)
+	since := "the mend"
+	if f.Mend == nil {
+		since = "the key"
+	}
+	for _, n := range f.Notices {
+		fmt.Fprintf(&b, "\n          Alertmanager sends %s (%s) within %s, and \"resolved\" within %s of %s.",
+			n.Alert, n.Target, inMinutes(n.Firing), inMinutes(n.Resolved), since)
+	}
+	return b.String()
+}
+
+// inMinutes returns a time as 2 min or 2.5 min.
+func inMinutes(d time.Duration) string { return strconv.FormatFloat(d.Minutes(), 'f', -1, 64) + " min" }
 
 // notified prints a notification of Alertmanager. Several goroutines may call it.
 func (d demo) notified(n testservers.Notification) {

@@ -124,7 +124,7 @@ func TestMakeDemo(t *testing.T) {
 	prometheus := await(t, &out, regexp.MustCompile(`Prometheus +(http://\S+)`))[1]
 	for _, step := range []struct{ key, want string }{
 		{"nonsense", `(?s)\?  show this help.*\?  show this help`},
-		{"x", "now: crash the primary"},
+		{"x", `(?s)now: crash the primary.*Alertmanager sends PostgresCrashRestarted \(primary\) within 2 min`},
 		{"l", "now: pause replay on the standby"},
 		{"h", `(?s)mended: pause replay.*now: hang the primary`},
 		{"h", "mended: hang the primary"},
@@ -158,6 +158,53 @@ func TestMakeDemo(t *testing.T) {
 	}
 	if _, err := fetchLine(t.Context(), prometheus, ""); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("%s still answers (%v)", prometheus, err)
+	}
+}
+
+// TestMissingPrograms: make demo names all programs that are missing, and finds those of /usr/sbin without it on PATH.
+func TestMissingPrograms(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv("PROMETHEUS", "/nothing")
+	t.Setenv("PGBOUNCER", "/nothing")
+	_, err := demo{exporter: "exporter"}.findPrograms(t.Context())
+	want := "not found: prometheus, pgbouncer. Install what is missing, or set PROMETHEUS or PGBOUNCER to the path"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if got := findProgram("pgbouncer", "/nothing"); got != "" {
+		t.Errorf("got %s, though the path that is set is wrong", got)
+	}
+	programs, err := filepath.Glob("/usr/sbin/*")
+	if err != nil || len(programs) == 0 {
+		t.Skip("nothing is in /usr/sbin")
+	}
+	for _, program := range programs {
+		if _, err := exec.LookPath(program); err != nil {
+			continue // no program, or not for everybody
+		}
+		if got := findProgram(filepath.Base(program), ""); got != program {
+			t.Errorf("got %q, want %s", got, program)
+		}
+		break
+	}
+}
+
+// TestPromise: a key says which notifications follow and when, "resolved" included.
+func TestPromise(t *testing.T) {
+	f := testservers.Fault{
+		Seen: "It is down.",
+		Notices: []testservers.Notice{
+			{Alert: "PostgresDown", Target: "primary", Firing: 2 * time.Minute, Resolved: 90 * time.Second},
+		},
+	}
+	const want = "\n          It is down.\n          " +
+		`Alertmanager sends PostgresDown (primary) within 2 min, and "resolved" within 1.5 min of the key.`
+	if got := promise(f); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	f.Mend = func(context.Context) error { return nil }
+	if got, want := promise(f), strings.Replace(want, "the key", "the mend", 1); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
