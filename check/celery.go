@@ -81,7 +81,24 @@ func (c *celery) run(ctx context.Context) (number, error) {
 	for _, count := range counts {
 		total += count
 	}
-	return known(float64(total)), nil
+	found := known(float64(total))
+	found.words = c.words(total)
+	return found, nil
+}
+
+// words says how many workers were found.
+func (c *celery) words(count int) string {
+	who := map[int]string{0: "no worker", 1: "1 worker"}[count]
+	if who == "" {
+		who = fmt.Sprintf("%d workers", count)
+	}
+	switch {
+	case c.Queue == "":
+		return who + " answered"
+	case count > 1:
+		return who + " consume the queue"
+	}
+	return who + " consumes the queue"
 }
 
 // count returns the number of workers that replied through one broker, or of those that consume the queue if the check has

@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"strconv"
 	"time"
@@ -92,9 +93,11 @@ type runner interface {
 type number struct {
 	value float64
 	known bool
+	// words says what was found, such as "2 workers answered". It is empty if there is nothing to say but the number.
+	words string
 }
 
-func known(value float64) number { return number{value, true} }
+func known(value float64) number { return number{value: value, known: true} }
 
 // newRunner returns the runner of a check's kind. It panics if the kind is unknown, which config rules out.
 func newRunner(c *config.Check, source Source, query Query) runner {
@@ -137,15 +140,26 @@ func (c *Checker) Run(ctx context.Context) Result {
 		return r
 	}
 	if found.known {
-		r.Status, r.Output = compare(found.value, &c.settings.Limits)
+		r.Status, r.Output = compare(found, &c.settings.Limits)
 	}
 	return r
 }
 
 // compare compares a number with limits, and returns the status and the output of a Result.
-func compare(value float64, l *config.Limits) (Status, string) {
-	above := func(limit *float64) string { return fmt.Sprintf("%s is above %s", plain(value), plain(*limit)) }
-	below := func(limit *float64) string { return fmt.Sprintf("%s is below %s", plain(value), plain(*limit)) }
+func compare(found number, l *config.Limits) (Status, string) {
+	value := found.value
+	say := func(plainly, inWords string, limit *float64) string {
+		verb := "are"
+		if *limit == 1 {
+			verb = "is"
+		}
+		if found.words == "" {
+			return fmt.Sprintf("%s is %s %s", plain(value), plainly, plain(*limit))
+		}
+		return fmt.Sprintf("%s, at %s %s %s expected", found.words, inWords, plain(*limit), verb)
+	}
+	above := func(limit *float64) string { return say("above", "most", limit) }
+	below := func(limit *float64) string { return say("below", "least", limit) }
 	switch {
 	case l.FailAbove != nil && value > *l.FailAbove:
 		return Fail, above(l.FailAbove)
@@ -169,19 +183,29 @@ func describe(err error) string {
 		tlsErr    *tls.CertificateVerificationError
 		unknownCA x509.UnknownAuthorityError
 		notTLS    tls.RecordHeaderError
+		otherHost x509.HostnameError
+		invalid   x509.CertificateInvalidError
 		opErr     *net.OpError
 	)
 	switch {
 	case errors.As(err, &public):
 		return public.Error()
+	case errors.As(err, &opErr) && (opErr.Op == "proxyconnect" || opErr.Op == "socks connect"): // as net/http names them
+		return "its proxy: " + describe(opErr.Err)
+	case errors.As(err, &otherHost):
+		return "its certificate is for another host"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "its certificate has expired or is not valid yet"
 	case errors.As(err, &tlsErr), errors.As(err, &unknownCA):
 		return "its certificate is not trusted"
 	case errors.As(err, &notTLS), errors.As(err, &opErr) && opErr.Op == "remote error": // an alert (crypto/tls/conn.go)
-		return "no TLS with it"
+		return "the TLS handshake failed"
+	case errors.Is(err, fs.ErrNotExist):
+		return "there is no socket"
 	case neterr.Refused(err):
-		return "refused"
+		return "connection refused"
 	case neterr.Unreachable(err):
-		return "unreachable"
+		return "the host cannot be reached"
 	case neterr.Exhausted(err):
 		return "this exporter has no descriptors or ports left"
 	case neterr.Unresolved(err):
@@ -193,7 +217,7 @@ func describe(err error) string {
 	case neterr.Ended(err):
 		return "the connection broke off"
 	}
-	return "its answer makes no sense"
+	return "unexpected response"
 }
 
 // dial connects to an address. ctx bounds it: it uses Go's own resolver, which returns as soon as ctx ends.

@@ -153,7 +153,7 @@ func TestTCP(t *testing.T) {
 	t.Parallel()
 	l := listen(t, func(net.Conn) {})
 	expect(t, newCheck(t, `{tcp: "`+l+`"}`), "pass")
-	expect(t, newCheck(t, `{tcp: "127.0.0.1:1"}`), "fail: refused")
+	expect(t, newCheck(t, `{tcp: "127.0.0.1:1"}`), "fail: connection refused")
 	expect(t, newCheck(t, `{tcp_file: /`+secret+`}`), "fail: tcp_file: no such file or directory")
 }
 
@@ -244,7 +244,7 @@ func TestHTTP(t *testing.T) {
 	for name, test := range map[string]struct{ url, keys, want string }{
 		"ready": {plain.URL + "/ready", "", "pass"}, "match": {plain.URL + "/ready", `, match: "is w"`, "pass"},
 		"no match": {plain.URL + "/ready", ", match: bad", "fail: the body does not match"},
-		"down":     {plain.URL + "/down", "", "fail: status 503"}, "wanted": {plain.URL + "/down", ", status: 503", "pass"},
+		"down":     {plain.URL + "/down", "", "fail: status 503, 2xx is expected"}, "wanted": {plain.URL + "/down", ", status: 503", "pass"},
 		"redirect":        {plain.URL + "/moved", ", match: well", "pass"},
 		"redirect wanted": {plain.URL + "/moved", ", status: 302", "pass"},
 		"secret":          {plain.URL + "/away?token=" + secret, "", "pass"},
@@ -259,16 +259,16 @@ func TestHTTP(t *testing.T) {
 		"in disguise":     {byName + "/to?[::ffff:127.0.0.1]:" + port, "", forbidden},
 		"huge":            {plain.URL + "/huge", "", "pass"},
 		"huge match":      {plain.URL + "/huge", ", match: x", "fail: the body does not match"},
-		"header":          {plain.URL + "/header", "", "fail: its answer makes no sense"},
+		"header":          {plain.URL + "/header", "", "fail: unexpected response"},
 		"hangs":           {plain.URL + "/hangs", ", timeout: 300ms", "fail: no answer in time"},
 		"slow":            {plain.URL + "/trickles", ", timeout: 300ms, match: y", "fail: no answer in time"},
-		"login":           {withLogin + "/login", "", "pass"}, "no login": {plain.URL + "/login", "", "fail: status 401"},
+		"login":           {withLogin + "/login", "", "pass"}, "no login": {plain.URL + "/login", "", "fail: status 401, 2xx is expected"},
 		"untrusted": {encrypted.URL + "/ready", "", "fail: its certificate is not trusted"},
 		"trusted":   {encrypted.URL + "/ready", ", sslrootcert: " + root, "pass"},
 		"no root":   {encrypted.URL + "/ready", ", sslrootcert: /none", "fail: sslrootcert: no such file or directory"},
-		"no TLS":    {strings.Replace(plain.URL, "http:", "https:", 1), "", "fail: no TLS with it"},
-		"refused":   {"http://127.0.0.1:1", "", "fail: refused"},
-		"not HTTP":  {"http://" + notHTTP, "", "fail: its answer makes no sense"},
+		"no TLS":    {strings.Replace(plain.URL, "http:", "https:", 1), "", "fail: the TLS handshake failed"},
+		"refused":   {"http://127.0.0.1:1", "", "fail: connection refused"},
+		"not HTTP":  {"http://" + notHTTP, "", "fail: unexpected response"},
 		"closes":    {"http://" + closes, "", "fail: the connection broke off"},
 		"ends":      {"http://" + ends, "", "fail: the connection broke off"},
 	} {
@@ -293,10 +293,10 @@ func TestUnexpectedReplies(t *testing.T) {
 	t.Parallel()
 	const (
 		brokeOff   = "fail: the connection broke off"
-		unexpected = "fail: its answer makes no sense"
+		unexpected = "fail: unexpected response"
 	)
 	for reply, want := range map[string]string{
-		"-LOADING Redis is loading the dataset in memory\r\n": "fail: it refused: LOADING",
+		"-LOADING Redis is loading the dataset in memory\r\n": "fail: it is loading its data (LOADING)",
 		"-hunter2\r\n": unexpected, "+hunter2\r\n": unexpected, "HTTP/1.1 400 Bad Request\r\n\r\n": unexpected,
 		"": brokeOff, "+PONG\r\n": "pass", "PONG\r\n": unexpected, "\r\n": unexpected,
 		"+" + strings.Repeat("x", 1<<20): unexpected,
@@ -384,7 +384,7 @@ func TestCelery(t *testing.T) {
 	}).String()
 	one := newCheck(t, `{celery: "`+broker+`", timeout: 6s}`)
 	two := newCheck(t, `{celery: "`+broker+`", fail_below: 2, timeout: 6s}`)
-	expect(t, one, "fail: 0 is below 1 (0)")
+	expect(t, one, "fail: no worker answered, at least 1 is expected (0)")
 	worker := func(name, keys string, among float64, changed ...string) *testservers.Celery {
 		w, err := testservers.NewCelery(t.Context(), python, name, broker, changed...)
 		if err != nil {
@@ -404,7 +404,7 @@ func TestCelery(t *testing.T) {
 	}
 	worker("a", "", 1)
 	expect(t, one, "pass (1)")
-	expect(t, two, "fail: 1 is below 2 (1)")
+	expect(t, two, "fail: 1 worker answered, at least 2 are expected (1)")
 	worker("c", ", key_prefix: p_", 1,
 		"task_serializer='pickle'", "accept_content=['json', 'pickle']",
 		"broker_transport_options={'global_keyprefix': 'p_'}")
@@ -421,7 +421,7 @@ func TestCelery(t *testing.T) {
 			t.Fatal(err)
 		}
 		var both sync.WaitGroup // each waits for the stopped worker until shortly before its timeout
-		both.Go(func() { expect(t, two, "fail: 1 is below 2 (1)") })
+		both.Go(func() { expect(t, two, "fail: 1 worker answered, at least 2 are expected (1)") })
 		both.Go(func() { expect(t, one, "pass (1)") })
 		both.Wait()
 		if err := b.Signal(syscall.SIGCONT); err != nil { // its late replies must not be counted
@@ -457,8 +457,8 @@ func TestCelery(t *testing.T) {
 	if err := r.Remove(); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, both, "fail: 1 is below 3 (1)")
-	expect(t, one, "fail: refused")
+	expect(t, both, "fail: 1 worker answered, at least 3 are expected (1)")
+	expect(t, one, "fail: connection refused")
 }
 
 // TestCeleryQueue: only the workers that consume the queue count. One that has ceased to still replies to a ping.
@@ -497,6 +497,9 @@ func TestCeleryQueue(t *testing.T) {
 	waitFor(", queue: orders", 1)
 	waitFor(", queue: mails", 1)
 	waitFor(", queue: none", 0)
+	expect(t, newCheck(t, `{celery: "`+broker+`", queue: none}`), "fail: no worker consumes the queue, at least 1 is expected (0)")
+	expect(t, newCheck(t, `{celery: "`+broker+`", warn_above: 1}`), "warn: 2 workers answered, at most 1 is expected (2)")
+	expect(t, newCheck(t, `{celery: "`+broker+`", queue: mails, fail_below: 2}`), "fail: 1 worker consumes the queue, at least 2 are expected (1)")
 	command := func(method string) {
 		t.Helper()
 		message, err := newCelery(dependency{&config.Check{Timeout: time.Minute}, nil}).message(method, map[string]any{"queue": "orders"}, "")

@@ -69,7 +69,7 @@ func (c *web) run(ctx context.Context) (number, error) {
 	response, err := client.Do(request)
 	switch {
 	case errors.Is(err, http.ErrSchemeMismatch):
-		return number{}, PublicError("no TLS with it")
+		return number{}, PublicError("the TLS handshake failed")
 	case err != nil && strings.Contains(err.Error(), "server closed idle connection"):
 		// the server closed the connection before the request was sent
 		return number{}, io.ErrUnexpectedEOF
@@ -78,7 +78,7 @@ func (c *web) run(ctx context.Context) (number, error) {
 	}
 	defer func() { _ = response.Body.Close() }() // the error does not affect the result
 	if !c.wants(response.StatusCode) {
-		return number{}, PublicError(fmt.Sprintf("status %d", response.StatusCode))
+		return number{}, PublicError(fmt.Sprintf("status %d, %s is expected", response.StatusCode, c.expected()))
 	}
 	if c.HTTP.Match == nil {
 		return number{}, nil
@@ -262,6 +262,15 @@ func refuseSpecial(_, address string, _ syscall.RawConn) error {
 // wants reports whether a response may have this status.
 func (c *web) wants(status int) bool {
 	return slices.ContainsFunc(c.HTTP.Statuses, func(r config.StatusRange) bool { return r.Min <= status && status <= r.Max })
+}
+
+// expected returns the statuses that a response may have, in words.
+func (c *web) expected() string {
+	var all []string
+	for _, r := range c.HTTP.Statuses {
+		all = append(all, r.String())
+	}
+	return strings.Join(all, " or ")
 }
 
 // redirect is http.Client's CheckRedirect. proxy chooses the proxy of a request; it is nil if there is none.

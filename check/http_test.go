@@ -70,7 +70,7 @@ func TestHTTPLogins(t *testing.T) {
 	for name, test := range map[string]struct{ path, keys, want string }{
 		"basic":            {"/basic", "basic_auth: {username: u, password: hunter2}", "pass"},
 		"basic from files": {"/basic", "basic_auth: {username_file: user, password_file: secret}", "pass"},
-		"another password": {"/basic", "basic_auth: {username: u, password: wrong}", "fail: status 401"},
+		"another password": {"/basic", "basic_auth: {username: u, password: wrong}", "fail: status 401, 2xx is expected"},
 		"token":            {"/token", "authorization: {credentials: hunter2}", "pass"},
 		"token from file":  {"/token", "authorization: {credentials_file: secret}", "pass"},
 		"type":             {"/typed", "authorization: {type: Token, credentials_file: secret}", "pass"},
@@ -81,9 +81,9 @@ func TestHTTPLogins(t *testing.T) {
 		"no header file":   {"/headers", "http_headers: {x-key: {files: [hunter2]}}", "fail: http_headers: no such file or directory"},
 		"same server":      {"/same", "authorization: {credentials: hunter2}", "pass"},
 		"same, headers":    {"/to?/headers", headers, "pass"},
-		"other, token":     {"/to?" + other.URL + "/sent", "authorization: {credentials: hunter2}", "fail: status 418"},
-		"other, basic":     {"/to?" + other.URL + "/sent", "basic_auth: {username: u, password: hunter2}", "fail: status 418"},
-		"other, headers":   {"/to?" + other.URL + "/sent", headers, "fail: status 418"},
+		"other, token":     {"/to?" + other.URL + "/sent", "authorization: {credentials: hunter2}", "fail: status 418, 2xx is expected"},
+		"other, basic":     {"/to?" + other.URL + "/sent", "basic_auth: {username: u, password: hunter2}", "fail: status 418, 2xx is expected"},
+		"other, headers":   {"/to?" + other.URL + "/sent", headers, "fail: status 418, 2xx is expected"},
 		"there and back":   {"/to?" + other.URL + "/to?" + server.URL + "/token", "authorization: {credentials: hunter2}", "pass"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -143,17 +143,17 @@ func TestHTTPStatuses(t *testing.T) {
 		{204, "", "pass"},
 		{401, "status: [200, 401]", "pass"},
 		{200, "status: [200, 401]", "pass"},
-		{204, "status: [200, 401]", "fail: status 204"},
+		{204, "status: [200, 401]", "fail: status 204, 200 or 401 is expected"},
 		{204, "status: 2xx", "pass"},
 		{299, "status: 2XX", "pass"},
 		{404, "status: [2xx, 4xx]", "pass"},
-		{500, "status: [2xx, 4xx]", "fail: status 500"},
+		{500, "status: [2xx, 4xx]", "fail: status 500, 2xx or 4xx is expected"},
 		{302, "", "pass"},
 		{302, "status: [200, 302]", "pass"},
-		{301, "status: [200, 302]", "fail: status 301"},
+		{301, "status: [200, 302]", "fail: status 301, 200 or 302 is expected"},
 		{307, "status: 3xx", "pass"},
 		{302, "follow_redirects: true", "pass"},
-		{302, "follow_redirects: false", "fail: status 302"},
+		{302, "follow_redirects: false", "fail: status 302, 2xx is expected"},
 	} {
 		t.Run(fmt.Sprint(test.status, " ", test.keys), func(t *testing.T) {
 			expect(t, newCheck(t, fmt.Sprintf(`{http: "%s/%d", %s}`, server.URL, test.status, test.keys)), test.want)
@@ -196,10 +196,10 @@ func TestHTTPTLS(t *testing.T) {
 	plain := start(func(*tls.Config) {})
 	strict := start(func(c *tls.Config) { c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, clients })
 	old := start(func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 })
-	const untrusted, refused = "fail: its certificate is not trusted", "fail: no TLS with it"
+	const untrusted, refused = "fail: its certificate is not trusted", "fail: the TLS handshake failed"
 	for name, test := range map[string]struct{ url, tls, want string }{
 		"the system's":       {plain, "server_name: upstream.example", untrusted},
-		"another name":       {plain, "ca_file: ca.pem", untrusted},
+		"another name":       {plain, "ca_file: ca.pem", "fail: its certificate is for another host"},
 		"the name":           {plain, "ca_file: ca.pem, server_name: upstream.example", "pass"},
 		"in the file":        {plain, fmt.Sprintf("ca: %q, server_name: upstream.example", certificate), "pass"},
 		"any":                {plain, "insecure_skip_verify: true", "pass"},
@@ -283,14 +283,16 @@ func TestHTTPProxy(t *testing.T) {
 		"its exceptions":  {"http://direct.invalid/ready", "proxy_from_environment: true", "fail: its name has no address"},
 		"exceptions":      {"http://direct.invalid/ready", through + ", no_proxy: direct.invalid", "fail: its name has no address"},
 		"no exception":    {"http://upstream.invalid/ready", through + ", no_proxy: direct.invalid", "pass"},
-		"no login":        {"http://upstream.invalid/ready", "proxy_url: 'http://" + address + "'", "fail: status 407"},
+		"no login":        {"http://upstream.invalid/ready", "proxy_url: 'http://" + address + "'", "fail: status 407, 2xx is expected"},
 		"own host":        {"http://upstream.invalid/to?http://upstream.invalid/ready", through, "pass"},
 		"another host":    {"http://upstream.invalid/to?http://other.invalid/ready", through, "fail: redirected to another host, which is not followed through a proxy"},
 		"metadata":        {"http://upstream.invalid/to?http://169.254.169.254/", through, "fail: redirected to another host, which is not followed through a proxy"},
 		"https":           {"https://upstream.invalid/ready", through + ", proxy_connect_header: {X-Proxy: ['yes']}, tls_config: {insecure_skip_verify: true}", "pass"},
-		"verified":        {"https://upstream.invalid/ready", through + ", proxy_connect_header: {X-Proxy: ['yes']}", "fail: its certificate is not trusted"},
+		"verified":        {"https://upstream.invalid/ready", through + ", proxy_connect_header: {X-Proxy: ['yes']}", "fail: its certificate is for another host"},
 		"refused connect": {"https://upstream.invalid/ready", through, "fail: its proxy answers with status 403"},
 		"refused login":   {"https://upstream.invalid/ready", "proxy_url: 'http://" + address + "'", "fail: its proxy answers with status 407"},
+		"no proxy":        {"http://upstream.invalid/ready", "proxy_url: 'http://127.0.0.1:1'", "fail: its proxy: connection refused"},
+		"no SOCKS proxy":  {"http://upstream.invalid/ready", "proxy_url: 'socks5://127.0.0.1:1'", "fail: its proxy: connection refused"},
 		"silent":          {"https://upstream.invalid/ready", "proxy_url: 'http://" + silent + "', timeout: 300ms", "fail: no answer in time"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -122,16 +122,28 @@ type redisError string
 func (e redisError) public() error {
 	code, _, _ := strings.Cut(string(e), " ")
 	switch {
-	case code == "NOAUTH", code == "WRONGPASS":
-		return PublicError("it wants another password: " + code)
 	case strings.HasPrefix(string(e), "ERR DB index"):
-		return PublicError("it has no database of this number")
+		return PublicError("no database of this number")
+	case strings.HasPrefix(string(e), "ERR AUTH <password> called without any password"):
+		return PublicError("it has no password, and the URL has one")
 	case code == "ERR":
 		return PublicError("it refused a command or the login")
+	case words()[code] != "":
+		return PublicError(words()[code] + " (" + code + ")")
 	case len(code) > 20 || strings.ContainsFunc(code, func(c rune) bool { return c < 'A' || c > 'Z' }):
 		return errUnexpectedReply
 	}
-	return PublicError("it refused: " + code)
+	return PublicError("it refused a command (" + code + ")")
+}
+
+// words returns what the most frequent codes mean (redis/src/server.c, createSharedObjects).
+func words() map[string]string {
+	return map[string]string{
+		"NOAUTH": "it requires a password", "WRONGPASS": "wrong user name or password", "NOPERM": "the user may not do this",
+		"LOADING": "it is loading its data", "READONLY": "it is a replica", "MASTERDOWN": "it is a replica without its master",
+		"BUSY": "it is busy with a script", "MISCONF": "it cannot save its data", "OOM": "it has no memory left",
+		"WRONGTYPE": "a key has another type", "MOVED": "another node of its cluster has the key", "CLUSTERDOWN": "its cluster is down",
+	}
 }
 
 // read reads one reply. Of arrays it supports those of texts: a sentinel sends the only one that this package asks for.

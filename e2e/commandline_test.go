@@ -69,7 +69,7 @@ checks:
 		{[]string{"check", "false", file}, 1, "fail: the statement returned false ("},
 		{[]string{"check", "refused", file, "--style=docker"}, 1, "fail: no session with its target: no_response: refused"},
 		{[]string{"check", "many", file, "--format=json"}, 0, `{"check":"many","status":"warn","output":"7 is above 5","value":7,"duration_seconds":`},
-		{[]string{"check", "port", file}, 1, "fail: refused ("},
+		{[]string{"check", "port", file}, 1, "fail: connection refused ("},
 		{[]string{"check", "up", file, "--style=docker"}, 0, "accepting"},
 		{[]string{"check", "none", file}, 3, ""},
 		{[]string{"check", file}, 3, ""},

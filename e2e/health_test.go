@@ -207,7 +207,7 @@ checks:
 		"a": "fail no_response: timeout", "b": "fail no_response: timeout",
 		"sql":   "fail no session with its target: no_response: timeout",
 		"redis": "fail no answer in time", "celery": "fail no answer in time",
-		"http": "fail no answer in time", "tcp": "fail refused",
+		"http": "fail no answer in time", "tcp": "fail connection refused",
 	} {
 		t.Run("output of "+name, func(t *testing.T) {
 			if output, there := found[name]; !there || !strings.HasPrefix(output, want) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -235,7 +236,7 @@ func (t *Target) execute(ctx context.Context, sql string, maxDuration time.Durat
 	if failure != nil && t.life.Err() != nil {
 		return check.Scalar{}, ErrClosed
 	}
-	return check.Scalar(result), StatementError(failure)
+	return check.Scalar(result), StatementError(sql, failure)
 }
 
 // reportShortage reports a failure for lack of file descriptors. f may be nil.
@@ -248,8 +249,9 @@ func (t *Target) reportShortage(f *probe.Failure) {
 // errTooLong is the error of a statement that took longer than it was allowed to.
 const errTooLong = check.PublicError("the statement did not end in time")
 
-// StatementError returns the failure of a statement as a check.PublicError, or nil if f is nil.
-func StatementError(f *probe.Failure) error {
+// StatementError returns the failure of a statement as a check.PublicError, or nil if f is nil. The text has nothing of the
+// server's message, and of the statement only the name of a table, column or function that does not exist.
+func StatementError(sql string, f *probe.Failure) error {
 	switch {
 	case f == nil:
 		return nil
@@ -260,8 +262,15 @@ func StatementError(f *probe.Failure) error {
 	}
 	why, ok := map[string]string{ // the most frequent ones
 		"25006": "it tries to write", "42501": "the role lacks a privilege", "42601": "a syntax error, or several statements",
-		"42703": "there is no such column", "42P01": "there is no such table", "3F000": "there is no such schema",
+		"42703": "no column", "42P01": "no table", "42883": "no function", "3F000": "no schema",
 	}[f.SQLState]
+	if strings.HasPrefix(why, "no ") {
+		if name := nameAt(sql, f.Position); name != "" {
+			why += " " + name
+		} else {
+			why = "there is " + strings.Replace(why, "no ", "no such ", 1)
+		}
+	}
 	switch {
 	case ok:
 		why += ", SQLSTATE " + f.SQLState
@@ -271,6 +280,23 @@ func StatementError(f *probe.Failure) error {
 		why = string(f.Reason)
 	}
 	return check.PublicError("the statement failed: " + why)
+}
+
+// nameAt returns the name, with that of its schema, that begins at a position of a statement, in characters from 1. It
+// returns an empty text if no name begins there, or if the place is in a literal or a comment, as far as a count of quotes
+// tells: a server may send any position.
+func nameAt(sql string, position int) string {
+	characters := []rune(sql)
+	if position < 1 || position > len(characters) {
+		return ""
+	}
+	before, rest := string(characters[:position-1]), string(characters[position-1:])
+	if strings.Count(before, "'")%2 != 0 || strings.ContainsAny(before, "$") || strings.Contains(before, "--") || strings.Contains(before, "/*") ||
+		regexp.MustCompile(`[\pL\pN_"]$`).MatchString(before) {
+		return ""
+	}
+	const name = `(?:"[^"\pC]{1,63}"|[\pL_][\pL\pN_]{0,62})`
+	return regexp.MustCompile("^" + name + `(?:\.` + name + `){0,2}`).FindString(rest)
 }
 
 // refusal returns the failure of the last probe, or of the last statement, if the server refused our credentials then

@@ -117,6 +117,7 @@ func classify(err error, phase Phase) *Failure {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
 		f.SQLState, f.Routine = safeCode(pgErr.Code, 5), safeCode(pgErr.Routine, 63)
+		f.Position = int(pgErr.Position)
 		f.Reason, f.State = classifySQLState(pgErr, phase)
 		f.Detail = serverDetail(pgErr)
 		return f

@@ -121,6 +121,9 @@ type Failure struct {
 	// SQLState and Routine are from the server's error, empty if it sent none. Unlike the message, they are not
 	// translated.
 	SQLState, Routine string
+	// Position is where in the statement the server found the error, in characters from 1. It is 0 if the server named no
+	// place.
+	Position int
 	// Forbidden reports whether the host name leads to an address that is not allowed. The server was not contacted.
 	Forbidden bool
 	// OutOfDescriptors reports whether this process or its machine had no file descriptor left.

@@ -158,7 +158,7 @@ func (c *Check) runCheck(
 		defer end()
 		query = func(ctx context.Context, sql string) (check.Scalar, error) {
 			result, failure := p.Query(ctx, sql, settings.Timeout)
-			return check.Scalar(result), monitor.StatementError(failure)
+			return check.Scalar(result), monitor.StatementError(sql, failure)
 		}
 	}
 	checker := check.New(settings, credentials.ForCheck(settings), query)
