@@ -5,6 +5,7 @@ package config
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -131,6 +132,20 @@ func TestRedisURLs(t *testing.T) {
 	c = &Check{Kind: CheckRedis, SentinelPassword: Content{Text: "hunter2"}}
 	if _, err := c.ParseRedis("redis://h"); err == nil || err.Error() != "must begin with sentinel://, since the check has keys for sentinels" {
 		t.Error(err)
+	}
+}
+
+// TestRedisParametersPage: docs/checks.md has every parameter that is not refused.
+func TestRedisParametersPage(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/checks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(honouredRedisParameters(), ignoredRedisParameters()...) {
+		if !strings.Contains(string(page), "`"+name+"`") {
+			t.Errorf("docs/checks.md does not have the parameter %s", name)
+		}
 	}
 }
 

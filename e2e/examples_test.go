@@ -111,6 +111,21 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+// TestChecksPage: docs/checks.md has every key of a check.
+func TestChecksPage(t *testing.T) {
+	page := read(t, "docs/checks.md")
+	_, err := parse(t, "x", "checks: {c: {x: 1}}")
+	if err == nil {
+		t.Fatal("an unknown key is no error")
+	}
+	_, known, _ := strings.Cut(strings.SplitN(err.Error(), "\n", 2)[0], "known here are ")
+	for key := range strings.SplitSeq(known, ", ") {
+		if !strings.Contains(page, "`"+key+"`") && !strings.HasSuffix(key, "_env") && !strings.HasSuffix(key, "_file") {
+			t.Errorf("docs/checks.md does not have the key %q", key)
+		}
+	}
+}
+
 // TestHealthConfigs: the configurations of services that the health endpoints replace can be used, with the variables that they
 // are for. Tests of the program run them.
 func TestHealthConfigs(t *testing.T) {
