@@ -265,7 +265,7 @@ func (b *builder) target(name string, n *yaml.Node, where string, modules map[st
 	case len(e.files()) > 0:
 		complete := e.withPlaceholders()
 		b.login(&complete, n, given, where) // for problems with the other keys
-		t.Login = Login{Unread: &UnreadLogin{e}}
+		t.Login = Login{Unread: newUnreadLogin(e)}
 	default:
 		t.Login = b.login(&e, n, given, where)
 	}

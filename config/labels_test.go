@@ -50,6 +50,21 @@ checks: {c: {tcp: "h:1"}}
 	}
 }
 
+// TestLabelsOfUnread tests that labels make no other login of a target whose host is in a file, and that a password does.
+func TestLabelsOfUnread(t *testing.T) {
+	t.Parallel()
+	const text = "targets: {t: {host_file: f, user: u, password: p, labels: {a: %s}}}"
+	before := mustParse(t, fmt.Sprintf(text, "x")).Targets[0]
+	after := mustParse(t, fmt.Sprintf(text, "y")).Targets[0]
+	if before.Equal(after) || !before.SameProbes(after) {
+		t.Error("other labels make the same target, or another login")
+	}
+	other := mustParse(t, strings.Replace(fmt.Sprintf(text, "x"), "password: p", "password: q", 1)).Targets[0]
+	if before.SameProbes(other) {
+		t.Error("another password makes the same login")
+	}
+}
+
 // TestLabelProblems tests that names which Prometheus or a metric has, and invalid names and values, are problems at every
 // level.
 func TestLabelProblems(t *testing.T) {

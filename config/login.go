@@ -37,6 +37,12 @@ type UnreadLogin struct{ entry entry }
 // Files returns the paths of the files, by their keys in the configuration.
 func (u *UnreadLogin) Files() map[string]string { return u.entry.files() }
 
+// newUnreadLogin returns the login of e. It does not have the labels, which change nothing of a login.
+func newUnreadLogin(e entry) *UnreadLogin {
+	e.own.labels, e.merged.labels = nil, nil
+	return &UnreadLogin{e}
+}
+
 // HasPasswordCommand reports whether a command may print the password.
 func (u *UnreadLogin) HasPasswordCommand() bool {
 	return u.entry.merged.password != nil && u.entry.merged.password.Command != nil
@@ -98,7 +104,7 @@ func (e *entry) withPlaceholders() entry {
 // login returns the login of e, which may be one whose files are not read. The error is that of UnreadLogin.Login.
 func (e *entry) login() (Login, error) {
 	if len(e.files()) > 0 {
-		return Login{Unread: &UnreadLogin{*e}}, nil
+		return Login{Unread: newUnreadLogin(*e)}, nil
 	}
 	b := builder{decoder: &decoder{}}
 	login := b.login(e, &yaml.Node{}, nil, "")

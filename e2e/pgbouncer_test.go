@@ -535,3 +535,25 @@ func TestOneOfSeveralPgBouncers(t *testing.T) {
 		})
 	}
 }
+
+// TestAdHocPgBouncer: a module of kind pgbouncer makes a PgBouncer of what /probe names, and one with a dbname needs no database
+// postgres.
+func TestAdHocPgBouncer(t *testing.T) {
+	eachPgBouncer(t, func(t *testing.T, p *pooled, _ bool) {
+		t.Helper()
+		e, _ := startWithFile(t, fmt.Sprintf(`
+defaults: {%s}
+modules:
+  pools: {kind: pgbouncer, allow: [127.0.0.1]}
+  servers: {dbname: app, allow: [127.0.0.1]}
+`, login()))
+		pool := e.ProbeMetrics(fmt.Sprintf("127.0.0.1:%d", p.Port), "&module=pools")
+		if pool["pgbouncer_up"] != 1 || hasSeries(pool, "pg_up") {
+			t.Errorf("pgbouncer_up %v", pool["pgbouncer_up"])
+		}
+		inApp(t, p.server, "ALTER DATABASE postgres ALLOW_CONNECTIONS false")
+		if m := e.ProbeMetrics(fmt.Sprintf("127.0.0.1:%d", p.server.Port), "&module=servers"); m["pg_up"] != 1 {
+			t.Errorf("pg_up %v\n%s", m["pg_up"], e.Logged())
+		}
+	})
+}
