@@ -68,6 +68,7 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 	case f.ConfigCheck:
 		return f.CheckConfig(load, out, errs)
 	}
+	cli.WarnOfForeignVariables(getenv, logger)
 	file, err := load()
 	if err != nil {
 		web.LogProblems(logger, err)

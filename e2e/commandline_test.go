@@ -11,10 +11,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"pg_liveness_exporter/internal/testenv"
 	"pg_liveness_exporter/internal/testservers"
 )
 
@@ -232,5 +234,37 @@ func TestConfigFileIgnoresService(t *testing.T) {
 	cmd := command(t, []string{"PGSERVICE=missing", "PGSERVICEFILE=/nonexistent"}, "--config.file="+path, "--config.check")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestForeignFlags: every flag of a real postgres_exporter is one here, or the error says what it is here.
+func TestForeignFlags(t *testing.T) {
+	t.Parallel()
+	help, err := exec.CommandContext(t.Context(), testenv.Tool(t, "POSTGRES_EXPORTER", "postgres_exporter"), "--help").CombinedOutput()
+	check(t, err)
+	_, own, _ := runProgram(t, nil, "--help")
+	page := read(t, "docs/migrating.md")
+	var args, want []string
+	for _, found := range regexp.MustCompile(`(?m)^ +(?:-h, )?--(\[no-\])?([a-zA-Z][\w.-]*)`).FindAllStringSubmatch(string(help), -1) {
+		name := found[2]
+		if strings.Contains(own, "--"+name) || strings.Contains(own, "--[no-]"+name) {
+			continue
+		}
+		args, want = append(args, "--"+name+"=x"), append(want, "--"+name+" is a flag of postgres_exporter; here it is: ")
+		if !strings.Contains(page, strings.TrimPrefix(name, "collector.")) {
+			t.Errorf("docs/migrating.md does not have %s", name)
+		}
+	}
+	if len(args) < 30 {
+		t.Fatalf("only %q", args)
+	}
+	code, _, errs := runProgram(t, []string{"DATA_SOURCE_NAME=host=127.0.0.1"}, args...)
+	for _, line := range want {
+		if !strings.Contains(errs, line) {
+			t.Errorf("%s is missing", line)
+		}
+	}
+	if code != 2 {
+		t.Errorf("exit code %d:\n%s", code, errs)
 	}
 }

@@ -130,13 +130,17 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	if ended {
 		return f, code, true
 	}
+	var hints []string
 	if err != nil {
-		err = withoutArguments(err, args)
+		err, hints = withoutArguments(err, args), foreignFlags(args)
 	} else if f.ExternalURL, f.RoutePrefix, err = parseURLs(*externalURL, *routePrefix); err == nil {
 		err = f.validate()
 	}
 	if err != nil {
 		fmt.Fprintf(errs, "%s: error: %s, try --help\n", collector.Name, err)
+		for _, hint := range hints {
+			fmt.Fprintf(errs, "%s: %s\n", collector.Name, hint)
+		}
 		if slices.Contains(args, "check") { // its exit code 2 means that the server did not respond
 			f.Check.style = styleIsReady
 			if strings.Contains(strings.Join(args, "=")+"=", "--style="+styleDocker+"=") {
