@@ -94,7 +94,7 @@ func TestConfig(t *testing.T) {
 	}
 	// The error for an unknown key lists the known ones.
 	for _, text := range []string{
-		"modules: {m: {x: 1}}", "targets: {t: {x: 1}}", "health: {x: 1}", "checks: {c: {x: 1}}",
+		"modules: {m: {x: 1}}", "targets: {t: {x: 1}}", "health: {x: 1}",
 		"checks: {c: {basic_auth: {x: 1}}}", "checks: {c: {authorization: {x: 1}}}", "checks: {c: {tls_config: {x: 1}}}",
 		"checks: {c: {http_headers: {h: {x: 1}}}}",
 	} {
@@ -122,6 +122,31 @@ func TestChecksPage(t *testing.T) {
 	for key := range strings.SplitSeq(known, ", ") {
 		if !strings.Contains(page, "`"+key+"`") && !strings.HasSuffix(key, "_env") && !strings.HasSuffix(key, "_file") {
 			t.Errorf("docs/checks.md does not have the key %q", key)
+		}
+	}
+}
+
+// TestConfigurationPage: docs/configuration.md has every key of the file, and every flag that it names exists.
+func TestConfigurationPage(t *testing.T) {
+	page := read(t, "docs/configuration.md")
+	for _, text := range []string{
+		"x: 1", "defaults: {x: 1}", "modules: {m: {x: 1}}", "targets: {t: {x: 1}}", "health: {x: 1}",
+	} {
+		_, err := parse(t, "x", text)
+		if err == nil {
+			t.Fatal("an unknown key is no error")
+		}
+		_, known, _ := strings.Cut(strings.SplitN(err.Error(), "\n", 2)[0], "known here are ")
+		for key := range strings.SplitSeq(known, ", ") {
+			if !regexp.MustCompile("`"+key+"[`:]").MatchString(page) {
+				t.Errorf("the page does not have the key %s, which %s may have", key, text)
+			}
+		}
+	}
+	_, help, _ := runProgram(t, nil, "--help")
+	for _, found := range regexp.MustCompile("`--(?:no-)?([a-z.-]+)").FindAllStringSubmatch(page, -1) {
+		if !strings.Contains(help, "--"+found[1]) && !strings.Contains(help, "--[no-]"+found[1]) && found[1] != "help" {
+			t.Errorf("the page names the flag --%s, which does not exist", found[1])
 		}
 	}
 }
