@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,26 +64,66 @@ func (f ruleFile) all() []rule {
 	return rules
 }
 
-// ruleTests are the tests of the rules: by file, and in it one text for each test, which begins with its name.
-func ruleTests(t *testing.T) map[string][]string {
+// ruleTest is one test of the rules, by itself: a file for promtool, and the rules that it needs.
+type ruleTest struct {
+	name  string
+	file  string
+	rules ruleFile
+}
+
+// ruleTests returns the tests of the rules in examples/.
+func ruleTests(t *testing.T, rules ruleFile) []*ruleTest {
 	t.Helper()
-	tests := map[string][]string{}
+	const start = "\n  - name: "
+	anchor := regexp.MustCompile(`&firing ('[^']*')`)
+	var tests []*ruleTest
 	for _, file := range glob(t, "examples/alerts*_test.yml") {
-		tests[file] = strings.Split(read(t, file), "\n  - name: ")[1:]
+		content := read(t, file)
+		if firing := anchor.FindStringSubmatch(content); firing != nil { // the anchor may be in another test
+			content = strings.NewReplacer("&firing ", "", "*firing", firing[1]).Replace(content)
+		}
+		parts := strings.Split(content, start)
+		for _, test := range parts[1:] {
+			name, _, _ := strings.Cut(test, "\n")
+			tests = append(tests, &ruleTest{name, parts[0] + start + test, rules.neededBy(test)})
+		}
 	}
 	return tests
 }
 
-// suite is what tells whether a rule is as it should be: the tests of its alert, or of all that lean on it, and the rules
-// that they need.
-type suite struct {
-	tool  string
-	files map[string]string // the contents of the files of tests, with these tests alone
-	rules ruleFile
+// neededBy returns the rules that a test names, and those that these lean on. Alerts whose ALERTS series the test gives itself
+// are left out, and so are annotations that it does not look at.
+func (f ruleFile) neededBy(test string) ruleFile {
+	alert, _, _ := strings.Cut(test, " ")
+	text := test
+	var needed ruleFile
+	for before := -1; before != len(text); {
+		before = len(text)
+		needed.Groups = nil
+		for _, g := range f.Groups {
+			kept := g
+			kept.Rules = nil
+			for _, r := range g.Rules {
+				given := r.name() != alert && strings.Contains(test, `'ALERTS{alertname="`+r.name()+`"`)
+				if given || !strings.Contains(text, r.name()) {
+					continue
+				}
+				if !strings.Contains(text, r.Expr) {
+					text += r.Expr
+				}
+				if !strings.Contains(test, "alert_rule_test:") {
+					r.Annotations = nil
+				}
+				kept.Rules = append(kept.Rules, r)
+			}
+			needed.Groups = append(needed.Groups, kept)
+		}
+	}
+	return needed
 }
 
-// suiteOf returns the suite of the rule with this name.
-func suiteOf(t *testing.T, tool, name string, rules ruleFile, tests map[string][]string) suite {
+// testsOf returns the tests of the rule with this name: those of its alert, or of all alerts that lean on it.
+func testsOf(t *testing.T, name string, rules ruleFile, tests []*ruleTest) []*ruleTest {
 	t.Helper()
 	alerts := []string{name}
 	if strings.Contains(name, ":") {
@@ -93,55 +134,20 @@ func suiteOf(t *testing.T, tool, name string, rules ruleFile, tests map[string][
 			}
 		}
 	}
-	s := suite{tool: tool, files: map[string]string{}}
-	ours := regexp.MustCompile("^(" + strings.Join(alerts, "|") + ") ")
-	anchor := regexp.MustCompile(`&firing ('[^']*')`)
-	var text strings.Builder
-	for file, all := range tests {
-		var mine []string
-		for _, test := range all {
-			if ours.MatchString(test) {
-				mine = append(mine, test)
-			}
-		}
-		if len(mine) == 0 {
-			continue
-		}
-		content := read(t, file)
-		head, _, _ := strings.Cut(content, "\n  - name: ")
-		alone := strings.Join(append([]string{head}, mine...), "\n  - name: ")
-		if firing := anchor.FindStringSubmatch(content); firing != nil { // the anchor may be in another test
-			alone = strings.NewReplacer("&firing ", "", "*firing", firing[1]).Replace(alone)
-		}
-		s.files[filepath.Base(file)] = alone
-		text.WriteString(strings.Join(mine, ""))
-	}
-	if len(s.files) == 0 {
-		t.Fatalf("no test's name begins with one of %v", alerts)
-	}
-	needed := text.String()
-	for before := -1; before != len(needed); { // rules lean on rules
-		before = len(needed)
-		s.rules.Groups = nil
-		for _, g := range rules.Groups {
-			kept := g
-			kept.Rules = nil
-			for _, r := range g.Rules {
-				if strings.Contains(needed, r.name()) {
-					kept.Rules = append(kept.Rules, r)
-					if !strings.Contains(needed, r.Expr) {
-						needed += r.Expr
-					}
-				}
-			}
-			s.rules.Groups = append(s.rules.Groups, kept)
+	var mine []*ruleTest
+	for _, test := range tests {
+		if alert, _, _ := strings.Cut(test.name, " "); slices.Contains(alerts, alert) {
+			mine = append(mine, test)
 		}
 	}
-	return s
+	if len(mine) == 0 {
+		t.Errorf("no test's name begins with one of %v", alerts)
+	}
+	return mine
 }
 
-// passes says whether the suite passes with these rules.
-func (s suite) passes(t *testing.T, rules ruleFile) (passed bool, output string, err error) {
+// passes reports whether the test passes with these rules, and what promtool says.
+func (test *ruleTest) passes(t *testing.T, tool string, rules ruleFile) (passed bool, output string, err error) {
 	t.Helper()
 	dir, err := os.MkdirTemp(t.TempDir(), "")
 	if err != nil {
@@ -151,20 +157,14 @@ func (s suite) passes(t *testing.T, rules ruleFile) (passed bool, output string,
 	if err != nil {
 		return false, "", err
 	}
-	args := []string{"test", "rules"}
-	for name, test := range s.files {
-		file := filepath.Join(dir, name)
-		if err := os.WriteFile(file, []byte(test), 0o600); err != nil {
-			return false, "", err
-		}
-		args = append(args, file)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "alerts.yml"), content, 0o600); err != nil {
+	file := filepath.Join(dir, "test.yml")
+	if err := errors.Join(os.WriteFile(file, []byte(test.file), 0o600), os.WriteFile(filepath.Join(dir, "alerts.yml"), content, 0o600)); err != nil {
 		return false, "", err
 	}
 	// Hundreds of these are not to take the processor from tests that have deadlines.
-	args = append([]string{"-n", "10", s.tool}, args...)
-	out, err := exec.CommandContext(t.Context(), "nice", args...).CombinedOutput()
+	cmd := exec.CommandContext(t.Context(), "nice", "-n", "10", tool, "test", "rules", file)
+	cmd.Env = append(os.Environ(), "GOGC=400") // it lives too short for much garbage
+	out, err := cmd.CombinedOutput()
 	var failed *exec.ExitError
 	if err != nil && !errors.As(err, &failed) {
 		return false, "", err
@@ -186,64 +186,88 @@ func (f ruleFile) with(name string, change func(*rule)) ruleFile {
 	return ruleFile{groups}
 }
 
-// mutant is the rules with one small mistake, and the suite that should find it.
+// mutant is a change of a rule: one small mistake.
 type mutant struct {
-	what  string
-	rules ruleFile
-	suite suite
+	what   string
+	change func(*rule)
+}
+
+// mutants returns what TestMutations does to a rule.
+func mutants(t *testing.T, r rule) []mutant {
+	t.Helper()
+	var all []mutant
+	add := func(what string, change func(*rule)) {
+		what = r.name() + ": " + what
+		if !slices.ContainsFunc(unseen, func(u string) bool { return strings.HasPrefix(what, u+" at ") }) {
+			all = append(all, mutant{what, change})
+		}
+	}
+	for _, m := range mutateExpr(r.Expr) {
+		add(m.what, func(r *rule) { r.Expr = m.expr })
+	}
+	for _, d := range neighbours(t, r.For, scrapeInterval) {
+		add("for "+d, func(r *rule) { r.For = d })
+	}
+	for _, d := range neighbours(t, r.KeepFiringFor, scrapeInterval) {
+		add("keep_firing_for "+d, func(r *rule) { r.KeepFiringFor = d })
+	}
+	return all
 }
 
 // TestMutations tests the tests: each small change of a rule (a number, a duration, an operator, a matcher, a label that
-// series are matched on) must make one of that rule's tests fail.
+// series are matched on) must make one of that rule's tests fail. Unchanged rules must pass each test.
 func TestMutations(t *testing.T) {
 	t.Parallel()
 	tool := testenv.Tool(t, "PROMTOOL", "promtool")
-	rules, tests := readRules(t), ruleTests(t)
-	var mutants []mutant
-	for _, r := range rules.all() {
-		s := suiteOf(t, tool, r.name(), rules, tests)
-		add := func(what string, change func(*rule)) {
-			what = r.name() + ": " + what
-			if !slices.ContainsFunc(unseen, func(u string) bool { return strings.HasPrefix(what, u+" at ") }) {
-				mutants = append(mutants, mutant{what, s.rules.with(r.name(), change), s})
-			}
+	rules := readRules(t)
+	tests := ruleTests(t, rules)
+	atOnce(tests, func(test *ruleTest) {
+		if passed, output, err := test.passes(t, tool, test.rules); err != nil || !passed {
+			t.Errorf("%s, by itself: %v\n%s", test.name, err, output)
 		}
-		add("", func(*rule) {}) // no change: the suite passes
-		for _, m := range mutateExpr(r.Expr) {
-			add(m.what, func(r *rule) { r.Expr = m.expr })
-		}
-		for _, d := range neighbours(t, r.For, scrapeInterval) {
-			add("for "+d, func(r *rule) { r.For = d })
-		}
-		for _, d := range neighbours(t, r.KeepFiringFor, scrapeInterval) {
-			add("keep_firing_for "+d, func(r *rule) { r.KeepFiringFor = d })
-		}
+	})
+	if t.Failed() {
+		return // a test that always fails finds every mutant
 	}
-	const atOnce = 2
-	queue := make(chan mutant)
-	var workers sync.WaitGroup
-	for range atOnce {
-		workers.Go(func() {
-			for m := range queue {
-				passed, output, err := m.suite.passes(t, m.rules)
-				unchanged := strings.HasSuffix(m.what, ": ")
-				switch {
-				case err != nil:
+	var found atomic.Int64
+	atOnce(rules.all(), func(r rule) {
+		mine := testsOf(t, r.name(), rules, tests)
+		for _, m := range mutants(t, r) {
+			i := slices.IndexFunc(mine, func(test *ruleTest) bool {
+				passed, _, err := test.passes(t, tool, test.rules.with(r.name(), m.change))
+				if err != nil {
 					t.Error(err)
-				case unchanged && !passed:
-					t.Errorf("%s: its tests fail:\n%s", strings.TrimSuffix(m.what, ": "), output)
-				case !unchanged && passed:
-					t.Errorf("no test finds %s", m.what)
 				}
+				return err == nil && !passed
+			})
+			if i < 0 {
+				t.Errorf("no test finds %s", m.what)
+				continue
+			}
+			// The next mutant is mostly found by the same test: it comes first.
+			mine = slices.Concat(mine[i:i+1], mine[:i], mine[i+1:])
+			found.Add(1)
+		}
+	})
+	t.Logf("%d mutants", found.Load())
+}
+
+// atOnce calls do with each item, two at a time, and returns when all calls have returned.
+func atOnce[T any](items []T, do func(T)) {
+	queue := make(chan T)
+	var workers sync.WaitGroup
+	for range 2 {
+		workers.Go(func() {
+			for item := range queue {
+				do(item)
 			}
 		})
 	}
-	for _, m := range mutants {
-		queue <- m
+	for _, item := range items {
+		queue <- item
 	}
 	close(queue)
 	workers.Wait()
-	t.Logf("%d mutants", len(mutants))
 }
 
 // scrapeInterval is that of most tests of the rules.

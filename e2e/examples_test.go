@@ -49,17 +49,16 @@ func TestOldestPromtool(t *testing.T) {
 	for _, name := range []string{"alerts.yml", "prometheus.yml"} {
 		check(t, os.WriteFile(filepath.Join(dir, name), []byte(read(t, "examples/"+name)), 0o600))
 	}
-	tests := "rule_files: [alerts.yml]\nevaluation_interval: 15s\ntests:"
-	for _, all := range ruleTests(t) {
-		for _, test := range all {
-			if strings.HasPrefix(test, "PostgresDown ") || strings.HasPrefix(test, "PgBouncerDown ") {
-				tests += "\n  - name: " + test
-			}
+	testRules := []string{"test", "rules"}
+	for i, test := range ruleTests(t, readRules(t)) {
+		if strings.HasPrefix(test.name, "PostgresDown ") || strings.HasPrefix(test.name, "PgBouncerDown ") {
+			file := fmt.Sprintf("test%d.yml", i)
+			check(t, os.WriteFile(filepath.Join(dir, file), []byte(test.file), 0o600))
+			testRules = append(testRules, file)
 		}
 	}
-	check(t, os.WriteFile(filepath.Join(dir, "tests.yml"), []byte(tests), 0o600))
 	for _, args := range [][]string{
-		{"check", "rules", "--lint=all", "--lint-fatal", "alerts.yml"}, {"check", "config", "prometheus.yml"}, {"test", "rules", "tests.yml"},
+		{"check", "rules", "--lint=all", "--lint-fatal", "alerts.yml"}, {"check", "config", "prometheus.yml"}, testRules,
 	} {
 		runIn(t, dir, time.Minute, nil, tool, args...)
 	}
