@@ -137,7 +137,7 @@ func TestConfigurationPage(t *testing.T) {
 		}
 		_, known, _ := strings.Cut(strings.SplitN(err.Error(), "\n", 2)[0], "known here are ")
 		for key := range strings.SplitSeq(known, ", ") {
-			if !regexp.MustCompile("`"+key+"[`:]").MatchString(page) {
+			if !regexp.MustCompile("`" + key + "[`:]").MatchString(page) {
 				t.Errorf("the page does not have the key %s, which %s may have", key, text)
 			}
 		}
