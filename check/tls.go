@@ -12,7 +12,7 @@ import (
 )
 
 // tlsConfig returns the settings of a connection to host, unless t has another name to verify. It reads the files of t.
-func (d dependency) tlsConfig(t config.TLS, host string) (*tls.Config, error) {
+func (d dependency) tlsConfig(t config.CheckTLS, host string) (*tls.Config, error) {
 	settings := &tls.Config{
 		ServerName: cmp.Or(t.ServerName, host), MinVersion: max(t.MinVersion, tls.VersionTLS12), MaxVersion: t.MaxVersion,
 	}

@@ -59,7 +59,7 @@ type Check struct {
 	// Folder is where relative paths in Location begin.
 	Folder string
 	// TLS has the settings that are not in Location.
-	TLS TLS
+	TLS CheckTLS
 }
 
 // CheckKind is a kind of dependency.

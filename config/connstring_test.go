@@ -4,29 +4,222 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// TestListsSeveral: a comma that belongs to a value does not make a list of connection strings.
-func TestListsSeveral(t *testing.T) {
+// connection parses a connection string and validates its settings.
+func connection(text string) (*Connection, error) {
+	settings, err := ParseConnString(Secret(text))
+	if err != nil {
+		return nil, err
+	}
+	return NewConnection(settings)
+}
+
+// describe returns what differs from a connection of host=h user=u without other settings.
+func describe(c *Connection) string {
+	var parts []string
+	add := func(name, value string, usual string) {
+		if value != usual {
+			parts = append(parts, name+"="+value)
+		}
+	}
+	add("host", c.Host, "h")
+	add("address", c.Address, "")
+	add("port", fmt.Sprint(c.Port), "5432")
+	add("user", c.User, "u")
+	add("database", c.Database, "")
+	add("password", string(c.Password), "")
+	add("mode", c.TLS.Mode, "prefer")
+	add("direct", fmt.Sprint(c.TLS.Direct), "false")
+	add("roots", c.TLS.Roots, "")
+	add("certificate", c.TLS.Certificate+c.TLS.Key+string(c.TLS.KeyPassword.Text), "")
+	add("revoked", c.TLS.Revoked, "")
+	add("certmode", c.TLS.CertMode, "allow")
+	add("name", c.TLS.ServerName, c.Host)
+	add("sendname", fmt.Sprint(c.TLS.SendName), "true")
+	add("versions", fmt.Sprintf("%x-%x", c.TLS.MinVersion, c.TLS.MaxVersion), "0-0")
+	add("binding", c.ChannelBinding, "prefer")
+	add("auth", c.RequireAuth, "")
+	add("protocols", c.MinProtocol+"-"+c.MaxProtocol, "-")
+	for _, name := range slices.Sorted(maps.Keys(c.Parameters)) {
+		add(name, c.Parameters[name], map[string]string{"application_name": ApplicationName}[name])
+	}
+	return strings.Join(parts, " ")
+}
+
+// TestConnStrings: what libpq, other drivers and platforms write is taken for what it means there, or has no meaning here.
+func TestConnStrings(t *testing.T) {
 	t.Parallel()
-	for dsn, want := range map[string]bool{
-		"postgres://u:p@h/d,postgresql://u:p@h/d":     true,
-		"postgres://u:p,w@h/d":                        false,
-		"host=a user=u password=p,host=b user=u":      true,
-		"host=a user=u password='p,host=b'":           false,
-		`host=a user=u password=p\',\ host=b`:         false,
-		"host=a user=u password=p,w":                  false,
-		"host=a user=u options='-c work_mem=1,a=b'":   false,
-		"postgres://u:p%2Cpostgres%3A%2F%2Fx@h/d?x=y": false,
+	const url = "postgres://u@h/?"
+	for text, want := range map[string]string{
+		url + "ssl=false":                                      "mode=disable",
+		url + "ssl=0":                                          "mode=disable",
+		url + "ssl=true":                                       "mode=require",
+		url + "ssl=1":                                          "mode=require",
+		url + "ssl=verify-full":                                "mode=verify-full", // asyncpg
+		url + "ssl=true&sslmode=verify-full":                   "mode=verify-full",
+		url + "ssl=false&sslmode=verify-ca":                    "mode=verify-ca",
+		url + "ssl=verify-full&sslmode=require":                "mode=require",
+		url + "sslmode=no-verify":                              "mode=require",
+		url + "requiressl=1":                                   "mode=require",
+		url + "sslmode=":                                       "",
+		url + "ssl-mode=verify-ca&ssl-ca=/r":                   "mode=verify-ca roots=/r",
+		"jdbc:postgresql://h/?user=u&ssl=true":                 "mode=verify-full",
+		"jdbc:postgresql://h/?user=u&ssl":                      "mode=verify-full",
+		"jdbc:postgresql://h/?user=u&password=p":               "password=p",
+		"jdbc:postgresql://h/?user=u&ssl=true&sslmode=require": "mode=require",
+		"jdbc:postgresql://h/?user=u&ssl=true&sslfactory=org.postgresql.ssl.NonValidatingFactory":    "mode=require",
+		"jdbc:postgresql://h/?user=u&ApplicationName=a&prepareThreshold=0&currentSchema=s":           "application_name=a",
+		"jdbc:postgresql://h/?user=u&sslNegotiation=direct&channelBinding=require&loggerLevel=TRACE": "mode=require direct=true binding=require",
+		url + "sslaccept=strict":                                                                       "mode=verify-full",
+		url + "sslaccept=strict&sslmode=require&sslcert=/ca":                                           "mode=verify-full roots=/ca",
+		url + "sslaccept=strict&sslmode=disable":                                                       "mode=disable",
+		url + "sslaccept=accept_invalid_certs&sslcert=/ca&sslmode=require":                             "mode=require",
+		url + "schema=public&connection_limit=5&pool_timeout=2&pgbouncer=true&socket_timeout=3":        "",
+		url + "uselibpqcompat=true&sslmode=require":                                                    "mode=require",
+		url + "binary_parameters=yes&supa=base-pooler.x&workaround=supabase-pooler.vercel":             "",
+		url + "gssencmode=disable&keepalives=1&load_balance_hosts=random&target_session_attrs=primary": "",
+		url + "gssencmode=prefer&krbsrvname=p&gsslib=g&gssdelegation=1&sslcompression=1":               "",
+		url + "keepalives_idle=1&keepalives_interval=2&keepalives_count=3&tcp_user_timeout=4":          "",
+		url + "connect_timeout=10&replication=false&client_encoding=auto":                              "",
+		url + "fallback_application_name=f":                                                            "application_name=f",
+		url + "fallback_application_name=f&application_name=a":                                         "application_name=a",
+		url + "application_name=&fallback_application_name=f":                                          "application_name=f",
+		url + "options=endpoint=ep-x-1":                                                                "options=endpoint=ep-x-1",
+		url + "options=endpoint%3Dep-x-1%20-c%20geqo%3Doff":                                            "options=endpoint=ep-x-1 -c geqo=off",
+		url + "search_path=a&statement_timeout=1&app.tenant=x":                                         "app.tenant=x search_path=a statement_timeout=1",
+		url + "serverVersion=16&charset=utf8":                                                          "", // Symfony
+		url + "pool=5&prepared_statements=false&conn_max_age=60&encoding=unicode":                      "", // Rails, Django
+		url + "pool_max_conns=5&default_query_exec_mode=exec":                                          "", // pgx
+		"postgresql+psycopg2://u@h?pool_size=1":                                                        "",
+		"postgresql+asyncpg://u@h?ssl=require&command_timeout=5":                                       "mode=require",
+		"postgis://u@h": "",
+		"postgresql+pg8000://u@/?unix_sock=/run/postgresql/.s.PGSQL.5433": "host=/run/postgresql port=5433 mode=disable",
+
+		url + "hostaddr=10.0.0.1&sslmode=verify-full":           "address=10.0.0.1 mode=verify-full",
+		"hostaddr=[::1] user=u":                                 "host= address=::1",
+		"host=/run/pg user=u hostaddr=10.0.0.1":                 "host=/run/pg address=10.0.0.1",
+		"host=@name user=u":                                     "host=@name mode=disable",
+		"host=@name/.s.PGSQL.6432 user=u":                       "host=@name port=6432 mode=disable",
+		"host=/run/postgresql/.s.PGSQL.5433 user=u":             "host=/run/postgresql port=5433 mode=disable",
+		"host=/run/postgresql/.s.PGSQL.5433 port=1 user=u":      "host=/run/postgresql port=5433 mode=disable",
+		"host=/run/postgresql user=u sslmode=verify-full":       "host=/run/postgresql mode=disable",
+		"host=[::1] user=u":                                     "host=::1",
+		"host=h. user=u":                                        "host=h.",
+		"postgres://u@h?host=%5B::1%5D":                         "host=::1",
+		"host=h user=u database=d":                              "database=d",
+		"host=h user=a user=u user=''":                          "",
+		"host=h user=u sslrootcert=system":                      "mode=verify-full roots=system",
+		"host=h user=u sslnegotiation=direct":                   "mode=require direct=true",
+		"host=h user=u sslcrl=/c sslmode=verify-ca":             "mode=verify-ca revoked=/c",
+		"host=h user=u sslcrl=/c sslmode=require sslrootcert=r": "mode=require roots=r revoked=/c",
+		"host=h user=u sslcert=c sslkey=k sslpassword=p":        "certificate=ckp",
+		"host=h user=u sslcert=c sslkey=k sslcertmode=disable":  "certmode=disable",
+		"host=h user=u sslsni=0":                                "sendname=false",
+		"host=h user=u ssl_min_protocol_version=TLSv1.3":        "versions=304-0",
+		"host=h user=u require_auth=!md5,!none":                 "auth=!md5,!none",
+		"host=h user=u min_protocol_version=3.2":                "protocols=3.2-",
 	} {
-		if got := listsSeveral(dsn); got != want {
-			t.Errorf("%s: got %v", dsn, got)
+		c, err := connection(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		} else if got := describe(c); got != want {
+			t.Errorf("%s:\n got %s\nwant %s", text, got, want)
+		}
+	}
+}
+
+// TestRefusedConnStrings: what the exporter does not do is refused with its name and what to write instead, and never with a
+// value.
+func TestRefusedConnStrings(t *testing.T) {
+	t.Parallel()
+	const s = "host=h user=u password=hunter2 "
+	for text, want := range map[string]string{
+		s + "requirepeer=hunter2":                 "holds requirepeer, which is refused: the exporter does not check who owns a server's process; use TLS with sslmode verify-full",
+		s + "gssencmode=require":                  "holds gssencmode, which is refused: the exporter does not encrypt with Kerberos; use TLS with sslmode",
+		s + "sslcrldir=hunter2":                   "holds sslcrldir, which is refused: write the lists into one file, and sslcrl",
+		s + "replication=database":                "holds replication, which is refused: a replication session runs no statements of the exporter",
+		s + "sslkeylogfile=x":                     "holds sslkeylogfile, which is refused: the exporter does not write the keys of TLS",
+		s + "scram_client_key=hunter2":            "holds scram_client_key, which is refused: write password instead",
+		s + "oauth_issuer=hunter2":                "holds oauth_issuer, which is refused: the exporter does not log in with OAuth: give its role another method in pg_hba.conf",
+		s + "sslinline=true":                      "holds sslinline, which is refused: write the certificates and the key into files, and their paths",
+		s + "sslidentity=x":                       "holds sslidentity, which is refused: the exporter does not read PKCS #12: write sslcert and sslkey instead",
+		s + "sslaccept=maybe":                     "holds sslaccept, which must be strict or accept_invalid_certs",
+		s + "ssl=hunter2":                         "holds ssl, which must be true, false or a value of sslmode",
+		s + "ssl=true sslmode=prefer":             "holds ssl, which requires TLS, and sslmode, which does not: keep one of them",
+		s + "hots=x":                              "holds hots, which is not known here",
+		s + "hunter2=x":                           "holds a key that is not known here",
+		s + "hots=x requirepeer=y":                "holds hots, which is not known here; holds requirepeer, which is refused: the exporter does not check who owns a server's process; use TLS with sslmode verify-full",
+		s + "sslmode=hunter2":                     "sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full",
+		s + "channel_binding=hunter2":             "channel_binding must be one of disable, prefer, require",
+		s + "sslnegotiation=x":                    "sslnegotiation must be one of postgres, direct",
+		s + "sslnegotiation=direct sslmode=allow": "sslnegotiation direct needs sslmode require, verify-ca or verify-full",
+		s + "sslcert=x":                           "has only one of sslcert and sslkey; the certificate of an authority is sslrootcert",
+		s + "sslcrl=x":                            "sslcrl needs sslmode verify-ca or verify-full",
+		s + "sslcrl=x sslmode=disable":            "sslcrl needs sslmode verify-ca or verify-full",
+		s + "sslrootcert=system sslmode=require":  "sslrootcert system needs sslmode verify-full",
+		s + "ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2": "ssl_min_protocol_version is above ssl_max_protocol_version",
+		s + "min_protocol_version=3.2 max_protocol_version=3.0":                 "min_protocol_version is above max_protocol_version",
+		s + "require_auth=hunter2":                                              "require_auth " + requireAuthForm,
+		s + "require_auth=md5,!none":                                            "require_auth " + requireAuthForm,
+		s + "port=0":                                                            "port must be a number from 1 to 65535",
+		s + "port=65536":                                                        "port must be a number from 1 to 65535",
+		s + "hostaddr=hunter2":                                                  "hostaddr must be an IP address",
+		"hostaddr=10.0.0.1 sslmode=verify-full":                                 "hostaddr with sslmode verify-full needs host, for which the certificate is verified",
+		"host=hunter2:5432":                                                     "host " + hostForm,
+		"host='hunter 2'":                                                       "host " + hostForm,
+		"host=@":                                                                "host " + hostForm,
+		"host=postgres://u:hunter2@h":                                           "host is a URL: write the name or the address of the server",
+		"host=/" + strings.Repeat("x", 100):                                     "host is the folder of a unix socket whose path is longer than the system allows",
+		"host=h options=" + strings.Repeat("x", 10000):                          "has user, dbname, options and parameters of more than 9900 bytes, which no server takes",
+		"postgres://u:hunter@2@h/d":                                             "host " + hostForm,
+		"host=a,b":                                                              ErrSeveralServers.Error(),
+		"hostaddr=10.0.0.1,10.0.0.2":                                            ErrSeveralServers.Error(),
+		"postgres://a,b/d?target_session_attrs=any":                             ErrSeveralServers.Error(),
+		"jdbc:postgresql://h/?user=u&ssl=true&sslfactory=x.hunter2&socketFactory=y": "holds socketFactory, which is refused: the exporter has no Java class to connect with: write host; " +
+			"holds sslfactory, whose class is not known here: write sslmode and sslrootcert instead",
+	} {
+		_, err := connection(text)
+		if err == nil || err.Error() != want {
+			t.Errorf("%.200s:\n got %v\nwant %s", text, err, want)
+		}
+		if err != nil && strings.Contains(err.Error(), "hunter") {
+			t.Errorf("%s: a value is shown: %v", text, err)
+		}
+	}
+}
+
+// TestLibpqSettings: libpq's variables have the same rules as its keywords.
+func TestLibpqSettings(t *testing.T) {
+	t.Parallel()
+	settings, err := LibpqSettings(func(name string) string {
+		return map[string]string{
+			"PGHOST": "h", "PGHOSTADDR": "10.0.0.1", "PGUSER": "u", "PGSSLMODE": "verify-full", "PGSSLCRL": "/c", "PGTZ": "UTC",
+			"PGGSSENCMODE": "prefer", "PGCONNECT_TIMEOUT": "x", "PGSSLMINPROTOCOLVERSION": "TLSv1.3", "PGCLIENTENCODING": "UTF8",
+		}[name]
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewConnection(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "address=10.0.0.1 mode=verify-full revoked=/c versions=304-0 client_encoding=UTF8 timezone=UTC"
+	if got := describe(c); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	for variable, value := range map[string]string{"PGREQUIREPEER": "hunter2", "PGGSSENCMODE": "require", "PGSSLCRLDIR": "hunter2"} {
+		_, err := LibpqSettings(func(name string) string { return map[string]string{variable: value}[name] })
+		var problems ConnStringError
+		if !errors.As(err, &problems) || !strings.HasPrefix(err.Error(), variable+" is refused: ") {
+			t.Errorf("%s: %v", variable, err)
 		}
 	}
 }
@@ -45,65 +238,4 @@ func TestFilesOfConnString(t *testing.T) {
 			t.Errorf("%s: %v, want %q", dsn, err, want)
 		}
 	}
-}
-
-// TestAddSettings: what is added changes no value of a connection string, also where its last value is empty.
-func TestAddSettings(t *testing.T) {
-	t.Parallel()
-	for dsn, want := range map[string]string{
-		"host=h user=u password=": "", `host=h user=u password=a\`: "a", "host=h user=u password='a b' ": "a b",
-		"postgres://u:a%20b@h": "a b", "postgres://u:a@h?": "a", "postgres://u:a@h?x=y&": "a", "host=h user=u password=a=": "a=",
-	} {
-		cfg, err := parseWithoutFiles(AddSettings(Secret(dsn), map[string]string{"passfile": "", "application_name": "it's"}))
-		if err != nil || cfg.Password != want || cfg.RuntimeParams["application_name"] != "it's" {
-			t.Errorf("%s: %v", dsn, err)
-		}
-	}
-}
-
-// FuzzConnStringSettings: the keys are those that pgconn finds, and the values of run-time parameters are equal. Added
-// settings change no other.
-func FuzzConnStringSettings(f *testing.F) {
-	for _, dsn := range []string{
-		"host=h user=u", `host = h  user='a \'b' dbname=d options=-c\ x sslrootcert=`, "host=h\tuser= password=\\",
-		"postgres://u:p@h:5/d?sslmode=require&x=y", "postgresql://u%40@[::1]:5,h2/%20?ssl=true&dbname=%41&application_name=a%2Fb",
-		"postgres:///?host=/tmp&sslroot%63ert=/x", "postgres://u@/?passfile=/dev/zero", "host='", "a", "=b", "postgres://?a", " ",
-	} {
-		f.Add(dsn)
-	}
-	f.Setenv("HOME", "/nonexistent")
-	f.Fuzz(func(t *testing.T, dsn string) {
-		if strings.ContainsAny(dsn, "[]") { // pgconn does not look into the brackets
-			return
-		}
-		keys, err := dsnKeys(Secret(dsn))
-		if err != nil || len(keys) == 0 {
-			return
-		}
-		settings := ConnStringSettings(Secret(dsn))
-		added := ConnStringSettings(AddSettings(Secret(dsn), map[string]string{"added": "x"}))
-		if delete(added, "added"); !maps.Equal(added, settings) {
-			t.Errorf("with an added setting: %q, without: %q", added, settings)
-		}
-		for _, key := range []string{"service", "servicefile", "passfile", "sslrootcert", "sslcert", "sslkey"} {
-			if settings[key] != "" {
-				return
-			}
-		}
-		cfg, err := pgconn.ParseConfigWithOptions(dsn, pgconn.ParseConfigOptions{ConnStringAllowedKeys: keys})
-		if err != nil {
-			if strings.Contains(err.Error(), "is not in ConnStringAllowedKeys") {
-				t.Errorf("the keys are %q, but %v", keys, err)
-			}
-			return
-		}
-		for name, value := range cfg.RuntimeParams {
-			if settings[name] != value {
-				t.Errorf("%s is %q, want %q", name, settings[name], value)
-			}
-		}
-		if user := settings["user"]; user != "" && user != cfg.User {
-			t.Errorf("the user is %q, want %q", user, cfg.User)
-		}
-	})
 }

@@ -15,9 +15,9 @@ type Content struct {
 // IsSet reports whether there is a text or a file.
 func (c Content) IsSet() bool { return c.Text != "" || c.File != "" }
 
-// TLS has how a check verifies a server, and what it shows of itself. The zero value verifies the certificate and its
+// CheckTLS has how a check verifies a server, and what it shows of itself. The zero value verifies the certificate and its
 // name with the system's certificates.
-type TLS struct {
+type CheckTLS struct {
 	// Roots has the certificates to trust in PEM format. If it is not set, the system's are trusted.
 	Roots Content
 	// Cert and Key are a client certificate and its key in PEM format. Both are set or none.

@@ -80,8 +80,7 @@ func Fingerprint(path string) string {
 // Parse does what Load does, from a reader. Relative paths in the file begin at the folder of path. If verify is nil,
 // the variables of a target from the environment are not verified.
 //
-// libpq's environment does not change what a file describes, except for PGSERVICE, which pgconn always follows. The
-// program removes that variable before it loads a file.
+// libpq's environment does not change what a file describes.
 func Parse(r io.Reader, path string, base Probing, verify func(*Environment) error) (*File, error) {
 	folder, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
@@ -227,6 +226,7 @@ func (b *builder) target(name string, n *yaml.Node, where string, modules map[st
 	known := b.settingsFields(&e.own)
 	b.sources(known, "dsn", func(dsn string) { e.dsn = Seal(Secret(dsn)) }, func(path string) { e.dsnFile = path })
 	b.sources(known, "host", func(host string) { e.host = host }, func(path string) { e.hostFile = path })
+	known["hostaddr"] = func(n *yaml.Node, where string) { e.hostaddr = b.text(n, where) }
 	known["module"] = func(n *yaml.Node, where string) { module = b.text(n, where) }
 	known["port"] = func(n *yaml.Node, where string) {
 		if port, err := strconv.ParseUint(b.text(n, where), 10, 16); err == nil && port > 0 {
@@ -285,7 +285,7 @@ func firstKey(given map[string]*yaml.Node, key string) string {
 // fromEnvironment gives a target the login of the target that needs no file.
 func (b *builder) fromEnvironment(t *Target, n *yaml.Node, given map[string]*yaml.Node, where string, e *entry) {
 	at := given["environment"]
-	for _, key := range []string{e.dsnKey, e.hostKey, "port", "dbname", "module"} {
+	for _, key := range []string{e.dsnKey, e.hostKey, "hostaddr", "port", "dbname", "module"} {
 		if given[key] != nil {
 			b.problem(given[key], join(where, key), "is given beside environment, which says it")
 		}

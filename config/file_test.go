@@ -48,31 +48,27 @@ targets:
 `)
 	got := map[string]string{}
 	for _, target := range f.Targets {
-		cfg, err := parseWithoutFiles(target.Login.ConnString)
-		if err != nil {
-			t.Fatalf("%s: %v", target.Name, err)
-		}
-		source := target.Login.Password
-		password := cfg.Password + string(source.Text)
+		c, source := target.Login.Connection, target.Login.Password
+		password := string(c.Password + source.Text)
 		if source.Variable != "" {
 			password += "$" + source.Variable
 		}
-		got[target.Name] = fmt.Sprint(cfg.Host, " ", cfg.Port, " ", cfg.Database, " ", cfg.User, " ", password, " ", cfg.TLSConfig == nil,
-			" ", target.Timeout, " ", target.Interval, " ", target.Applications, " ", cfg.RuntimeParams["application_name"], " ", target.Login.Keys)
+		got[target.Name] = fmt.Sprint(c.Host, " ", c.Port, " ", c.Database, " ", c.User, " ", password, " ", c.TLS.Mode == "disable",
+			" ", target.Timeout, " ", target.Interval, " ", target.Applications, " ", c.Parameters)
 		if pooler := strings.HasPrefix(target.Name, "pool"); (target.Kind == KindPgBouncer) != pooler || target.Commit == pooler {
 			t.Errorf("%s: kind %s, commit %v", target.Name, target.Kind, target.Commit)
 		}
 	}
-	params := " pg_liveness_exporter []"
+	params := " map[application_name:pg_liveness_exporter]"
 	for name, want := range map[string]string{
 		"plain":               "h 5432 postgres all 0123 true 2s 0s false" + params,
 		"module":              "h2 1 d'\\ x mod $SECRET true 2s 1s true" + params,
 		"own":                 "::1 5432 postgres me p'w\\  true 300ms 1s false" + params,
-		"url":                 "h3 7 d u p w true 2s 1s true x [application_name database host password port user]",
-		"words":               "h4 5432 d mod $SECRET true 2s 1s true pg_liveness_exporter [database host options]",
+		"url":                 "h3 7 d u p w true 2s 1s true map[application_name:x]",
+		"words":               "h4 5432 d mod $SECRET true 2s 1s true map[application_name:pg_liveness_exporter options:-c work_mem=1MB]",
 		"socket":              "/run/pg 5432 postgres all 0123 true 2s 0s false" + params,
 		"pool":                "h5 6432 pgbouncer mod $SECRET true 2s 1s false" + params,
-		"pool-dsn":            "h6 5432 pgbouncer all 0123 true 2s 0s false pg_liveness_exporter [host]",
+		"pool-dsn":            "h6 5432 pgbouncer all 0123 true 2s 0s false" + params,
 		`odd "name" {}, ü/&?`: "h 5432 postgres all 0123 true 2s 0s false" + params,
 	} {
 		if got[name] != want {
@@ -132,7 +128,7 @@ func TestProblems(t *testing.T) {
 	t.Parallel()
 	const (
 		secret     = "hunter2"
-		targetKeys = "applications, commit, dbname, dsn, dsn_env, dsn_file, environment, host, host_env, host_file, interval, keep, kind, labels, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user, user_env, user_file"
+		targetKeys = "applications, commit, dbname, dsn, dsn_env, dsn_file, environment, host, host_env, host_file, hostaddr, interval, keep, kind, labels, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, server_name, sslcert, sslcrl, sslkey, sslmode, sslpassword, sslpassword_env, sslpassword_file, sslrootcert, timeout, user, user_env, user_file"
 	)
 	for name, test := range map[string]struct{ text, want string }{
 		"empty":     {"", "dir/x.yml: is empty"},
@@ -180,7 +176,7 @@ func TestProblems(t *testing.T) {
 		},
 		"after an unknown key": {
 			"targets: {a: {host: h, user: u}}\ndefaults: {pasword: x, sslmode: maybe}\n",
-			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, commit, dbname, interval, keep, kind, labels, password, password_command, password_command_ttl, password_env, password_file, require_auth, sslcert, sslkey, sslmode, sslrootcert, timeout, user, user_env, user_file\n" +
+			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, commit, dbname, interval, keep, kind, labels, password, password_command, password_command_ttl, password_env, password_file, require_auth, server_name, sslcert, sslcrl, sslkey, sslmode, sslpassword, sslpassword_env, sslpassword_file, sslrootcert, timeout, user, user_env, user_file\n" +
 				"dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, verify-ca, verify-full",
 		},
 		"no host":   {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn\ndir/x.yml:1: targets.a: has no user, nor have its module and the defaults"},

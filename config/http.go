@@ -207,7 +207,7 @@ func (b *builder) headers(n *yaml.Node, where string, read func(*yaml.Node, stri
 }
 
 // tlsConfig reads the key tls_config.
-func (b *builder) tlsConfig(t *TLS, n *yaml.Node, where string) {
+func (b *builder) tlsConfig(t *CheckTLS, n *yaml.Node, where string) {
 	known := make(fields)
 	var roots Content
 	b.content(known.add, "ca", &roots)

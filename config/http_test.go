@@ -55,7 +55,7 @@ checks:
 	if diff := cmp.Diff(want, file.Checks[0].HTTP, cmpopts.IgnoreFields(HTTP{}, "Match")); diff != "" {
 		t.Error(diff)
 	}
-	wantTLS := TLS{
+	wantTLS := CheckTLS{
 		Roots: Content{Key: "ca_file", File: folder + "/ca.pem"}, Cert: Content{Key: "cert_file", File: "/cert"},
 		Key: Content{Key: "key_file", File: folder + "/key"}, ServerName: "n", SkipVerify: true, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13,
 	}

@@ -6,22 +6,17 @@ package config
 import (
 	"cmp"
 	"errors"
-	"maps"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"go.yaml.in/yaml/v3"
 )
 
 // location is where the server of a target is.
 type location struct {
-	dsn               Sealed
-	host, port        string
-	dsnFile, hostFile string // files that hold dsn or host
-	dsnKey, hostKey   string // the key of the configuration that gives dsn or host, empty if none does
+	dsn                  Sealed
+	host, hostaddr, port string
+	dsnFile, hostFile    string // files that hold dsn or host
+	dsnKey, hostKey      string // the key of the configuration that gives dsn or host, empty if none does
 }
 
 // entry is what the login of a target is made of. own has the settings of the target, and merged those of its module and the
@@ -127,7 +122,7 @@ func (b *builder) login(e *entry, n *yaml.Node, given map[string]*yaml.Node, whe
 	return b.fromFields(e, n, given, where)
 }
 
-// fromFields returns a login that is made of the keys host, port and dbname.
+// fromFields returns a login that is made of the keys host, hostaddr, port and dbname.
 func (b *builder) fromFields(e *entry, n *yaml.Node, given map[string]*yaml.Node, where string) Login {
 	at, host := cmp.Or(given[e.hostKey], n), e.host
 	switch {
@@ -137,8 +132,12 @@ func (b *builder) fromFields(e *entry, n *yaml.Node, given map[string]*yaml.Node
 	case strings.Contains(host, ","):
 		b.problem(at, join(where, e.hostKey), "names several hosts: make each of them a target of its own")
 		host = ""
-	case !isHost(host):
-		b.problem(at, join(where, e.hostKey), "must be a name, an address or the folder of a unix socket, without a port")
+	case !isHost(withoutBrackets(host)):
+		b.problem(at, join(where, e.hostKey), hostForm)
+		host = ""
+	}
+	if e.hostaddr != "" && !isAddress(withoutBrackets(e.hostaddr)) {
+		b.problem(given["hostaddr"], join(where, "hostaddr"), "must be an IP address")
 		host = ""
 	}
 	if !e.merged.hasUser() {
@@ -147,26 +146,15 @@ func (b *builder) fromFields(e *entry, n *yaml.Node, given map[string]*yaml.Node
 	if host == "" || e.merged.user == nil {
 		return Login{}
 	}
-	database := e.merged.database()
-	conn := e.merged.connSettings()
-	conn["host"], conn["port"], conn["database"] = host, e.port, database
-	dsn := AddSettings("", conn)
-	b.try(at, where, dsn, e.merged.systemRoots() && e.merged.sslmode != nil)
-	return Login{ConnString: dsn, Password: e.merged.passwordFor(host, e.port, *e.merged.user, database)}
-}
-
-// isHost reports whether host is a name, an address or the folder of a unix socket.
-func isHost(host string) bool {
-	if filepath.IsAbs(host) {
-		return true
-	}
-	return isName(strings.TrimSuffix(host, ".")) || isAddress(host)
+	return b.try(at, where, &e.merged, ConnSettings{
+		keyHost: host, keyHostaddr: e.hostaddr, keyPort: e.port, keyDatabase: e.merged.database(),
+	})
 }
 
 // fromDSN returns a login that is made of a connection string, which n has. The connection string overrides the merged
 // settings, and must not have a key of the target's own ones.
 func (b *builder) fromDSN(e *entry, n *yaml.Node, given map[string]*yaml.Node, where string) Login {
-	for _, key := range []string{e.hostKey, "port", "dbname"} {
+	for _, key := range []string{e.hostKey, "hostaddr", "port", "dbname"} {
 		if given[key] != nil {
 			b.problem(given[key], join(where, key), "is given beside dsn: write it into one of them")
 		}
@@ -176,65 +164,54 @@ func (b *builder) fromDSN(e *entry, n *yaml.Node, given map[string]*yaml.Node, w
 	if dsn == "" {
 		return Login{} // it is among the problems
 	}
-	keys, err := dsnKeys(dsn)
+	conn, err := ParseConnString(dsn)
 	if err != nil {
-		b.problem(n, where, "%s", err)
+		b.connProblems(n, where, err)
 		return Login{}
 	}
-	has := func(key string) bool { return slices.Contains(keys, key) }
+	has := func(key string) bool { _, ok := conn[key]; return ok }
 	for _, key := range []string{"service", "servicefile", "passfile"} {
 		if has(key) {
 			b.problem(n, where, "holds %s: libpq's files are not read, use the keys of this file", key)
-			return Login{} // the parser would read them
-		}
-	}
-	for _, key := range keys {
-		switch {
-		case isKnownKey(key):
-		case isKey(key):
-			b.problem(n, where, "holds %s, which is not known here", key)
-		default: // it may be a part of a value
-			b.problem(n, where, "holds a key that is not known here")
+			return Login{}
 		}
 	}
 	for _, key := range e.own.keysSet() {
-		if has(key) || key == "sslmode" && has("ssl") {
+		if has(key) {
 			b.problem(n, where, "holds %s, which is also a key beside it", key)
 		}
 	}
-	if !has("user") && !merged.hasUser() {
+	hasUser, hasHost := has(keyUser) || merged.hasUser(), conn[keyHost] != "" || conn[keyHostaddr] != ""
+	if !hasUser {
 		b.problem(n, where, "has no user, nor have the target, its module and the defaults")
 	}
-	conn := merged.connSettings()
-	conn["database"] = merged.database()
-	maps.DeleteFunc(conn, func(key, _ string) bool { return has(key) || key == "sslmode" && has("ssl") })
-	login := Login{ConnString: AddSettings(dsn, conn), Keys: keys}
-	hasMode := merged.sslmode != nil || has("sslmode") || has("ssl")
-	cfg := b.try(n, where, login.ConnString, merged.systemRoots() && !has("sslrootcert") && hasMode)
-	if cfg == nil {
-		return Login{}
-	}
-	if !has("host") {
+	if !hasHost {
 		b.problem(n, where, "has no host")
 	}
-	if !has("password") {
-		database := cmp.Or(cfg.Database, KindPostgres.DefaultDatabase())
-		login.Password = merged.passwordFor(cfg.Host, strconv.Itoa(int(cfg.Port)), cfg.User, database)
+	if !hasUser || !hasHost {
+		return Login{}
 	}
+	conn[keyDatabase] = cmp.Or(conn[keyDatabase], merged.database())
+	return b.try(n, where, merged, conn)
+}
+
+// try makes a login of the settings of a file and of those of a target alone, and adds what is wrong with them to the
+// problems.
+func (b *builder) try(n *yaml.Node, where string, s *settings, own ConnSettings) Login {
+	login, err := s.login(own)
+	b.connProblems(n, where, err)
 	return login
 }
 
-// try parses a target's connection string and adds what is wrong with it to the problems. It returns nil if it cannot
-// be parsed. verified says that the system's certificates are to be used, which pgconn makes verify-full whatever the
-// mode is.
-func (b *builder) try(n *yaml.Node, where string, dsn Secret, verified bool) *pgconn.Config {
-	cfg, err := parseWithoutFiles(dsn)
-	if err != nil {
+// connProblems adds what is wrong with the settings of a connection to the problems.
+func (b *builder) connProblems(n *yaml.Node, where string, err error) {
+	var several ConnStringError
+	switch {
+	case errors.As(err, &several):
+		for _, text := range several {
+			b.problem(n, where, "%s", text)
+		}
+	case err != nil:
 		b.problem(n, where, "%s", err)
-		return nil
 	}
-	if verified && (cfg.TLSConfig == nil || cfg.TLSConfig.InsecureSkipVerify) {
-		b.problem(n, where, "sslrootcert system needs sslmode verify-full")
-	}
-	return cfg
 }

@@ -34,11 +34,8 @@ targets:
 			got[target.Name] = fmt.Sprint(u.Files())
 			continue
 		}
-		cfg, err := parseWithoutFiles(target.Login.ConnString)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got[target.Name] = fmt.Sprint(cfg.Host, " ", cfg.Port, " ", cfg.User, " ", cfg.Password)
+		c := target.Login.Connection
+		got[target.Name] = fmt.Sprint(c.Host, " ", c.Port, " ", c.User, " ", string(c.Password))
 	}
 	dir, err := filepath.Abs("dir/secrets")
 	if err != nil {
@@ -125,11 +122,7 @@ targets:
 		targets = append(targets, adHoc)
 	}
 	for _, target := range targets {
-		cfg, err := parseWithoutFiles(target.Login.ConnString)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := fmt.Sprint(target.Kind, " ", cfg.Database, " ", target.Commit)
+		got := fmt.Sprint(target.Kind, " ", target.Login.Connection.Database, " ", target.Commit)
 		if want := map[string]string{
 			"defaults": "postgres app true", "dsn": "postgres app true", "dsn-own": "postgres own true", "module": "postgres other true",
 			"own": "postgres own true", "pool": "pgbouncer pgbouncer false", "pool-own": "pgbouncer own false",

@@ -34,7 +34,7 @@ type RedisServer struct {
 	Password Secret
 	Database int
 	// TLS is nil for a connection without TLS.
-	TLS *TLS
+	TLS *CheckTLS
 }
 
 // ParseRedis parses the URL of a check of the kinds redis and celery. It reads it as redis-py, valkey-py and kombu do
@@ -223,7 +223,7 @@ func isTrue(value string) bool {
 
 // redisTLS returns how to use TLS, or nil for a connection without TLS. As in kombu, a parameter that begins with ssl_
 // turns TLS on for a broker, and for the servers behind sentinels.
-func (c *Check) redisTLS(scheme string, parameters map[string]string) (*TLS, error) {
+func (c *Check) redisTLS(scheme string, parameters map[string]string) (*CheckTLS, error) {
 	var given string
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
 		if strings.HasPrefix(name, "ssl_") {

@@ -125,7 +125,7 @@ func TestRedisURLs(t *testing.T) {
 			t.Errorf("%s %s:\n got %q\nwant %q", c.Kind, test.text, got, test.want)
 		}
 	}
-	c := &Check{Kind: CheckRedis, TLS: TLS{Roots: Content{File: "/x"}}}
+	c := &Check{Kind: CheckRedis, TLS: CheckTLS{Roots: Content{File: "/x"}}}
 	if _, err := c.ParseRedis("rediss://h?ssl_ca_certs=a"); err == nil || err.Error() != "has the parameter ssl_ca_certs, and there is an sslrootcert beside it" {
 		t.Error(err)
 	}

@@ -23,9 +23,10 @@ func TestSecret(t *testing.T) {
 	if outer.inner.password.Secret() != "hunter2" || (Sealed{}).Secret() != "" {
 		t.Error("another secret is sealed")
 	}
-	target := Target{Login: Login{ConnString: "hunter2", Password: PasswordSource{Text: "hunter2"}}}
+	connection := Connection{Password: "hunter2", TLS: TLS{KeyPassword: PasswordSource{Text: "hunter2"}}}
+	target := Target{Login: Login{Connection: &connection, Password: PasswordSource{Text: "hunter2"}}}
 	for _, text := range []string{
-		fmt.Sprintf("%s %v %+v %#v %q", s.Password, s, s, s, s.Password), string(encoded), fmt.Sprintf("%v %+v %#v", target, &target, target),
+		fmt.Sprintf("%s %v %+v %#v %q", s.Password, s, s, s, s.Password), string(encoded), fmt.Sprintf("%v %+v %#v", connection, &connection, connection), fmt.Sprintf("%v %+v %#v", target, &target, target),
 		fmt.Sprintf("%v %+v %#v", outer, &outer, outer),
 	} {
 		if strings.Contains(text, "hunter2") {

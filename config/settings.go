@@ -4,12 +4,14 @@
 package config
 
 import (
+	"cmp"
+	"maps"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -19,15 +21,16 @@ const defaultCommandTTL = 10 * time.Minute
 
 // settings are those that the defaults, a module or a target can have. A setting that is not in the file is nil.
 type settings struct {
-	user, sslmode, sslrootcert, sslcert, sslkey, requireAuth *string
-	userFile                                                 *string // the file that holds the user, instead of user
-	dbname                                                   *string
-	kind                                                     *Kind
-	password                                                 *PasswordSource
-	ttl                                                      *time.Duration
-	timeout, interval                                        *time.Duration
-	applications, commit, keep                               *bool
-	labels                                                   map[string]string
+	user, sslmode, sslrootcert, sslcert, sslkey, sslcrl *string
+	serverName, requireAuth                             *string
+	userFile                                            *string // the file that holds the user, instead of user
+	dbname                                              *string
+	kind                                                *Kind
+	password, sslpassword                               *PasswordSource
+	ttl                                                 *time.Duration
+	timeout, interval                                   *time.Duration
+	applications, commit, keep                          *bool
+	labels                                              map[string]string
 }
 
 // overlay returns s, with the settings of base for those that s does not have. A password of s replaces the one of
@@ -44,8 +47,9 @@ func (s *settings) overlay(base settings) settings {
 		userFile: either(s.userFile, base.userFile), dbname: either(s.dbname, base.dbname), kind: either(s.kind, base.kind),
 		user: either(s.user, base.user), sslmode: either(s.sslmode, base.sslmode),
 		sslrootcert: either(s.sslrootcert, base.sslrootcert), sslcert: either(s.sslcert, base.sslcert),
-		sslkey: either(s.sslkey, base.sslkey), requireAuth: either(s.requireAuth, base.requireAuth),
-		password: either(s.password, base.password), ttl: either(s.ttl, base.ttl),
+		sslkey: either(s.sslkey, base.sslkey), sslcrl: either(s.sslcrl, base.sslcrl),
+		serverName: either(s.serverName, base.serverName), requireAuth: either(s.requireAuth, base.requireAuth),
+		password: either(s.password, base.password), sslpassword: either(s.sslpassword, base.sslpassword), ttl: either(s.ttl, base.ttl),
 		timeout: either(s.timeout, base.timeout), interval: either(s.interval, base.interval),
 		applications: either(s.applications, base.applications), commit: either(s.commit, base.commit),
 		keep: either(s.keep, base.keep), labels: mergedLabels(s.labels, base.labels),
@@ -79,9 +83,6 @@ func (s *settings) database() string {
 // hasUser reports whether there is a user, or a file that holds it.
 func (s *settings) hasUser() bool { return s.user != nil || s.userFile != nil }
 
-// systemRoots reports whether the system's certificates are to be trusted.
-func (s *settings) systemRoots() bool { return s.sslrootcert != nil && *s.sslrootcert == "system" }
-
 // probing returns the settings of a probe, which must all be set. Applications and commits are not known of a PgBouncer.
 func (s *settings) probing() Probing {
 	isPostgres := s.serverKind() == KindPostgres
@@ -95,7 +96,7 @@ func (s *settings) probing() Probing {
 func (s *settings) values() map[string]*string {
 	return map[string]*string{
 		"user": s.user, "sslmode": s.sslmode, "sslrootcert": s.sslrootcert, "sslcert": s.sslcert, "sslkey": s.sslkey,
-		"require_auth": s.requireAuth,
+		"sslcrl": s.sslcrl, keyServerName: s.serverName, "require_auth": s.requireAuth,
 	}
 }
 
@@ -111,22 +112,43 @@ func (s *settings) keysSet() []string {
 		keys = append(keys, "user")
 	}
 	if s.password != nil {
-		keys = append(keys, "password")
+		keys = append(keys, keyPassword)
+	}
+	if s.sslpassword != nil {
+		keys = append(keys, keySSLPassword)
 	}
 	slices.Sort(keys)
 	return keys
 }
 
-// connSettings returns the settings for a connection string, by their keys. They override libpq's environment where the
-// file has no setting.
-func (s *settings) connSettings() map[string]string {
-	all := neutralSettings()
+// connSettings returns the settings for a connection. They lack the two passwords.
+func (s *settings) connSettings() ConnSettings {
+	all := make(ConnSettings)
 	for key, value := range s.values() {
 		if value != nil {
 			all[key] = *value
 		}
 	}
 	return all
+}
+
+// login returns the login that a target has with these settings and with its own, which win. An error is one of
+// NewConnection.
+func (s *settings) login(own ConnSettings) (Login, error) {
+	all := s.connSettings()
+	maps.Copy(all, own)
+	c, err := NewConnection(all)
+	if err != nil {
+		return Login{}, err
+	}
+	l := Login{Connection: c}
+	if _, has := own[keySSLPassword]; !has && s.sslpassword != nil {
+		c.TLS.KeyPassword = *s.sslpassword
+	}
+	if _, has := own[keyPassword]; !has {
+		l.Password = s.passwordFor(cmp.Or(c.Host, c.Address), strconv.Itoa(int(c.Port)), c.User, c.Database)
+	}
+	return l, nil
 }
 
 // passwordFor returns the source of a target's password. It replaces the placeholders in the arguments of a command.
@@ -157,16 +179,23 @@ func (b *builder) settingsFields(s *settings) fields {
 			*to = &text
 		}
 	}
-	password := func(set func(p *PasswordSource, n *yaml.Node, where string)) func(*yaml.Node, string) {
+	source := func(to **PasswordSource, ways string, set func(p *PasswordSource, n *yaml.Node, where string)) func(*yaml.Node, string) {
 		return func(n *yaml.Node, where string) {
-			if s.password != nil {
-				b.problem(n, where, "the password is given in several ways: "+
-					"keep one of password, password_file, password_env and password_command")
+			if *to != nil {
+				b.problem(n, where, "the password is given in several ways: keep one of %s", ways)
 			}
-			s.password = &PasswordSource{}
-			set(s.password, n, where)
+			*to = &PasswordSource{}
+			set(*to, n, where)
 		}
 	}
+	text := func(p *PasswordSource, n *yaml.Node, where string) { p.Text = Secret(b.text(n, where)) }
+	file := func(p *PasswordSource, n *yaml.Node, where string) { p.File = b.fromFolder(b.text(n, where)) }
+	variable := func(p *PasswordSource, n *yaml.Node, where string) { p.Variable = b.text(n, where) }
+	command := func(p *PasswordSource, n *yaml.Node, where string) { p.Command = b.command(n, where) }
+	const (
+		ways    = "password, password_file, password_env and password_command"
+		keyWays = "sslpassword, sslpassword_file and sslpassword_env"
+	)
 	known := fields{
 		"dbname": func(n *yaml.Node, where string) { assign(&s.dbname, b.text(n, where)) },
 		"kind": func(n *yaml.Node, where string) {
@@ -175,17 +204,18 @@ func (b *builder) settingsFields(s *settings) fields {
 				s.kind = &kind
 			}
 		},
-		"password": password(func(p *PasswordSource, n *yaml.Node, where string) { p.Text = Secret(b.text(n, where)) }),
-		"password_file": password(func(p *PasswordSource, n *yaml.Node, where string) {
-			p.File = b.fromFolder(b.text(n, where))
-		}),
-		"password_env":     password(func(p *PasswordSource, n *yaml.Node, where string) { p.Variable = b.text(n, where) }),
-		"password_command": password(func(p *PasswordSource, n *yaml.Node, where string) { p.Command = b.command(n, where) }),
+		"password":         source(&s.password, ways, text),
+		"password_file":    source(&s.password, ways, file),
+		"password_env":     source(&s.password, ways, variable),
+		"password_command": source(&s.password, ways, command),
+		"sslpassword":      source(&s.sslpassword, keyWays, text),
+		"sslpassword_file": source(&s.sslpassword, keyWays, file),
+		"sslpassword_env":  source(&s.sslpassword, keyWays, variable),
 		"password_command_ttl": func(n *yaml.Node, where string) {
 			s.ttl = b.duration(n, where, time.Second, 24*time.Hour)
 		},
 		"sslmode": func(n *yaml.Node, where string) {
-			assign(&s.sslmode, b.oneOf(n, where, "disable", "allow", "prefer", "require", "verify-ca", "verify-full"))
+			assign(&s.sslmode, b.oneOf(n, where, sslModes()...))
 		},
 		"sslrootcert": func(n *yaml.Node, where string) {
 			path := b.text(n, where)
@@ -196,6 +226,8 @@ func (b *builder) settingsFields(s *settings) fields {
 		},
 		"sslcert":      func(n *yaml.Node, where string) { assign(&s.sslcert, b.fromFolder(b.text(n, where))) },
 		"sslkey":       func(n *yaml.Node, where string) { assign(&s.sslkey, b.fromFolder(b.text(n, where))) },
+		"sslcrl":       func(n *yaml.Node, where string) { assign(&s.sslcrl, b.fromFolder(b.text(n, where))) },
+		"server_name":  func(n *yaml.Node, where string) { assign(&s.serverName, b.text(n, where)) },
 		"require_auth": func(n *yaml.Node, where string) { assign(&s.requireAuth, b.requireAuth(n, where)) },
 		"timeout":      func(n *yaml.Node, where string) { s.timeout = b.duration(n, where, MinTimeout, MaxTimeout) },
 		"interval": func(n *yaml.Node, where string) {
@@ -240,19 +272,19 @@ func (b *builder) sources(known fields, key string, text, file func(string)) {
 // requireAuth reads the list of authentication methods that a server may use.
 func (b *builder) requireAuth(n *yaml.Node, where string) string {
 	methods := b.text(n, where)
-	_, err := pgconn.ParseConfig(string(AddSettings("", map[string]string{"require_auth": methods})))
-	if err != nil && strings.Contains(err.Error(), "invalid require_auth") {
-		b.problem(n, where, "must be a list of password, md5, scram-sha-256, gss, sspi and none, "+
-			"or of these with a ! before each")
+	if !isRequireAuth(methods) {
+		b.problem(n, where, requireAuthForm)
 		return ""
 	}
 	return methods
 }
 
 // checkSettings finds settings of a level that contradict each other or kind, which is the kind of the level or of one below.
+// It forgets those that contradict each other.
 func (b *builder) checkSettings(n *yaml.Node, where string, s *settings, kind Kind) {
 	if (s.sslcert == nil) != (s.sslkey == nil) {
 		b.problem(n, where, "has only one of sslcert and sslkey")
+		s.sslcert, s.sslkey = nil, nil
 	}
 	if kind != KindPgBouncer {
 		return

@@ -64,18 +64,14 @@ type Login struct {
 	Environment *Environment
 	// Unread is set if files hold the connection string, the host or the user. All other fields are empty then.
 	Unread *UnreadLogin
-	// ConnString is a connection string with all settings of the login, except for a password that Password names. It
-	// overrides all of libpq's environment and files but the run-time parameters.
-	ConnString Secret
-	// Keys are the keys of the connection string that the operator wrote, sorted. A run-time parameter that is not
-	// among them comes from libpq's environment and does not belong to the login.
-	Keys []string
+	// Connection has the settings of the login. Its password counts only if Password has no source.
+	Connection *Connection
 	// Password is where the password comes from.
 	Password PasswordSource
 }
 
 // PasswordSource is where a password comes from. At most one field is set. If none is, the password is in the
-// connection string, or there is none.
+// connection string, or there is none. The password of a key has no command.
 type PasswordSource struct {
 	// Text is the password itself.
 	Text Secret

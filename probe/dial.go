@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -113,8 +114,8 @@ type handshake struct {
 
 // newDialer takes hosts and TLS settings out of cfg, and makes cfg dial through the dialer.
 //
-// ParseConfig turns sslmode into a list of TLS settings: [TLS] for require and stricter, [nil] for disable, and both
-// for prefer and allow. The dialer treats allow like prefer: it uses plaintext only if the server has no TLS.
+// A list of TLS settings stands for sslmode: [TLS] for require and stricter, [nil] for disable, and both for prefer and
+// allow. The dialer treats allow like prefer: it uses plaintext only if the server has no TLS.
 func newDialer(
 	probeCtx context.Context, cfg *pgconn.Config, permitsAddress func(string) bool, options *Options, t *trace,
 ) *dialer {
@@ -140,6 +141,9 @@ func newDialer(
 
 // dial is pgconn's DialFunc. ctx is the context of the login or of a cancel request.
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if host, port, err := net.SplitHostPort(address); err == nil && strings.HasPrefix(host, "@") {
+		network, address = "unix", host+"/.s.PGSQL."+port // an abstract socket, which pgconn does not know
+	}
 	if d.loginDialed {
 		return d.dialCancel(ctx, network, address)
 	}
@@ -289,7 +293,7 @@ func (d *dialer) tlsConfigFor(h *handshake) *tls.Config {
 		}
 		return new(tls.Certificate), nil
 	}
-	if verify := cfg.VerifyPeerCertificate; verify != nil { // pgconn sets it for verify-ca
+	if verify := cfg.VerifyPeerCertificate; verify != nil {
 		cfg.VerifyPeerCertificate = func( //nolint:gosec // no session is resumed: there is no ClientSessionCache
 			raw [][]byte, chains [][]*x509.Certificate,
 		) error {

@@ -4,10 +4,10 @@
 package probe
 
 import (
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -126,7 +126,13 @@ func newProberWithPasswordFile(t *testing.T, port int) (*Prober, string) {
 	p := newTestProber(t, port, "sslmode=disable")
 	target := *p.target
 	target.Login.Environment = nil
-	target.Login.ConnString = config.Secret(fmt.Sprintf("host=127.0.0.1 port=%d user=u dbname=d sslmode=disable", port))
+	connection, err := config.NewConnection(config.ConnSettings{
+		"host": "127.0.0.1", "port": strconv.Itoa(port), "user": "u", "dbname": "d", "sslmode": "disable",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	target.Login.Connection = connection
 	target.Login.Password = config.PasswordSource{File: file}
 	p.credentials = credentials.NewStore(t.Context()).For(&target)
 	return p, file

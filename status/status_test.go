@@ -98,7 +98,9 @@ func newFixture(t *testing.T, names ...string) *fixture {
 		f.probers[name] = p
 		file.Targets = append(file.Targets, &config.Target{
 			Name: name, Kind: config.KindPostgres, Labels: []config.Label{{Name: "cluster", Value: "main"}}, Probing: config.Probing{Timeout: time.Second, Keep: true},
-			Login: config.Login{ConnString: "postgres://secretuser:secretpassword@secrethost/secretdatabase"},
+			Login: config.Login{Connection: &config.Connection{
+				Host: "secrethost", User: "secretuser", Password: "secretpassword", Database: "secretdatabase",
+			}},
 		})
 	}
 	f.monitor.ApplyConfig(file)

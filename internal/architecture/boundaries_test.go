@@ -8,9 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"go/importer"
-	"go/token"
-	"go/types"
 	"io"
 	"os"
 	"os/exec"
@@ -48,23 +45,20 @@ func allowedImports() map[string][]string {
 		"probe":                servers,
 		"check":                servers,
 		"internal/credentials": servers,
-		"config":               nil,
+		"config":               {"internal/dsn"},
 		"internal/neterr":      nil,
 		"internal/bounded":     nil,
+		"internal/dsn":         nil,
 	}
 }
 
 // allowedPGX returns the packages that may import pgx.
-func allowedPGX() []string {
-	// config parses connection strings with pgconn. Remove it here once it parses them itself.
-	return []string{"probe", "internal/credentials", "config"}
-}
+func allowedPGX() []string { return []string{"probe", "internal/credentials"} }
 
 // listed is a package as go list describes it.
 type listed struct {
 	ImportPath string
 	Imports    []string
-	Export     string // file with the compiled types, only if asked for
 }
 
 // name returns the import path of a package of this module without the module: "" for main, "probe" and so on.
@@ -159,7 +153,7 @@ func TestTable(t *testing.T) {
 	t.Parallel()
 	rank := map[string]int{}
 	for i, level := range [][]string{
-		{"internal/neterr", "internal/bounded"},
+		{"internal/neterr", "internal/bounded", "internal/dsn"},
 		{"config"},
 		{"probe", "check", "internal/credentials"},
 		{"monitor"},
@@ -206,6 +200,7 @@ func TestViolations(t *testing.T) {
 		{in("check"), in("probe"), "check imports"},
 		{in("monitor"), in("collector"), "monitor imports"},
 		{in("check"), pgx + "v5/pgconn", "check imports"},
+		{in("config"), pgx + "v5/pgconn", "config imports"},
 		{in(""), pgx + "v5", module + " imports"},
 		{in("internal/testservers"), "os", "has no row"},
 		{"testing", "os", "depends on testing"},
@@ -221,139 +216,5 @@ func TestViolations(t *testing.T) {
 		if tt.want == "" && len(found) > 0 || tt.want != "" && (len(found) != 1 || !strings.Contains(found[0], tt.want)) {
 			t.Errorf("%s imports %s: got %q, want %q", tt.from, tt.imports, found, tt.want)
 		}
-	}
-}
-
-// TestConfigAPI: no type of pgx is part of the API of config, also not as a field or a result.
-func TestConfigAPI(t *testing.T) {
-	t.Parallel()
-	for _, leak := range leaks(load(t, module+"/config")) {
-		t.Error(leak)
-	}
-}
-
-// TestLeaks: a type of pgx is found wherever it is part of an API, and nowhere else.
-func TestLeaks(t *testing.T) {
-	t.Parallel()
-	imported := load(t, pgx+"v5/pgconn")
-	config := imported.Scope().Lookup("Config")
-	if config == nil {
-		t.Fatal("pgconn has no Config")
-	}
-	field := func(name string, of types.Type) *types.Struct {
-		return types.NewStruct([]*types.Var{types.NewField(token.NoPos, nil, name, of, false)}, nil)
-	}
-	pointer := types.NewPointer(config.Type())
-	result := types.NewTuple(types.NewVar(token.NoPos, nil, "", types.NewSlice(pointer)))
-	for _, tt := range []struct {
-		what string
-		of   types.Type
-		want bool
-	}{
-		{"a type", config.Type(), true},
-		{"an exported field", field("Login", pointer), true},
-		{"a result", types.NewSignatureType(nil, nil, nil, nil, result, false), true},
-		{"an unexported field", field("login", pointer), false},
-		{"a string", types.Typ[types.String], false},
-	} {
-		p := types.NewPackage(module+"/config", "config")
-		p.Scope().Insert(types.NewVar(token.NoPos, p, "Exported", tt.of))
-		p.Scope().Insert(types.NewVar(token.NoPos, p, "unexported", config.Type()))
-		if got := leaks(p); (len(got) > 0) != tt.want {
-			t.Errorf("%s: got %q", tt.what, got)
-		}
-	}
-}
-
-// load returns the types of config, or of a package that config depends on, as the compiler has exported them.
-func load(t *testing.T, path string) *types.Package {
-	t.Helper()
-	exports := map[string]string{}
-	for _, p := range list(t, nil, "-export", "-json=ImportPath,Export", "./config") {
-		exports[p.ImportPath] = p.Export
-	}
-	lookup := func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) }
-	p, err := importer.ForCompiler(token.NewFileSet(), "gc", lookup).Import(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-// leaks returns the exported names of a package through which a type of pgx can be reached.
-func leaks(p *types.Package) []string {
-	var found []string
-	w := walker{seen: map[types.Type]bool{}, own: p}
-	for _, name := range p.Scope().Names() {
-		if object := p.Scope().Lookup(name); object.Exported() {
-			w.walk(object.Type(), object.Name(), func(where, leaked string) {
-				found = append(found, fmt.Sprintf("%s.%s is %s", p.Path(), where, leaked))
-			})
-		}
-	}
-	return found
-}
-
-// walker visits the types that a package exports.
-type walker struct {
-	seen map[types.Type]bool
-	own  *types.Package
-}
-
-// walk calls report for each type of pgx that code with a value of type t can name or use.
-func (w walker) walk(t types.Type, where string, report func(where, leaked string)) {
-	if t == nil || w.seen[t] {
-		return
-	}
-	w.seen[t] = true
-	switch t := t.(type) {
-	case *types.Alias:
-		w.walk(types.Unalias(t), where, report)
-	case *types.Named:
-		object := t.Obj()
-		if object.Pkg() == nil {
-			return // error and comparable
-		}
-		if strings.HasPrefix(object.Pkg().Path(), pgx) {
-			delete(w.seen, t) // report it everywhere
-			report(where, t.String())
-			return
-		}
-		for argument := range t.TypeArgs().Types() {
-			w.walk(argument, where, report)
-		}
-		if object.Pkg().Path() != w.own.Path() {
-			return
-		}
-		for method := range t.Methods() {
-			if method.Exported() {
-				w.walk(method.Type(), where+"."+method.Name(), report)
-			}
-		}
-		w.walk(t.Underlying(), where, report)
-	case *types.Struct:
-		for field := range t.Fields() {
-			if field.Exported() {
-				w.walk(field.Type(), where+"."+field.Name(), report)
-			}
-		}
-	case *types.Interface:
-		for method := range t.Methods() {
-			if method.Exported() {
-				w.walk(method.Type(), where+"."+method.Name(), report)
-			}
-		}
-	case *types.Signature:
-		for v := range t.Params().Variables() {
-			w.walk(v.Type(), where, report)
-		}
-		for v := range t.Results().Variables() {
-			w.walk(v.Type(), where, report)
-		}
-	case *types.Map:
-		w.walk(t.Key(), where, report)
-		w.walk(t.Elem(), where, report)
-	case interface{ Elem() types.Type }: // pointer, slice, array, channel
-		w.walk(t.Elem(), where, report)
 	}
 }

@@ -18,7 +18,7 @@ func (f *Flags) Loader(getenv func(string) string) func() (*config.File, error) 
 		return func() (*config.File, error) { return f.loadEnvironment(getenv) }
 	}
 	return func() (*config.File, error) {
-		// The environment must not affect targets of a file. pgconn has no option to ignore this variable.
+		// pgconn reads the service file for every login if this variable is set, although it overrides none of its settings.
 		if err := os.Unsetenv("PGSERVICE"); err != nil {
 			return nil, err
 		}

@@ -4,49 +4,61 @@
 package credentials
 
 import (
-	"slices"
+	"errors"
+	"maps"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_liveness_exporter/config"
 )
 
-// parse makes the settings of a login of a connection string, as libpq does: with libpq's environment, its passfile,
-// its service file, and the files of the TLS settings. The connection string must name one server. Errors are those of
-// config.CheckConnString, verifyFiles and config.ConnStringError.
-func parse(dsn config.Secret) (*pgconn.Config, error) {
-	if err := config.CheckConnString(dsn); err != nil {
-		return nil, err
-	}
-	if err := verifyFiles(dsn); err != nil {
-		return nil, err
-	}
-	cfg, err := pgconn.ParseConfig(string(dsn))
-	if err == nil && cfg.Database == "" {
-		// The database is part of the connection string, so that pgconn searches libpq's passfile for it.
-		database := config.KindPostgres.DefaultDatabase()
-		cfg, err = pgconn.ParseConfig(string(config.AddSettings(dsn, map[string]string{"dbname": database})))
-	}
+// connConfig turns the settings of a connection into those of pgconn. It reads the files of TLS. An error is a
+// *config.TLSError, or is about the password of a key.
+func connConfig(c *config.Connection) (*pgconn.Config, error) {
+	// pgconn accepts no Config that it has not made. These settings override all that it takes from libpq's environment and
+	// from the home directory.
+	cfg, err := pgconn.ParseConfig("host=h port=5432 user=u dbname=d password=p passfile='' options='' timezone='' " +
+		"sslmode=disable sslnegotiation='' sslrootcert='' sslcert='' sslkey='' sslpassword='' sslcertmode=allow sslsni='' " +
+		"channel_binding='' require_auth='' min_protocol_version='' max_protocol_version='' connect_timeout=0 target_session_attrs=any")
 	if err != nil {
-		return nil, config.ConnStringError(err)
+		return nil, errors.New("PGSERVICE: libpq's service file cannot be used")
 	}
-	if slices.ContainsFunc(cfg.Fallbacks, func(f *pgconn.FallbackConfig) bool {
-		return f.Host != cfg.Host || f.Port != cfg.Port
-	}) {
-		return nil, config.ErrSeveralServers
+	cfg.Host, cfg.Port, cfg.User, cfg.Database = c.Host, c.Port, c.User, c.Database
+	if c.Address != "" {
+		cfg.Host = c.Address // TLS has the name of its own
 	}
-	if _, ok := cfg.RuntimeParams["application_name"]; !ok {
-		cfg.RuntimeParams["application_name"] = config.ApplicationName
+	cfg.Password = string(c.Password)
+	cfg.RuntimeParams = maps.Clone(c.Parameters)
+	cfg.ChannelBinding, cfg.RequireAuth = c.ChannelBinding, c.RequireAuth
+	cfg.MinProtocolVersion, cfg.MaxProtocolVersion = protocols(c)
+	cfg.SSLCertMode = c.TLS.CertMode
+	if c.TLS.Direct {
+		cfg.SSLNegotiation = "direct"
+	}
+	cfg.TLSConfig, err = tlsConfig(&c.TLS)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Fallbacks = nil
+	if cfg.TLSConfig != nil && c.TLS.AllowsPlaintext() {
+		cfg.Fallbacks = []*pgconn.FallbackConfig{{Host: cfg.Host, Port: cfg.Port}}
 	}
 	return cfg, nil
 }
 
-// dropForeignParams removes the run-time parameters that pgconn took from libpq's environment. keys are those of the
-// operator's connection string.
-func dropForeignParams(cfg *pgconn.Config, keys []string) {
-	for name := range cfg.RuntimeParams {
-		if name != "application_name" && !slices.Contains(keys, name) {
-			delete(cfg.RuntimeParams, name)
-		}
+// protocols returns the lowest and the highest version of the protocol. As in libpq, the highest one is 3.0 unless the
+// lowest one is above it.
+func protocols(c *config.Connection) (lowest, highest string) {
+	lowest, highest = c.MinProtocol, c.MaxProtocol
+	if lowest == "" {
+		lowest = "3.0"
 	}
+	switch {
+	case highest != "":
+	case lowest == "3.0":
+		highest = "3.0"
+	default:
+		highest = "latest"
+	}
+	return lowest, highest
 }

@@ -56,13 +56,9 @@ func (s *Source) ConnConfig(ctx context.Context) (*pgconn.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := parse(login.ConnString)
-	if err != nil {
-		return nil, err
-	}
-	dropForeignParams(cfg, login.Keys)
-	if !login.Password.IsSet() {
-		return cfg, nil
+	cfg, err := connConfig(login.Connection)
+	if err != nil || !login.Password.IsSet() {
+		return cfg, err
 	}
 	password, err := s.password(ctx, &login.Password)
 	if err != nil {
@@ -91,22 +87,15 @@ func (s *Source) read() (config.Login, error) {
 
 // password reads the password from where it comes.
 func (s *Source) password(ctx context.Context, from *config.PasswordSource) (config.Secret, error) {
-	switch {
-	case from.File != "":
-		password, err := readSecret(from.File)
-		return password, withKey("password_file", err)
-	case from.Variable != "":
-		return readVariable("password_env", from.Variable)
-	case from.Command != nil:
-		s.mu.Lock()
-		s.command = from.Command
-		refused := s.refused.Secret()
-		s.mu.Unlock()
-		password, err := s.commands.get(ctx, from.Command, refused)
-		return password, withKey("password_command", err)
-	default:
-		return from.Text, nil
+	if from.Command == nil {
+		return readSource("password", from)
 	}
+	s.mu.Lock()
+	s.command = from.Command
+	refused := s.refused.Secret()
+	s.mu.Unlock()
+	password, err := s.commands.get(ctx, from.Command, refused)
+	return password, withKey("password_command", err)
 }
 
 // HasPasswordCommand reports whether ConnConfig may wait for a command that prints the password.

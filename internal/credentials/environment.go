@@ -6,8 +6,10 @@ package credentials
 import (
 	"errors"
 	"fmt"
-	"net/url"
-	"regexp"
+	"maps"
+	"os"
+	"os/user"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -27,31 +29,34 @@ type environment struct{ *config.Environment }
 
 // connConfig makes the settings of one login. It reads the files that the variables name.
 func (e environment) connConfig() (*pgconn.Config, error) {
-	switch e.Form {
-	case config.FormDataSourceName:
-		return e.dataSourceName()
-	case config.FormDataSourceURI:
-		return e.dataSourceURI()
-	case config.FormDatabaseURL:
-		return e.databaseURL()
-	case config.FormContainerImage:
-		return e.containerImage()
-	case config.FormLibpq:
+	var cfg *pgconn.Config
+	own, err := e.settings()
+	if err == nil {
+		cfg, err = connect(own)
 	}
-	return e.parse("")
-}
-
-// parse is the function parse with an error that names where the connection string comes from.
-func (e environment) parse(dsn config.Secret) (*pgconn.Config, error) {
-	cfg, err := parse(dsn)
-	switch {
-	case errors.Is(err, config.ErrSeveralServers):
-		return nil, fmt.Errorf("%s: %w: list them in a --config.file", e.Source, err)
-	case err != nil:
-		return nil, fmt.Errorf("%s: %w", e.Source, err)
+	if err != nil {
+		return nil, e.withSource(err)
 	}
 	return cfg, nil
 }
+
+// withSource adds where the settings come from to an error about them.
+func (e environment) withSource(err error) error {
+	var named *variableError
+	switch {
+	case errors.Is(err, config.ErrSeveralServers):
+		return fmt.Errorf("%s: %w: list them in a --config.file", e.Source, err)
+	case errors.As(err, &named):
+		return err
+	}
+	return fmt.Errorf("%s: %w", e.Source, err)
+}
+
+// variableError is an error that names its variable.
+type variableError struct{ err error }
+
+func (e *variableError) Error() string { return e.err.Error() }
+func (e *variableError) Unwrap() error { return e.err }
 
 // read returns a variable's value, which is empty if the variable is not set. The value of a file has no line end.
 func (e environment) read(variable string) (config.Secret, error) {
@@ -60,113 +65,126 @@ func (e environment) read(variable string) (config.Secret, error) {
 		return v.Text, nil
 	}
 	value, err := readSecret(v.File)
-	return value, withKey(variable+"_FILE", err)
+	if err != nil {
+		return "", &variableError{withKey(variable+"_FILE", err)}
+	}
+	return value, nil
 }
 
-// dataSourceName makes a login of DATA_SOURCE_NAME, a URL or keyword=value.
-func (e environment) dataSourceName() (*pgconn.Config, error) {
-	dsn, err := e.read("DATA_SOURCE_NAME")
+// settings returns what the variables say. They override libpq's variables.
+func (e environment) settings() (config.ConnSettings, error) {
+	switch e.Form {
+	case config.FormDataSourceName:
+		return e.connString("DATA_SOURCE_NAME")
+	case config.FormDatabaseURL:
+		return e.connString("DATABASE_URL")
+	case config.FormDataSourceURI:
+		return e.dataSourceURI()
+	case config.FormContainerImage:
+		return e.parts(map[string]string{ //nolint:gosec // names of variables
+			"host": "POSTGRES_HOST", "port": "POSTGRES_PORT", "dbname": "POSTGRES_DB", "user": "POSTGRES_USER", "password": "POSTGRES_PASSWORD",
+		})
+	case config.FormLibpq:
+	}
+	return config.ConnSettings{}, nil
+}
+
+// connString returns the settings of a variable that holds a URL or keyword=value.
+func (e environment) connString(variable string) (config.ConnSettings, error) {
+	text, err := e.read(variable)
 	if err != nil {
 		return nil, err
 	}
-	return e.parse(dsn)
+	return config.ParseConnString(text)
 }
 
-// dataSourceURI makes a login of DATA_SOURCE_URI, DATA_SOURCE_USER and DATA_SOURCE_PASS. The URI may have a scheme.
-func (e environment) dataSourceURI() (*pgconn.Config, error) {
+// dataSourceURI returns the settings of DATA_SOURCE_URI, DATA_SOURCE_USER and DATA_SOURCE_PASS. The URI may have a scheme.
+func (e environment) dataSourceURI() (config.ConnSettings, error) {
 	uri, err := e.read("DATA_SOURCE_URI")
 	if err != nil {
 		return nil, err
 	}
-	for _, scheme := range []string{"postgres://", "postgresql://"} { // postgres_exporter wants none
-		uri = config.Secret(strings.TrimPrefix(string(uri), scheme))
+	if !strings.Contains(string(uri), "://") { // postgres_exporter wants none
+		uri = "postgresql://" + uri
 	}
-	user, err := e.read("DATA_SOURCE_USER")
+	settings, err := config.ParseConnString(uri)
 	if err != nil {
 		return nil, err
 	}
-	if user != "" {
-		uri = config.Secret(url.User(string(user)).String()+"@") + uri
-	}
-	return e.withPassword("postgresql://"+uri, "DATA_SOURCE_PASS")
+	parts, err := e.parts(map[string]string{"user": "DATA_SOURCE_USER", "password": "DATA_SOURCE_PASS"})
+	maps.Copy(settings, parts)
+	return settings, err
 }
 
-// databaseURL makes a login of DATABASE_URL. It also accepts SQLAlchemy's form "postgresql+driver://", and parameters
-// for the application's libraries. A variable with this name often has both.
-func (e environment) databaseURL() (*pgconn.Config, error) {
-	dsn, err := e.read("DATABASE_URL")
-	if err != nil {
-		return nil, err
-	}
-	driver := regexp.MustCompile(`^(postgres(?:ql)?)\+[a-z0-9_]+://`)
-	return e.parse(withoutLibraries(config.Secret(driver.ReplaceAllString(string(dsn), "$1://"))))
-}
-
-// withoutLibraries removes the parameters of a URL that are known to be for a library: Prisma, SQLAlchemy, asyncpg,
-// Django or Rails. It turns asyncpg's ssl into libpq's sslmode.
-func withoutLibraries(dsn config.Secret) config.Secret {
-	u, err := url.Parse(string(dsn))
-	if err != nil {
-		return dsn // parse says what is wrong
-	}
-	before, ok := strings.CutSuffix(string(dsn), u.RawQuery)
-	if !ok || u.RawQuery == "" {
-		return dsn
-	}
-	var kept []string
-	for parameter := range strings.SplitSeq(u.RawQuery, "&") {
-		switch key, value, _ := strings.Cut(parameter, "="); key {
-		case "schema", "connection_limit", "pool_timeout", "pgbouncer", "sslaccept", "socket_timeout", // Prisma
-			"pool_size", "max_overflow", "pool_recycle", "pool_pre_ping", "async_fallback", // SQLAlchemy
-			"prepared_statement_cache_size",
-			"statement_cache_size", "command_timeout", "min_size", "max_size", // asyncpg
-			"conn_max_age", "conn_health_checks", // Django
-			"pool", "checkout_timeout", "reaping_frequency", "prepared_statements", "advisory_locks": // Rails
-		case "ssl":
-			if value != "true" && value != "false" {
-				parameter = "sslmode=" + value
-			}
-			kept = append(kept, parameter)
-		default:
-			kept = append(kept, parameter)
-		}
-	}
-	return config.Secret(before + strings.Join(kept, "&"))
-}
-
-// containerImage makes a login of the container image's variables, POSTGRES_*.
-func (e environment) containerImage() (*pgconn.Config, error) {
-	var dsn strings.Builder
-	for _, v := range []struct{ key, variable string }{
-		{"host", "POSTGRES_HOST"}, {"port", "POSTGRES_PORT"}, {"dbname", "POSTGRES_DB"}, {"user", "POSTGRES_USER"},
-	} {
-		value, err := e.read(v.variable)
+// parts returns the settings that variables have, which need no quoting. variables has the variable of each keyword.
+func (e environment) parts(variables map[string]string) (config.ConnSettings, error) {
+	settings := make(config.ConnSettings)
+	for _, key := range slices.Sorted(maps.Keys(variables)) {
+		value, err := e.read(variables[key])
 		if err != nil {
 			return nil, err
 		}
-		if strings.HasPrefix(string(value), "tcp://") {
-			continue // what Kubernetes sets POSTGRES_PORT to for a Service called postgres
-		}
-		if value != "" {
-			fmt.Fprintf(&dsn, "%s='%s' ", v.key, strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(string(value)))
+		// Kubernetes sets POSTGRES_PORT to tcp://… for a Service called postgres.
+		if value != "" && !(key == "port" && strings.HasPrefix(string(value), "tcp://")) {
+			settings[key] = string(value)
 		}
 	}
-	return e.withPassword(config.Secret(dsn.String()), "POSTGRES_PASSWORD")
+	return settings, nil
 }
 
-// withPassword makes a login of a connection string and the password that a variable has, which needs no quoting that
-// way. If the variable is not set, the password of the connection string or of libpq's passfile stays.
-func (e environment) withPassword(dsn config.Secret, variable string) (*pgconn.Config, error) {
-	password, err := e.read(variable)
+// connect makes the settings of a login as libpq does: with its variables, its service file, its passfile and its files in the
+// home directory. An error is one of config.NewConnection or of connConfig, or is about a file.
+func connect(own config.ConnSettings) (*pgconn.Config, error) {
+	variables, err := config.LibpqSettings(os.Getenv)
+	if err != nil {
+		return nil, &variableError{err}
+	}
+	home := homeFiles()
+	named := overlay(home, variables, own)
+	service, err := readService(named["service"], named["servicefile"])
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := e.parse(dsn)
+	c, err := config.NewConnection(withDefaults(overlay(home, variables, service, own)))
 	if err != nil {
+		if _, errWithout := config.NewConnection(withDefaults(overlay(home, service, own))); errWithout == nil {
+			err = &variableError{fmt.Errorf("libpq's variables: %w", err)}
+		}
 		return nil, err
 	}
-	if password != "" {
-		cfg.Password = string(password)
+	if c.Password == "" {
+		if c.Password, err = passwordFromFile(c); err != nil {
+			return nil, err
+		}
 	}
-	return cfg, nil
+	return connConfig(c)
+}
+
+// overlay returns the settings of all levels. Those of a later level win.
+func overlay(levels ...config.ConnSettings) config.ConnSettings {
+	all := make(config.ConnSettings)
+	for _, level := range levels {
+		maps.Copy(all, level)
+	}
+	return all
+}
+
+// withDefaults adds what libpq takes if nothing names it: the server, the role and a list of revoked certificates. The
+// database is not libpq's.
+func withDefaults(settings config.ConnSettings) config.ConnSettings {
+	if settings["host"] == "" && settings["hostaddr"] == "" {
+		settings["host"] = defaultHost()
+	}
+	if settings["user"] == "" {
+		if account, err := user.Current(); err == nil {
+			settings["user"] = account.Username
+		}
+	}
+	if settings["dbname"] == "" {
+		settings["dbname"] = config.KindPostgres.DefaultDatabase()
+	}
+	if _, given := settings["sslcrl"]; !given && strings.HasPrefix(settings["sslmode"], "verify-") {
+		settings["sslcrl"] = homeFile("root.crl")
+	}
+	return settings
 }

@@ -5,79 +5,109 @@ package credentials
 
 import (
 	"bytes"
-	"maps"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
+	"github.com/jackc/pgpassfile"
 	"github.com/jackc/pgservicefile"
 
 	"pg_liveness_exporter/config"
 )
 
-// maxConnFileSize bounds, in bytes, each file that pgconn reads.
+// maxConnFileSize bounds, in bytes, each file that a connection string or libpq's environment names.
 const maxConnFileSize = maxRootsSize
 
-// verifyFiles returns an error if pgconn must not read one of the files of a connection string: it would wait forever for a
-// named pipe, and would read an endless or huge file into memory. pgconn itself reports, or ignores, a file that is missing
-// or not readable.
-//
-// The error contains the path. The file exists, so the path is not a secret in the wrong place. For a file with TLS material
-// it is a *config.TLSError.
-func verifyFiles(dsn config.Secret) error {
-	settings := libpqFiles()
-	own := config.ConnStringSettings(dsn)
-	maps.Copy(settings, own)
-	if name := settings["service"]; name != "" {
-		content, err := readConnFile("servicefile", settings["servicefile"])
-		if err != nil {
-			return err
-		}
-		// pgconn reports what is wrong with the file.
-		if file, err := pgservicefile.ParseServicefile(bytes.NewReader(content)); err == nil {
-			if service, err := file.GetService(name); err == nil {
-				maps.Copy(settings, service.Settings)
-				maps.Copy(settings, own)
-			}
-		}
+// homeFiles returns the files in the home directory that libpq reads if nothing names others
+// (libpq-pgpass.html, libpq-pgservice.html and libpq-ssl.html). Those of TLS must exist.
+func homeFiles() config.ConnSettings {
+	files := make(config.ConnSettings)
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return files
 	}
-	if _, err := readConnFile("passfile", settings["passfile"]); err != nil {
-		return err
+	files["passfile"], files["servicefile"] = filepath.Join(home, ".pgpass"), filepath.Join(home, ".pg_service.conf")
+	certificate, key := homeFile("postgresql.crt"), homeFile("postgresql.key")
+	if certificate != "" && key != "" {
+		files["sslcert"], files["sslkey"] = certificate, key
 	}
-	for _, key := range []string{"sslrootcert", "sslcert", "sslkey"} {
-		if key == "sslrootcert" && settings[key] == "system" {
-			continue
-		}
-		if _, err := readConnFile(key, settings[key]); err != nil {
-			return config.NewTLSError(err)
-		}
-	}
-	return nil
-}
-
-// libpqFiles returns the settings of files that libpq's environment and the home directory give
-// (libpq-envars.html, and pgconn's defaults.go).
-func libpqFiles() map[string]string {
-	files := make(map[string]string)
-	if home, err := os.UserHomeDir(); err == nil {
-		files["passfile"] = filepath.Join(home, ".pgpass")
-		files["servicefile"] = filepath.Join(home, ".pg_service.conf")
-		files["sslrootcert"] = filepath.Join(home, ".postgresql", "root.crt")
-		files["sslcert"] = filepath.Join(home, ".postgresql", "postgresql.crt")
-		files["sslkey"] = filepath.Join(home, ".postgresql", "postgresql.key")
-	}
-	for key, variable := range map[string]string{
-		"passfile": "PGPASSFILE", "service": "PGSERVICE", "servicefile": "PGSERVICEFILE",
-		"sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY",
-	} {
-		if path := os.Getenv(variable); path != "" {
-			files[key] = path
-		}
+	if roots := homeFile("root.crt"); roots != "" {
+		files["sslrootcert"] = roots
 	}
 	return files
 }
 
-// readConnFile returns the content of a file, nil if the system does not let it be read. An error says that pgconn must
-// not read it. os.DevNull is how libpq's users turn a file off.
+// homeFile returns the path of a file of TLS in the home directory. It is empty if the file does not exist.
+func homeFile(name string) string {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	path := filepath.Join(home, ".postgresql", name)
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
+
+// defaultHost returns the folder of the Unix socket of a local server, or localhost. libpq has it compiled in.
+func defaultHost() string {
+	for _, folder := range []string{"/var/run/postgresql", "/private/tmp", "/tmp"} { // Debian's, Homebrew's, PostgreSQL's
+		if _, err := os.Stat(folder); err == nil && filepath.IsAbs(folder) {
+			return folder
+		}
+	}
+	return "localhost"
+}
+
+// readService returns the settings of a section of libpq's service file. There are none if name is empty.
+func readService(name, path string) (config.ConnSettings, error) {
+	if name == "" {
+		return nil, nil
+	}
+	content, err := readConnFile("servicefile", path)
+	if err != nil {
+		return nil, err
+	}
+	file, err := pgservicefile.ParseServicefile(bytes.NewReader(content))
+	if err != nil { // its text holds a line of the file
+		return nil, errors.New("cannot use the service: its file cannot be parsed")
+	}
+	service, err := file.GetService(name)
+	if err != nil { // its text holds the name
+		return nil, errors.New("cannot use the service: its file does not have it, or cannot be read")
+	}
+	settings, err := config.ServiceSettings(service.Settings)
+	if err != nil {
+		return nil, fmt.Errorf("servicefile: %w", err)
+	}
+	return settings, nil
+}
+
+// passwordFromFile returns the password that libpq's passfile has for a connection, empty if it has none.
+func passwordFromFile(c *config.Connection) (config.Secret, error) {
+	content, err := readConnFile("passfile", c.PassFile)
+	if err != nil {
+		return "", err
+	}
+	passfile, err := pgpassfile.ParsePassfile(bytes.NewReader(content))
+	if err != nil { // a line that is too long
+		return "", errors.New("passfile: cannot be parsed")
+	}
+	host := c.Host
+	switch {
+	case c.IsSocket():
+		host = "localhost"
+	case host == "":
+		host = c.Address
+	}
+	return config.Secret(passfile.FindPassword(host, strconv.Itoa(int(c.Port)), c.Database, c.User)), nil
+}
+
+// readConnFile returns the content of a file, nil if the system does not let it be read. An error names the path: the file
+// exists, so the path is not a secret in the wrong place. os.DevNull is how libpq's users turn a file off.
 func readConnFile(key, path string) ([]byte, error) {
 	if path == "" || path == os.DevNull {
 		return nil, nil

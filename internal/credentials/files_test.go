@@ -49,15 +49,15 @@ func TestOddFiles(t *testing.T) {
 			key       string
 		}{
 			{dsn: "host=h sslrootcert=" + quoted, key: "sslrootcert"},
-			{dsn: "host=h sslmode=disable sslcert=" + quoted + " sslkey=/nonexistent", key: "sslcert"},
-			{dsn: "host=h sslcert=/nonexistent sslkey=" + quoted, key: "sslkey"},
+			{dsn: "host=h sslcert=" + quoted + " sslkey=/nonexistent", key: "sslcert"},
+			{dsn: "host=h sslcert=" + serviceFile + " sslkey=" + quoted, key: "sslkey"},
 			{dsn: "host=h passfile=" + quoted, key: "passfile"},
 			{dsn: "service=s servicefile=" + quoted, key: "servicefile"},
 			{dsn: "service=s servicefile='" + serviceFile + "'", key: "sslrootcert"},
 			{dsn: "postgres://h/d?sslroot%63ert=" + strings.ReplaceAll(path, "/", "%2F"), key: "sslrootcert"},
 			{dsn: "host=h", variables: map[string]string{"PGSSLROOTCERT": path}, key: "sslrootcert"},
 			{dsn: "host=h", variables: map[string]string{"PGSSLCERT": path, "PGSSLKEY": "/nonexistent"}, key: "sslcert"},
-			{dsn: "host=h", variables: map[string]string{"PGSSLCERT": "/nonexistent", "PGSSLKEY": path}, key: "sslkey"},
+			{dsn: "host=h", variables: map[string]string{"PGSSLCERT": serviceFile, "PGSSLKEY": path}, key: "sslkey"},
 			{dsn: "host=h", variables: map[string]string{"PGPASSFILE": path}, key: "passfile"},
 			{dsn: "host=h", variables: map[string]string{"PGSERVICE": "s", "PGSERVICEFILE": path}, key: "servicefile"},
 			{dsn: "host=h", variables: map[string]string{"PGSERVICE": "s", "PGSERVICEFILE": serviceFile}, key: "sslrootcert"},
@@ -66,7 +66,7 @@ func TestOddFiles(t *testing.T) {
 				for name, value := range c.variables {
 					t.Setenv(name, value)
 				}
-				_, err := parse(config.Secret(c.dsn))
+				err := verifyDSN(c.dsn)
 				want := fmt.Sprintf("%s: %s: %s", c.key, path, problem)
 				var tlsErr *config.TLSError
 				isTLS := errors.As(err, &tlsErr)
@@ -81,7 +81,7 @@ func TestOddFiles(t *testing.T) {
 		if err := os.Symlink(path, filepath.Join(home, ".pgpass")); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := parse("host=h"); err == nil || !strings.HasSuffix(err.Error(), problem) {
+		if err := verifyDSN("host=h"); err == nil || !strings.HasSuffix(err.Error(), problem) {
 			t.Errorf("~/.pgpass: %v", err)
 		}
 		if err := os.Remove(filepath.Join(home, ".pgpass")); err != nil {
@@ -110,8 +110,19 @@ func TestUnusualFiles(t *testing.T) {
 	t.Setenv("HOME", os.DevNull)
 	for _, path := range []string{os.DevNull, "/nonexistent", os.DevNull + "/x"} {
 		t.Setenv("PGPASSFILE", path)
-		if _, err := parse("host=h"); err != nil {
+		if err := verifyDSN("host=h"); err != nil {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+}
+
+// verifyDSN reports why no login can be made of DATA_SOURCE_NAME.
+func verifyDSN(dsn string) error {
+	err := VerifyEnvironment(&config.Environment{
+		Form: config.FormDataSourceName, Variables: map[string]config.Variable{"DATA_SOURCE_NAME": {Text: config.Secret(dsn)}},
+	})
+	if err != nil {
+		err = errors.Unwrap(err)
+	}
+	return err
 }

@@ -51,6 +51,18 @@ func readVariable(key, name string) (config.Secret, error) {
 	return config.Secret(value), nil
 }
 
+// readSource reads a password that no command prints.
+func readSource(key string, from *config.PasswordSource) (config.Secret, error) {
+	switch {
+	case from.File != "":
+		password, err := readSecret(from.File)
+		return password, withKey(key+"_file", err)
+	case from.Variable != "":
+		return readVariable(key+"_env", from.Variable)
+	}
+	return from.Text, nil
+}
+
 // withKey adds the configuration's key to an error, if there is one.
 func withKey(key string, err error) error {
 	if err == nil {
