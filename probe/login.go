@@ -171,7 +171,7 @@ func (p *Prober) login(probeCtx, loginCtx context.Context, t *trace) (*session, 
 	if err != nil {
 		return nil, &loginError{err: &configError{err}, phase: PhaseCredentials}
 	}
-	s := &session{dialer: newDialer(probeCtx, cfg, p.target.Permits, &p.options, t), refusals: &p.refusals}
+	s := &session{dialer: newDialer(probeCtx, cfg, p.target.Permits, &p.options, t), refusals: &p.refusals, parameters: cfg.RuntimeParams}
 	requireAuth, held := cfg.RequireAuth, p.refusedPassword.holdsBack(config.Secret(cfg.Password))
 	if held != nil {
 		cfg.RequireAuth = "none"
@@ -207,7 +207,7 @@ func (p *Prober) login(probeCtx, loginCtx context.Context, t *trace) (*session, 
 			err = cmp.Or(s.meter.unterminatedError(), err)
 		}
 		_, phase := t.read()
-		failed := &loginError{err: err, phase: phase, password: config.Seal(config.Secret(cfg.Password))}
+		failed := &loginError{err: s.explainBySettings(err), phase: phase, password: config.Seal(config.Secret(cfg.Password))}
 		switch f := classify(err, phase); {
 		case phase != PhaseStartup:
 		case f.Reason == ReasonTerminated:

@@ -358,6 +358,7 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, watch *loginWatch) 
 				r.Superuser = p.target.Kind != config.KindPgBouncer && s.conn.ParameterStatus("is_superuser") == "on"
 				return s
 			}
+			err = s.explainBySettings(err)
 			p.closeInBackground(s)
 		}
 		var phase Phase

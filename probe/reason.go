@@ -120,6 +120,13 @@ func classify(err error, phase Phase) *Failure {
 		f.Position = int(pgErr.Position)
 		f.Reason, f.State = classifySQLState(pgErr, phase)
 		f.Detail = serverDetail(pgErr)
+		var own *ownSettingError
+		if errors.As(err, &own) {
+			f.Detail = own.detail
+			if own.isParameter {
+				f.Reason, f.State = ReasonOther, StateMisconfigured
+			}
+		}
 		return f
 	}
 	f.Reason, f.State = classifyClientError(err)
@@ -150,6 +157,7 @@ func detail(err error) string {
 		unknownCA x509.UnknownAuthorityError
 		otherHost x509.HostnameError
 		invalid   x509.CertificateInvalidError
+		fileErr   *config.TLSError
 	)
 	switch {
 	case isExhausted(err):
@@ -172,8 +180,13 @@ func detail(err error) string {
 		return errBudget.Error()
 	case errors.As(err, &unknownCA):
 		return "the server's certificate is signed by an unknown authority"
+	case errors.As(err, &otherHost) && !hasAlternativeNames(otherHost.Certificate):
+		return "the server's certificate has a common name and no subject alternative name, which TLS looks at: " +
+			"issue one with subjectAltName, or set sslmode=verify-ca"
 	case errors.As(err, &otherHost):
 		return "the server's certificate is for another host"
+	case errors.As(err, &fileErr):
+		return fileErr.Unwrap().Error()
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "the server's certificate has expired or is not valid yet"
 	case isAlert(err), errors.Is(err, errNotAccepted):
@@ -189,6 +202,11 @@ func detail(err error) string {
 	}
 	return ""
 }
+
+// hasAlternativeNames reports whether a certificate has a name or an address beside its common name.
+func hasAlternativeNames(c *x509.Certificate) bool { return len(c.DNSNames)+len(c.IPAddresses) > 0 }
+
+const noHBALine = "no line of pg_hba.conf lets the exporter in, or the line wants a client certificate"
 
 const shuttingDown = "the server is shutting down"
 
@@ -214,7 +232,7 @@ func serverDetail(e *pgconn.PgError) string {
 		case strings.HasPrefix(e.Message, "certificate authentication failed"):
 			return "the client certificate is not that of the exporter's role"
 		case e.Routine == "ClientAuthentication":
-			return "no line of pg_hba.conf lets the exporter in, or the line wants a client certificate"
+			return noHBALine
 		}
 	}
 	return ""
@@ -278,8 +296,6 @@ func classifySQLState(e *pgconn.PgError, phase Phase) (Reason, State) {
 		return ReasonPooler, StateRejecting
 	case login && (e.Code == "08P01" || e.Code == "0A000"): // later on the server does speak the protocol
 		return ReasonProtocol, StateNoResponse
-	case login && (strings.HasPrefix(e.Code, "22") || e.Code == "42704" || e.Code == "55P02"):
-		return ReasonOther, StateMisconfigured
 	}
 	return ReasonOther, StateRejecting
 }

@@ -28,6 +28,8 @@ type session struct {
 	meter  *meter
 	// refusals remembers what the server refuses. All sessions of a prober share it.
 	refusals *refusals
+	// parameters are the run-time parameters that the login sent.
+	parameters map[string]string
 	// role is what the ping of a new session found, nil if it is not known. postmasterStart is when the server started, in
 	// seconds since the epoch by its own clock, unknown if the role may not read it.
 	role            *Role
