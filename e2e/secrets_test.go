@@ -120,7 +120,8 @@ func TestSecretsInVariables(t *testing.T) {
 		"POSTGRES_HOST":   "POSTGRES_PORT POSTGRES_DB POSTGRES_USER POSTGRES_PASSWORD POSTGRES_PORT_FILE POSTGRES_PASSWORD_FILE",
 		"PGHOST": "PGPORT PGDATABASE PGUSER PGPASSWORD PGPASSFILE PGAPPNAME PGCONNECT_TIMEOUT PGSSLMODE PGSSLKEY PGSSLCERT PGSSLCERTMODE " +
 			"PGSSLSNI PGSSLROOTCERT PGSSLPASSWORD PGSSLNEGOTIATION PGTARGETSESSIONATTRS PGSERVICE PGSERVICEFILE PGTZ PGOPTIONS " +
-			"PGMINPROTOCOLVERSION PGMAXPROTOCOLVERSION PGCHANNELBINDING PGREQUIREAUTH",
+			"PGMINPROTOCOLVERSION PGMAXPROTOCOLVERSION PGCHANNELBINDING PGREQUIREAUTH PGHOSTADDR PGSSLCRL PGSSLCRLDIR PGREQUIREPEER PGGSSENCMODE PGCLIENTENCODING " +
+			"PGSSLMINPROTOCOLVERSION PGSSLMAXPROTOCOLVERSION",
 	}
 	try := func(env ...string) {
 		expectHidden(t, fmt.Sprintf("%q", env), runBriefly(t, env, "check", "--format=json"))
@@ -135,6 +136,7 @@ func TestSecretsInVariables(t *testing.T) {
 			}
 		}
 		try("PGHOST=127.0.0.1", "PGSSLCERT="+value, "PGSSLKEY="+value)
+		try("PGHOST=127.0.0.1", "PGSSLMODE=verify-ca", "PGSSLCRL="+value)
 		expectHidden(t, "serve", runBriefly(t, []string{"DATA_SOURCE_NAME=" + value}, "--web.listen-address=127.0.0.1:0"))
 		try("DATA_SOURCE_NAME=host=127.0.0.1 sslrootcert='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'")
 	}
@@ -190,6 +192,8 @@ targets:
   missing: {host: 127.0.0.1, port: 1, user: u, password_file: /nonexistent/%[1]s}
   certificate: {host: 127.0.0.1, port: 1, user: u, sslmode: verify-full, sslrootcert: /nonexistent/%[1]s}
   key: {host: 127.0.0.1, port: 1, user: u, sslmode: require, sslcert: /nonexistent/%[1]s, sslkey: /nonexistent/%[1]s}
+  encrypted: {host: 127.0.0.1, port: 1, user: u, sslmode: require, sslcert: %[2]s, sslkey: %[2]s, sslpassword: %[1]s}
+  revoked: {host: 127.0.0.1, port: 1, user: u, sslmode: verify-ca, sslcrl: %[2]s, server_name: %[1]s, hostaddr: 127.0.0.1}
   dsn: {dsn: "postgres://u:%[1]s@127.0.0.1:1/d"}
   unresolved: {host: %[1]s.invalid, user: u}
   socket: {host: /nonexistent/%[1]s, user: u}
@@ -216,7 +220,7 @@ checks:
 `, hidden, secretFile)), "--log.level=debug", "--web.enable-lifecycle")
 	paths := []string{"/metrics", "/", "/sd", "/health", "/health?verbose", "/health-check", "/primary", "/replica", "/livez", "/readyz", "/nothing", "/-/reload", "/events"}
 	for _, target := range []string{
-		"text", "file", "variable", "command", "failing", "missing", "certificate", "key", "dsn", "unresolved", "socket", "127.0.0.1:1",
+		"text", "file", "variable", "command", "failing", "missing", "certificate", "key", "encrypted", "revoked", "dsn", "unresolved", "socket", "127.0.0.1:1",
 	} {
 		paths = append(paths, "/probe?debug=true&target="+target, "/probe?debug=true&module=m&target="+target, "/health/"+target, "/primary/"+target, "/targets/"+target,
 			"/badge/"+target+".svg")
