@@ -139,8 +139,10 @@ func TestConnStrings(t *testing.T) {
 		expectConnString(t, []string{fmt.Sprintf("DATA_SOURCE_NAME=host=%s port=%d user=postgres", abstract, s.Port)}, accepting, "")
 	})
 	t.Run("variables", func(t *testing.T) {
-		env := []string{"PGHOST=db.invalid", "PGHOSTADDR=127.0.0.1", fmt.Sprint("PGPORT=", s.Port), "PGUSER=" + role, "PGPASSWORD=" + password,
-			"PGSSLMODE=verify-full", "PGSSLROOTCERT=" + folder + "/root.crt"}
+		env := []string{
+			"PGHOST=db.invalid", "PGHOSTADDR=127.0.0.1", fmt.Sprint("PGPORT=", s.Port), "PGUSER=" + role, "PGPASSWORD=" + password,
+			"PGSSLMODE=verify-full", "PGSSLROOTCERT=" + folder + "/root.crt",
+		}
 		expectConnString(t, env, accepting, "")
 		expectConnString(t, append(env, "PGSSLCRL="+folder+"/revoked.crl"), "misconfigured", "is revoked")
 		expectConnString(t, append(env, "PGREQUIREPEER=x"), refused, "PGREQUIREPEER is refused")
