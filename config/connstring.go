@@ -35,7 +35,8 @@ func ParseConnString(text Secret) (ConnSettings, error) {
 	case err != nil:
 		return nil, ConnStringError{err.Error()}
 	}
-	t := translation{settings: make(ConnSettings), jdbc: jdbc}
+	t := newTranslation()
+	t.jdbc = jdbc
 	for _, setting := range given {
 		t.add(setting.Key, setting.Value)
 	}
@@ -49,7 +50,7 @@ func ParseConnString(text Secret) (ConnSettings, error) {
 
 // LibpqSettings returns the settings that libpq's variables have. An error is a ConnStringError.
 func LibpqSettings(getenv func(string) string) (ConnSettings, error) {
-	t := translation{settings: make(ConnSettings)}
+	t := newTranslation()
 	if timezone := getenv("PGTZ"); timezone != "" {
 		t.settings["timezone"] = timezone
 	}
@@ -67,7 +68,7 @@ func LibpqSettings(getenv func(string) string) (ConnSettings, error) {
 
 // ServiceSettings returns the settings of a section of libpq's service file. An error is a ConnStringError.
 func ServiceSettings(section map[string]string) (ConnSettings, error) {
-	t := translation{settings: make(ConnSettings)}
+	t := newTranslation()
 	for key, value := range section {
 		t.add(key, value)
 	}
@@ -84,8 +85,19 @@ type translation struct {
 	settings ConnSettings
 	jdbc     bool // the settings are those of JDBC
 	problems ConnStringError
+	keywords map[string]keyword // the known ones
+	known    bool               // there was a known keyword
+	unknown  []string           // the others
 	// What other drivers say about sslmode, empty if they do not.
 	ssl, requiressl, sslaccept, sslfactory string
+}
+
+func newTranslation() *translation {
+	t := &translation{settings: make(ConnSettings), keywords: make(map[string]keyword)}
+	for _, k := range slices.Concat(otherKeywords(), libpqKeywords()) {
+		t.keywords[k.name] = k
+	}
+	return t
 }
 
 // problem adds a problem. text holds no value.
@@ -93,18 +105,17 @@ func (t *translation) problem(text string) { t.problems = append(t.problems, tex
 
 // add adds a setting. A later one replaces an earlier one.
 func (t *translation) add(key, value string) {
-	matches := func(k keyword) bool { return k.name == key }
-	known := slices.Concat(libpqKeywords(), otherKeywords())
-	switch i := slices.IndexFunc(known, matches); {
-	case i >= 0:
-		t.take(&known[i], key, value)
+	k, known := t.keywords[key]
+	switch {
+	case known:
+		t.take(&k, key, value)
 	case slices.Contains(runTimeParameters(), key), isCustomParameter(key):
 		t.settings[key] = value
-	case isKey(key):
-		t.problem("holds " + key + ", which is not known here")
-	default: // it may be a part of a value
-		t.problem("holds a key that is not known here")
+	default:
+		t.unknown = append(t.unknown, key)
+		return
 	}
+	t.known = true
 }
 
 // take adds a setting with a known keyword. name is how the operator calls it.
@@ -115,7 +126,7 @@ func (t *translation) take(k *keyword, name, value string) {
 	case !k.accepts(value):
 		t.problem("holds " + name + ", which is refused: " + k.note)
 	case k.use != honoured:
-	case name == "ssl":
+	case name == "ssl", name == "ssl_require":
 		t.ssl = cmp.Or(value, "true")
 	case name == "requiressl":
 		t.requiressl = value
@@ -134,6 +145,14 @@ func (t *translation) take(k *keyword, name, value string) {
 // finish looks at settings that depend on each other.
 func (t *translation) finish() {
 	s := t.settings
+	for _, key := range t.unknown {
+		// Without a known keyword, the text may be a secret in the wrong place. With one, the key may be a part of a value.
+		if t.known && isKey(key) {
+			t.problem("holds " + key + ", which is not known here")
+		} else {
+			t.problem("holds a key that is not known here")
+		}
+	}
 	if s[keySSLMode] == "no-verify" { // node-postgres
 		s[keySSLMode] = modeRequire
 	}

@@ -224,6 +224,20 @@ func TestLibpqSettings(t *testing.T) {
 	}
 }
 
+// TestUnknownKeyword tests that an unknown keyword is named beside a known one, and that a text that may be a secret in the wrong
+// place is not repeated.
+func TestUnknownKeyword(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"hunter=two": "holds a key that is not known here", "host=h hunter=two": "holds hunter, which is not known here",
+		"host=h idle_session_timeout=1 jit=off": "<nil>", "\nhost=h\r\n": "<nil>", " postgres://h/d\n": "<nil>",
+	} {
+		if _, err := connection(text); fmt.Sprint(err) != want {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
+
 // TestFilesOfConnString: a configuration is loaded without reading the files of its connection strings.
 func TestFilesOfConnString(t *testing.T) {
 	t.Parallel()

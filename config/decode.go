@@ -147,11 +147,14 @@ func (d *decoder) mapping(n *yaml.Node, where string, known fields) {
 // entries reads a mapping whose keys are names that the operator chose.
 func (d *decoder) entries(n *yaml.Node, where string, read func(name string, n *yaml.Node, where string)) {
 	d.pairs(n, where, func(key *yaml.Node, value *yaml.Node) {
-		if key.Value == "" || len(key.Value) > 200 || strings.ContainsFunc(key.Value, unicode.IsControl) {
+		switch {
+		case key.Value == "" || len(key.Value) > 200 || strings.ContainsFunc(key.Value, unicode.IsControl):
 			d.problem(key, where, "a name must have 1 to 200 bytes and no control character")
 			return
-		}
-		if strings.Contains(key.Value, "://") || strings.Contains(key.Value, "password=") {
+		case key.Value == "." || key.Value == "..":
+			d.problem(key, where, "a name must not be . or .., which no path of a URL can hold")
+			return
+		case strings.Contains(key.Value, "://"), strings.Contains(key.Value, "password="):
 			d.problem(key, where, "a connection string stands where a name belongs")
 			return
 		}

@@ -255,10 +255,11 @@ func (b *builder) target(name string, n *yaml.Node, where string, modules map[st
 		base = modules[""]
 	}
 	e.merged = e.own.overlay(base)
+	b.checkSettings(n, where, &e.own, e.merged.serverKind())
+	e.merged = e.own.overlay(base) // again, without the settings that contradict each other
 	t := &Target{
 		Name: name, Module: module, Kind: e.merged.serverKind(), Labels: sortedLabels(e.merged.labels), Probing: e.merged.probing(),
 	}
-	b.checkSettings(n, where, &e.own, t.Kind)
 	switch {
 	case environment:
 		b.fromEnvironment(t, n, given, where, &e)

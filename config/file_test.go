@@ -179,8 +179,9 @@ func TestProblems(t *testing.T) {
 			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, commit, dbname, interval, keep, kind, labels, password, password_command, password_command_ttl, password_env, password_file, require_auth, server_name, sslcert, sslcrl, sslkey, sslmode, sslpassword, sslpassword_env, sslpassword_file, sslrootcert, timeout, user, user_env, user_file\n" +
 				"dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, verify-ca, verify-full",
 		},
-		"no host":   {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn\ndir/x.yml:1: targets.a: has no user, nor have its module and the defaults"},
-		"odd names": {"targets:\n  \"\": {host: h, user: u}\n  \"a\\nb\": {host: h, user: u}\n", "dir/x.yml:2: targets: a name must have 1 to 200 bytes and no control character\ndir/x.yml:3: targets: a name must have 1 to 200 bytes and no control character"},
+		"no host":        {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn\ndir/x.yml:1: targets.a: has no user, nor have its module and the defaults"},
+		"names of paths": {"targets: {.: {host: h, user: u}, ..: {host: h, user: u}}\n", "dir/x.yml:1: targets: a name must not be . or .., which no path of a URL can hold\ndir/x.yml:1: targets: a name must not be . or .., which no path of a URL can hold"},
+		"odd names":      {"targets:\n  \"\": {host: h, user: u}\n  \"a\\nb\": {host: h, user: u}\n", "dir/x.yml:2: targets: a name must have 1 to 200 bytes and no control character\ndir/x.yml:3: targets: a name must have 1 to 200 bytes and no control character"},
 		"many at once": {`
 defaults: {timeout: hunter2, sslmode: hunter2, sslcert: c}
 modules:

@@ -5,7 +5,6 @@ package config
 
 import (
 	"slices"
-	"strings"
 )
 
 // keyword is a parameter of connection strings and what becomes of it.
@@ -119,7 +118,7 @@ func libpqKeywords() []keyword {
 	}
 }
 
-// otherKeywords returns what other drivers, frameworks and platforms put into connection strings, sorted by name.
+// otherKeywords returns what other drivers, frameworks and platforms put into connection strings.
 func otherKeywords() []keyword {
 	const (
 		driver = "an option of the driver"
@@ -142,6 +141,7 @@ func otherKeywords() []keyword {
 		{name: "ssl-key", use: honoured, means: "sslkey", note: "SQLx"},
 		{name: "ssl", use: honoured, means: keySSLMode, note: "true: `require`, or `verify-full` in a URL that begins with `jdbc:`; " +
 			"false: `disable`; asyncpg's modes as they are"},
+		{name: "ssl_require", use: honoured, means: keySSLMode, note: "Django; true: `require`"},
 		{name: "requiressl", use: honoured, means: keySSLMode, note: "old libpq; 1: `require`"},
 		{name: "sslaccept", use: honoured, means: keySSLMode, note: "Prisma; `strict`: `verify-full`, and `sslcert` without `sslkey` is the `sslrootcert`"},
 		{name: "sslfactory", use: honoured, means: keySSLMode, note: "JDBC; NonValidatingFactory: `require`; LibPQFactory; every other class is refused"},
@@ -191,8 +191,10 @@ func otherKeywords() []keyword {
 		"protocolVersion", "queryTimeout", "quoteReturningIdentifiers", "readOnly", "readOnlyMode", "receiveBufferSize",
 		"reWriteBatchedInserts", "sendBufferSize", "socketTimeout", "sspiServiceClass", "sslResponseTimeout", "stringtype",
 		"targetServerType", "tcpKeepAlive", "tcpNoDelay", "unknownLength", "useSpnego", "xmlFactoryFactory")
-	ignored("an option of the platform", "pgbouncer", "supa", "workaround") // Prisma, Supabase and Vercel
-	slices.SortFunc(all, func(a, b keyword) int { return strings.Compare(a.name, b.name) })
+	ignored("an option of the platform", "pgbouncer", "supa", "workaround")               // Prisma, Supabase and Vercel
+	ignored(driver, "adapter", "min_messages", "variables", "reconnect", "tcp_keepalive") // Rails, pg8000
+	ignored(schema, "jit", "plan_cache_mode", "row_security", "default_text_search_config")
+	ignored("it would end the session that the exporter keeps", "idle_session_timeout")
 	return all
 }
 
@@ -202,7 +204,7 @@ func runTimeParameters() []string {
 	return []string{
 		"DateStyle", "IntervalStyle", "TimeZone", "bytea_output", "client_min_messages", "datestyle", "default_tablespace",
 		"default_transaction_deferrable", "default_transaction_isolation", "default_transaction_read_only", "extra_float_digits",
-		"geqo", "idle_in_transaction_session_timeout", "idle_session_timeout", "intervalstyle", "lock_timeout", "role",
+		"geqo", "idle_in_transaction_session_timeout", "intervalstyle", "lock_timeout", "role",
 		"search_path", "session_replication_role", "standard_conforming_strings", "statement_timeout", "tcp_keepalives_idle",
 		"timezone", "transaction_timeout", "work_mem",
 	}

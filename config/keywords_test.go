@@ -127,7 +127,9 @@ func keywordTables() string {
 	b.WriteString("\n### Parameters of other drivers and platforms\n\n| parameter | | |\n|---|---|---|\n")
 	var names []string
 	all := otherKeywords()
-	slices.SortStableFunc(all, func(a, b keyword) int { return strings.Compare(string(a.use)+a.note, string(b.use)+b.note) })
+	slices.SortStableFunc(all, func(a, b keyword) int {
+		return strings.Compare(string(a.use)+a.note+a.means+a.name, string(b.use)+b.note+b.means+b.name)
+	})
 	for i, k := range all {
 		names = append(names, "`"+k.name+"`")
 		if i+1 < len(all) && all[i+1].use == k.use && all[i+1].note == k.note && all[i+1].means == k.means {

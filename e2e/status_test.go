@@ -184,7 +184,7 @@ checks:
 
 	t.Run("healthy", func(t *testing.T) {
 		b.t = t
-		if got := b.text("h1"); got != "schema fails: the statement returned false" {
+		if got := b.text("h1"); got != "schema (fails): the statement returned false" {
 			t.Errorf("the headline is %q", got)
 		}
 		if rows := b.text("#targets"); strings.Count(rows, "accepting") != 3 || !strings.Contains(rows, odd) || !strings.Contains(rows, "backlog") {

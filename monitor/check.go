@@ -154,7 +154,7 @@ func (c *Check) record(r check.Result) {
 	case check.Pass:
 		c.logger.Info("the check passes")
 	case check.Warn:
-		c.logger.Warn("the check nearly fails", "output", r.Output)
+		c.logger.Warn("the check is in warning state", "output", r.Output)
 	case check.Fail:
 		c.logger.Warn("the check fails", "output", r.Output)
 	}

@@ -509,8 +509,8 @@ func describe(f *probe.Failure) []any {
 	if f.SQLState != "" {
 		attributes = append(attributes, "sqlstate", f.SQLState, "routine", f.Routine)
 	}
-	if f.Detail != "" {
-		attributes = append(attributes, "detail", f.Detail)
+	if detail := f.OperatorDetail(); detail != "" {
+		attributes = append(attributes, "detail", detail)
 	}
 	return attributes
 }

@@ -99,7 +99,7 @@ type (
 	}
 	compactMinute struct {
 		start          int64
-		probes, failed uint16
+		probes, failed uint32
 		median, max    float32
 		worst          compactVerdict
 	}

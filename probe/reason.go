@@ -131,6 +131,10 @@ func classify(err error, phase Phase) *Failure {
 	}
 	f.Reason, f.State = classifyClientError(err)
 	f.Detail = detail(err)
+	var fileErr *config.FileError
+	if errors.As(err, &fileErr) && strings.Contains(f.Detail, fileErr.Error()) {
+		f.FileDetail, f.Detail = f.Detail, strings.Replace(f.Detail, fileErr.Error(), fileErr.Unwrap().Error(), 1)
+	}
 	f.Forbidden = errors.Is(err, errForbidden)
 	f.OutOfDescriptors = neterr.OutOfDescriptors(err)
 	return f

@@ -4,6 +4,7 @@
 package probe
 
 import (
+	"cmp"
 	"math"
 	"strconv"
 	"time"
@@ -131,7 +132,13 @@ type Failure struct {
 	// Detail describes the failure in the exporter's own words: what to change on its side, or which of several things a
 	// server's error stands for. It is empty if there is no more to say.
 	Detail string
+	// FileDetail is Detail with the path of the file that could not be read, and with the user's number if a permission is
+	// missing. It is for the log and the command line alone, and empty if Detail is about no file.
+	FileDetail string
 }
+
+// OperatorDetail returns the detail for the log and the command line.
+func (f *Failure) OperatorDetail() string { return cmp.Or(f.FileDetail, f.Detail) }
 
 // String describes the failure without Detail, which is for the operator. Its text is safe to show to anyone.
 func (f *Failure) String() string {

@@ -57,7 +57,7 @@ func (s *Status) serveBadge(w http.ResponseWriter, r *http.Request) {
 	}
 	h := w.Header()
 	h.Set("Content-Type", "image/svg+xml; charset=utf-8")
-	h.Set("Cache-Control", "public, max-age=5")
+	h.Set("Cache-Control", "max-age=5")
 	h.Set("Content-Security-Policy", "default-src 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	fmt.Fprint(w, badge(badgeName(name), value, colour))

@@ -177,75 +177,95 @@ func (s *Status) addChecks(ctx context.Context, rows []row, now time.Time) []che
 	return others
 }
 
+// tally counts the levels of rows or checks, and has the first of each level.
+type tally struct {
+	count [levelBad + 1]int
+	first [levelBad + 1]string
+}
+
+func (t *tally) add(l level, text string) {
+	if t.count[l]++; t.count[l] == 1 {
+		t.first[l] = text
+	}
+}
+
 // headline says in words what is wrong, or that nothing is. rows and checks are sorted, the worst first. more is what else is
 // wrong.
 func headline(rows []row, checks []checkRow) (text, more string, worst level) {
-	var down, warned, unknown, failing int
-	firstWarned, firstCheck := -1, ""
+	var servers, others tally
 	for i := range rows {
-		switch rows[i].Level {
-		case levelBad:
-			down++
-		case levelWarn:
-			if warned++; firstWarned < 0 {
-				firstWarned = i
-			}
-		case levelUnknown:
-			unknown++
-		case levelOK:
-		}
+		servers.add(rows[i].Level, rows[i].headline())
 		checks = append(slices.Clip(checks), rows[i].Checks...)
 	}
 	for i := range checks {
-		if checks[i].Level == levelBad {
-			if failing++; firstCheck == "" {
-				firstCheck = checks[i].Name + " fails: " + checks[i].Output
+		others.add(checks[i].Level, checks[i].headline())
+	}
+	// In this order: what the headline is about comes first.
+	var parts []string
+	for _, part := range []struct {
+		tally *tally
+		level level
+		all   int
+		noun  string // of several
+	}{
+		{&servers, levelBad, len(rows), "servers fail"},
+		{&others, levelBad, len(checks), "checks fail"},
+		{&servers, levelWarn, len(rows), "servers have a warning"},
+		{&others, levelWarn, len(checks), "checks have a warning"},
+		{&servers, levelUnknown, len(rows), "servers have no recent result"},
+		{&others, levelUnknown, len(checks), "checks have no result yet"},
+	} {
+		n := part.tally.count[part.level]
+		if n == 0 {
+			continue
+		}
+		if text == "" {
+			text, worst = part.tally.first[part.level], part.level
+			if n == 1 {
+				continue
 			}
 		}
+		parts = append(parts, fmt.Sprintf("%d of %d %s", n, part.all, part.noun))
 	}
-	var others []string
 	switch {
+	case text != "":
+		return text, strings.Join(parts, ", "), worst
 	case len(rows) == 0 && len(checks) == 0:
 		return "No servers are configured", "", levelUnknown
-	case down > 0:
-		r := &rows[slices.IndexFunc(rows, func(r row) bool { return r.Level == levelBad })]
-		text, worst = fmt.Sprintf("%s: %s for %s: %s", r.Name, r.State, r.Duration, r.Reason), levelBad
+	case len(rows) == 0:
+		return "All checks pass", "", levelOK
+	case len(rows) == 1:
+		return "The server answers", "", levelOK
+	}
+	return fmt.Sprintf("All %d servers answer", len(rows)), "", levelOK
+}
+
+// headline describes a target that is not well.
+func (r *row) headline() string {
+	text := r.Name + ": " + r.State
+	switch {
+	case r.Level == levelWarn:
+		return r.Name + ": " + r.Reason
+	case r.Level == levelUnknown && r.Age != "":
+		return text + ", probed " + r.Age + " ago"
+	case r.Level == levelBad:
+		text += " for " + r.Duration + ": " + r.Reason
 		if r.Phase != "" {
 			text += " (" + r.Phase + ")"
 		}
-		if down > 1 {
-			others = append(others, fmt.Sprintf("%d of %d servers fail", down, len(rows)))
+		if r.Age != "" {
+			text += ", probed " + r.Age + " ago"
 		}
-		if warned > 0 {
-			others = append(others, count(warned, "warning"))
-		}
-		if failing > 0 {
-			others = append(others, count(failing, "failed check"))
-		}
-	case failing > 0:
-		text, worst = firstCheck, levelBad
-		if failing > 1 {
-			others = append(others, fmt.Sprintf("%d of %d checks fail", failing, len(checks)))
-		}
-		if warned > 0 {
-			others = append(others, count(warned, "warning"))
-		}
-	case warned > 0:
-		r := &rows[firstWarned]
-		text, worst = r.Name+": "+r.Reason, levelWarn
-		if warned > 1 {
-			others = append(others, fmt.Sprintf("%d of %d servers have a warning", warned, len(rows)))
-		}
-	case unknown > 0:
-		text, worst = fmt.Sprintf("%d of %s have no result yet", unknown, count(len(rows), "server")), levelUnknown
-	case len(rows) == 0:
-		text = "All checks pass"
-	case len(rows) == 1:
-		text = "The server answers"
-	default:
-		text = fmt.Sprintf("All %d servers answer", len(rows))
 	}
-	return text, strings.Join(others, ", "), worst
+	return text
+}
+
+// headline describes a check that does not pass.
+func (c *checkRow) headline() string {
+	if c.Output == "" {
+		return c.Name + ": " + c.State
+	}
+	return c.Name + " (" + c.State + "): " + c.Output
 }
 
 // recent returns the last changes of all targets, the newest first.

@@ -31,6 +31,9 @@ const (
 // Class returns the CSS class.
 func (l level) Class() string { return [...]string{"ok", "unknown", "warn", "bad"}[l] }
 
+// minStale is the least age of a result that counts as old. It is more than two scrapes that are a minute apart.
+const minStale = 3 * time.Minute
+
 // warnCertificate is how long before the end of its certificate a target is in warning.
 const warnCertificate = 14 * 24 * time.Hour
 
@@ -42,7 +45,8 @@ type row struct {
 	Reason     string // in words, or what is wrong with a server that accepts sessions
 	Phase      string
 	Since      time.Time
-	Duration   string // the time since Since
+	Duration   string // how long the state had lasted at the last probe
+	Age        string // of the result, if it is old
 	Role       string
 	Lag        string
 	Used       string // "12 of 97"
@@ -98,7 +102,7 @@ func newRow(o *observed, now time.Time, individual bool) row {
 	result := o.snapshot.Result
 	r.verdict = monitor.VerdictOf(result)
 	r.State, r.Since = stateWords(r.verdict.State), o.since()
-	r.Duration = duration(now.Sub(r.Since))
+	r.Duration = duration(o.snapshot.At().Sub(r.Since))
 	if result.Up() {
 		r.Level = levelOK
 		r.Connect, r.Query = seconds(result.Connect), seconds(result.Query)
@@ -106,11 +110,21 @@ func newRow(o *observed, now time.Time, individual bool) row {
 	} else {
 		r.Level = levelBad
 		r.Reason = reasonWords(result.Failure.Reason)
-		if result.Failure.Phase != probe.PhaseNone {
+		switch result.Failure.Phase {
+		case probe.PhaseNone:
+		case probe.PhaseCredentials:
+			r.Reason = "its login cannot be read, so nothing was sent to the server"
+		default:
 			r.Phase = result.Failure.Phase.String()
 		}
 	}
 	r.setFigures(o, now)
+	if age := now.Sub(o.snapshot.At()); age > max(minStale, 2*o.target.Probing().Interval) {
+		r.Age, r.State = duration(age), "last known: "+r.State
+		if r.Level < levelBad {
+			r.Level = levelUnknown
+		}
+	}
 	return r
 }
 
@@ -138,7 +152,11 @@ func (r *row) setWarnings(o *observed, now time.Time) {
 	if used.Known && usable.Known && used.Value >= usable.Value {
 		warnings = append(warnings, "all usable connections are taken")
 	}
-	if result.TLS != nil && !result.TLS.NotAfter.IsZero() && result.TLS.NotAfter.Sub(now) < warnCertificate {
+	switch left := certificateTime(result, now); {
+	case !left.Known:
+	case left.Value <= 0:
+		warnings = append(warnings, "its certificate has expired")
+	case left.Value < warnCertificate.Seconds():
 		warnings = append(warnings, "its certificate expires soon")
 	}
 	if result.StatsFailure != nil {
@@ -180,19 +198,30 @@ func (r *row) setFigures(o *observed, now time.Time) {
 			r.Commit = ""
 		}
 	}
-	if result.TLS != nil && !result.TLS.NotAfter.IsZero() {
-		r.Cert = fmt.Sprintf("%.0f d", result.TLS.NotAfter.Sub(now).Hours()/24)
+	switch left := certificateTime(result, now); {
+	case !left.Known:
+	case left.Value <= 0:
+		r.Cert = "expired"
+	default:
+		r.Cert = fmt.Sprintf("%.0f d", left.Value/(24*time.Hour).Seconds())
 	}
 }
 
-// compareRows sorts the worst first, and the one that has been so for the longest time before the others.
+// certificateTime returns in how many seconds the server's certificate expires. It is unknown without TLS.
+func certificateTime(r *probe.Result, now time.Time) probe.Number {
+	if r.TLS == nil || r.TLS.NotAfter.IsZero() {
+		return probe.Number{}
+	}
+	return probe.Number{Value: r.TLS.NotAfter.Sub(now).Seconds(), Known: true}
+}
+
+// compareRows sorts the worst first. Of servers that are down, the one that has been so for the longest time is first.
 func compareRows(a, b row) int {
-	return cmp.Or(
-		cmp.Compare(b.worst(), a.worst()),
-		b.verdict.Compare(a.verdict),
-		cmp.Compare(b.Level, a.Level),
-		cmp.Compare(a.Name, b.Name),
-	)
+	order := cmp.Or(cmp.Compare(b.worst(), a.worst()), b.verdict.Compare(a.verdict), cmp.Compare(b.Level, a.Level))
+	if order == 0 && a.Level == levelBad {
+		order = a.Since.Compare(b.Since)
+	}
+	return cmp.Or(order, cmp.Compare(a.Name, b.Name))
 }
 
 // worst returns the worst level of the target and its checks.

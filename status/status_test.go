@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pg_liveness_exporter/config"
@@ -199,7 +200,39 @@ func TestCausesNoProbe(t *testing.T) {
 	}
 	hanging := newFixture(t, "a", "b")
 	hanging.probers["b"].hangs.Store(true)
-	hanging.expect(hanging.get("/", http.StatusOK), "1 of 2 servers have no result yet", "no result yet</span>")
+	hanging.expect(hanging.get("/", http.StatusOK), "b: no result yet", "no result yet</span>")
+}
+
+// TestOldResult tests that a result that is minutes old is not shown as the present state.
+func TestOldResult(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, "a", "b")
+		f.probers["b"].result.Store(failed(probe.StateNoResponse, probe.ReasonRefused, probe.PhaseDial))
+		f.probe()
+		time.Sleep(minStale)
+		f.expect(f.get("/", http.StatusOK), "<h1>b: no response for 0 s: connection refused (dial)</h1>", "state ok")
+		time.Sleep(time.Second)
+		f.expect(f.get("/", http.StatusOK), "<h1>b: last known: no response for 0 s: connection refused (dial), probed 3 min 1 s ago</h1>",
+			`<span class="state unknown">last known: accepting</span>`)
+		f.expect(f.get("/badge/a.svg", http.StatusOK), "last known: accepting", colourUnknown)
+		f.expect(f.get("/targets/a", http.StatusOK), "The last probe was 3 min 1 s ago.")
+	})
+}
+
+// TestCertificates tests what is said of a certificate that expires soon and of one that has expired.
+func TestCertificates(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, "a")
+	for left, want := range map[time.Duration][]string{
+		100 * time.Hour: {"<h1>a: its certificate expires soon</h1>", ">4 d<"}, -time.Hour: {"<h1>a: its certificate has expired</h1>", ">expired<"},
+	} {
+		r := up()
+		r.TLS.NotAfter = time.Now().Add(left)
+		f.probers["a"].result.Store(r)
+		f.probe()
+		f.expect(f.get("/", http.StatusOK), want...)
+	}
 }
 
 // TestNames tests names that mean something in HTML or in a URL.

@@ -239,7 +239,7 @@ func (c *Check) write(out io.Writer, name string, r *probe.Result) {
 		Target: name, Up: r.Up(), State: string(r.State()), Duration: r.Duration.Seconds(), Phases: make(map[string]float64),
 	}
 	if f := r.Failure; f != nil {
-		a.Reason, a.SQLState, a.Detail = string(f.Reason), f.SQLState, f.Detail
+		a.Reason, a.SQLState, a.Detail = string(f.Reason), f.SQLState, f.OperatorDetail()
 		if f.Phase != probe.PhaseNone {
 			a.Phase = f.Phase.String()
 		}

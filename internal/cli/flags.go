@@ -172,7 +172,7 @@ func (f *Flags) validate() error {
 		return errors.New("--config.auto-reload-interval needs --config.file")
 	case f.TimeoutOffset < 0:
 		return fmt.Errorf("--probe.timeout-offset is %s, less than 0s", f.TimeoutOffset)
-	case taken(f.TelemetryPath):
+	case f.isTaken(f.TelemetryPath):
 		return errors.New("--web.telemetry-path is taken")
 	case !strings.HasPrefix(f.TelemetryPath, "/") || strings.ContainsAny(f.TelemetryPath, "{} "):
 		return errors.New("--web.telemetry-path is not a path")
@@ -218,11 +218,11 @@ func isNoAddress(text string) bool {
 	return err != nil
 }
 
-// taken reports whether another handler serves a path.
-func taken(path string) bool {
+// isTaken reports whether another handler serves a path.
+func (f *Flags) isTaken(path string) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	return path == collector.ProbePath || path == collector.DiscoveryPath || first == "-" ||
-		slices.Contains(health.Paths(), first) || slices.Contains(status.Paths(), first)
+		slices.Contains(health.Paths(), first) || f.Status && slices.Contains(status.Paths(), first)
 }
 
 // CheckConfig validates the configuration file that load reads. It writes what is wrong to errs, or a summary to out,

@@ -58,11 +58,11 @@ type variableError struct{ err error }
 func (e *variableError) Error() string { return e.err.Error() }
 func (e *variableError) Unwrap() error { return e.err }
 
-// read returns a variable's value, which is empty if the variable is not set. The value of a file has no line end.
+// read returns a variable's value, which is empty if the variable is not set. It has no line end.
 func (e environment) read(variable string) (config.Secret, error) {
 	v := e.Variables[variable]
 	if v.File == "" {
-		return v.Text, nil
+		return config.Secret(strings.TrimRight(string(v.Text), "\r\n")), nil
 	}
 	value, err := readSecret(v.File)
 	if err != nil {

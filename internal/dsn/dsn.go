@@ -27,6 +27,7 @@ var ErrSeveral = errors.New("holds several connection strings")
 //
 // jdbc reports whether the text is a URL of a JDBC driver, which begins with "jdbc:".
 func Parse(text string) (settings []Setting, jdbc bool, err error) {
+	text = strings.Trim(text, space) // editors and shells leave line ends behind
 	if listsSeveral(text) {
 		return nil, false, ErrSeveral
 	}
@@ -37,6 +38,8 @@ func Parse(text string) (settings []Setting, jdbc bool, err error) {
 		return nil, false, errors.New("holds a NUL byte")
 	case scheme != "":
 		settings, err = parseURL(rest[len(scheme):], jdbc)
+	case looksLikeURL(text) && strings.ContainsAny(text[:1], `'"`):
+		err = errors.New("is a URL in quotes: leave them out")
 	case looksLikeURL(text):
 		err = errors.New("is a URL that does not begin with postgres:// or postgresql://")
 	case looksLikeSemicolons(text):
@@ -202,7 +205,7 @@ func looksLikeSemicolons(text string) bool {
 // listsSeveral reports whether a text is postgres_exporter's list of several connection strings, separated by commas: it
 // holds a second URL, or outside quotes a comma before a keyword that begins a connection string.
 func listsSeveral(text string) bool {
-	quoted := false
+	quoted, scheme, hasURL := false, urlScheme(), strings.Contains(text, "://")
 	for i := 0; i < len(text); i++ {
 		switch text[i] {
 		case '\\':
@@ -211,10 +214,10 @@ func listsSeveral(text string) bool {
 			quoted = !quoted
 		case ',':
 			rest := strings.TrimLeft(text[i+1:], " \t\r\n")
-			if urlScheme().MatchString(rest) {
+			if hasURL && scheme.MatchString(rest) {
 				return true
 			}
-			if quoted || strings.Contains(text, "://") {
+			if quoted || hasURL {
 				continue
 			}
 			for _, key := range []string{"host", "hostaddr", "user", "dbname", "service"} {

@@ -74,7 +74,7 @@ func TestErrors(t *testing.T) {
 		"postgres://h?hunter2":                      "a parameter is not name=value",
 		"postgres://h?&a=hunter2":                   "a parameter is not name=value",
 		"mysql://u:hunter2@h/d?a=b":                 "does not begin with postgres://",
-		"'postgres://u:hunter2@h/d?a=b'":            "does not begin with postgres://",
+		"'postgres://u:hunter2@h/d?a=b'":            "a URL in quotes",
 		"jdbc:mysql://h/d?password=hunter2":         "does not begin with postgres://",
 		"Host=h;Username=u;Password=hunter2":        "form of Npgsql",
 		"Server=h; Port=5; Password=hunter2":        "form of Npgsql",

@@ -37,7 +37,7 @@ func NewMux(o MuxOptions) (*http.ServeMux, error) {
 	mux.Handle(o.TelemetryPath, readOnly(o.Exporter))
 	mux.Handle(collector.ProbePath, readOnly(http.HandlerFunc(o.Exporter.ServeProbe)))
 	mux.Handle(collector.DiscoveryPath, readOnly(o.Exporter.Discovery(o.TelemetryPath, o.External)))
-	mux.HandleFunc("/-/reload", func(w http.ResponseWriter, r *http.Request) {
+	reload := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method != http.MethodPost:
 			w.Header().Set("Allow", http.MethodPost)
@@ -48,6 +48,7 @@ func NewMux(o MuxOptions) (*http.ServeMux, error) {
 			o.Reload.ServeHTTP(w, r)
 		}
 	})
+	mux.Handle("/-/reload", http.NewCrossOriginProtection().Handler(reload)) // a page of another site must not reload
 	if o.Pages != nil {
 		for _, pattern := range status.Patterns() {
 			mux.Handle(pattern, readOnly(o.Pages))
@@ -93,6 +94,10 @@ func WithPrefix(next http.Handler, prefix string, external *url.URL) http.Handle
 		inner, found := strings.CutPrefix(whole, prefix)
 		switch {
 		case found && inner == "", whole == "/" && prefix != "":
+			if external.Path == "" { // a proxy adds the prefix, and this request did not come through it
+				http.Redirect(w, r, prefix+"/", http.StatusTemporaryRedirect)
+				return
+			}
 			redirect("/")
 		case !found || inner[0] != '/':
 			http.NotFound(w, r)

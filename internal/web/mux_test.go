@@ -18,6 +18,32 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
+// TestReloadFromOtherSite tests that a page of another site cannot reload the configuration, and that a tool can.
+func TestReloadFromOtherSite(t *testing.T) {
+	t.Parallel()
+	logger := slog.New(slog.DiscardHandler)
+	m := monitor.New(monitor.Options{MaxInFlight: 1, Logger: logger})
+	exporter := collector.New(m, collector.Options{Sessions: &probe.Sessions{}, Logger: logger})
+	mux, err := NewMux(MuxOptions{
+		TelemetryPath: "/metrics", External: &url.URL{}, Exporter: exporter, Lifecycle: true,
+		Reload: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for site, want := range map[string]int{"": http.StatusOK, "same-origin": http.StatusOK, "cross-site": http.StatusForbidden} {
+		response := httptest.NewRecorder()
+		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://exporter/-/reload", nil)
+		if site != "" {
+			request.Header.Set("Sec-Fetch-Site", site)
+		}
+		mux.ServeHTTP(response, request)
+		if response.Code != want {
+			t.Errorf("Sec-Fetch-Site %q: status %d, want %d", site, response.Code, want)
+		}
+	}
+}
+
 // TestMethods tests that /metrics, /probe and /sd take GET and HEAD alone.
 func TestMethods(t *testing.T) {
 	t.Parallel()

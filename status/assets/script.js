@@ -4,7 +4,9 @@
 (function () {
   const interval = 5000, retryInterval = 2000, patience = 3000, timeout = 30000;
   const base = document.body.dataset.base;
-  let answered = new Date(), newestEvent = new Date(), timer = null, loading = false;
+  // Times of events are those of the exporter's clock.
+  let newestEvent = new Date(document.querySelector("#process time:last-of-type")?.dateTime ?? Date.now());
+  let answered = new Date(), timer = null, loading = false;
 
   // key returns what identifies a node among its siblings.
   const key = (node) => node.nodeType === Node.ELEMENT_NODE && node.id ? node.id : null;
@@ -18,7 +20,8 @@
       old.nodeValue = fresh.nodeValue;
       return;
     }
-    if (old.id === "stale" || old.id === "announcement" || old.id === "filter") return; // the script's, and the reader's
+    if (old.id === "stale" || old.id === "announcement") return; // the script's
+    if (old.id === "filter" && old.contains(document.activeElement)) return; // the reader is writing
     for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
     for (const { name, value } of [...fresh.attributes]) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
     updateChildren(old, fresh);
@@ -111,18 +114,16 @@
 
   document.addEventListener("visibilitychange", () => document.hidden ? clearTimeout(timer) : refresh());
 
-  const form = document.getElementById("filter");
-  if (form) {
-    const apply = () => {
-      const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== "")).toString();
-      history.replaceState(null, "", location.pathname + (query ? "?" + query : ""));
-      refresh();
-    };
-    form.addEventListener("input", apply);
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      apply();
-    });
-  }
+  // The form may come and go with the number of targets.
+  const applyFilter = (form) => {
+    const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== "")).toString();
+    history.replaceState(null, "", location.pathname + (query ? "?" + query : ""));
+    refresh();
+  };
+  document.addEventListener("input", (event) => event.target.form?.id === "filter" && applyFilter(event.target.form));
+  document.addEventListener("submit", (event) => {
+    event.preventDefault();
+    applyFilter(event.target);
+  });
   schedule(interval);
 })();
