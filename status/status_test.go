@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -76,13 +77,13 @@ func failed(state probe.State, reason probe.Reason, phase probe.Phase) *probe.Re
 
 // fixture is the pages of targets with fake probers.
 type fixture struct {
-	t       *testing.T
+	t       testing.TB
 	pages   *Status
 	monitor *monitor.Monitor
 	probers map[string]*prober
 }
 
-func newFixture(t *testing.T, names ...string) *fixture {
+func newFixture(t testing.TB, names ...string) *fixture {
 	t.Helper()
 	f := &fixture{t: t, probers: make(map[string]*prober)}
 	logger := slog.New(slog.DiscardHandler)
@@ -364,7 +365,17 @@ func TestManyTargets(t *testing.T) {
 	}
 }
 
-func newManyTargets(t *testing.T) *fixture {
+// BenchmarkManyTargets renders and compresses the page of 500 targets, which should take less than 200 ms.
+func BenchmarkManyTargets(b *testing.B) {
+	f := newManyTargets(b)
+	for b.Loop() {
+		w := gzip.NewWriter(io.Discard)
+		_, _ = io.WriteString(w, f.get("/", http.StatusOK))
+		_ = w.Close()
+	}
+}
+
+func newManyTargets(t testing.TB) *fixture {
 	t.Helper()
 	names := make([]string, 500)
 	for i := range names {
