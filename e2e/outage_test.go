@@ -43,11 +43,13 @@ func testOutage(t *testing.T, interval time.Duration) {
 		notified []string
 	)
 	s := fasterStack(t, func(configuration string) string {
-		commented := regexp.MustCompile(`(?m)^    # (metric_relabel_configs:)\n    # (.*regex: ").*?(".* replacement: orders})$`)
-		if !commented.MatchString(configuration) {
-			t.Error("prometheus.yml does not show how to label a cluster")
+		// The label cluster is not that of the exporter: the standby must not have it, or the server of the pool would be up.
+		const scraped = "    static_configs:\n      - targets: [\"localhost:10432\"]\n"
+		if !strings.Contains(configuration, scraped) {
+			t.Error("prometheus.yml does not scrape the exporter")
 		}
-		configuration = commented.ReplaceAllString(configuration, "    $1\n    ${2}primary|pool$3")
+		configuration = strings.Replace(configuration, scraped, "    metric_relabel_configs:\n"+
+			"      - {source_labels: [target], regex: primary|pool, target_label: cluster, replacement: orders}\n"+scraped, 1)
 		return strings.Replace(configuration, fmt.Sprintf("scrape_interval: %ds", scrapeInterval/faster/time.Second),
 			fmt.Sprintf("scrape_interval: %ds", interval/faster/time.Second), 1)
 	}, func(n testservers.Notification) {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -236,7 +237,7 @@ func TestPasswordFile(t *testing.T) {
 	e.Expect(up)
 	check(t, os.Remove(file))
 	e.Expect(verdict{"misconfigured", "auth"})
-	if !strings.Contains(e.Logged(), "DATA_SOURCE_PASS_FILE: no such file") {
+	if !strings.Contains(e.Logged(), "DATA_SOURCE_PASS_FILE: a file in "+filepath.Dir(file)+": no such file") {
 		t.Error("the log does not say which file is missing")
 	}
 	check(t, os.WriteFile(file, []byte("rotated\r\n"), 0o600))

@@ -490,7 +490,7 @@ func slowClient(ctx context.Context, address string, speaks bool) {
 // TestLandingPage: a person who opens the address finds the metrics.
 func TestLandingPage(t *testing.T) {
 	t.Parallel()
-	e := startExporter(t, []string{"DATA_SOURCE_NAME=host=127.0.0.1 port=1 password=hidden"})
+	e := startExporter(t, []string{"DATA_SOURCE_NAME=host=127.0.0.1 port=1 password=hidden"}, "--no-web.status")
 	response, body, err := e.Get(t.Context(), "/", 0)
 	check(t, err)
 	if response.StatusCode != http.StatusOK || !strings.Contains(body, `href="metrics"`) && !strings.Contains(body, `href="/metrics"`) {
@@ -603,7 +603,11 @@ func TestBehindProxy(t *testing.T) {
 			}
 			_, page, _ := get(external+"/", "")
 			for _, link := range regexp.MustCompile(`href="([^"]*)"`).FindAllStringSubmatch(page, -1) {
-				if status, body, _ := get("https://"+proxy.Listener.Addr().String()+link[1], ""); status == http.StatusNotFound {
+				at, err := url.Parse(external + "/")
+				check(t, err)
+				to, err := at.Parse(link[1])
+				check(t, err)
+				if status, body, _ := get(to.String(), ""); status == http.StatusNotFound {
 					t.Errorf("the page leads to %s: %s", link[1], body)
 				}
 			}
