@@ -54,11 +54,12 @@ func TestChecks(t *testing.T) {
 func TestCheckProblems(t *testing.T) {
 	t.Setenv("BAD", "hunter2")
 	for line, want := range map[string]string{
-		`a: {}`:                                                            "checks.a: needs one of sql, redis, celery, http and tcp, or one of the last four with _env or _file",
+		`a: {}`: "checks.a: needs one of sql, redis, celery, http and tcp, or one of the last four with _env or _file",
+
 		`a: {tcp: "h:1", redis: "redis://h"}`:                              "checks.a: has both redis and tcp, and can be only one",
-		`a: {redis: "redis://:hun#ter2/@h/0"}`:                             "checks.a.redis: is no URL with a host, and a port from 1 to 65535 if any: percent-encode special characters in the password",
-		`a: {redis: "redis://h:99999"}`:                                    "checks.a.redis: is no URL with a host, and a port from 1 to 65535 if any: percent-encode special characters in the password",
-		`a: {http: "https:///hunter2"}`:                                    "checks.a.http: is no URL with a host, and a port from 1 to 65535 if any: percent-encode special characters in the password",
+		`a: {redis: "redis://:hun#ter2/@h/0"}`:                             "checks.a.redis: is not a valid URL (host, optional port from 1 to 65535): percent-encode special characters in the password",
+		`a: {redis: "redis://h:99999"}`:                                    "checks.a.redis: is not a valid URL (host, optional port from 1 to 65535): percent-encode special characters in the password",
+		`a: {http: "https:///hunter2"}`:                                    "checks.a.http: is not a valid URL (host, optional port from 1 to 65535): percent-encode special characters in the password",
 		`a: {celery: "redis://h", fail_above: 0.5}`:                        "checks.a.fail_below: is above fail_above",
 		`a: {tcp: "hunter2"}`:                                              "checks.a.tcp: must be host:port",
 		`a: {tcp: "h:0"}`:                                                  "checks.a.tcp: must be host:port",

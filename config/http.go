@@ -188,7 +188,7 @@ func (b *builder) headers(n *yaml.Node, where string, read func(*yaml.Node, stri
 	var all []Header
 	b.entries(n, where, func(name string, n *yaml.Node, inner string) {
 		if !httpguts.ValidHeaderFieldName(name) { // it may be a secret in the wrong place
-			b.problem(n, where, "has a key that is no name of a header")
+			b.problem(n, where, "has a key that is not a valid header name")
 			return
 		}
 		where := inner

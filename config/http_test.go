@@ -93,7 +93,7 @@ func TestHTTPCheckProblems(t *testing.T) {
 		"basic_auth: {username: u}, authorization: {credentials: hunter2}": "checks.a.authorization: does not go with basic_auth",
 		"http_headers: {Authorization: {values: [hunter2]}}":               "checks.a.http_headers.Authorization: cannot be set here",
 		"http_headers: {host: {values: [hunter2]}}":                        "checks.a.http_headers.host: cannot be set here",
-		`http_headers: {"X: y": {values: [hunter2]}}`:                      "checks.a.http_headers: has a key that is no name of a header",
+		`http_headers: {"X: y": {values: [hunter2]}}`:                      "checks.a.http_headers: has a key that is not a valid header name",
 		`http_headers: {X: {values: ["hunter2\r\nY: z"]}}`:                 "checks.a.http_headers.X: has a value with a line end or another control character",
 		"http_headers: {X: {value: a}}":                                    "checks.a.http_headers.X.value: unknown key; known here are files, secrets, values",
 		"http_headers: {X: [a]}":                                           "checks.a.http_headers.X: must be a mapping (key: value)",

@@ -110,7 +110,7 @@ func parseRedisURL(text string) (*url.URL, error) {
 }
 
 // errNoURL is the error for a text that cannot be parsed. A special character in a password is the usual cause.
-var errNoURL = errors.New("is no URL with a host, and a port from 1 to 65535 if any: " +
+var errNoURL = errors.New("is not a valid URL (host, optional port from 1 to 65535): " +
 	"percent-encode special characters in the password")
 
 // hasSameLogin reports whether the URL of a sentinel has only a host and a port, or all else as the first one has it.

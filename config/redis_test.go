@@ -15,7 +15,7 @@ func TestRedisURLs(t *testing.T) {
 	t.Parallel()
 	const (
 		schemes   = "must be a URL that begins with redis://, redis+socket://, rediss://, sentinel://, unix://, valkey://, valkeys://"
-		noURL     = "is no URL with a host, and a port from 1 to 65535 if any: percent-encode special characters in the password"
+		noURL     = "is not a valid URL (host, optional port from 1 to 65535): percent-encode special characters in the password"
 		path      = "must be a URL whose path is the number of a database"
 		sentinels = "must be written as sentinel://HOST:PORT;sentinel://HOST:PORT, with the key master_name"
 		unread    = "has parameters that cannot be read: percent-encode special characters in the password"

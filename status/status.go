@@ -98,7 +98,7 @@ func serveAsset(w http.ResponseWriter, r *http.Request, name string) {
 	w.Header().Set("Content-Type", types[name]+"; charset=utf-8")
 	w.Header().Set("Cache-Control", "public, max-age=86400")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	_, _ = w.Write(content) //nolint:gosec // it is a file of ours; the error is ignored: the client may have gone
+	_, _ = w.Write(content) //nolint:gosec // an embedded file; the error is ignored because the client may have gone
 }
 
 // writePage renders a page and sends it with status.

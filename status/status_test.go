@@ -253,7 +253,7 @@ func TestNames(t *testing.T) {
 		f.expect(f.get("/badge/"+url.PathEscape(name)+".svg", http.StatusOK), "accepting")
 	}
 	for _, path := range []string{"/targets/none", "/targets/none%0A", "/targets/%3Cscript%3E"} {
-		f.expect(f.get(path, http.StatusNotFound), "There is no target of this name")
+		f.expect(f.get(path, http.StatusNotFound), "No target has this name")
 	}
 }
 
