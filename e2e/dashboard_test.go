@@ -434,8 +434,10 @@ func misbehave(t *testing.T, s *testservers.Stack, interval time.Duration) {
 			check(s.Primary.Exec(t.Context(), fmt.Sprintf("SELECT pg_terminate_backend(%d)", connect().PID())))
 		},
 	} {
-		// Once is not enough: on a busy machine the samples of both sides may lie too far from each other for a rate.
-		rate := fmt.Sprintf(`rate(pg_sessions_%s_total{job="postgres", datname="postgres"}[%s]) > 0`, end, 4*interval)
+		// Once is not enough: a job may have scraped nothing before, and on a busy machine the samples of both sides may lie
+		// too far from each other for a rate.
+		rate := fmt.Sprintf(`count(rate(pg_sessions_%s_total{job=~"postgres|native|classic", datname="postgres"}[%s]) > 0) == 3`,
+			end, 4*interval)
 		for attempts := 10; attempts > 0 && !hasAnswer(t, s, rate); attempts-- {
 			session()
 			wait(3)
