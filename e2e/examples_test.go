@@ -150,6 +150,46 @@ func TestConfigurationPage(t *testing.T) {
 	}
 }
 
+// TestAlertingPage: docs/alerting.md has every alert with its severity and a link to its runbook.
+func TestAlertingPage(t *testing.T) {
+	page := read(t, "docs/alerting.md")
+	alerts := 0
+	for _, rule := range readRules(t).all() {
+		if rule.Alert == "" {
+			continue
+		}
+		alerts++
+		row := fmt.Sprintf("| [%s](../examples/runbooks/%[1]s.md) | %s |", rule.Alert, rule.Labels["severity"])
+		if !strings.Contains(page, row) {
+			t.Errorf("the page does not have %q", row)
+		}
+	}
+	if rows := strings.Count(page, "| [P"); rows != alerts {
+		t.Errorf("%d rows for %d alerts", rows, alerts)
+	}
+}
+
+// TestCommandLinePage: docs/command-line.md has every flag, with its default.
+func TestCommandLinePage(t *testing.T) {
+	page := read(t, "docs/command-line.md")
+	_, help, _ := runProgram(t, nil, "check", "--help")
+	flags := regexp.MustCompile(`(?m)^ {2,6}(?:-h, )?--(?:\[no-\])?([a-z.-]+)(?:="?([^\s"]+))?`).FindAllStringSubmatch(help, -1)
+	for _, flag := range flags {
+		row := regexp.MustCompile("(?m)^\\| .*`--" + flag[1] + "`.*$").FindString(page)
+		if row == "" {
+			t.Errorf("the page does not have the flag --%s", flag[1])
+			continue
+		}
+		// A value in capitals is a placeholder.
+		if value := flag[2]; value != "" && value != strings.ToUpper(value) && !strings.Contains(row, value) {
+			t.Errorf("the page does not say that --%s is %s unless set: %s", flag[1], value, row)
+		}
+	}
+	if len(flags) < 20 {
+		t.Errorf("only %d flags", len(flags))
+	}
+}
+
 // TestHealthConfigs: the configurations of services that the health endpoints replace can be used, with the variables that they
 // are for. Tests of the program run them.
 func TestHealthConfigs(t *testing.T) {
@@ -196,10 +236,10 @@ func canBeUsed(t *testing.T, name, content string) {
 			t.Error(err)
 		}
 	case "prometheus.yml", "rules.yml":
-		file := filepath.Join(t.TempDir(), name)
-		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		dir := t.TempDir()
+		file := filepath.Join(dir, name)
+		check(t, os.WriteFile(file, []byte(content), 0o600))
+		check(t, os.WriteFile(filepath.Join(dir, "alerts.yml"), []byte(read(t, "examples/alerts.yml")), 0o600))
 		args := []string{"check", "config", file}
 		if name == "rules.yml" {
 			args = []string{"check", "rules", "--lint=all", "--lint-fatal", file}

@@ -96,11 +96,11 @@ func TestRunbookSQL(t *testing.T) {
 	t.Cleanup(func() { _ = pool.Remove() })
 
 	// What only some servers have: the column and the setting are of PostgreSQL 14, and a primary has nothing to resume or to
-	// promote.
-	const undefinedColumn, notInThisState, undefinedObject = "42703", "55000", "42704"
+	// promote. The role is there already.
+	const undefinedColumn, notInThisState, undefinedObject, duplicateObject = "42703", "55000", "42704", "42710"
 	allowed := map[string]string{
 		"sessions": undefinedColumn, "pg_wal_replay_resume": notInThisState, "pg_promote": notInThisState,
-		"idle_session_timeout": undefinedObject,
+		"idle_session_timeout": undefinedObject, "CREATE ROLE liveness": duplicateObject,
 	}
 	block := regexp.MustCompile("(?s)```sql\n-- psql, on ([^\n]*)\n(.*?)```")
 	statements := 0
