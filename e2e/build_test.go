@@ -74,7 +74,7 @@ func builtBy(t *testing.T, file string) string {
 
 // tarballs: two clones in two folders, of two branches, give the same tarballs, and `make build` makes what promu makes.
 func tarballs(t *testing.T, commit string) {
-	testenv.GoTool(t, "promu")
+	testenv.GoTool(t, "release", "promu")
 	one, two := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "the other")
 	cloneAt(t, commit, one, "main")
 	cloneAt(t, commit, two, "other")
@@ -153,7 +153,7 @@ func withoutGit(t *testing.T, commit string) {
 
 // promuChecks: promu has nothing to say of the changelog, nor of the files' licence.
 func promuChecks(t *testing.T, commit string) {
-	promu := testenv.GoTool(t, "promu")
+	promu := testenv.GoTool(t, "release", "promu")
 	clone := filepath.Join(t.TempDir(), "pg_liveness_exporter")
 	cloneAt(t, commit, clone, "main")
 	runIn(t, clone, hanging, nil, "git", "remote", "add", "origin", clone)

@@ -66,7 +66,7 @@ func TestOldestPromtool(t *testing.T) {
 
 // TestMixin: the mixin has the rules and the dashboard of the examples.
 func TestMixin(t *testing.T) {
-	tool := testenv.GoTool(t, "jsonnet")
+	tool := testenv.GoTool(t, "release", "jsonnet")
 	out := runIn(t, inRoot(t, "examples"), time.Minute, nil, tool, "--exec",
 		"local mixin = import 'mixin.libsonnet'; {rules: mixin.prometheusAlerts, dashboards: mixin.grafanaDashboards}")
 	var got, want struct {
@@ -210,7 +210,7 @@ func TestHealthConfigs(t *testing.T) {
 // documents returns the pages whose blocks and links are tested: READMEs and docs/.
 func documents(t *testing.T) []string {
 	t.Helper()
-	return append([]string{"README.md", "examples/kubernetes/README.md"}, glob(t, "docs/*.md")...)
+	return append([]string{"README.md", "examples/kubernetes/README.md", chart + "/README.md"}, glob(t, "docs/*.md")...)
 }
 
 // TestReadme: every YAML block of a README or a page of docs/ says what it is, and can be used as that.
@@ -248,6 +248,8 @@ func canBeUsed(t *testing.T, name, content string) {
 		if out, err := exec.CommandContext(t.Context(), tool, args...).CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
+	case "values.yml":
+		render(t, testenv.GoTool(t, "helm", "helm"), writeFile(t, content))
 	default:
 		t.Error("what is this?")
 	}

@@ -91,7 +91,7 @@ func inspect[T any](c *containers, kind, name string) T {
 
 // image: the image that the Dockerfile makes runs without a single privilege, and asks a server with verified TLS.
 func image(t *testing.T, commit string) {
-	testenv.GoTool(t, "promu")
+	testenv.GoTool(t, "release", "promu")
 	c := newContainers(t)
 	clone := t.TempDir()
 	cloneAt(t, commit, clone, "main")

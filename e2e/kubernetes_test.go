@@ -86,7 +86,7 @@ func TestKubernetesConfig(t *testing.T) {
 // TestKubernetes: kustomize builds each of the folders, and what it builds is what Kubernetes and the operator know, without
 // one unknown key. The sharded one has as many exporters as Prometheus divides the servers among.
 func TestKubernetes(t *testing.T) {
-	kustomize, kubeconform := testenv.GoTool(t, "kustomize"), testenv.GoTool(t, "kubeconform")
+	kustomize, kubeconform := testenv.GoTool(t, "release", "kustomize"), testenv.GoTool(t, "release", "kubeconform")
 	location := schemas(t) + "/{{.Group}}_{{.ResourceKind}}_{{.ResourceAPIVersion}}.json"
 	for _, name := range []string{"base", "operator", "sharded"} {
 		t.Run(name, func(t *testing.T) {

@@ -189,5 +189,5 @@ func TestNotice(t *testing.T) {
 // TestWorkflows: actionlint finds nothing in what GitHub is to run.
 func TestWorkflows(t *testing.T) {
 	t.Parallel()
-	runIn(t, inRoot(t, ""), 3*hanging, nil, testenv.GoTool(t, "actionlint"), glob(t, ".github/workflows/*")...)
+	runIn(t, inRoot(t, ""), 3*hanging, nil, testenv.GoTool(t, "release", "actionlint"), glob(t, ".github/workflows/*")...)
 }

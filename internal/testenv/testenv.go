@@ -6,6 +6,7 @@
 package testenv
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,17 +44,17 @@ func Tool(t testing.TB, variable, name string) string {
 	return path
 }
 
-// GoTool returns the path of a program that tools/release/go.mod lists as a tool. The go command builds it if
+// GoTool returns the path of a program that the go.mod of a folder of tools/ lists as a tool. The go command builds it if
 // necessary. If it cannot, the test is skipped (see Need).
-func GoTool(t testing.TB, name string) string {
+func GoTool(t testing.TB, folder, name string) string {
 	t.Helper()
 	root, err := testservers.ModuleRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	tools := filepath.Join(root, "tools", "release", "go.mod")
+	tools := filepath.Join(root, "tools", folder, "go.mod")
 	path, err := exec.CommandContext(t.Context(), "go", "tool", "-modfile="+tools, "-n", name).Output()
-	Need(t, err == nil, name, "go tool -modfile=tools/release/go.mod "+name)
+	Need(t, err == nil, name, fmt.Sprintf("go tool -modfile=tools/%s/go.mod %s", folder, name))
 	return strings.TrimSpace(string(path))
 }
 
