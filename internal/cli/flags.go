@@ -11,9 +11,7 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -82,13 +80,49 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	app.Terminate(func(status int) { code, ended = status, true })
 	app.HelpFlag.Short('h')
 	app.Version(version.Print(collector.Name))
+	var urls urlFlags
+	f.define(app, &urls)
+	app.Command("serve", "Serve metrics; what happens without a command.").Default()
+	check, style := f.Check.define(app)
+	command, err := app.Parse(args)
+	f.IsCheck = command == check.FullCommand()
+	if ended {
+		return f, code, true
+	}
+	mistaken := err != nil
+	if !mistaken {
+		f.ExternalURL, f.RoutePrefix, err = urls.parse()
+	}
+	if err == nil {
+		err = f.validate()
+	}
+	if err == nil {
+		return f, 0, false
+	}
+	understood, refused := understand(app, args)
+	if mistaken {
+		err = withoutArguments(err, understood)
+	}
+	fmt.Fprintf(errs, "%s: error: %s, try --help\n", collector.Name, err)
+	for _, hint := range foreignFlags(refused) {
+		fmt.Fprintf(errs, "%s: %s\n", collector.Name, hint)
+	}
+	if understood.SelectedCommand != check {
+		return f, 2, true
+	}
+	f.Check.style = lastValue(understood, style) // the exit code 2 means that the server did not respond
+	return f, f.Check.exitCode(exitNotTried), true
+}
+
+// define adds the flags of all commands to app: one statement for each.
+func (f *Flags) define(app *kingpin.Application, urls *urlFlags) {
 	f.Web = webflag.AddFlags(app, defaultAddress)
 	promslogflag.AddFlags(app, &f.Log)
 	app.Flag("web.telemetry-path", "Path under which to expose metrics.").Default("/metrics").StringVar(&f.TelemetryPath)
-	externalURL := app.Flag("web.external-url", "The URL under which clients reach the exporter, such as that of a reverse proxy: "+
-		"/sd, the landing page and redirects use it. A path alone takes the host from the request.").String()
-	routePrefix := app.Flag("web.route-prefix", "Prefix of all paths on --web.listen-address; unless set, the path of "+
-		"--web.external-url. A proxy that takes the path off needs /.").String()
+	app.Flag("web.external-url", "The URL under which clients reach the exporter, such as that of a reverse proxy: "+
+		"/sd, the landing page and redirects use it. A path alone takes the host from the request.").StringVar(&urls.external)
+	app.Flag("web.route-prefix", "Prefix of all paths on --web.listen-address; unless set, the path of "+
+		"--web.external-url. A proxy that takes the path off needs /.").StringVar(&urls.prefix)
 	app.Flag("config.file", "YAML file with the servers to watch.").StringVar(&f.ConfigFile)
 	app.Flag("config.check", "Read --config.file, say what is wrong with it, and exit.").BoolVar(&f.ConfigCheck)
 	app.Flag("config.auto-reload-interval", "Look at --config.file this often and read it again when its content has changed, as "+
@@ -115,42 +149,20 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	app.Flag("probe.commit", "Also commit a transaction in each probe, which needs no table and no privilege: SELECT 1 "+
 		"succeeds while commits hang.").BoolVar(&f.Probing.Commit)
 	app.Flag("collect.applications", "Count connections by application name.").BoolVar(&f.Probing.Applications)
-	app.Command("serve", "Serve metrics; what happens without a command.").Default()
-	check := app.Command("check", "Probe once, say what was found, and exit: 0 accepting, 1 rejecting or no connections "+
+}
+
+// define adds the command check to app. It returns the command and its flag for the style.
+func (c *Check) define(app *kingpin.Application) (command *kingpin.CmdClause, style *kingpin.FlagClause) {
+	command = app.Command("check", "Probe once, say what was found, and exit: 0 accepting, 1 rejecting or no connections "+
 		"left, 2 no response, 3 misconfigured or not tried. Of a check, 0 that it does not fail, 1 that it does.")
-	check.Arg("name", "A target or a check of --config.file; may be left out where there is one target.").
-		StringVar(&f.Check.target)
-	check.Flag("format", "A line for people, or JSON.").Default(formatText).
-		EnumVar(&f.Check.format, formatText, formatJSON)
-	check.Flag("style", "What the exit code is like; Docker's is 0 or 1.").Default(styleIsReady).
-		EnumVar(&f.Check.style, styleIsReady, styleDocker)
-	check.Flag("wait", "Try again for so long while the server is not accepting.").Default("0s").DurationVar(&f.Check.wait)
-	command, err := app.Parse(args)
-	f.IsCheck = command == check.FullCommand()
-	if ended {
-		return f, code, true
-	}
-	var hints []string
-	if err != nil {
-		err, hints = withoutArguments(err, args), foreignFlags(args)
-	} else if f.ExternalURL, f.RoutePrefix, err = parseURLs(*externalURL, *routePrefix); err == nil {
-		err = f.validate()
-	}
-	if err != nil {
-		fmt.Fprintf(errs, "%s: error: %s, try --help\n", collector.Name, err)
-		for _, hint := range hints {
-			fmt.Fprintf(errs, "%s: %s\n", collector.Name, hint)
-		}
-		if slices.Contains(args, "check") { // its exit code 2 means that the server did not respond
-			f.Check.style = styleIsReady
-			if strings.Contains(strings.Join(args, "=")+"=", "--style="+styleDocker+"=") {
-				f.Check.style = styleDocker
-			}
-			return f, f.Check.exitCode(exitNotTried), true
-		}
-		return f, 2, true
-	}
-	return f, 0, false
+	command.Arg("name", "A target or a check of --config.file; may be left out where there is one target.").
+		StringVar(&c.target)
+	command.Flag("format", "A line for people, or JSON.").Default(formatText).
+		EnumVar(&c.format, formatText, formatJSON)
+	style = command.Flag("style", "What the exit code is like; Docker's is 0 or 1.").Default(styleIsReady)
+	style.EnumVar(&c.style, styleIsReady, styleDocker)
+	command.Flag("wait", "Try again for so long while the server is not accepting.").Default("0s").DurationVar(&c.wait)
+	return command, style
 }
 
 // HasPages reports whether to serve the pages for people: they are on, and the metrics are not at their path.
@@ -182,29 +194,6 @@ func (f *Flags) validate() error {
 		return errors.New("--health.listen-address is not host:port")
 	}
 	return nil
-}
-
-// withoutArguments returns an error of kingpin's without the text of any argument, which may be a connection string in the
-// wrong place. It names the flag, if there is one.
-func withoutArguments(err error, args []string) error {
-	text := err.Error()
-	switch {
-	case strings.HasPrefix(text, "unexpected "):
-		return errors.New("unexpected argument: servers are named in the environment or in a --config.file")
-	case regexp.MustCompile(`^[a-z ]+'--?[a-z][a-z.-]*'[a-z ]*$`).MatchString(text): // such as: unknown long flag '--nonsense'
-		return err
-	}
-	for i, arg := range args {
-		flag, value, found := strings.Cut(arg, "=")
-		if !found && i+1 < len(args) {
-			value = args[i+1]
-		}
-		isFlag := regexp.MustCompile(`^--[a-z][a-z.-]*$`).MatchString(flag)
-		if isFlag && value != "" && (strings.Contains(text, value) || strings.Contains(text, strconv.Quote(value))) {
-			return fmt.Errorf("%s has a value that it cannot have", flag)
-		}
-	}
-	return errors.New("an argument cannot be used")
 }
 
 // isNoAddress reports whether a text is not an address to listen on, so that an error of the listener does not repeat it.

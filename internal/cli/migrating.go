@@ -69,16 +69,11 @@ func WarnOfForeignVariables(getenv func(string) string, logger *slog.Logger) {
 // collectorFlag matches the flags of postgres_exporter's collectors, those of other releases too.
 var collectorFlag = regexp.MustCompile(`^collector\.[a-z0-9_.]+$`)
 
-// foreignFlags returns a line for each flag of postgres_exporter among the arguments, with what it is here. A line holds no part
-// of an argument that is not the name of a known flag.
-func foreignFlags(args []string) []string {
+// foreignFlags returns a line for each flag of postgres_exporter among the names of flags, with what it is here. A line holds no
+// part of a name that is not known.
+func foreignFlags(names []string) []string {
 	var lines []string
-	for _, arg := range args {
-		name, found := strings.CutPrefix(arg, "--")
-		if !found {
-			continue
-		}
-		name, _, _ = strings.Cut(name, "=")
+	for _, name := range names {
 		name = strings.TrimPrefix(name, "no-")
 		line := ""
 		for _, option := range foreignOptions() {

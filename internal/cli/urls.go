@@ -14,18 +14,21 @@ import (
 // urlPath matches the paths that a prefix can have. Every character is itself in a URL, in HTML and in Prometheus's labels.
 var urlPath = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)*$`)
 
-// parseURLs returns Flags.ExternalURL and Flags.RoutePrefix. As in Prometheus, slashes at the ends do not count, and the prefix is
+// urlFlags are the values of --web.external-url and --web.route-prefix.
+type urlFlags struct{ external, prefix string }
+
+// parse returns Flags.ExternalURL and Flags.RoutePrefix. As in Prometheus, slashes at the ends do not count, and the prefix is
 // the path of the URL unless it is given. An error does not repeat the text, which may be a secret in the wrong place.
-func parseURLs(external, prefix string) (*url.URL, string, error) {
-	routePrefix, ok := withoutSlashes(prefix)
+func (f urlFlags) parse() (*url.URL, string, error) {
+	routePrefix, ok := withoutSlashes(f.prefix)
 	if !ok {
 		return nil, "", errors.New("--web.route-prefix is not a path such as /pg")
 	}
-	if external == "" {
+	if f.external == "" {
 		return &url.URL{Path: routePrefix}, routePrefix, nil
 	}
 	wrong := errors.New("--web.external-url is neither a URL such as https://example.org/pg nor a path such as /pg")
-	u, err := url.Parse(external)
+	u, err := url.Parse(f.external)
 	if err != nil || u.User != nil || u.Opaque != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return nil, "", wrong
 	}
@@ -35,7 +38,7 @@ func parseURLs(external, prefix string) (*url.URL, string, error) {
 	if !ok || !isPath && !isURL {
 		return nil, "", wrong
 	}
-	if prefix == "" {
+	if f.prefix == "" {
 		routePrefix = urlPrefix
 	}
 	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: urlPrefix}, routePrefix, nil

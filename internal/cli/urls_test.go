@@ -23,7 +23,7 @@ func TestParseURLs(t *testing.T) {
 		{"http://[::1]:9/pg", "/other", "http://[::1]:9/pg", "/other"},
 		{"/pg/", "", "/pg", "/pg"},
 	} {
-		u, prefix, err := parseURLs(test.external, test.prefix)
+		u, prefix, err := urlFlags{test.external, test.prefix}.parse()
 		if err != nil || u.String() != test.wantURL || prefix != test.wantPrefix {
 			t.Errorf("%q and %q: got %v, %q, %v", test.external, test.prefix, u, prefix, err)
 		}
@@ -33,12 +33,12 @@ func TestParseURLs(t *testing.T) {
 		"https://example.org/#x", "https:///pg", "https://example.org:port/", "https://example.org/a b", "https://example.org/%2e%2e",
 		"https://example.org/../x", "'https://example.org'", "https://example.org/{x}", "postgres://u:hunter2@h/db", "mailto:x", "https://example.org/a//b",
 	} {
-		if _, _, err := parseURLs(wrong, ""); err == nil || !strings.HasPrefix(err.Error(), "--web.external-url is neither") || strings.Contains(err.Error(), "hunter2") {
+		if _, _, err := (urlFlags{wrong, ""}).parse(); err == nil || !strings.HasPrefix(err.Error(), "--web.external-url is neither") || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%q: %v", wrong, err)
 		}
 	}
 	for _, wrong := range []string{"/a b", "/{x}", "/a/../b", "https://example.org", "/a?b", "/%41", "\"x"} {
-		if _, _, err := parseURLs("", wrong); err == nil || err.Error() != "--web.route-prefix is not a path such as /pg" {
+		if _, _, err := (urlFlags{"", wrong}).parse(); err == nil || err.Error() != "--web.route-prefix is not a path such as /pg" {
 			t.Errorf("%q: %v", wrong, err)
 		}
 	}
