@@ -128,11 +128,17 @@ func (c *celery) count(ctx context.Context, broker config.RedisServer) (int, err
 	if err != nil {
 		return 0, err
 	}
+	return c.collect(ctx, conn, ticket, subscribers)
+}
+
+// collect reads the replies with this ticket until as many workers have replied as received the message, or shortly before
+// the deadline of ctx, and counts them.
+func (c *celery) collect(ctx context.Context, conn *redisConn, ticket string, workers int64) (count int, err error) {
 	deadline, _ := ctx.Deadline() // Checker.Run sets it
 	reserved := min(cleanupTimeout, c.Timeout/4)
 	replied := make(map[string]bool) // by delivery tag
-	count, read, readBytes := 0, 0, 0
-	for int64(len(replied)) < subscribers && time.Until(deadline) > reserved {
+	read, readBytes := 0, 0
+	for int64(len(replied)) < workers && time.Until(deadline) > reserved {
 		reply, err := conn.do(ctx, "RPOP", c.replyQueue())
 		switch text, ok := reply.(string); {
 		case err != nil:

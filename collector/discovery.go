@@ -32,7 +32,7 @@ func (e *Exporter) Discovery(metricsPath string, external *url.URL) http.Handler
 			}
 		}
 		if host == "" {
-			http.Error(w, "the request says no host, which the targets would be scraped at", http.StatusBadRequest)
+			http.Error(w, "the request has no Host header, which is where the targets are scraped", http.StatusBadRequest)
 			return
 		}
 		groups := []group{}

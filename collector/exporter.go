@@ -43,7 +43,7 @@ const (
 	writeTimeout = 10 * time.Second
 )
 
-// Exporter serves the metrics of targets, of checks and of the exporter itself.
+// Exporter serves the metrics of targets, of checks and of the exporter itself. Any goroutine may call its methods.
 type Exporter struct {
 	options  Options
 	monitor  *monitor.Monitor

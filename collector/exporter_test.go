@@ -34,11 +34,13 @@ var update = flag.Bool("update", false, "write the golden files")
 
 func seconds(v float64) probe.Number { return probe.Number{Value: v, Known: true} }
 
+func took(d time.Duration) probe.Duration { return probe.Duration{Value: d, Known: true} }
+
 // healthy returns a result of a healthy server whose role has pg_monitor.
 func healthy() *probe.Result {
 	r := &probe.Result{
 		Start: time.Unix(1800000000, 0), Duration: 4 * time.Millisecond, Deadline: 5 * time.Second,
-		Connect: seconds(.003), Query: seconds(.00008), Keep: true, KeptUp: true, Role: &probe.Role{},
+		Connect: took(3 * time.Millisecond), Query: took(80 * time.Microsecond), Keep: true, KeptUp: true, Role: &probe.Role{},
 		ServerStats: &probe.ServerStats{
 			Connections: []probe.Connections{
 				{Database: "", State: "starting", Count: 1},
@@ -59,8 +61,8 @@ func healthy() *probe.Result {
 			PostmasterStart: seconds(1790000000), CheckpointerStart: seconds(1790000000.5), Version: "18.4", VersionNum: "180004",
 		},
 	}
-	for i, took := range []float64{.0001, .0002, .0009, .0018, .0001} {
-		r.Phases[probe.AllPhases()[i]] = seconds(took)
+	for i, tenths := range []time.Duration{1, 2, 9, 18, 1} {
+		r.Phases[probe.AllPhases()[i]] = took(tenths * 100 * time.Microsecond)
 	}
 	return r
 }
@@ -128,7 +130,7 @@ func down() *probe.Result {
 		Start: time.Unix(1800000000, 0), Duration: time.Millisecond, Deadline: 5 * time.Second, Keep: true,
 		Failure: &probe.Failure{Reason: probe.ReasonRefused, State: probe.StateNoResponse, Phase: probe.PhaseDial},
 	}
-	r.Phases[probe.PhaseResolve], r.Phases[probe.PhaseDial] = seconds(.0001), seconds(.0009)
+	r.Phases[probe.PhaseResolve], r.Phases[probe.PhaseDial] = took(100*time.Microsecond), took(900*time.Microsecond)
 	return r
 }
 
@@ -222,7 +224,7 @@ func TestGolden(t *testing.T) {
 			e.events.OnSessionLost(probe.Loss{Reason: probe.LossCrash, At: time.Unix(1799999999, 0)})
 			snapshot, _ := target.Probe(t.Context(), time.Now().Add(time.Minute))
 			if snapshot.Commit != nil {
-				snapshot.CommitResult = &probe.CommitResult{Took: seconds(.002)}
+				snapshot.CommitResult = &probe.CommitResult{Took: took(2 * time.Millisecond)}
 				e.events.OnCommit(snapshot.CommitResult)
 			}
 			got := exposition(t, e, e.table.View(snapshot))

@@ -70,6 +70,8 @@ func NewTable(compat bool) *Table {
 	t.connections()
 	t.sessionStats()
 	t.server()
+	t.tls()
+	t.replication()
 	t.pgbouncer()
 	if compat {
 		t.compat()
@@ -140,7 +142,7 @@ func (t *Table) probes() {
 		"Duration of this probe's new session, phase by phase; a phase that was not reached is absent.", []string{"phase"},
 		func(s *monitor.Snapshot, emit emit) {
 			for _, phase := range probe.AllPhases() {
-				emit.number(s.Result.Phases[phase], phase.String())
+				emit.number(s.Result.Phases[phase].Seconds(), phase.String())
 			}
 		})
 	t.add(gauge, "pg_probe_last_duration_seconds", "Duration of this probe, without the commit.", nil,
@@ -255,13 +257,23 @@ func (t *Table) sessionStats() {
 		func(c probe.SessionStats) float64 { return c.Killed })
 }
 
-// server adds the metrics of the server and of its TLS.
+// server adds the metrics of the server itself.
 func (t *Table) server() {
 	t.serverStat("pg_postmaster_start_time_seconds", "When the server was started.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.PostmasterStart) })
 	t.serverStat("pg_checkpointer_start_time_seconds",
 		"When the checkpointer was started: later than the server's start after a crash restart.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.CheckpointerStart) })
+	t.serverStat("pg_server_info", "The server's version.", []string{"version", "version_num"},
+		func(s *probe.ServerStats, emit emit) {
+			if s.Version != "" {
+				emit(1, s.Version, s.VersionNum)
+			}
+		})
+}
+
+// tls adds the metrics of the TLS of the new session.
+func (t *Table) tls() {
 	t.add(gauge, "pg_tls_certificate_not_after_timestamp_seconds",
 		"When the server's certificate expires, as seen in this probe's handshake, also where it was not accepted.", nil,
 		func(s *monitor.Snapshot, emit emit) {
@@ -275,6 +287,10 @@ func (t *Table) server() {
 				emit(1, shown.Cipher, shown.Version)
 			}
 		})
+}
+
+// replication adds the metrics of the server's role, and of a replica.
+func (t *Table) replication() {
 	t.add(gauge, "pg_replication_is_replica", "Whether the server is in recovery.", nil,
 		func(s *monitor.Snapshot, emit emit) {
 			switch r := s.Result; {
@@ -302,12 +318,6 @@ func (t *Table) server() {
 	t.serverStat("pg_replication_apply_delay_seconds",
 		"Setting recovery_min_apply_delay of a replica, if it is set: how far it stays behind on purpose.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.ApplyDelay) })
-	t.serverStat("pg_server_info", "The server's version.", []string{"version", "version_num"},
-		func(s *probe.ServerStats, emit emit) {
-			if s.Version != "" {
-				emit(1, s.Version, s.VersionNum)
-			}
-		})
 }
 
 const (

@@ -108,7 +108,7 @@ func (e *Exporter) renderSteps(w http.ResponseWriter, s *monitor.Snapshot, lines
 	case s.CommitResult == nil:
 	case s.CommitResult.Failure == nil:
 		fmt.Fprintf(&text, "The commit that followed took %s\n",
-			time.Duration(s.CommitResult.Took.Value*float64(time.Second)))
+			s.CommitResult.Took.Value)
 	default:
 		fmt.Fprintf(&text, "The commit that followed failed: %s %s\n",
 			s.CommitResult.Failure.Reason, s.CommitResult.Failure.Detail)
@@ -139,14 +139,14 @@ func describeSteps(w io.Writer, r *probe.Result) {
 	line("\nSteps of the new session")
 	for _, phase := range append([]probe.Phase{probe.PhaseCredentials}, probe.AllPhases()...) {
 		if took := r.Phases[phase]; took.Known {
-			line("  %-12s%s", phase, time.Duration(took.Value*float64(time.Second)))
+			line("  %-12s%s", phase, took.Value)
 		}
 	}
 	if f := r.Failure; f == nil {
 		line("  SELECT 1 answered")
 	} else {
 		if f.Phase == probe.PhaseNone {
-			line("  none was begun in time: another login is under way, or there was no place")
+			line("  no step began in time: another login is under way, or too many probes are")
 		} else {
 			line("  failed in phase %s", f.Phase)
 		}
@@ -160,9 +160,9 @@ func describeSteps(w io.Writer, r *probe.Result) {
 	switch {
 	case !r.Keep:
 	case r.KeptUp:
-		line("\nThe kept session answered SELECT 1 in %s", time.Duration(r.Query.Value*float64(time.Second)))
+		line("\nThe kept session answered SELECT 1 in %s", r.Query.Value)
 	default:
-		line("\nThe kept session did not answer, or none stands")
+		line("\nThe kept session did not answer, or there is none")
 	}
 	for _, refusal := range r.Refusals {
 		line("The server refuses the %s", refusal)

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -77,8 +76,8 @@ func (b *body) MarshalJSON() ([]byte, error) {
 }
 
 const (
-	nothing     = "there is nothing to look at"
-	unknownName = "there is nothing with this name"
+	nothing     = "no targets and no checks"
+	unknownName = "unknown name"
 )
 
 // serveAll serves /health: the status of all targets and checks together.
@@ -164,7 +163,7 @@ func (c *component) add(checks map[string][]entry, names config.StatusNames) {
 	}
 	response := shown
 	if c.took.Known {
-		ms := math.Round(c.took.Value*1e6) / 1e3
+		ms := float64(c.took.Value.Round(time.Microsecond).Microseconds()) / 1e3
 		response.ObservedValue, response.ObservedUnit = &ms, "ms"
 	}
 	key := c.kind + ":responseTime"
@@ -203,7 +202,7 @@ func (h *Health) unmatched(names []string) []string {
 // that belong to no target and no check.
 func writeVerbose(w io.Writer, name string, components []component, unmatched []string) {
 	for _, one := range unmatched {
-		fmt.Fprintf(w, "warn: nothing is called %q, so that it is not left out\n", one)
+		fmt.Fprintf(w, "warn: unknown name %q in exclude\n", one)
 	}
 	for _, c := range components {
 		switch c.status {

@@ -28,7 +28,7 @@ type component struct {
 	failing  bool           // whether it fails with hysteresis (fail_after and pass_after)
 	at       time.Time      // when the result was obtained
 	expires  time.Time      // when the next result is due
-	took     probe.Number   // seconds
+	took     probe.Duration
 	observed observation
 }
 
@@ -162,7 +162,7 @@ func (c component) withHysteresis() component {
 	case c.status == check.Fail && !c.failing:
 		c.status = check.Warn
 	case c.status != check.Fail && c.failing:
-		c.status, c.output = check.Fail, "answers again, not for long enough yet"
+		c.status, c.output = check.Fail, "passes again, but not for long enough yet"
 	}
 	return c
 }
@@ -192,7 +192,7 @@ func checkComponent(ctx context.Context, watched *monitor.Check) component {
 		return c
 	}
 	c.status, c.output, c.failing, c.at, c.expires = r.Status, r.Output, r.Failing, r.At, r.Expires
-	c.took = number(r.Took.Seconds())
+	c.took = probe.Duration{Value: r.Took, Known: true}
 	c.observed = observation{probe.Number{Value: r.Value, Known: r.HasValue}, observed, ""}
 	if time.Since(r.Expires) > watched.Timeout()+maxCheckDelay {
 		c.status, c.failing = check.Fail, true

@@ -20,7 +20,7 @@ import (
 // maxWait is how long a request waits for a probe. The default timeout of a kubelet is one second.
 const maxWait = 500 * time.Millisecond
 
-// Health serves the health paths.
+// Health serves the health paths. Any goroutine may call its methods.
 type Health struct {
 	monitor  *monitor.Monitor
 	process  *process
@@ -47,13 +47,12 @@ func (h *Health) Register(mux *http.ServeMux) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Cache-Control", "no-store")
 			w.Header().Set("X-Content-Type-Options", "nosniff")
+			w.Header().Set("Allow", "GET, HEAD, OPTIONS")
 			switch r.Method {
 			case http.MethodGet, http.MethodHead, http.MethodOptions:
-				w.Header().Set("Allow", "GET, HEAD, OPTIONS")
 				serve(w, r)
 			default:
-				w.Header().Set("Allow", "GET, HEAD, OPTIONS")
-				http.Error(w, "this needs GET, HEAD or OPTIONS", http.StatusMethodNotAllowed)
+				http.Error(w, "GET, HEAD or OPTIONS required", http.StatusMethodNotAllowed)
 			}
 		})
 	}
@@ -87,9 +86,10 @@ func (h *Health) serveReady(w http.ResponseWriter, r *http.Request) {
 // servePlain responds with 200 if ok is set, otherwise with 503. The parameter verbose selects Kubernetes' format.
 func (h *Health) servePlain(w http.ResponseWriter, r *http.Request, name string, ok bool) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	c := component{name: "process"}
+	c, text := component{name: "process"}, "ok"
 	if !ok {
-		c.status, c.output = check.Fail, "starting or stopping"
+		text = "starting or stopping"
+		c.status, c.output = check.Fail, text
 		retryAfter(w, time.Second)
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
@@ -97,9 +97,10 @@ func (h *Health) servePlain(w http.ResponseWriter, r *http.Request, name string,
 		writeVerbose(w, name, []component{c}, nil)
 		return
 	}
-	fmt.Fprintln(w, map[bool]string{true: "ok", false: c.output}[ok])
+	fmt.Fprintln(w, text)
 }
 
+// retryAfter sets the header Retry-After to d, in seconds, or to one second if d is shorter.
 func retryAfter(w http.ResponseWriter, d time.Duration) {
 	w.Header().Set("Retry-After", fmt.Sprintf("%.0f", max(1, d.Seconds())))
 }

@@ -67,12 +67,14 @@ func (*prober) Close(context.Context) error { return nil }
 
 func known(v float64) probe.Number { return probe.Number{Value: v, Known: true} }
 
+func took(d time.Duration) probe.Duration { return probe.Duration{Value: d, Known: true} }
+
 func up() *probe.Result {
 	r := &probe.Result{
-		Connect: known(.002), Keep: true, KeptUp: true, Role: &probe.Role{},
+		Connect: took(2 * time.Millisecond), Keep: true, KeptUp: true, Role: &probe.Role{},
 		ServerStats: &probe.ServerStats{Used: known(12), Usable: known(97)},
 	}
-	r.Phases[probe.PhaseQuery] = known(.0005)
+	r.Phases[probe.PhaseQuery] = took(500 * time.Microsecond)
 	return r
 }
 

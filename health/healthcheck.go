@@ -47,7 +47,7 @@ func (h *Health) serveHealthCheck(w http.ResponseWriter, r *http.Request) {
 		}
 		body.Results = append(body.Results, healthResult{
 			Checker: c.name, Output: output, Passed: c.status != check.Fail, Timestamp: epoch(c.at),
-			Expires: epoch(c.expires), ResponseTime: c.took.Value,
+			Expires: epoch(c.expires), ResponseTime: c.took.Value.Seconds(),
 		})
 	}
 	if code == http.StatusServiceUnavailable {

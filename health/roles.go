@@ -14,77 +14,88 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// role returns the reason why a server that accepts sessions does not have the role, or an empty string if it has it.
+// role returns the reason why a server that accepts sessions does not have the role, or an empty text if it has it.
 // It returns an error if a parameter in query cannot be parsed.
 type role func(s *server, query url.Values) (problem string, err error)
+
+// roles returns the roles by the first segment of their paths.
+func roles() map[string]role {
+	return map[string]role{
+		"primary": primaryProblem, "replica": replicaProblem, "read-write": readWriteProblem, "read-only": readOnlyProblem,
+	}
+}
 
 const (
 	isPrimary = "it is a primary"
 	isReplica = "it is a replica"
+	noRole    = "its role is not known: no session could read it"
 )
 
-// roles returns the roles by the first segment of their paths.
-func roles() map[string]role {
-	withRole := func(problem func(r *probe.Role) string) role {
-		return func(s *server, _ url.Values) (string, error) {
-			if s.result.Role == nil {
-				return "its role is not known: no session could read it", nil
-			}
-			return problem(s.result.Role), nil
-		}
+// primaryProblem is the role of /primary.
+func primaryProblem(s *server, _ url.Values) (string, error) {
+	switch found := s.result.Role; {
+	case found == nil:
+		return noRole, nil
+	case found.Replica:
+		return isReplica, nil
 	}
-	writes := withRole(func(r *probe.Role) string {
-		switch {
-		case r.Replica:
-			return isReplica
-		case r.ReadOnly:
-			return "transactions are read-only by default on this server or database"
-		}
-		return ""
-	})
-	return map[string]role{
-		"primary": withRole(func(r *probe.Role) string {
-			if r.Replica {
-				return isReplica
-			}
-			return ""
-		}),
-		"replica": func(s *server, query url.Values) (string, error) {
-			var maxLag time.Duration
-			if query.Has("lag") {
-				var err error
-				if maxLag, err = time.ParseDuration(query.Get("lag")); err != nil {
-					return "", err
-				}
-			}
-			stats := s.result.ServerStats
-			return withRole(func(r *probe.Role) string {
-				switch {
-				case !r.Replica:
-					return isPrimary
-				case !query.Has("lag"):
-					return ""
-				case stats == nil:
-					return "its lag is not known: no session could read it"
-				case stats.ReplicationLag.Known && stats.ReplicationLag.Value <= maxLag.Seconds():
-					return ""
-				case stats.ReplicationLag.Known:
-					return fmt.Sprintf("it is %.1f s behind, more than %s", stats.ReplicationLag.Value, maxLag)
-				case stats.Used.Known && !stats.Privileged:
-					return "its lag is not known: the exporter's role lacks pg_monitor"
-				}
-				return "its lag is not known"
-			})(s, query)
-		},
-		"read-write": func(s *server, query url.Values) (string, error) {
-			if !s.commits {
-				return s.output, nil
-			}
-			return writes(s, query)
-		},
-		"read-only": func(*server, url.Values) (string, error) { return "", nil },
-	}
+	return "", nil
 }
+
+// replicaProblem is the role of /replica. The parameter lag is a duration, and the most that the replica may be behind.
+func replicaProblem(s *server, query url.Values) (string, error) {
+	limited := query.Has("lag")
+	var maxLag time.Duration
+	if limited {
+		var err error
+		if maxLag, err = time.ParseDuration(query.Get("lag")); err != nil {
+			return "", err
+		}
+	}
+	switch found := s.result.Role; {
+	case found == nil:
+		return noRole, nil
+	case !found.Replica:
+		return isPrimary, nil
+	case !limited:
+		return "", nil
+	}
+	return lagProblem(s.result.ServerStats, maxLag), nil
+}
+
+// lagProblem returns the reason why a replica is not known to be at most maxLag behind, or an empty text if it is. stats
+// may be nil.
+func lagProblem(stats *probe.ServerStats, maxLag time.Duration) string {
+	switch {
+	case stats == nil:
+		return "its lag is not known: no session could read it"
+	case stats.ReplicationLag.Known && stats.ReplicationLag.Value <= maxLag.Seconds():
+		return ""
+	case stats.ReplicationLag.Known:
+		return fmt.Sprintf("it is %.1f s behind, more than %s", stats.ReplicationLag.Value, maxLag)
+	case stats.Used.Known && !stats.Privileged:
+		return "its lag is not known: the exporter's role lacks pg_monitor"
+	}
+	return "its lag is not known"
+}
+
+// readWriteProblem is the role of /read-write.
+func readWriteProblem(s *server, _ url.Values) (string, error) {
+	switch found := s.result.Role; {
+	case !s.commits:
+		return s.output, nil
+	case found == nil:
+		return noRole, nil
+	case found.Replica:
+		return isReplica, nil
+	case found.ReadOnly:
+		return "transactions are read-only by default on this server or database", nil
+	}
+	return "", nil
+}
+
+// readOnlyProblem is the role of /read-only, which every server has that accepts sessions.
+func readOnlyProblem(*server, url.Values) (string, error) { return "", nil }
 
 // serveRole serves /primary and the other role paths. It responds with 200 if a result that is at most max_age old
 // shows that the target accepts sessions and has the role, otherwise with 503. If the path has no name, there must be
@@ -97,7 +108,7 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 	}
 	switch {
 	case t == nil && name == "":
-		h.unknown(w, "there is not just one target: add a target's name to the path")
+		h.unknown(w, "add the name of a target to the path: without one, there must be exactly one target")
 		return
 	case t == nil:
 		h.unknown(w, unknownName)
@@ -109,14 +120,14 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 	case !s.result.Up():
 		problem = s.output
 	case !s.fresh:
-		problem = "no result within max_age: the server is slow, or max_age shorter than a probe takes"
+		problem = "no result within max_age: the server is slow, or max_age is shorter than a probe takes"
 	case s.kind != string(config.KindPostgres) && problem != "":
 		problem = "a pooler has no role"
 	}
 	switch {
 	case err != nil:
 		h.write(w, http.StatusBadRequest, &body{
-			status: statusName(check.Fail, settings.StatusNames), output: "lag is no duration such as 10s",
+			status: statusName(check.Fail, settings.StatusNames), output: "lag must be a duration such as 10s",
 		})
 	case problem == "" && s.result.Up() && s.fresh:
 		h.write(w, http.StatusOK, &body{status: statusName(check.Pass, settings.StatusNames)})

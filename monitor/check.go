@@ -34,7 +34,7 @@ type Check struct {
 
 	// Only the check's own goroutine uses these two.
 	maxDuration time.Duration // how long a statement may take
-	overran     bool          // whether the last statement took longer
+	overran     bool          // the last statement took longer
 
 	mu         sync.Mutex // protects what follows
 	last       check.Result
@@ -80,44 +80,20 @@ func (c *Check) run() {
 	}
 }
 
-// slowTime is how long a statement may take while all other checks of its target wait for it.
-const slowTime = time.Second
-
-// runOnce runs the check once. The checks of a target run one after another, so that together they use at most one of
-// the server's connection slots.
-//
-// If a statement takes longer than slowTime, runOnce ends it and runs it again when no other slow statement of the
-// target is waiting or running. A fast check therefore waits for at most one slow statement, plus slowTime for each
-// check that has just become slow.
-//
-// runOnce reports false if the check or its target has been closed. The result is then meaningless.
+// runOnce runs the check once, in turn with the other checks of its target. It reports false if the check or its target has
+// been closed. The result is then meaningless.
 func (c *Check) runOnce() (check.Result, bool) {
 	if c.target == nil {
 		r := c.checker.Run(c.life)
 		return r, c.life.Err() == nil
 	}
-	if c.last.Took < slowTime {
-		c.maxDuration = min(slowTime, c.settings.Timeout)
-		if r, ok := c.runInTurn(c.target.statement); !ok || !c.overran || c.settings.Timeout <= slowTime {
-			return r, ok
-		}
-	}
-	c.maxDuration = c.settings.Timeout
-	return c.runInTurn(c.target.slowStatement, c.target.statement)
-}
-
-// runInTurn waits until it holds all of turns, runs the check, and releases them. It reports false as runOnce does.
-func (c *Check) runInTurn(turns ...chan struct{}) (check.Result, bool) {
-	for _, turn := range turns {
-		select {
-		case turn <- struct{}{}:
-			defer func() { <-turn }()
-		case <-c.life.Done():
-			return check.Result{}, false
-		}
-	}
-	r := c.checker.Run(c.life)
-	return r, c.life.Err() == nil && c.target.life.Err() == nil
+	var r check.Result
+	ran := c.target.turns.run(c.life, c.last.Took >= slowTime, c.settings.Timeout, func(maxDuration time.Duration) bool {
+		c.maxDuration, c.overran = maxDuration, false
+		r = c.checker.Run(c.life)
+		return c.overran && c.life.Err() == nil && c.target.life.Err() == nil
+	})
+	return r, ran && c.life.Err() == nil && c.target.life.Err() == nil
 }
 
 // expires returns when the check runs again after the result r.

@@ -27,7 +27,7 @@ type timedProber struct {
 }
 
 func (p *timedProber) Probe(ctx context.Context) *probe.Result {
-	r := &probe.Result{Start: time.Now(), Failure: p.failure, Connect: probe.Number{Value: p.takes.Seconds(), Known: true}}
+	r := &probe.Result{Start: time.Now(), Failure: p.failure, Connect: probe.Duration{Value: p.takes, Known: true}}
 	p.starts = append(p.starts, r.Start)
 	select {
 	case <-time.After(p.takes):

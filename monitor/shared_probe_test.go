@@ -397,7 +397,7 @@ func TestVerdictBeforeCommit(t *testing.T) {
 		s, _ = target.Probe(t.Context(), start.Add(4*time.Second)) // another probe
 		expect(s, 2, 0, 4*time.Second)
 		time.Sleep(500 * time.Millisecond)
-		prober.commit.End(&probe.CommitResult{Took: probe.Number{Value: 3.5, Known: true}})
+		prober.commit.End(&probe.CommitResult{Took: probe.Duration{Value: 3500 * time.Millisecond, Known: true}})
 		expect(<-longCaller, 1, 1, 4500*time.Millisecond)
 	})
 }

@@ -48,10 +48,7 @@ type Target struct {
 	logger     *slog.Logger
 	log        *logBuffer // the last lines of logger
 	histograms Histograms
-
-	// statement is full while a check runs a statement. slowStatement is full while a check with a slow statement waits
-	// for statement or runs. Each has room for one element.
-	statement, slowStatement chan struct{}
+	turns      turns // of the statements of the target's checks
 
 	unresolved atomic.Bool // no probe has found an address of the server, and the last one looked for it
 
@@ -167,7 +164,7 @@ func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 		history: History{
 			Failures: make(map[probe.Reason]uint64), Losses: make(map[probe.LossReason]uint64), hysteresis: newHysteresis(),
 		},
-		statement: make(chan struct{}, 1), slowStatement: make(chan struct{}, 1), logged: make(map[string]bool),
+		turns: newTurns(), logged: make(map[string]bool),
 	}
 	if options.timeline {
 		t.timeline = newTimeline()
@@ -413,9 +410,10 @@ func (h *History) countDown(r *probe.Result) {
 	h.DownFor = r.Start.Sub(h.aliveAt)
 }
 
-func observeKnown(h prometheus.Observer, n probe.Number) {
-	if h != nil && n.Known {
-		h.Observe(n.Value)
+// observeKnown adds a duration to a histogram, unless it is unknown or h is nil.
+func observeKnown(h prometheus.Observer, d probe.Duration) {
+	if h != nil && d.Known {
+		h.Observe(d.Value.Seconds())
 	}
 }
 

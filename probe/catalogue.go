@@ -51,8 +51,7 @@ type database struct {
 	limit             int  // negative: no limit
 	allowsConnections bool // datallowconn
 	hadConnections    bool // a probe has seen a connection to it
-
-	hadSessions bool // the session statistics counted a session earlier
+	hadSessions       bool // the session statistics counted a session earlier
 }
 
 // refresh reads names and limits if backends belong to an unknown database, namesInterval has passed, or a part that the
@@ -74,51 +73,78 @@ func (c *catalogue) refresh(ctx context.Context, s *session, read statsReply) er
 			}
 		}
 	}()
+	if err := c.readDatabases(ctx, s, read); err != nil {
+		return err
+	}
+	if err := c.readRoleLimit(ctx, s); err != nil {
+		return err
+	}
+	if !read.server.isReplica() {
+		return nil
+	}
+	return c.readStandbyKind(ctx, s)
+}
+
+// readDatabases reads the names and limits of the databases. If the server refuses to show them, only the session's own one is
+// known.
+func (c *catalogue) readDatabases(ctx context.Context, s *session, read statsReply) error {
 	rows, err := s.queryPart(ctx, PartDatabases, databasesSQL, 5)
 	if err != nil {
 		return err
 	}
-	var p numberParser
-	if len(rows) > 0 {
-		fresh := make(map[uint32]*database, len(rows))
-		c.isTemplate = false
-		for _, row := range rows {
-			c.isTemplate = c.isTemplate || string(row[4]) == "t"
-			oid := p.oid(row[0])
-			fresh[oid] = &database{name: toValidUTF8(row[1]), limit: p.integer(row[2]), allowsConnections: string(row[3]) == "t"}
-			if old := c.databases[oid]; old != nil {
-				fresh[oid].hadConnections, fresh[oid].hadSessions = old.hadConnections, old.hadSessions
-			}
+	if len(rows) == 0 {
+		if s.refusals.refused(PartDatabases) != nil {
+			c.isTemplate = false
+			c.setOnlyDatabase(read.own, read.ownName)
 		}
-		c.setDatabases(fresh)
-	} else if isRefused(PartDatabases) {
-		c.isTemplate = false
-		c.setOnlyDatabase(read.own, read.ownName)
+		return nil
 	}
-	rows, err = s.queryPart(ctx, PartRoleLimit, roleLimitSQL, 1)
+	var p numberParser
+	fresh := make(map[uint32]*database, len(rows))
+	c.isTemplate = false
+	for _, row := range rows {
+		c.isTemplate = c.isTemplate || string(row[4]) == "t"
+		oid := p.oid(row[0])
+		fresh[oid] = &database{name: toValidUTF8(row[1]), limit: p.integer(row[2]), allowsConnections: string(row[3]) == "t"}
+		if old := c.databases[oid]; old != nil {
+			fresh[oid].hadConnections, fresh[oid].hadSessions = old.hadConnections, old.hadSessions
+		}
+	}
+	c.setDatabases(fresh)
+	return p.err
+}
+
+// readRoleLimit reads the connection limit of the exporter's role.
+func (c *catalogue) readRoleLimit(ctx context.Context, s *session) error {
+	rows, err := s.queryPart(ctx, PartRoleLimit, roleLimitSQL, 1)
 	if err != nil {
 		return err
 	}
-	if len(rows) == 1 || isRefused(PartRoleLimit) {
+	if len(rows) == 1 || s.refusals.refused(PartRoleLimit) != nil {
 		c.roleLimit = Number{}
 	}
+	var p numberParser
 	if len(rows) == 1 {
 		if limit := p.number(rows[0][0]); limit.Value >= 0 {
 			c.roleLimit = limit
 		}
 	}
-	if read.server.isReplica() {
-		if rows, err = s.queryPart(ctx, PartStandbyKind, standbyKindSQL, 2); err != nil {
-			return err
-		}
-		if len(rows) == 1 {
-			c.aurora, c.archiveOnly = string(rows[0][0]) == "t", string(rows[0][1]) == "none"
-		}
-		if len(rows) == 1 || isRefused(PartStandbyKind) {
-			c.sourceHidden = len(rows) == 0 || rows[0][1] == nil
-		}
-	}
 	return p.err
+}
+
+// readStandbyKind reads where a replica gets its WAL from.
+func (c *catalogue) readStandbyKind(ctx context.Context, s *session) error {
+	rows, err := s.queryPart(ctx, PartStandbyKind, standbyKindSQL, 2)
+	if err != nil {
+		return err
+	}
+	if len(rows) == 1 {
+		c.aurora, c.archiveOnly = string(rows[0][0]) == "t", string(rows[0][1]) == "none"
+	}
+	if len(rows) == 1 || s.refusals.refused(PartStandbyKind) != nil {
+		c.sourceHidden = len(rows) == 0 || rows[0][1] == nil
+	}
+	return nil
 }
 
 // setOnlyDatabase makes the session's own database the only one that is known. oid is 0, or name empty, if it is not known
@@ -149,9 +175,9 @@ func (c *catalogue) hasUnknownDatabase(backends []backendCount) bool {
 	return false
 }
 
-// fill replaces OIDs by names, and sets the limits. If the server refused to show its sessions, there are no connections. For
-// each database that has had a connection, it adds zeros for all states, so that a
-// series does not end with the last connection. It also sets the limits.
+// fill sets what a reply has by OID, with names: the connections and the limits. If the server refused to show its sessions,
+// there are no connections. For each database that has had a connection, fill adds zeros for all states, so that a series
+// does not end with the last connection.
 func (c *catalogue) fill(server *ServerStats, backends []backendCount) {
 	type (
 		key   struct{ database, state string }
@@ -175,27 +201,13 @@ func (c *catalogue) fill(server *ServerStats, backends []backendCount) {
 		}
 		add(key{name, b.state}, b.count, b.age)
 	}
-	states := backendStates()
-	if !server.Used.Known {
-		states = nil
-	} else if !server.Privileged {
-		states = []string{stateUnknown}
-	}
-	limits := make(map[string]int)
 	for _, d := range c.databases {
 		if d.hadConnections {
-			for _, state := range states {
+			for _, state := range shownStates(server) {
 				add(key{d.name, state}, 0, 0)
 			}
 		}
-		if d.limit >= 0 {
-			limits[d.name] += d.limit // two names may become equal in toValidUTF8
-		}
 	}
-	for name, limit := range limits {
-		server.DatabaseLimits = append(server.DatabaseLimits, DatabaseLimit{name, limit})
-	}
-	server.RoleLimit, server.IsTemplate = c.roleLimit, c.isTemplate
 	server.Connections = make([]Connections, 0, len(groups))
 	for k, g := range groups {
 		row := Connections{Database: k.database, State: k.state, Count: g.count}
@@ -204,4 +216,30 @@ func (c *catalogue) fill(server *ServerStats, backends []backendCount) {
 		}
 		server.Connections = append(server.Connections, row)
 	}
+	c.fillLimits(server)
+}
+
+// shownStates returns the states for which a database without connections has zeros.
+func shownStates(server *ServerStats) []string {
+	switch {
+	case !server.Used.Known:
+		return nil
+	case !server.Privileged:
+		return []string{stateUnknown}
+	}
+	return backendStates()
+}
+
+// fillLimits sets the limits and IsTemplate.
+func (c *catalogue) fillLimits(server *ServerStats) {
+	limits := make(map[string]int)
+	for _, d := range c.databases {
+		if d.limit >= 0 {
+			limits[d.name] += d.limit // two names may become equal in toValidUTF8
+		}
+	}
+	for name, limit := range limits {
+		server.DatabaseLimits = append(server.DatabaseLimits, DatabaseLimit{name, limit})
+	}
+	server.RoleLimit, server.IsTemplate = c.roleLimit, c.isTemplate
 }

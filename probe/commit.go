@@ -6,10 +6,13 @@ package probe
 import (
 	"context"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"pg_liveness_exporter/config"
 )
 
 // Commit is one run of the commit probe. It starts after a probe's verdict and runs in the background.
@@ -22,8 +25,8 @@ type Commit struct {
 
 // CommitResult is the result of a commit. It is nil if there is none: the server is a replica, or no commit was tried.
 type CommitResult struct {
-	// Took is how long the transaction took, in seconds. It is unknown if the transaction failed.
-	Took Number
+	// Took is how long the transaction took. It is unknown if the transaction failed.
+	Took Duration
 	// Failure is nil if the transaction was committed, including on the synchronous standbys if the server waits for
 	// any.
 	Failure *Failure
@@ -91,76 +94,80 @@ const (
 	maxCancelTime = 15 * time.Second
 )
 
-// commits runs at most one commit at a time. No timeout setting of the server bounds the wait for a synchronous
+// committer runs at most one commit at a time. No timeout setting of the server bounds the wait for a synchronous
 // standby, and closing the socket does not end it. A commit that exceeds its timeout keeps its session and is cancelled
 // repeatedly until it ends.
-type commits struct{ current atomic.Pointer[Commit] }
+type committer struct {
+	target *config.Target // a commit counts as failed after its timeout
+	// open opens a session, and onCommit is Options.OnCommit.
+	open     func(ctx context.Context) (*session, error)
+	onCommit func(*CommitResult)
+	ctx      context.Context //nolint:containedctx // ends all commits; that of the prober
+	work     *sync.WaitGroup // of the prober
 
-// commit starts a commit on s and takes ownership of s. If s is nil, the commit opens its own session. If a commit is
-// still running, commit starts no other and returns the running one. On a replica it returns nil.
-func (p *Prober) commit(s *session, r *Result) *Commit {
-	c := NewCommit(r.Role != nil && !r.Role.Replica)
-	switch running := p.commits.current.Load(); {
-	case running != nil:
-		c = running
-	case r.Role != nil && r.Role.Replica:
-		c = nil
-	default:
-		p.commits.current.Store(c)
-		owned := s
-		p.work.Go(func() { p.runCommit(c, owned) })
-		return c
-	}
-	if s != nil {
-		p.closeInBackground(s)
-	}
-	return c
+	current atomic.Pointer[Commit] // nil while no commit runs
 }
 
-// runCommit runs a commit until it ends. It reports the result when the commit has ended, or after the target's
-// timeout.
-func (p *Prober) runCommit(c *Commit, s *session) {
-	waitCtx, cancel := context.WithTimeout(p.ctx, p.target.Timeout)
+// start starts a commit after the probe r, which succeeded. The commit owns s, the session of the probe. If s is nil, the
+// commit opens one of its own. start returns the commit, and s if the commit does not need it: if a commit is still running,
+// start returns that one, and on a replica it returns no commit. One goroutine at a time may call it.
+func (c *committer) start(s *session, r *Result) (commit *Commit, spare *session) {
+	isReplica := r.Role != nil && r.Role.Replica
+	if running := c.current.Load(); running != nil || isReplica {
+		return running, s
+	}
+	commit = NewCommit(r.Role != nil)
+	c.current.Store(commit)
+	c.work.Go(func() { c.run(commit, s) })
+	return commit, nil
+}
+
+// run runs a commit until it ends, and closes its session. It reports the result when the commit has ended, or
+// after the target's timeout.
+func (c *committer) run(commit *Commit, s *session) {
+	waitCtx, cancel := context.WithTimeout(c.ctx, c.target.Timeout)
 	defer cancel()
 	if s == nil {
 		var err error
-		if s, err = p.open(waitCtx, &trace{}, false); err != nil {
-			p.commits.current.Store(nil)
-			c.End(nil) // the next probe reports the reason
+		if s, err = c.open(waitCtx); err != nil {
+			c.current.Store(nil)
+			commit.End(nil) // the next probe reports the reason
 			return
 		}
 	}
 	// Closing the prober does not end this context: the commit must be cancelled on the server first.
-	commitCtx, cancelCommit := context.WithCancel(context.WithoutCancel(p.ctx))
+	commitCtx, cancelCommit := context.WithCancel(context.WithoutCancel(c.ctx))
 	defer cancelCommit()
 	results, returned := make(chan *CommitResult, 1), make(chan struct{})
-	p.work.Go(func() {
+	c.work.Go(func() {
 		defer close(returned)
 		results <- s.commit(commitCtx)
 	})
 	var result *CommitResult
+	late := false
 	select {
 	case result = <-results:
-		p.commits.current.Store(nil)
+		c.current.Store(nil)
 	case <-waitCtx.Done():
-		if p.ctx.Err() == nil { // a closed prober reports nothing
+		late = true
+		if c.ctx.Err() == nil { // a closed prober reports nothing
 			result = commitTimeout()
 		}
 	}
-	if result != nil && p.ctx.Err() == nil {
-		p.options.OnCommit(result)
+	if result != nil && c.ctx.Err() == nil {
+		c.onCommit(result)
 	}
-	c.End(result)
-	if p.commits.current.Load() == c {
-		if s.cancelCommit(p.ctx, results) {
+	commit.End(result)
+	if late {
+		if s.cancelCommit(c.ctx, results) {
 			<-returned
-			s.cancelLeftovers(p.ctx)
+			s.cancelLeftovers(c.ctx)
 		}
-		p.commits.current.Store(nil)
+		c.current.Store(nil)
 	}
 	cancelCommit()
 	<-returned // that goroutine owns the session until it returns
-	s.close(p.ctx)
+	s.close(c.ctx)
 }
 
 // commit runs the transaction. ctx bounds it. The result is nil on a replica and on a closed session.
@@ -207,8 +214,8 @@ func isUnsupported(err error) bool {
 }
 
 // cancelCommit sends cancel requests until results delivers the commit's result, and then returns true. After ctx has
-// ended it sends one more and returns. It lets each cancel request finish within its time, because PgBouncer 1.18 crashes if the connection of
-// a cancel request is closed while PgBouncer forwards it.
+// ended it sends one more and returns false. It lets each cancel request finish within its time, because PgBouncer 1.18
+// crashes if the connection of a cancel request is closed while PgBouncer forwards it.
 func (s *session) cancelCommit(ctx context.Context, results <-chan *CommitResult) (ended bool) {
 	s.dialer.callerBoundsCancel.Store(true)
 	for wait := minCancelTime; ; wait = min(2*wait, maxCancelTime) {

@@ -12,10 +12,10 @@
 //   - The kept session stays open between probes. Its own goroutine owns it and handles the requests of Probe. Between
 //     requests the goroutine listens, so that it notices a loss at once. If the end does not show the reason, the
 //     goroutine logs in again, or leaves it to the next probe (loss.go). The kept session gives way to others (guest.go).
-//   - The goroutine of a commit owns its session until the commit ends, even if the commit hangs.
+//   - The goroutine of a commit owns its session until the commit ends, even if the commit hangs (commit.go).
 //   - Query owns the session that it opens, and closes it.
 //   - Each login has its own goroutine, which passes the session to the caller. If the caller has stopped waiting, the
-//     goroutine closes the session.
+//     goroutine closes the session (login_queue.go).
 //
 // A server may refuse any part of the statistics (refusals.go): then that part alone is unknown. The verdict needs nothing
 // but SELECT 1.
@@ -23,7 +23,7 @@
 // The context of Probe bounds how long Probe takes. A query that is still running at its deadline costs the session. A
 // login that waits for credentials or has reached the server continues in the background for at most maxPendingTime,
 // because the server may hold a slot for it anyway. The context of Query bounds its login and its statement. In
-// addition, the target's timeout bounds the login, and maxDuration bounds the statement. A commit counts as failed
+// addition, the target's timeout bounds the login, and the parameter maxDuration bounds the statement. A commit counts as failed
 // after the target's timeout. It is then cancelled repeatedly until it ends. closeGrace bounds closing a session. The
 // context of Close bounds how long Close waits.
 //

@@ -127,12 +127,24 @@ func (p *Prober) releaseKept() {
 	}
 }
 
-// giveWayAndRetry makes the kept session k give way to a new login that was turned away, and logs in again for up to
-// maxReopen: a pooler may need a moment to notice that k has ended. If the login succeeds, giveWayAndRetry returns the
-// session, and no session is kept from then on. If it runs out of time, the first finding stands.
-func (p *Prober) giveWayAndRetry(ctx context.Context, r *Result, k *kept) *session {
+// giveWay makes the kept session k, which has replied, give way after a new login has failed, if k may be in its way. If
+// the login was turned away, giveWay tries it again and returns the session as retry does.
+func (p *Prober) giveWay(ctx context.Context, r *Result, k *kept) *session {
+	switch {
+	case k.mayBlockShutdown(r):
+		p.release(k)
+	case r.isTurnedAway() && k.isRelayed():
+		p.release(k)
+		return p.retry(ctx, r)
+	}
+	return nil
+}
+
+// retry logs in again for up to maxReopen after a new login was turned away and the kept session has given way: a pooler may
+// need a moment to notice that it has ended. If the login succeeds, retry returns the session, and no session is kept from
+// then on. If it runs out of time, the first finding stands.
+func (p *Prober) retry(ctx context.Context, r *Result) *session {
 	first := *r
-	p.release(k)
 	for start := time.Now(); time.Since(start) < maxReopen && r.isTurnedAway(); {
 		select {
 		case <-time.After(reopenInterval):

@@ -421,7 +421,7 @@ func TestFloodDuringWrite(t *testing.T) {
 	p, _, _ := newObservedProber(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p sslmode=disable", port))
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	s, err := p.open(ctx, &trace{}, false)
+	s, err := p.logins.open(ctx, &trace{}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -479,7 +479,7 @@ func TestReplyAtDeadline(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, testservers.Converse(loginOK, func(net.Conn, pgproto3.FrontendMessage) []byte { return selectOne }))
 	p := newTestProber(t, s.Port, "sslmode=disable")
-	session, err := p.open(t.Context(), &trace{}, false)
+	session, err := p.logins.open(t.Context(), &trace{}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,8 @@ const (
 // Loss is the end of a kept session by the other side.
 type Loss struct {
 	Reason LossReason
-	At     time.Time
+	// At is when the prober noticed the end.
+	At time.Time
 	// IdleLimit is how long the session had been idle, if something ends sessions that are idle for that long. It is 0
 	// otherwise.
 	IdleLimit time.Duration
@@ -206,7 +207,7 @@ func (p *Prober) reopen(end *sessionEnd) (LossReason, bool) {
 // loginAgain opens a session, reads the start times, and keeps the session if it may. It returns the kept session, nil
 // if the new one is not kept, and the failure of the login.
 func (p *Prober) loginAgain(ctx context.Context) (*kept, startTimes, *Failure) {
-	s, err := p.open(ctx, &trace{}, false)
+	s, err := p.logins.open(ctx, &trace{}, false)
 	if err != nil {
 		return nil, startTimes{}, classify(err, PhaseStartup)
 	}

@@ -33,9 +33,20 @@ func (p Phase) String() string {
 	return [phaseCount]string{"none", "credentials", "resolve", "dial", "tls", "startup", "query", "commit"}[p]
 }
 
-// Phases is the time spent in each phase, in seconds. A phase that was not reached is unknown. A phase that was under
+// Phases is the time spent in each phase. A phase that was not reached is unknown. A phase that was under
 // way when the probe ended counts up to that moment.
-type Phases [phaseCount]Number
+type Phases [phaseCount]Duration
+
+// connect returns how long opening a session took: the time of the phases that involve the server, without the query.
+func (ps Phases) connect() Duration {
+	var sum time.Duration
+	for _, phase := range AllPhases() {
+		if phase != PhaseQuery {
+			sum += ps[phase].Value
+		}
+	}
+	return knownDuration(sum)
+}
 
 // trace measures the phases of one login. Any goroutine may call its methods.
 type trace struct {
@@ -84,6 +95,13 @@ func (t *trace) recordPassword() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sentPassword = true
+}
+
+// hasSentPassword reports whether the login has sent a password.
+func (t *trace) hasSentPassword() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sentPassword
 }
 
 // waitsForPlace reports whether the login is connected, and may be waiting until a pooler or proxy has a place for it:

@@ -38,8 +38,8 @@ func roleSQL(part Part) string {
 	}
 }
 
-// ownSettingSQL returns a row if transactions are read-only by a setting of the session's own role or of the connection string, which says nothing about
-// other roles, and not also by one of the database. A setting of the server below it cannot be seen without the privileges of a
+// ownSettingSQL returns a row if transactions are read-only by a setting of the session's own role or of the connection
+// string, which says nothing about other roles, and not also by one of the database. A setting of the server below it cannot be seen without the privileges of a
 // superuser. Reading pg_settings takes milliseconds.
 const ownSettingSQL = `SELECT 1 FROM pg_settings WHERE name = 'default_transaction_read_only' AND source IN ('user', 'database user', 'client')
 AND NOT EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting WHERE setrole = 0

@@ -17,8 +17,7 @@ import (
 // standby (SQLSTATE 0A000), and with deferrable as the default it waits for other transactions. A search_path can put look-alike
 // functions and operators before pg_catalog. extra_float_digits below 1 rounds times before PostgreSQL 14. The lock_timeout
 // bounds statements that wait for a lock on a catalogue. jit may take seconds to compile a statement. With exit_on_error, a
-// function that is refused would end the session. All settings end with the
-// transaction, also through a pooler.
+// function that is refused would end the session. All settings end with the transaction, also through a pooler.
 const prefixSQL = `SET TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE;
 SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '100ms'; SET LOCAL idle_in_transaction_session_timeout = 0;
 SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL extra_float_digits = 1; SET LOCAL jit = off; SET LOCAL exit_on_error = off;

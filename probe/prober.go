@@ -78,9 +78,9 @@ type Prober struct {
 	target      *config.Target
 	credentials Credentials
 	options     Options
-	limits      limits
 	kind        kind
-	commits     commits
+	logins      loginQueue
+	commits     committer
 
 	refusals        refusals
 	refusedPassword refusedPassword
@@ -92,12 +92,10 @@ type Prober struct {
 	mu          sync.Mutex // protects what follows
 	closed      bool
 	kept        *kept
-	released    *kept           // the last one that was released; it may still use kind until it has ended
-	pending     []*pendingLogin // logins under way, youngest last
-	loginEnded  chan struct{}   // closed and replaced when a pending login ends
-	undecided   []*sessionEnd   // the ends of kept sessions for which the next probe must find the reason
-	otherServer bool            // the next kept session may lead to another server than the last one
-	lastIdle    time.Duration   // how long a session had been idle before its last end that nothing explains
+	released    *kept         // the last one that was released; it may still use kind until it has ended
+	undecided   []*sessionEnd // the ends of kept sessions for which the next probe must find the reason
+	otherServer bool          // the next kept session may lead to another server than the last one
+	lastIdle    time.Duration // how long a session had been idle before its last end that nothing explains
 
 	lastMisconfigured bool        // the last probe ended in StateMisconfigured; belongs to the current probe
 	pooled            atomic.Bool // a pooler is between this prober and the server
@@ -117,11 +115,13 @@ func New(target *config.Target, credentials Credentials, options Options) *Probe
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Prober{
-		target: target, credentials: credentials, options: options, kind: newKind(target),
-		limits: newLimits(), loginEnded: make(chan struct{}),
-	}
+	p := &Prober{target: target, credentials: credentials, options: options, kind: newKind(target)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.logins = loginQueue{
+		limits: newLimits(), login: p.login, hasCommand: credentials.HasPasswordCommand, ctx: p.ctx, work: &p.work,
+		ended: make(chan struct{}),
+	}
+	p.commits = committer{target: target, open: p.openForCommit, onCommit: options.OnCommit, ctx: p.ctx, work: &p.work}
 	return p
 }
 
@@ -162,38 +162,13 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 		return Unanswered(r.Start, 0, r.Keep)
 	}
 	defer p.work.Done()
-	var replies <-chan reply
-	if k != nil {
-		replies = k.send(ctx)
-	}
 	ends := p.takeUndecided()
-	watch := p.watchLogin(ctx, k)
-	s := p.openAndPing(ctx, r, watch)
-	watch.end(s != nil)
-	hung := false
-	if k != nil {
-		hung = p.awaitKept(ctx, r, k, replies, s != nil)
-	}
+	s, hung := p.ask(ctx, r, k)
 	p.explain(r, k)
-	if k != nil {
-		switch {
-		case !r.KeptUp:
-		case k.mayBlockShutdown(r):
-			p.release(k)
-		case r.isTurnedAway() && k.isRelayed():
-			s = p.giveWayAndRetry(ctx, r, k)
-		}
+	if s == nil && r.KeptUp {
+		s = p.giveWay(ctx, r, k)
 	}
-	switch {
-	case s == nil:
-	case !p.mayKeep(s):
-		r.Query = r.Phases[PhaseQuery]
-		if p.hasEnded() {
-			r.setStats(p.readStatsOnce(ctx, s))
-		}
-	case p.keepNew(ctx, r, k, s):
-		s = nil
-	}
+	spare := p.keepOrRead(ctx, r, k, s)
 	r.KeptUp = r.KeptUp && !hung
 	for _, end := range ends {
 		p.decide(end, r)
@@ -203,14 +178,48 @@ func (p *Prober) Probe(ctx context.Context) *Result {
 	r.Refusals = p.refusals.list()
 	r.Duration = time.Since(r.Start)
 	switch {
-	case p.target.Commit && r.Up():
-		r.Commit = p.commit(s, r)
-	case s != nil:
-		p.closeInBackground(s)
+	case !p.target.Commit:
+	case r.Up():
+		r.Commit, spare = p.commits.start(spare, r)
 	default:
 		r.Commit = p.commits.current.Load()
 	}
+	if spare != nil {
+		p.closeInBackground(spare)
+	}
 	return r
+}
+
+// ask opens and pings a new session, and at the same time sends a request to the kept session k, which is nil if none is
+// kept. It returns the new session as openAndPing does, and reports whether k hangs.
+func (p *Prober) ask(ctx context.Context, r *Result, k *kept) (s *session, hung bool) {
+	if k == nil {
+		return p.openAndPing(ctx, r, nil), false
+	}
+	replies := k.send(ctx)
+	watch := p.watchLogin(ctx, k)
+	s = p.openAndPing(ctx, r, watch)
+	watch.end(s != nil)
+	return s, p.awaitKept(ctx, r, k, replies, s != nil)
+}
+
+// keepOrRead keeps the new session s of this probe if it should, or reads the statistics on it if no session is kept. It
+// returns s unless it is kept. s is nil if there is none.
+func (p *Prober) keepOrRead(ctx context.Context, r *Result, k *kept, s *session) (spare *session) {
+	switch {
+	case s == nil:
+		return nil
+	case p.mayKeep(s):
+		if p.keepNew(ctx, r, k, s) {
+			return nil
+		}
+		return s
+	}
+	r.Query = r.Phases[PhaseQuery]
+	if p.hasEnded() {
+		r.setStats(p.readStatsOnce(ctx, s))
+	}
+	return s
 }
 
 // awaitKept copies the reply of the kept session k into the result, and reports whether k hangs. If a new session has
@@ -220,7 +229,7 @@ func (p *Prober) awaitKept(ctx context.Context, r *Result, k *kept, replies <-ch
 	wait := ctx
 	if answered {
 		var cancel context.CancelFunc
-		wait, cancel = context.WithTimeout(ctx, max(keptGrace, time.Duration(10*r.Phases[PhaseQuery].Value*float64(time.Second))))
+		wait, cancel = context.WithTimeout(ctx, max(keptGrace, 10*r.Phases[PhaseQuery].Value))
 		defer cancel()
 	}
 	rep := k.wait(wait, replies)
@@ -275,7 +284,7 @@ func (p *Prober) keepNew(ctx context.Context, r *Result, k *kept, s *session) bo
 			return false
 		}
 		// A request that exceeds the deadline would close the session. If too little time is left, the next probe sends it.
-		needed := time.Duration(float64(p.kind.queryCount()) * r.Phases[PhaseQuery].Value * float64(time.Second))
+		needed := time.Duration(p.kind.queryCount()) * r.Phases[PhaseQuery].Value
 		if needed < r.Deadline-time.Since(r.Start) {
 			r.setStats(current.wait(ctx, current.send(ctx)))
 		}
@@ -295,7 +304,7 @@ func (p *Prober) exchange(r *Result, k *kept) {
 	p.otherServer = true
 	p.mu.Unlock()
 	p.refusals.forget(minRefusalTime) // a name may lead to several servers by turns
-	r.Query = Number{}
+	r.Query = Duration{}
 	r.setStats(reply{})
 }
 
@@ -336,47 +345,14 @@ func (r *Result) setStats(rep reply) {
 func (p *Prober) openAndPing(ctx context.Context, r *Result, watch *loginWatch) *session {
 	var first *Failure
 	for attempt := 1; ; attempt++ {
-		t := &trace{}
-		watch.follow(t)
-		s, err := p.open(ctx, t, false)
-		if err == nil {
-			phases, _ := t.read()
-			var connect float64
-			for _, phase := range AllPhases() {
-				connect += phases[phase].Value
-			}
-			r.Connect = known(connect)
-			t.enter(PhaseQuery)
-			s.pooled = p.pooled.Load()
-			if err = p.pingNew(ctx, s); err == nil {
-				t.done()
-				p.refineRole(ctx, s)
-				r.Phases, _ = t.read()
-				r.TLS = t.tlsInfo()
-				r.Failure = nil
-				r.Role, r.postmasterStart = s.role, s.postmasterStart
-				r.Superuser = p.target.Kind != config.KindPgBouncer && s.conn.ParameterStatus("is_superuser") == "on"
-				return s
-			}
-			err = s.explainBySettings(err)
-			p.closeInBackground(s)
-		}
-		var phase Phase
-		r.Phases, phase = t.read()
-		r.TLS, r.address = t.tlsInfo(), t.peer()
-		var loginErr *loginError
-		if errors.As(err, &loginErr) {
-			phase = loginErr.phase
-		}
-		r.Failure = classify(err, phase)
-		if p.pooled.Load() && p.target.Kind != config.KindPgBouncer && phase == PhaseQuery && r.Failure.Reason == ReasonTimeout {
-			// The pooler accepted the login but has no server: it is paused, or all servers are in use or hang.
-			r.Failure.Reason = ReasonPooler
+		s, loginErr := p.attempt(ctx, r, watch)
+		if s != nil {
+			return s
 		}
 		if attempt == 2 && loginErr != nil && loginErr.endedAfterCertificate {
 			// With TLS 1.3 a server rejects a client certificate only after the handshake, and closing the connection
 			// may overtake the alert (RFC 8446, section 6.2). A single occurrence may be a coincidence.
-			r.Failure = classify(&tlsError{errNotAccepted}, phase)
+			r.Failure = classify(&tlsError{errNotAccepted}, r.Failure.Phase)
 		}
 		if first != nil && r.ranOutOfTime() {
 			r.Failure = first
@@ -385,8 +361,52 @@ func (p *Prober) openAndPing(ctx context.Context, r *Result, watch *loginWatch) 
 		if attempt == 2 || ctx.Err() != nil || !p.shouldRetry(r.Failure, loginErr) {
 			return nil
 		}
-		first, r.Connect = r.Failure, Number{}
+		first, r.Connect = r.Failure, Duration{}
 	}
+}
+
+// attempt is one attempt of openAndPing. If it fails, it sets r.Failure and returns the error of the login, nil if that
+// succeeded or is still under way.
+func (p *Prober) attempt(ctx context.Context, r *Result, watch *loginWatch) (*session, *loginError) {
+	t := &trace{}
+	watch.follow(t)
+	s, err := p.logins.open(ctx, t, false)
+	if err == nil {
+		phases, _ := t.read()
+		r.Connect = phases.connect()
+		t.enter(PhaseQuery)
+		s.pooled = p.pooled.Load()
+		if err = p.pingNew(ctx, s); err == nil {
+			t.done()
+			p.refineRole(ctx, s)
+			r.Phases, _ = t.read()
+			r.TLS = t.tlsInfo()
+			r.Failure = nil
+			r.Role, r.postmasterStart = s.role, s.postmasterStart
+			r.Superuser = p.target.Kind != config.KindPgBouncer && s.conn.ParameterStatus("is_superuser") == "on"
+			return s, nil
+		}
+		err = s.explainBySettings(err)
+		p.closeInBackground(s)
+	}
+	var phase Phase
+	r.Phases, phase = t.read()
+	r.TLS, r.address = t.tlsInfo(), t.peer()
+	var loginErr *loginError
+	if errors.As(err, &loginErr) {
+		phase = loginErr.phase
+	}
+	r.Failure = classify(err, phase)
+	if p.pooled.Load() && p.target.Kind != config.KindPgBouncer && phase == PhaseQuery && r.Failure.Reason == ReasonTimeout {
+		// The pooler accepted the login but has no server: it is paused, or all servers are in use or hang.
+		r.Failure.Reason = ReasonPooler
+	}
+	return nil, loginErr
+}
+
+// openForCommit opens a session for a commit.
+func (p *Prober) openForCommit(ctx context.Context) (*session, error) {
+	return p.logins.open(ctx, &trace{}, false)
 }
 
 // shouldRetry reports whether a failure is worth a second attempt. loginErr may be nil.

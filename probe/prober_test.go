@@ -365,7 +365,7 @@ func TestPendingLogins(t *testing.T) {
 		}
 	})
 	p := newTestProber(t, s.Port, "sslmode=disable")
-	p.limits = limits{maxPending: 400 * time.Millisecond, minAge: 100 * time.Millisecond, maxLogins: 4}
+	p.logins.limits = limits{maxPending: 400 * time.Millisecond, minAge: 100 * time.Millisecond, maxLogins: 4}
 	for begin := time.Now(); time.Since(begin) < 2*time.Second; {
 		if r := runProbe(t, p, 20*time.Millisecond); r.Up() || r.Failure.Reason != ReasonTimeout {
 			t.Fatalf("got %+v", r.Failure)
@@ -404,7 +404,7 @@ func TestAnotherPendingLoginEnds(t *testing.T) {
 		}
 	})
 	p := newTestProber(t, s.Port, "sslmode=disable")
-	p.limits = limits{maxPending: time.Minute, minAge: time.Minute, maxLogins: 4}
+	p.logins.limits = limits{maxPending: time.Minute, minAge: time.Minute, maxLogins: 4}
 	runProbe(t, p, 50*time.Millisecond)
 	runProbe(t, p, 50*time.Millisecond)
 	time.AfterFunc(100*time.Millisecond, func() { close(endSecond) })

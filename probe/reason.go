@@ -156,12 +156,7 @@ func detail(err error) string {
 	var (
 		configErr *configError
 		authErr   *authError
-		tlsErr    *tlsError
 		dnsErr    *net.DNSError
-		unknownCA x509.UnknownAuthorityError
-		otherHost x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		fileErr   *config.TLSError
 	)
 	switch {
 	case isExhausted(err):
@@ -170,18 +165,36 @@ func detail(err error) string {
 		return configErr.err.Error()
 	case errors.As(err, &authErr):
 		return authErr.detail
-	case errors.Is(err, errNoCertificate):
-		return errNoCertificate.Error()
-	case errors.Is(err, errNoTLS):
-		return errNoTLS.Error()
-	case errors.Is(err, errNotCertified):
-		return errNotCertified.Error()
-	case errors.Is(err, errForbidden):
-		return errForbidden.Error()
-	case errors.Is(err, errNoConsole):
-		return errNoConsole.Error()
-	case errors.Is(err, errBudget):
-		return errBudget.Error()
+	}
+	for _, own := range []error{errNoCertificate, errNoTLS, errNotCertified, errForbidden, errNoConsole, errBudget} {
+		if errors.Is(err, own) {
+			return own.Error()
+		}
+	}
+	if text := tlsDetail(err); text != "" {
+		return text
+	}
+	switch {
+	case errors.As(err, &dnsErr) && dnsErr.IsNotFound:
+		return "the name has no address"
+	case strings.Contains(err.Error(), requireAuthText):
+		return "the server asks for no password, which require_auth does not allow"
+	case strings.Contains(err.Error(), channelBindingText):
+		return "the server authenticates without the channel binding that channel_binding requires"
+	}
+	return ""
+}
+
+// tlsDetail is detail for failures of TLS.
+func tlsDetail(err error) string {
+	var (
+		tlsErr    *tlsError
+		unknownCA x509.UnknownAuthorityError
+		otherHost x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		fileErr   *config.TLSError
+	)
+	switch {
 	case errors.As(err, &unknownCA):
 		return "the server's certificate is signed by an unknown authority"
 	case errors.As(err, &otherHost) && !hasAlternativeNames(otherHost.Certificate):
@@ -197,12 +210,6 @@ func detail(err error) string {
 		return errNotAccepted.Error()
 	case errors.As(err, &tlsErr):
 		return "the TLS handshake failed"
-	case errors.As(err, &dnsErr) && dnsErr.IsNotFound:
-		return "the name has no address"
-	case strings.Contains(err.Error(), requireAuthText):
-		return "the server asks for no password, which require_auth does not allow"
-	case strings.Contains(err.Error(), channelBindingText):
-		return "the server authenticates without the channel binding that channel_binding requires"
 	}
 	return ""
 }

@@ -63,18 +63,16 @@ func (r *refusedPassword) forget() {
 	r.password, r.refusals, r.err = config.Sealed{}, 0, nil
 }
 
-// passwordWriter is what a login writes to. It notices whether a password was sent, in any form: a message of type 'p'
+// passwordWriter is what a login writes to. It records in trace that a password was sent, in any form: a message of type 'p'
 // (PasswordMessage, SASLInitialResponse and SASLResponse).
 type passwordWriter struct {
 	io.Writer
 
 	trace *trace
-	sent  bool
 }
 
-func (w *passwordWriter) Write(p []byte) (int, error) {
-	if !w.sent && len(p) > 0 && p[0] == 'p' {
-		w.sent = true
+func (w passwordWriter) Write(p []byte) (int, error) {
+	if len(p) > 0 && p[0] == 'p' {
 		w.trace.recordPassword()
 	}
 	return w.Writer.Write(p)

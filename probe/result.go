@@ -20,11 +20,11 @@ type Result struct {
 	Failure *Failure
 	// Phases holds how long each phase of the new session took.
 	Phases Phases
-	// Connect is how many seconds opening the new session took, until the server was ready for a query. It is unknown
-	// if the session was not opened.
-	Connect Number
-	// Query is how many seconds that query took: on the kept session if there is one, otherwise on the new one.
-	Query Number
+	// Connect is how long opening the new session took, until the server was ready for a query. It is unknown if the session
+	// was not opened.
+	Connect Duration
+	// Query is how long that query took: on the kept session if there is one, otherwise on the new one.
+	Query Duration
 	// TLS is what the new session's handshake showed, nil if there was none.
 	TLS *TLS
 	// address is the address of the server that refused the new session, as session.address returns it. It is empty if
@@ -36,7 +36,7 @@ type Result struct {
 	Keep, KeptUp bool
 	// Role is what the server is that the new session reached, nil if that is not known.
 	Role *Role
-	// postmasterStart is when the server started that the new session reached: see session.
+	// postmasterStart is when the server started that the new session reached, as session.postmasterStart.
 	postmasterStart Number
 	// ServerStats is set for a PostgreSQL server and PoolerStats for a PgBouncer, unless no session could read them.
 	// StatsFailure is why the session that tried failed.
@@ -173,4 +173,13 @@ func parseNumber(text []byte) (Number, error) {
 
 func known(v float64) Number { return Number{Value: v, Known: true} }
 
-func knownDuration(d time.Duration) Number { return known(d.Seconds()) }
+// Duration is a time that the exporter measured. It may be unknown.
+type Duration struct {
+	Value time.Duration
+	Known bool
+}
+
+// Seconds returns the duration in seconds.
+func (d Duration) Seconds() Number { return Number{Value: d.Value.Seconds(), Known: d.Known} }
+
+func knownDuration(d time.Duration) Duration { return Duration{Value: d, Known: true} }

@@ -302,30 +302,35 @@ func parseStats(results []*pgconn.Result, pid uint32) (statsReply, error) {
 		if len(row) != columnCount {
 			return statsReply{}, errors.New("a row of another width")
 		}
-		kind := string(row[columnKind])
-		if kind == rowTotal {
-			server.Used = p.number(row[countColumn])
-			continue
-		}
-		n := p.integer(row[countColumn])
-		switch {
-		case n == 0:
-		case kind == rowApplication:
-			server.Applications = append(server.Applications, Applications{toValidUTF8(row[columnApplication]), n})
-		default:
-			c := backendCount{state: stateUnknown, count: n}
-			if row[columnDatabase] != nil {
-				c.database = p.oid(row[columnDatabase])
-			}
-			if row[columnState] != nil {
-				c.state = toValidUTF8(row[columnState])
-			}
-			c.age = max(0, p.number(row[columnTransaction]).Value)
-			reply.backends = append(reply.backends, c)
-		}
+		p.parseCount(&reply, row, row[countColumn])
 	}
 	server.Applications = topApplications(server.Applications)
 	return reply, p.err
+}
+
+// parseCount adds what a row counts to the reply: all backends, those of an application, or those of a database and state.
+func (p *numberParser) parseCount(reply *statsReply, row [][]byte, count []byte) {
+	kind := string(row[columnKind])
+	if kind == rowTotal {
+		reply.server.Used = p.number(count)
+		return
+	}
+	n := p.integer(count)
+	switch {
+	case n == 0:
+	case kind == rowApplication:
+		reply.server.Applications = append(reply.server.Applications, Applications{toValidUTF8(row[columnApplication]), n})
+	default:
+		c := backendCount{state: stateUnknown, count: n}
+		if row[columnDatabase] != nil {
+			c.database = p.oid(row[columnDatabase])
+		}
+		if row[columnState] != nil {
+			c.state = toValidUTF8(row[columnState])
+		}
+		c.age = max(0, p.number(row[columnTransaction]).Value)
+		reply.backends = append(reply.backends, c)
+	}
 }
 
 // numberParser parses numbers in text format and keeps the first error.

@@ -74,7 +74,7 @@ func (p *Prober) queryOnce(ctx context.Context, sql string, maxDuration time.Dur
 	defer cancel()
 	watch := p.watchLogin(openCtx, k)
 	watch.follow(t)
-	s, err := p.open(openCtx, t, true)
+	s, err := p.logins.open(openCtx, t, true)
 	if err != nil {
 		watch.end(false)
 		_, phase := t.read()

@@ -105,7 +105,7 @@ func newRow(o *observed, now time.Time, individual bool) row {
 	r.Duration = duration(o.snapshot.At().Sub(r.Since))
 	if result.Up() {
 		r.Level = levelOK
-		r.Connect, r.Query = seconds(result.Connect), seconds(result.Query)
+		r.Connect, r.Query = knownLatency(result.Connect), knownLatency(result.Query)
 		r.setWarnings(o, now)
 	} else {
 		r.Level = levelBad

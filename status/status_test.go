@@ -56,22 +56,24 @@ func (*prober) Close(context.Context) error { return nil }
 
 func known(v float64) probe.Number { return probe.Number{Value: v, Known: true} }
 
+func took(d time.Duration) probe.Duration { return probe.Duration{Value: d, Known: true} }
+
 func up() *probe.Result {
 	r := &probe.Result{
-		Connect: known(.002), Query: known(.0004), Keep: true, KeptUp: true, Role: &probe.Role{},
+		Connect: took(2 * time.Millisecond), Query: took(400 * time.Microsecond), Keep: true, KeptUp: true, Role: &probe.Role{},
 		TLS: &probe.TLS{Version: "TLS 1.3", Cipher: "TLS_AES_128_GCM_SHA256", NotAfter: time.Now().Add(90 * 24 * time.Hour)},
 		ServerStats: &probe.ServerStats{
 			Used: known(12), Usable: known(97), Version: "18.4",
 			Connections: []probe.Connections{{Database: "app", State: "active", Count: 3}, {Database: "app", State: "idle", Count: 9}},
 		},
 	}
-	r.Phases[probe.PhaseDial], r.Phases[probe.PhaseStartup], r.Phases[probe.PhaseQuery] = known(.0001), known(.0019), known(.0005)
+	r.Phases[probe.PhaseDial], r.Phases[probe.PhaseStartup], r.Phases[probe.PhaseQuery] = took(100*time.Microsecond), took(1900*time.Microsecond), took(500*time.Microsecond)
 	return r
 }
 
 func failed(state probe.State, reason probe.Reason, phase probe.Phase) *probe.Result {
 	r := &probe.Result{Failure: &probe.Failure{State: state, Reason: reason, Phase: phase}}
-	r.Phases[probe.PhaseDial] = known(2)
+	r.Phases[probe.PhaseDial] = took(2 * time.Second)
 	return r
 }
 

@@ -175,21 +175,21 @@ type step struct {
 
 // waterfall returns the phases of a probe, as they follow each other, in units of waterfallWidth.
 func waterfall(r *probe.Result) []step {
-	total := 0.0
+	var total, at time.Duration
 	phases := append([]probe.Phase{probe.PhaseCredentials}, probe.AllPhases()...)
 	for _, p := range phases {
 		total += r.Phases[p].Value
 	}
 	var steps []step
-	at := 0.0
 	for _, p := range phases {
 		took := r.Phases[p]
 		if !took.Known {
 			continue
 		}
-		s := step{Name: p.String(), Took: seconds(took), Failed: !r.Up() && r.Failure.Phase == p}
+		s := step{Name: p.String(), Took: knownLatency(took), Failed: !r.Up() && r.Failure.Phase == p}
 		if total > 0 {
-			s.X, s.Width = at/total*waterfallWidth, max(1, took.Value/total*waterfallWidth)
+			unit := waterfallWidth / total.Seconds()
+			s.X, s.Width = at.Seconds()*unit, max(1, took.Value.Seconds()*unit)
 		}
 		at += took.Value
 		steps = append(steps, s)

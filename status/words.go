@@ -94,6 +94,14 @@ func latency(d time.Duration) string {
 	return fmt.Sprintf("%.3g s", d.Seconds())
 }
 
+// knownLatency returns a duration as a latency, "" if it is not known.
+func knownLatency(d probe.Duration) string {
+	if !d.Known {
+		return ""
+	}
+	return latency(d.Value)
+}
+
 // seconds returns a number of seconds as a latency, "" if it is not known.
 func seconds(n probe.Number) string {
 	if !n.Known {

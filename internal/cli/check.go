@@ -175,9 +175,9 @@ func (c *Check) runCheck(
 	case c.format == formatJSON:
 		_ = json.NewEncoder(out).Encode(f) // ignored: the reader may have gone
 	case f.Output != "":
-		fmt.Fprintf(out, "%s: %s (%.1f ms)\n", f.Status, f.Output, f.Duration*1e3)
+		fmt.Fprintf(out, "%s: %s (%s)\n", f.Status, f.Output, milliseconds(r.Took))
 	default:
-		fmt.Fprintf(out, "%s (%.1f ms)\n", f.Status, f.Duration*1e3)
+		fmt.Fprintf(out, "%s (%s)\n", f.Status, milliseconds(r.Took))
 	}
 	if r.Status == check.Fail {
 		return exitRejecting
@@ -233,6 +233,9 @@ func (c *Check) exitCode(code int) int {
 	return code
 }
 
+// milliseconds returns a duration for a person to read.
+func milliseconds(d time.Duration) string { return fmt.Sprintf("%.1f ms", d.Seconds()*1e3) }
+
 // write writes a result as a line of text or as JSON.
 func (c *Check) write(out io.Writer, name string, r *probe.Result) {
 	a := probeOutput{
@@ -247,8 +250,8 @@ func (c *Check) write(out io.Writer, name string, r *probe.Result) {
 	var steps []string
 	for _, phase := range probe.AllPhases() {
 		if took := r.Phases[phase]; took.Known {
-			a.Phases[phase.String()] = took.Value
-			steps = append(steps, fmt.Sprintf("%s %.1f ms", phase, took.Value*1e3))
+			a.Phases[phase.String()] = took.Value.Seconds()
+			steps = append(steps, fmt.Sprintf("%s %s", phase, milliseconds(took.Value)))
 		}
 	}
 	if c.format == formatJSON {
