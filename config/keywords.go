@@ -65,7 +65,7 @@ func libpqKeywords() []keyword {
 	)
 	return []keyword{
 		{name: "service", variable: "PGSERVICE", use: honoured, note: "a section of the service file; refused in a configuration file"},
-		{name: "servicefile", variable: "PGSERVICEFILE", use: honoured, note: "the service file; refused in a configuration file"},
+		{name: "servicefile", variable: "PGSERVICEFILE", use: honoured, note: "the service file, otherwise `~/.pg_service.conf`; refused in a configuration file"},
 		{name: keyUser, variable: "PGUSER", use: honoured, note: "the role"},
 		{name: keyPassword, variable: "PGPASSWORD", use: honoured, note: "the password"},
 		{name: "passfile", variable: "PGPASSFILE", use: honoured, note: "a file of passwords; refused in a configuration file"},

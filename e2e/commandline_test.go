@@ -150,6 +150,9 @@ func TestUnusableEnvironment(t *testing.T) {
 		{"no URI", "DATA_SOURCE_USER", "monitor"},
 		{"an empty file", "DATA_SOURCE_NAME_FILE", os.DevNull},
 		{"file", "DATA_SOURCE_NAME_FILE", "/nonexistent"},
+		{"a variable with spaces", "DATABASE_URL", " \t"},
+		{"a call of psql", "DATABASE_URL", "psql 'postgres://monitor:" + secret + "@db.example.org/app'"},
+		{"a password with a slash", "DATABASE_URL", "postgres://monitor:1/" + secret + "@db.example.org/app"},
 		{"the secret itself for a file", "DATA_SOURCE_NAME_FILE", "postgres://monitor:" + secret + "@db.example.org/app"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

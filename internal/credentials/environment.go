@@ -92,8 +92,11 @@ func (e environment) settings() (config.ConnSettings, error) {
 // connString returns the settings of a variable that holds a URL or keyword=value.
 func (e environment) connString(variable string) (config.ConnSettings, error) {
 	text, err := e.read(variable)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case strings.TrimSpace(string(text)) == "":
+		return nil, errors.New("is empty")
 	}
 	return config.ParseConnString(text)
 }

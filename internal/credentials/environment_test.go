@@ -139,6 +139,32 @@ func TestFromEnvironment(t *testing.T) {
 	}
 }
 
+// TestUnusableService: an error about libpq's service file says which file is meant and what it lacks. It has no name.
+func TestUnusableService(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	other, broken := filepath.Join(home, "other"), filepath.Join(home, "broken")
+	for path, content := range map[string]string{other: "[hunter]\nhost=h\n", broken: "hunter\n"} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const file = "the service file (PGSERVICEFILE, otherwise ~/.pg_service.conf) "
+	for path, want := range map[string]string{
+		"":                       file + "cannot be read: a file in " + home + ": no such file or directory",
+		home + "/none/hunter2":   file + "cannot be read: a file in " + home + ": no such file or directory",
+		other:                    file + "has no section for the service (PGSERVICE)",
+		broken:                   "the service file cannot be parsed: it has sections, and lines of keyword=value in them",
+		filepath.Join(home, "."): "servicefile: " + home + ": is a directory",
+	} {
+		t.Setenv("PGSERVICE", "hunter2")
+		t.Setenv("PGSERVICEFILE", path)
+		if err := verifyDSN("host=h"); err == nil || err.Error() != want {
+			t.Errorf("%s:\n got %v\nwant %s", path, err, want)
+		}
+	}
+}
+
 // TestEnvironmentFiles: every login reads the files that the variables name. A file that cannot be used is an error
 // that names the variable and the path.
 func TestEnvironmentFiles(t *testing.T) {

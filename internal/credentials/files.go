@@ -62,35 +62,44 @@ func defaultHost() string {
 	return "localhost"
 }
 
-// readService returns the settings of a section of libpq's service file. There are none if name is empty.
+// readService returns the settings of a section of libpq's service file. There are none if name is empty. libpq's file for
+// the whole system is not read, since only libpq knows where it is.
 func readService(name, path string) (config.ConnSettings, error) {
 	if name == "" {
 		return nil, nil
 	}
-	content, err := readConnFile("servicefile", path)
-	if err != nil {
-		return nil, err
+	content, err := config.ReadFile(path, maxConnFileSize)
+	switch {
+	case config.IsSystemError(err):
+		return nil, fmt.Errorf("the service file (PGSERVICEFILE, otherwise ~/.pg_service.conf) cannot be read: %w", err)
+	case err != nil:
+		return nil, withKey("servicefile", err)
 	}
 	file, err := pgservicefile.ParseServicefile(bytes.NewReader(content))
 	if err != nil { // its text holds a line of the file
-		return nil, errors.New("cannot use the service: its file cannot be parsed")
+		return nil, errors.New("the service file cannot be parsed: it has sections, and lines of keyword=value in them")
 	}
 	service, err := file.GetService(name)
 	if err != nil { // its text holds the name
-		return nil, errors.New("cannot use the service: its file does not have it, or cannot be read")
+		return nil, errors.New("the service file (PGSERVICEFILE, otherwise ~/.pg_service.conf) has no section for the service (PGSERVICE)")
 	}
 	settings, err := config.ServiceSettings(service.Settings)
-	if err != nil {
-		return nil, fmt.Errorf("servicefile: %w", err)
-	}
-	return settings, nil
+	return settings, withKey("servicefile", err)
 }
 
-// passwordFromFile returns the password that libpq's passfile has for a connection, empty if it has none.
+// passwordFromFile returns the password that libpq's passfile has for a connection, empty if it has none or if the system does
+// not let it be read. os.DevNull is how libpq's users turn the file off. An error names the path: the file exists, so the path
+// is not a secret in the wrong place.
 func passwordFromFile(c *config.Connection) (config.Secret, error) {
-	content, err := readConnFile("passfile", c.PassFile)
-	if err != nil {
-		return "", err
+	if c.PassFile == "" || c.PassFile == os.DevNull {
+		return "", nil
+	}
+	content, err := config.ReadFile(c.PassFile, maxConnFileSize)
+	switch {
+	case config.IsSystemError(err):
+		return "", nil
+	case err != nil:
+		return "", withKey("passfile", err)
 	}
 	passfile, err := pgpassfile.ParsePassfile(bytes.NewReader(content))
 	if err != nil { // a line that is too long
@@ -104,17 +113,4 @@ func passwordFromFile(c *config.Connection) (config.Secret, error) {
 		host = c.Address
 	}
 	return config.Secret(passfile.FindPassword(host, strconv.Itoa(int(c.Port)), c.Database, c.User)), nil
-}
-
-// readConnFile returns the content of a file, nil if the system does not let it be read. An error names the path: the file
-// exists, so the path is not a secret in the wrong place. os.DevNull is how libpq's users turn a file off.
-func readConnFile(key, path string) ([]byte, error) {
-	if path == "" || path == os.DevNull {
-		return nil, nil
-	}
-	content, err := config.ReadFile(path, maxConnFileSize)
-	if err != nil && !config.IsSystemError(err) {
-		return nil, withKey(key, err)
-	}
-	return content, nil
 }

@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -25,21 +26,30 @@ var ErrSeveral = errors.New("holds several connection strings")
 // before its parameters have the keywords user, password, host, port and dbname. They are absent if they are empty. Several
 // hosts of a URL are one value with commas, and so are their ports.
 //
-// jdbc reports whether the text is a URL of a JDBC driver, which begins with "jdbc:".
+// jdbc reports whether the text is a URL of a JDBC driver, which begins with "jdbc:". Its host is localhost unless it names
+// one (ConnectionFactory and Driver.parseURL of pgjdbc).
 func Parse(text string) (settings []Setting, jdbc bool, err error) {
-	text = strings.Trim(text, space) // editors and shells leave line ends behind
-	if listsSeveral(text) {
-		return nil, false, ErrSeveral
+	// Editors and shells leave line ends behind, and editors of Windows put a byte order mark before the text.
+	text = strings.Trim(strings.TrimPrefix(text, "\ufeff"), space)
+	if err := several(text); err != nil {
+		return nil, false, err
 	}
 	rest, jdbc := strings.CutPrefix(text, "jdbc:")
+	if name, found := strings.CutPrefix(rest, "postgresql:"); jdbc && found && !strings.HasPrefix(name, "//") {
+		rest = "postgresql:///" + strings.TrimPrefix(name, "/") // jdbc:postgresql:database
+	}
 	scheme := urlScheme().FindString(rest)
 	switch {
 	case strings.Contains(text, "\x00"):
 		return nil, false, errors.New("holds a NUL byte")
 	case scheme != "":
 		settings, err = parseURL(rest[len(scheme):], jdbc)
-	case looksLikeURL(text) && strings.ContainsAny(text[:1], `'"`):
-		err = errors.New("is a URL in quotes: leave them out")
+	case strings.HasPrefix(text, "'"), strings.HasPrefix(text, `"`):
+		err = errors.New("is in quotes: leave them out")
+	case strings.HasPrefix(text, "$"):
+		err = errors.New("begins with $: it is the name of a variable, which nothing has replaced by its value")
+	case hasCommand(text):
+		err = errors.New("begins with a command or with the name of a variable: keep only the connection string behind it")
 	case looksLikeURL(text):
 		err = errors.New("is a URL that does not begin with postgres:// or postgresql://")
 	case looksLikeSemicolons(text):
@@ -51,9 +61,16 @@ func Parse(text string) (settings []Setting, jdbc bool, err error) {
 }
 
 // urlScheme matches the beginning of a URL: libpq's two schemes, those of Django and Rails for PostgreSQL with extensions,
-// and each of them with the name of a driver, as SQLAlchemy writes it (postgresql+psycopg://).
+// and each of them with the name of a driver, as SQLAlchemy writes it (postgresql+psycopg://). Unlike libpq, it takes
+// capitals, since the scheme of a URL has no case (RFC 3986, section 3.1).
 func urlScheme() *regexp.Regexp {
-	return regexp.MustCompile(`^(postgres|postgresql|postgis|pgsql|timescale|timescalegis)(\+[a-z0-9_]+)?://`)
+	return regexp.MustCompile(`(?i)^(postgres|postgresql|postgis|pgsql|timescale|timescalegis)(\+[a-z0-9_]+)?://`)
+}
+
+// hasCommand reports whether a text is a call of psql, as consoles of platforms offer it for copying, or a line of a file of
+// variables.
+func hasCommand(text string) bool {
+	return regexp.MustCompile(`^(psql\s|(export\s+)?[A-Z][A-Z0-9_]*\s*=\s*['"]?[a-z0-9+]+://)`).MatchString(text)
 }
 
 const space = " \t\n\r\v\f" // isspace in the C locale
@@ -61,8 +78,12 @@ const space = " \t\n\r\v\f" // isspace in the C locale
 var (
 	errKeywords = errors.New("is not a list of keyword=value: put values with spaces into single quotes, " +
 		`and a backslash before ' and \`)
-	errURL = errors.New("is not a valid URL: percent-encode special characters in the user name and the password")
+	errURL = errors.New("is not a valid URL: " + percentEncode)
 )
+
+// percentEncode says what to write instead of a URL that is split in the wrong places. libpq takes the first @ of a URL for
+// the end of the password, and none behind a /.
+const percentEncode = "percent-encode special characters in the user name and the password (%40 for @, %2F for /, %25 for %)"
 
 // parseKeywords parses a list of keyword=value.
 func parseKeywords(rest string) ([]Setting, error) {
@@ -105,7 +126,9 @@ func cutValue(s string) (value, rest string, ok bool) {
 	return b.String(), "", !quoted
 }
 
-// parseURL parses what is behind the scheme of a URL. In a URL of JDBC, a parameter may have no value.
+// parseURL parses what is behind the scheme of a URL. In a URL of JDBC, a parameter may have no value. Unlike libpq, it refuses
+// an @ in the host and the database and a port that is no number: a password with such a character that is not encoded would
+// become the name of a server.
 func parseURL(rest string, jdbc bool) ([]Setting, error) {
 	var settings []Setting
 	add := func(key, value string) {
@@ -121,13 +144,22 @@ func parseURL(rest string, jdbc bool) ([]Setting, error) {
 	}
 	rest, query, _ := strings.Cut(rest, "?")
 	location, database, _ := strings.Cut(rest, "/")
+	if strings.Contains(location, "@") || strings.Contains(database, "@") {
+		return nil, errURL
+	}
 	var hosts, ports []string
 	for server := range strings.SplitSeq(location, ",") {
 		host, port, ok := splitServer(server)
-		if !ok {
+		switch {
+		case !ok:
 			return nil, errURL
+		case strings.Trim(port, "0123456789") != "":
+			return nil, errors.New("is not a valid URL, since its port is no number: put an IPv6 address into brackets, and " + percentEncode)
 		}
 		hosts, ports = append(hosts, host), append(ports, port)
+	}
+	if jdbc && location == "" {
+		add("host", "localhost")
 	}
 	add("host", strings.Join(hosts, ","))
 	if port := strings.Join(ports, ","); strings.Trim(port, ",") != "" {
@@ -140,7 +172,7 @@ func parseURL(rest string, jdbc bool) ([]Setting, error) {
 		// libpq refuses a second "=". Neon's options=endpoint=… is often written with one.
 		key, value, found := strings.Cut(parameter, "=")
 		if !found && !jdbc || key == "" {
-			return nil, errors.New("is not a valid URL: a parameter is not name=value")
+			return nil, errors.New("is not a valid URL, since a parameter is not name=value: " + percentEncode)
 		}
 		settings = append(settings, Setting{key, value})
 	}
@@ -190,10 +222,10 @@ func decode(s string) (string, bool) {
 	return b.String(), true
 }
 
-// looksLikeURL reports whether a text looks like a URL of another scheme, a mistyped one, or one in quotes. Such a URL
-// passes for keyword=value if it holds a "=".
+// looksLikeURL reports whether a text looks like a URL of another scheme, or a mistyped one. Such a URL passes for
+// keyword=value if it holds a "=".
 func looksLikeURL(text string) bool {
-	scheme, _, found := strings.Cut(strings.TrimLeft(text, `'"`), "/")
+	scheme, _, found := strings.Cut(text, "/")
 	return found && strings.HasSuffix(scheme, ":") && !strings.ContainsAny(scheme, `= @'\`)
 }
 
@@ -202,30 +234,36 @@ func looksLikeSemicolons(text string) bool {
 	return regexp.MustCompile(`(?i)^\s*(host|server|port|database|username|user id)\s*=[^=;'\s]*;\s*[a-z ]+=`).MatchString(text)
 }
 
-// listsSeveral reports whether a text is postgres_exporter's list of several connection strings, separated by commas: it
-// holds a second URL, or outside quotes a comma before a keyword that begins a connection string.
-func listsSeveral(text string) bool {
-	quoted, scheme, hasURL := false, urlScheme(), strings.Contains(text, "://")
+// several returns an error if a text holds several connection strings, as postgres_exporter takes them with commas between:
+// there is a second URL, or outside quotes a comma before a keyword that the text has already. A list of settings with
+// commas between is an error as well, since libpq takes a comma for a part of the value before it.
+func several(text string) error {
+	quoted, scheme := false, urlScheme()
+	trimmed := strings.TrimPrefix(text, "jdbc:")
+	isURL, hasURL := scheme.MatchString(trimmed), strings.Contains(text, "://")
 	for i := 0; i < len(text); i++ {
-		switch text[i] {
-		case '\\':
+		switch {
+		case text[i] == '\\':
 			i++
-		case '\'':
+		case text[i] == '\'':
 			quoted = !quoted
-		case ',':
-			rest := strings.TrimLeft(text[i+1:], " \t\r\n")
-			if hasURL && scheme.MatchString(rest) {
-				return true
-			}
-			if quoted || hasURL {
-				continue
-			}
-			for _, key := range []string{"host", "hostaddr", "user", "dbname", "service"} {
-				if strings.HasPrefix(rest, key+"=") {
-					return true
-				}
+		case isURL && strings.IndexByte(space+",;", text[i]) >= 0 && scheme.MatchString(strings.TrimPrefix(text[i+1:], "jdbc:")):
+			return ErrSeveral
+		case text[i] == ',' && !quoted && !hasURL:
+			found := regexp.MustCompile(`^(\s*)([a-z_]+)\s*=`).FindStringSubmatch(text[i+1:])
+			switch {
+			case found == nil:
+			case beginsServer(found[2]) && regexp.MustCompile(`(^|[\s,])`+found[2]+`\s*=`).MatchString(text[:i]):
+				return ErrSeveral
+			case beginsServer(found[2]) || found[1] != "":
+				return errors.New("has commas between its settings: write spaces alone")
 			}
 		}
 	}
-	return false
+	return nil
+}
+
+// beginsServer reports whether a keyword is one with which a connection string begins.
+func beginsServer(keyword string) bool {
+	return slices.Contains([]string{"host", "hostaddr", "user", "dbname", "service"}, keyword)
 }
