@@ -4,8 +4,10 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"os"
+	"slices"
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/credentials"
@@ -33,7 +35,7 @@ func (f *Flags) Loader(getenv func(string) string) func() (*config.File, error) 
 func (f *Flags) loadEnvironment(getenv func(string) string) (*config.File, error) {
 	target, err := config.FromEnvironment(getenv, f.Probing)
 	if err == nil {
-		err = credentials.VerifyEnvironment(target.Login.Environment)
+		err = cmp.Or(emptyVariable(target.Login.Environment, getenv), credentials.VerifyEnvironment(target.Login.Environment))
 	}
 	if err != nil {
 		return nil, err
@@ -41,6 +43,21 @@ func (f *Flags) loadEnvironment(getenv func(string) string) (*config.File, error
 	return &config.File{
 		Targets: []*config.Target{target}, Health: config.DefaultHealth(), TakenFrom: target.Login.Environment.Source,
 	}, nil
+}
+
+// emptyVariable returns an error if no variable names a server, and one that does so elsewhere is set and empty: what should
+// have filled it is missing, and libpq's default server is not meant.
+func emptyVariable(e *config.Environment, getenv func(string) string) error {
+	names := func(variable string) bool { return getenv(variable) != "" }
+	if e.Form != config.FormLibpq || slices.ContainsFunc([]string{"PGHOST", "PGHOSTADDR", "PGSERVICE"}, names) {
+		return nil
+	}
+	for _, variable := range []string{"DATA_SOURCE_NAME", "DATA_SOURCE_URI", "DATABASE_URL", "POSTGRES_HOST", "PGHOST"} {
+		if _, set := os.LookupEnv(variable); set {
+			return fmt.Errorf("%s is empty, and no other variable names a server", variable)
+		}
+	}
+	return nil
 }
 
 // Fingerprint returns a text that is another one once the content of --config.file has changed, whatever path leads to it, or
