@@ -119,24 +119,26 @@ const maxStartup = 9900
 // 104 elsewhere, with a NUL byte).
 const maxSocketPath = 103
 
-// NewConnection validates settings and returns the connection that they make. An error is ErrSeveralServers or a
-// ConnStringError.
+// NewConnection validates settings and returns the connection that they make. An error is a ConnStringError.
 func NewConnection(settings ConnSettings) (*Connection, error) {
 	v := validation{settings: maps.Clone(settings)}
-	for _, key := range []string{keyHost, keyHostaddr, keyPort} {
-		if strings.Contains(settings[key], ",") {
-			return nil, ErrSeveralServers
+	for key, value := range settings {
+		switch text := valueProblem(key, value); text {
+		case "":
+			continue
+		case ErrSeveralServers.Error():
+			v.problem(text)
+		default:
+			v.problem(key + " " + text)
 		}
+		delete(v.settings, key)
 	}
 	c := &Connection{
 		User: v.take(keyUser), Database: v.take(keyDatabase), Password: Secret(v.take(keyPassword)), PassFile: v.take("passfile"),
-		ChannelBinding: cmp.Or(v.oneOf("channel_binding", "disable", "prefer", "require"), "prefer"), RequireAuth: v.take("require_auth"),
+		ChannelBinding: cmp.Or(v.take("channel_binding"), "prefer"), RequireAuth: v.take(keyRequireAuth),
 	}
 	v.server(c)
-	if !isRequireAuth(c.RequireAuth) {
-		v.problem("require_auth " + requireAuthForm)
-	}
-	c.MinProtocol, c.MaxProtocol = v.between("min_protocol_version", "max_protocol_version", []string{"3.0", "3.2", "latest"})
+	c.MinProtocol, c.MaxProtocol = v.between("min_protocol_version", "max_protocol_version")
 	v.tls(c)
 	delete(v.settings, "service")
 	delete(v.settings, "servicefile")
@@ -152,10 +154,48 @@ func NewConnection(settings ConnSettings) (*Connection, error) {
 	if size > maxStartup {
 		v.problem(fmt.Sprintf("has user, dbname, options and parameters of more than %d bytes, which no server takes", maxStartup))
 	}
-	if len(v.problems) > 0 {
-		return nil, v.problems
+	if err := v.problems.Err(); err != nil {
+		return nil, err
 	}
 	return c, nil
+}
+
+// valueProblem returns what is wrong with the value of a setting, whatever the others are. It is empty if nothing is or if
+// there is no value. It does not hold the value.
+func valueProblem(key, value string) string {
+	host := withoutBrackets(value)
+	allowed := allowedValues()[key]
+	switch {
+	case value == "":
+	case (key == keyHost || key == keyHostaddr || key == keyPort) && strings.Contains(value, ","):
+		return ErrSeveralServers.Error()
+	case key == keyHost && strings.Contains(value, "://"):
+		return "is a URL: write the name or the address of the server, or the URL as a connection string"
+	case key == keyHost && !isHost(host):
+		return "must be a name, an address or the folder of a unix socket, without a port"
+	case key == keyHostaddr && !isAddress(host):
+		return "must be an IP address"
+	case key == keyServerName && !isName(strings.TrimSuffix(value, ".")) && !isAddress(value):
+		return "must be a name or an address"
+	case key == keyPort && !isPort(strings.TrimSpace(value)): // libpq takes spaces around a number (parse_int_param)
+		return "must be a number from 1 to 65535"
+	case key == keyRequireAuth && !isRequireAuth(value):
+		return "must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each"
+	case allowed != nil && !slices.Contains(allowed, value):
+		return "must be one of " + strings.Join(allowed, ", ")
+	}
+	return ""
+}
+
+// allowedValues returns the values of the settings that have a few. Versions are in ascending order.
+func allowedValues() map[string][]string {
+	protocols, tlsVersions := []string{"3.0", "3.2", "latest"}, []string{"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
+	return map[string][]string{
+		keySSLMode: sslModes(), "sslnegotiation": {"postgres", "direct"}, "sslcertmode": {"disable", "allow", "require"},
+		"sslsni": {"0", "1"}, "channel_binding": {"disable", "prefer", "require"},
+		"min_protocol_version": protocols, "max_protocol_version": protocols,
+		keyMinTLS: tlsVersions, keyMaxTLS: tlsVersions,
+	}
 }
 
 // validation takes settings one after the other and collects problems with their values.
@@ -174,19 +214,10 @@ func (v *validation) take(key string) string {
 	return value
 }
 
-// oneOf takes a setting that must have one of the values or none.
-func (v *validation) oneOf(key string, values ...string) string {
-	value := v.take(key)
-	if value != "" && !slices.Contains(values, value) {
-		v.problem(key + " must be one of " + strings.Join(values, ", "))
-		return ""
-	}
-	return value
-}
-
-// between takes two settings that have one of the values or none. The values are in ascending order.
-func (v *validation) between(lowKey, highKey string, values []string) (low, high string) {
-	low, high = v.oneOf(lowKey, values...), v.oneOf(highKey, values...)
+// between takes two settings with the same allowed values.
+func (v *validation) between(lowKey, highKey string) (low, high string) {
+	low, high = v.take(lowKey), v.take(highKey)
+	values := allowedValues()[lowKey]
 	if high != "" && slices.Index(values, low) > slices.Index(values, high) {
 		v.problem(lowKey + " is above " + highKey)
 	}
@@ -197,11 +228,7 @@ func (v *validation) between(lowKey, highKey string, values []string) (low, high
 func (v *validation) server(c *Connection) {
 	c.Host, c.Address = withoutBrackets(v.take(keyHost)), withoutBrackets(v.take(keyHostaddr))
 	c.Port = 5432
-	if text := v.take(keyPort); text != "" {
-		port, err := strconv.ParseUint(text, 10, 16)
-		if err != nil || port == 0 {
-			v.problem("port must be a number from 1 to 65535")
-		}
+	if port, err := strconv.ParseUint(strings.TrimSpace(v.take(keyPort)), 10, 16); err == nil {
 		c.Port = uint16(port)
 	}
 	if file := regexp.MustCompile(`^(.*)/\.s\.PGSQL\.([1-9][0-9]{0,4})$`).FindStringSubmatch(c.Host); file != nil && isSocket(c.Host) {
@@ -209,23 +236,10 @@ func (v *validation) server(c *Connection) {
 			c.Host, c.Port = cmp.Or(file[1], "/"), uint16(port)
 		}
 	}
-	switch {
-	case c.Host == "" || isHost(c.Host):
-	case strings.Contains(c.Host, "://"):
-		v.problem("host is a URL: write the name or the address of the server")
-	default:
-		v.problem("host " + hostForm)
-	}
 	if c.IsSocket() && len(c.Host)+len("/.s.PGSQL.65535") > maxSocketPath {
 		v.problem("host is the folder of a unix socket whose path is longer than the system allows")
 	}
-	if c.Address != "" && !isAddress(c.Address) {
-		v.problem("hostaddr must be an IP address")
-	}
 }
-
-// hostForm says what a host is.
-const hostForm = "must be a name, an address or the folder of a unix socket, without a port"
 
 // isHost reports whether host is a name, an address, the folder of a unix socket or the name of an abstract one.
 func isHost(host string) bool {
@@ -245,18 +259,19 @@ func withoutBrackets(host string) string {
 
 // tls takes the settings of TLS.
 func (v *validation) tls(c *Connection) {
-	given := v.oneOf(keySSLMode, sslModes()...)
+	given := v.take(keySSLMode)
 	t := &c.TLS
-	t.Direct = v.oneOf("sslnegotiation", "postgres", "direct") == "direct"
+	t.Direct = v.take("sslnegotiation") == "direct"
 	t.Roots, t.Certificate, t.Key, t.Revoked = v.take("sslrootcert"), v.take("sslcert"), v.take("sslkey"), v.take("sslcrl")
 	t.KeyPassword.Text = Secret(v.take(keySSLPassword))
-	t.CertMode = cmp.Or(v.oneOf("sslcertmode", "disable", "allow", "require"), "allow")
-	t.SendName = v.oneOf("sslsni", "0", "1") != "0"
-	serverName := v.take(keyServerName)
-	t.ServerName = cmp.Or(serverName, c.Host)
-	versions := []string{"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
-	low, high := v.between("ssl_min_protocol_version", "ssl_max_protocol_version", versions)
+	t.CertMode = cmp.Or(v.take("sslcertmode"), "allow")
+	t.SendName = v.take("sslsni") != "0"
+	t.ServerName = cmp.Or(v.take(keyServerName), c.Host)
+	low, high := v.between(keyMinTLS, keyMaxTLS)
 	t.MinVersion, t.MaxVersion = tlsVersion(low), tlsVersion(high)
+	if low == "" && high != "" && t.MaxVersion < tls.VersionTLS12 { // libpq, too, has TLSv1.2 as the lowest one
+		v.problem(keyMaxTLS + " is below TLSv1.2, which is the lowest version unless " + keyMinTLS + " is set")
+	}
 	t.Mode = cmp.Or(given, modePrefer)
 	if given == "" && t.Roots == "system" {
 		t.Mode = modeVerifyFull
@@ -271,8 +286,6 @@ func (v *validation) tls(c *Connection) {
 		t.Mode = modeDisable
 	}
 	switch {
-	case serverName != "" && !isName(strings.TrimSuffix(serverName, ".")) && !isAddress(serverName):
-		v.problem("server_name must be a name or an address")
 	case t.Mode == modeDisable && !t.Direct && t.Roots != "system" && t.Revoked == "", c.IsSocket():
 	case (t.Certificate == "") != (t.Key == ""):
 		v.problem("has only one of sslcert and sslkey; the certificate of an authority is sslrootcert")
@@ -292,13 +305,8 @@ func tlsVersion(name string) uint16 {
 	return map[string]uint16{"TLSv1": tls.VersionTLS10, "TLSv1.1": tls.VersionTLS11, "TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13}[name]
 }
 
-const requireAuthForm = "must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each"
-
 // isRequireAuth reports whether a text is a list of methods for require_auth (PQconnectOptions2 in fe-connect.c).
 func isRequireAuth(text string) bool {
-	if text == "" {
-		return true
-	}
 	var seen []string
 	for entry := range strings.SplitSeq(text, ",") {
 		method := strings.TrimPrefix(strings.TrimSpace(entry), "!")

@@ -6,6 +6,7 @@ package config
 import (
 	"cmp"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -19,14 +20,30 @@ var ErrSeveralServers = errors.New("names several servers, and each is a target 
 // empty value is the same as none, but replaces another value.
 type ConnSettings map[string]string
 
-// ConnStringError is what is wrong with a connection string. It holds no value.
+// ConnStringError is what is wrong with a connection string, sorted. It holds no value. It is an ErrSeveralServers if that is
+// among it.
 type ConnStringError []string
 
 func (e ConnStringError) Error() string { return strings.Join(e, "; ") }
 
+// Is makes errors.Is find ErrSeveralServers.
+func (e ConnStringError) Is(target error) bool {
+	return target == ErrSeveralServers && slices.Contains(e, ErrSeveralServers.Error())
+}
+
+// Err returns the problems as an error, each once, or nil if there are none.
+func (e ConnStringError) Err() error {
+	if len(e) == 0 {
+		return nil
+	}
+	slices.Sort(e)
+	return slices.Compact(e)
+}
+
 // ParseConnString returns the settings of a connection string. It translates what other drivers write into libpq's
 // keywords, and leaves out what has no meaning here. It does not look at the values of the settings that it returns:
-// NewConnection does. An error is ErrSeveralServers or a ConnStringError.
+// NewConnection does. An error is ErrSeveralServers or a ConnStringError. If the text has the form of a connection string,
+// the settings that can be used come with the error, so that NewConnection finds what else is wrong. Otherwise they are nil.
 func ParseConnString(text Secret) (ConnSettings, error) {
 	given, jdbc, err := dsn.Parse(string(text))
 	switch {
@@ -40,15 +57,11 @@ func ParseConnString(text Secret) (ConnSettings, error) {
 	for _, setting := range given {
 		t.add(setting.Key, setting.Value)
 	}
-	t.finish()
-	if len(t.problems) > 0 {
-		slices.Sort(t.problems)
-		return nil, t.problems
-	}
-	return t.settings, nil
+	return t.finish()
 }
 
-// LibpqSettings returns the settings that libpq's variables have. An error is a ConnStringError.
+// LibpqSettings returns the settings that libpq's variables have. An error is a ConnStringError, and comes with the settings
+// that can be used.
 func LibpqSettings(getenv func(string) string) (ConnSettings, error) {
 	t := newTranslation()
 	if timezone := getenv("PGTZ"); timezone != "" {
@@ -59,25 +72,17 @@ func LibpqSettings(getenv func(string) string) (ConnSettings, error) {
 			t.take(&k, k.variable, value)
 		}
 	}
-	t.finish()
-	if len(t.problems) > 0 {
-		return nil, t.problems
-	}
-	return t.settings, nil
+	return t.finish()
 }
 
-// ServiceSettings returns the settings of a section of libpq's service file. An error is a ConnStringError.
+// ServiceSettings returns the settings of a section of libpq's service file. An error is a ConnStringError, and comes with the
+// settings that can be used.
 func ServiceSettings(section map[string]string) (ConnSettings, error) {
 	t := newTranslation()
 	for key, value := range section {
 		t.add(key, value)
 	}
-	t.finish()
-	if len(t.problems) > 0 {
-		slices.Sort(t.problems)
-		return nil, t.problems
-	}
-	return t.settings, nil
+	return t.finish()
 }
 
 // translation turns what was written into settings by libpq's keywords.
@@ -142,14 +147,18 @@ func (t *translation) take(k *keyword, name, value string) {
 	}
 }
 
-// finish looks at settings that depend on each other.
-func (t *translation) finish() {
+// finish looks at settings that depend on each other. It returns the settings, and what is wrong with them.
+func (t *translation) finish() (ConnSettings, error) {
 	s := t.settings
 	for _, key := range t.unknown {
 		// Without a known keyword, the text may be a secret in the wrong place. With one, the key may be a part of a value.
-		if t.known && isKey(key) {
+		// Another spelling of a known keyword is neither.
+		switch known := cmp.Or(knownAs(key, slices.Values(libpqNames())), knownAs(key, maps.Keys(t.keywords))); {
+		case known != "":
+			t.problem("holds another spelling of " + known + ": write it so")
+		case t.known && isKey(key):
 			t.problem("holds " + key + ", which is not known here")
-		} else {
+		default:
 			t.problem("holds a key that is not known here")
 		}
 	}
@@ -164,6 +173,7 @@ func (t *translation) finish() {
 		delete(s, "client_encoding")
 	}
 	t.finishSSLMode()
+	return s, t.problems.Err()
 }
 
 // finishSSLMode sets sslmode to what other drivers mean. An sslmode that is written wins over them, unless it allows what

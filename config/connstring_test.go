@@ -15,10 +15,15 @@ import (
 // connection parses a connection string and validates its settings.
 func connection(text string) (*Connection, error) {
 	settings, err := ParseConnString(Secret(text))
-	if err != nil {
+	var problems, others ConnStringError
+	if err != nil && !errors.As(err, &problems) {
 		return nil, err
 	}
-	return NewConnection(settings)
+	c, err := NewConnection(settings)
+	if errors.As(err, &others) || problems != nil {
+		return nil, append(problems, others...).Err()
+	}
+	return c, err
 }
 
 // describe returns what differs from a connection of host=h user=u without other settings.
@@ -102,29 +107,32 @@ func TestConnStrings(t *testing.T) {
 		"postgis://u@h": "",
 		"postgresql+pg8000://u@/?unix_sock=/run/postgresql/.s.PGSQL.5433": "host=/run/postgresql port=5433 mode=disable",
 
-		url + "hostaddr=10.0.0.1&sslmode=verify-full":           "address=10.0.0.1 mode=verify-full",
-		"hostaddr=[::1] user=u":                                 "host= address=::1",
-		"host=/run/pg user=u hostaddr=10.0.0.1":                 "host=/run/pg address=10.0.0.1",
-		"host=@name user=u":                                     "host=@name mode=disable",
-		"host=@name/.s.PGSQL.6432 user=u":                       "host=@name port=6432 mode=disable",
-		"host=/run/postgresql/.s.PGSQL.5433 user=u":             "host=/run/postgresql port=5433 mode=disable",
-		"host=/run/postgresql/.s.PGSQL.5433 port=1 user=u":      "host=/run/postgresql port=5433 mode=disable",
-		"host=/run/postgresql user=u sslmode=verify-full":       "host=/run/postgresql mode=disable",
-		"host=[::1] user=u":                                     "host=::1",
-		"host=h. user=u":                                        "host=h.",
-		"postgres://u@h?host=%5B::1%5D":                         "host=::1",
-		"host=h user=u database=d":                              "database=d",
-		"host=h user=a user=u user=''":                          "",
-		"host=h user=u sslrootcert=system":                      "mode=verify-full roots=system",
-		"host=h user=u sslnegotiation=direct":                   "mode=require direct=true",
-		"host=h user=u sslcrl=/c sslmode=verify-ca":             "mode=verify-ca revoked=/c",
-		"host=h user=u sslcrl=/c sslmode=require sslrootcert=r": "mode=require roots=r revoked=/c",
-		"host=h user=u sslcert=c sslkey=k sslpassword=p":        "certificate=ckp",
-		"host=h user=u sslcert=c sslkey=k sslcertmode=disable":  "certmode=disable",
-		"host=h user=u sslsni=0":                                "sendname=false",
-		"host=h user=u ssl_min_protocol_version=TLSv1.3":        "versions=304-0",
-		"host=h user=u require_auth=!md5,!none":                 "auth=!md5,!none",
-		"host=h user=u min_protocol_version=3.2":                "protocols=3.2-",
+		url + "hostaddr=10.0.0.1&sslmode=verify-full":                                   "address=10.0.0.1 mode=verify-full",
+		"hostaddr=[::1] user=u":                                                         "host= address=::1",
+		"host=/run/pg user=u hostaddr=10.0.0.1":                                         "host=/run/pg address=10.0.0.1",
+		"host=@name user=u":                                                             "host=@name mode=disable",
+		"host=@name/.s.PGSQL.6432 user=u":                                               "host=@name port=6432 mode=disable",
+		"host=/run/postgresql/.s.PGSQL.5433 user=u":                                     "host=/run/postgresql port=5433 mode=disable",
+		"host=/run/postgresql/.s.PGSQL.5433 port=1 user=u":                              "host=/run/postgresql port=5433 mode=disable",
+		"host=/run/postgresql user=u sslmode=verify-full":                               "host=/run/postgresql mode=disable",
+		"host=[::1] user=u":                                                             "host=::1",
+		"host=h. user=u":                                                                "host=h.",
+		"postgres://u@h?host=%5B::1%5D":                                                 "host=::1",
+		"host=h user=u database=d":                                                      "database=d",
+		"host=h user=a user=u user=''":                                                  "",
+		"host=h user=u sslrootcert=system":                                              "mode=verify-full roots=system",
+		"host=h user=u sslnegotiation=direct":                                           "mode=require direct=true",
+		"host=h user=u sslcrl=/c sslmode=verify-ca":                                     "mode=verify-ca revoked=/c",
+		"host=h user=u sslcrl=/c sslmode=require sslrootcert=r":                         "mode=require roots=r revoked=/c",
+		"host=h user=u sslcert=c sslkey=k sslpassword=p":                                "certificate=ckp",
+		"host=h user=u sslcert=c sslkey=k sslcertmode=disable":                          "certmode=disable",
+		"host=h user=u sslsni=0":                                                        "sendname=false",
+		"host=h user=u ssl_min_protocol_version=TLSv1.3":                                "versions=304-0",
+		"host=h user=u port=' 5433 '":                                                   "port=5433",
+		"host=h username=a":                                                             "user=a",
+		"host=h user=u ssl_max_protocol_version=TLSv1.1 ssl_min_protocol_version=TLSv1": "versions=301-302",
+		"host=h user=u require_auth=!md5,!none":                                         "auth=!md5,!none",
+		"host=h user=u min_protocol_version=3.2":                                        "protocols=3.2-",
 	} {
 		c, err := connection(text)
 		if err != nil {
@@ -135,27 +143,36 @@ func TestConnStrings(t *testing.T) {
 	}
 }
 
+const (
+	hostForm        = "must be a name, an address or the folder of a unix socket, without a port"
+	requireAuthForm = "must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each"
+)
+
 // TestRefusedConnStrings: what the exporter does not do is refused with its name and what to write instead, and never with a
 // value.
 func TestRefusedConnStrings(t *testing.T) {
 	t.Parallel()
 	const s = "host=h user=u password=hunter2 "
 	for text, want := range map[string]string{
-		s + "requirepeer=hunter2":                 "holds requirepeer, which is refused: the exporter does not check who owns a server's process; use TLS with sslmode verify-full",
-		s + "gssencmode=require":                  "holds gssencmode, which is refused: the exporter does not encrypt with Kerberos; use TLS with sslmode",
-		s + "sslcrldir=hunter2":                   "holds sslcrldir, which is refused: write the lists into one file, and sslcrl",
-		s + "replication=database":                "holds replication, which is refused: a replication session runs no statements of the exporter",
-		s + "sslkeylogfile=x":                     "holds sslkeylogfile, which is refused: the exporter does not write the keys of TLS",
-		s + "scram_client_key=hunter2":            "holds scram_client_key, which is refused: write password instead",
-		s + "oauth_issuer=hunter2":                "holds oauth_issuer, which is refused: the exporter does not log in with OAuth: give its role another method in pg_hba.conf",
-		s + "sslinline=true":                      "holds sslinline, which is refused: write the certificates and the key into files, and their paths",
-		s + "sslidentity=x":                       "holds sslidentity, which is refused: the exporter does not read PKCS #12: write sslcert and sslkey instead",
-		s + "sslaccept=maybe":                     "holds sslaccept, which must be strict or accept_invalid_certs",
-		s + "ssl=hunter2":                         "holds ssl, which must be true, false or a value of sslmode",
-		s + "ssl=true sslmode=prefer":             "holds ssl, which requires TLS, and sslmode, which does not: keep one of them",
-		s + "hots=x":                              "holds hots, which is not known here",
-		s + "hunter2=x":                           "holds a key that is not known here",
-		s + "hots=x requirepeer=y":                "holds hots, which is not known here; holds requirepeer, which is refused: the exporter does not check who owns a server's process; use TLS with sslmode verify-full",
+		s + "requirepeer=hunter2":      "holds requirepeer, which is refused: the exporter does not check who owns a server's process; use TLS with sslmode verify-full",
+		s + "gssencmode=require":       "holds gssencmode, which is refused: the exporter does not encrypt with Kerberos; use TLS with sslmode",
+		s + "sslcrldir=hunter2":        "holds sslcrldir, which is refused: write the lists into one file, and sslcrl",
+		s + "replication=database":     "holds replication, which is refused: a replication session runs no statements of the exporter",
+		s + "sslkeylogfile=x":          "holds sslkeylogfile, which is refused: the exporter does not write the keys of TLS",
+		s + "scram_client_key=hunter2": "holds scram_client_key, which is refused: write password instead",
+		s + "oauth_issuer=hunter2":     "holds oauth_issuer, which is refused: the exporter does not log in with OAuth: give its role another method in pg_hba.conf",
+		s + "sslinline=true":           "holds sslinline, which is refused: write the certificates and the key into files, and their paths",
+		s + "sslidentity=x":            "holds sslidentity, which is refused: the exporter does not read PKCS #12: write sslcert and sslkey instead",
+		s + "sslaccept=maybe":          "holds sslaccept, which must be strict or accept_invalid_certs",
+		s + "ssl=hunter2":              "holds ssl, which must be true, false or a value of sslmode",
+		s + "ssl=true sslmode=prefer":  "holds ssl, which requires TLS, and sslmode, which does not: keep one of them",
+		s + "hots=x":                   "holds hots, which is not known here",
+		s + "hunter2=x":                "holds a key that is not known here",
+		s + "hots=x requirepeer=y":     "holds hots, which is not known here; holds requirepeer, which is refused: the exporter does not check who owns a server's process; use TLS with sslmode verify-full",
+		s + "hots=x sslmode=hunter2 port=0 hostaddr=a,b": "holds hots, which is not known here; " + ErrSeveralServers.Error() +
+			"; port must be a number from 1 to 65535; sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full",
+		s + "ssl_max_protocol_version=TLSv1.1":    "ssl_max_protocol_version is below TLSv1.2, which is the lowest version unless ssl_min_protocol_version is set",
+		s + "ssl_max_protocol_version=TLSv1":      "ssl_max_protocol_version is below TLSv1.2, which is the lowest version unless ssl_min_protocol_version is set",
 		s + "sslmode=hunter2":                     "sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full",
 		s + "channel_binding=hunter2":             "channel_binding must be one of disable, prefer, require",
 		s + "sslnegotiation=x":                    "sslnegotiation must be one of postgres, direct",
@@ -175,7 +192,7 @@ func TestRefusedConnStrings(t *testing.T) {
 		"host=hunter2:5432":                                                     "host " + hostForm,
 		"host='hunter 2'":                                                       "host " + hostForm,
 		"host=@":                                                                "host " + hostForm,
-		"host=postgres://u:hunter2@h":                                           "host is a URL: write the name or the address of the server",
+		"host=postgres://u:hunter2@h":                                           "host is a URL: write the name or the address of the server, or the URL as a connection string",
 		"host=/" + strings.Repeat("x", 100):                                     "host is the folder of a unix socket whose path is longer than the system allows",
 		"host=h options=" + strings.Repeat("x", 10000):                          "has user, dbname, options and parameters of more than 9900 bytes, which no server takes",
 		"host=a,b":                   ErrSeveralServers.Error(),
@@ -228,6 +245,9 @@ func TestLibpqSettings(t *testing.T) {
 func TestUnknownKeyword(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
+		"Host=h Username=u PASSWORD=hunter2 SSL-Mode=require Hunter=two user_Id=x": "holds a key that is not known here; " +
+			"holds another spelling of host: write it so; holds another spelling of password: write it so; " +
+			"holds another spelling of sslmode: write it so; holds another spelling of username: write it so",
 		"hunter=two": "holds a key that is not known here", "host=h hunter=two": "holds hunter, which is not known here",
 		"host=h idle_session_timeout=1 jit=off": "<nil>", "\nhost=h\r\n": "<nil>", " postgres://h/d\n": "<nil>",
 	} {

@@ -117,8 +117,11 @@ func (d *decoder) syntax(err error) error {
 		return fmt.Errorf("%s: an alias (*name) has no anchor (&name); a text that begins with * needs quotes", d.path)
 	}
 	if found := regexp.MustCompile(`^line (\d+): (.*)`).FindStringSubmatch(text); found != nil {
-		if strings.HasPrefix(found[2], "did not find expected") { // the line is that where the list or mapping begins
+		switch {
+		case strings.HasPrefix(found[2], "did not find expected"): // the line is that where the list or mapping begins
 			found[2] += " somewhere in what begins here"
+		case found[2] == "found character that cannot start any token":
+			found[2] += ": write spaces instead of tabs, and quotes around a text that begins with %, @ or `"
 		}
 		return fmt.Errorf("%s:%s: %s", d.path, found[1], found[2])
 	}
@@ -133,11 +136,17 @@ func (d *decoder) mapping(n *yaml.Node, where string, known fields) {
 	d.pairs(n, where, func(key *yaml.Node, value *yaml.Node) {
 		read := known[key.Value]
 		if read == nil {
-			at := where
-			if resolve(value).Tag != "!!null" && isKey(key.Value) { // otherwise it may be a part of a value, such as "pass:word"
-				at = join(where, key.Value)
+			names := strings.Join(slices.Sorted(maps.Keys(known)), ", ")
+			switch name := knownAs(key.Value, maps.Keys(known)); {
+			case key.Value == "<<":
+				d.problem(key, where, "has a merge key (<<), which is not taken: write common settings into a module or into defaults")
+			case name != "":
+				d.problem(key, where, "has another spelling of %s: write it so", name)
+			case resolve(value).Tag != "!!null" && isKey(key.Value): // otherwise it may be a part of a value, such as "pass:word"
+				d.problem(key, join(where, key.Value), "unknown key; known here are %s", names)
+			default:
+				d.problem(key, where, "unknown key; known here are %s", names)
 			}
-			d.problem(key, at, "unknown key; known here are %s", strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 			return
 		}
 		read(value, join(where, key.Value))

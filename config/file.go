@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -209,7 +208,7 @@ func (b *builder) module(name string, n *yaml.Node, where string, lowest setting
 	if allowed != nil && !merged.hasUser() {
 		b.problem(n, where, "has a list of allowed hosts but no user")
 	} else if allowed != nil {
-		adHoc := entry{location: location{host: "h", hostKey: "host", port: "5432"}, merged: merged}
+		adHoc := entry{location: location{host: "h", hostKey: "host"}, merged: merged}
 		complete := adHoc.withPlaceholders()
 		b.login(&complete, n, nil, where) // for problems that every ad-hoc target has
 	}
@@ -220,21 +219,15 @@ func (b *builder) module(name string, n *yaml.Node, where string, lowest setting
 // target reads one target. If there is a problem with it, its login means nothing. modules has the settings of each module,
 // and those of the targets without a module under the empty name.
 func (b *builder) target(name string, n *yaml.Node, where string, modules map[string]settings) *Target {
-	e := entry{location: location{port: "5432"}}
+	var e entry
 	var module string
 	var environment bool
 	known := b.settingsFields(&e.own)
 	b.sources(known, "dsn", func(dsn string) { e.dsn = Seal(Secret(dsn)) }, func(path string) { e.dsnFile = path })
 	b.sources(known, "host", func(host string) { e.host = host }, func(path string) { e.hostFile = path })
-	known["hostaddr"] = func(n *yaml.Node, where string) { e.hostaddr = b.text(n, where) }
+	known["hostaddr"] = func(n *yaml.Node, where string) { e.hostaddr = b.setting(n, where, keyHostaddr) }
 	known["module"] = func(n *yaml.Node, where string) { module = b.text(n, where) }
-	known["port"] = func(n *yaml.Node, where string) {
-		if port, err := strconv.ParseUint(b.text(n, where), 10, 16); err == nil && port > 0 {
-			e.port = strconv.FormatUint(port, 10)
-		} else {
-			b.problem(n, where, "must be a number from 1 to 65535")
-		}
-	}
+	known["port"] = func(n *yaml.Node, where string) { e.port = b.setting(n, where, keyPort) }
 	known["environment"] = func(n *yaml.Node, where string) {
 		if v := b.boolean(n, where); v != nil {
 			environment = *v

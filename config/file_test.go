@@ -137,18 +137,34 @@ func TestProblems(t *testing.T) {
 		"a text":    {"hunter2", "dir/x.yml:1: must be a mapping (key: value)"},
 		"a list":    {"- a\n", "dir/x.yml:1: must be a mapping (key: value)"},
 		"syntax":    {"targets:\n  a: {host: h\n", "dir/x.yml:1: did not find expected ',' or '}' somewhere in what begins here"},
-		"tabs":      {"targets:\n\ta: {}\n", "dir/x.yml:2: found character that cannot start any token"},
+		"tabs":      {"targets:\n\ta: {}\n", "dir/x.yml:2: found character that cannot start any token: write spaces instead of tabs, and quotes around a text that begins with %, @ or `"},
 		"not UTF-8": {"targets:\n  a: {host: \"\xff\"}\n", "dir/x.yml:2: is not UTF-8"},
 		"two":       {"targets: {a: {host: h, user: u}}\n---\nx: y\n", "dir/x.yml:2: begins a second document: there can be one"},
 		"large":     {strings.Repeat("# "+strings.Repeat("x", 98)+"\n", 100000), "dir/x.yml: is larger than 4096 KiB"},
 		"no anchor": {"targets: {a: {password: *hunter2}}\n", "dir/x.yml: an alias (*name) has no anchor (&name); a text that begins with * needs quotes"},
-		"merge key": {"targets:\n  a: &a {host: h, user: u}\n  b:\n    <<: *a\n", `dir/x.yml:4: targets.b: unknown key; known here are ` + targetKeys + "\ndir/x.yml:4: targets.b: needs a host or a dsn\ndir/x.yml:4: targets.b: has no user, nor have its module and the defaults"},
+		"merge key": {"targets:\n  a: &a {host: h, user: u}\n  b:\n    <<: *a\n", "dir/x.yml:4: targets.b: has a merge key (<<), which is not taken: write common settings into a module or into defaults" + "\ndir/x.yml:4: targets.b: needs a host or a dsn\ndir/x.yml:4: targets.b: has no user, nor have its module and the defaults"},
 		"itself":    {"targets: &a {a: *a}\n", "dir/x.yml:1: targets.a.a: unknown key; known here are " + targetKeys + "\ndir/x.yml:1: targets.a: needs a host or a dsn\ndir/x.yml:1: targets.a: has no user, nor have its module and the defaults"},
 		"binary":    {"targets: {a: {host: !!binary aGk=, user: u}}\n", "dir/x.yml:1: targets.a.host: must be a text"},
 		"slips": {
 			"targets:\n  a: {host: h, user: u, password:hunter2}\n  b: {host: h, user: u, password: x, hunter}\n  c: {host: h, user: u, hunter2: x}\n",
 			"dir/x.yml:2: targets.a: unknown key; known here are " + targetKeys + "\ndir/x.yml:3: targets.b: unknown key; known here are " + targetKeys +
 				"\ndir/x.yml:4: targets.c: unknown key; known here are " + targetKeys,
+		},
+		"spellings": {
+			"Defaults: {User: u}\ntargets:\n  a: {host: h, user: u, SSL_Mode: hunter2, passwordFile: hunter2, Hunter2: x}\n",
+			"dir/x.yml:1: has another spelling of defaults: write it so\ndir/x.yml:3: targets.a: has another spelling of sslmode: write it so" +
+				"\ndir/x.yml:3: targets.a: has another spelling of password_file: write it so\ndir/x.yml:3: targets.a: unknown key; known here are " + targetKeys,
+		},
+		"dsn with all faults": {
+			"targets:\n  a: {port: 1, dsn: 'host=h:5 hots=z SSLMODE=hunter2 passfile=f port=0 require_auth=x sslnegotiation=hunter2'}\n",
+			"dir/x.yml:2: targets.a.port: is given beside dsn: write it into one of them" +
+				"\ndir/x.yml:2: targets.a.dsn: holds another spelling of sslmode: write it so\ndir/x.yml:2: targets.a.dsn: holds hots, which is not known here" +
+				"\ndir/x.yml:2: targets.a.dsn: holds passfile: libpq's files are not read, use the keys of this file" +
+				"\ndir/x.yml:2: targets.a.dsn: has no user, nor have the target, its module and the defaults" +
+				"\ndir/x.yml:2: targets.a.dsn: host must be a name, an address or the folder of a unix socket, without a port" +
+				"\ndir/x.yml:2: targets.a.dsn: port must be a number from 1 to 65535" +
+				"\ndir/x.yml:2: targets.a.dsn: require_auth must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each" +
+				"\ndir/x.yml:2: targets.a.dsn: sslnegotiation must be one of postgres, direct",
 		},
 		"system": {
 			"defaults: {user: u, sslrootcert: system}\ntargets:\n  a: {host: h}\n  b: {host: h, sslmode: require}\n  c: {host: h, sslmode: verify-full}\n  d: {dsn: 'host=h sslmode=disable'}\n",
@@ -161,7 +177,7 @@ func TestProblems(t *testing.T) {
 		"mapped": {"modules: {m: {user: u, allow: ['::ffff:10.0.0.0/104']}}\n", "dir/x.yml:1: modules.m.allow[0]: must be written as an IPv4 network"},
 		"dsn keys": {
 			"targets:\n  a: {dsn: 'host=h user=u hots=z'}\n  b: {dsn: 'postgres://u@h?ssl_mode=require&hunter2=x'}\n",
-			"dir/x.yml:2: targets.a.dsn: holds hots, which is not known here\ndir/x.yml:3: targets.b.dsn: holds a key that is not known here\ndir/x.yml:3: targets.b.dsn: holds ssl_mode, which is not known here",
+			"dir/x.yml:2: targets.a.dsn: holds hots, which is not known here\ndir/x.yml:3: targets.b.dsn: holds a key that is not known here\ndir/x.yml:3: targets.b.dsn: holds another spelling of sslmode: write it so",
 		},
 		"pgbouncer": {
 			"targets: {a: {host: h, user: u, kind: pgbouncer, commit: true, applications: true}}\n",
@@ -208,7 +224,7 @@ dir/x.yml:4: modules.m.allow[2]: must be a name such as db.example.org or *.exam
 dir/x.yml:4: modules.m: has a list of allowed hosts but no user
 dir/x.yml:5: modules.n.require_auth: must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each
 dir/x.yml:6: modules: a key stands twice, first in line 4
-dir/x.yml:8: targets.a.host: names several hosts: make each of them a target of its own
+dir/x.yml:8: targets.a.host: names several servers, and each is a target of its own
 dir/x.yml:9: targets.b.port: must be a number from 1 to 65535
 dir/x.yml:9: targets.b.hunter: unknown key; known here are ` + targetKeys + `
 dir/x.yml:9: targets.b.module: there is no module with this name

@@ -4,7 +4,9 @@
 package config
 
 import (
+	"iter"
 	"slices"
+	"strings"
 )
 
 // keyword is a parameter of connection strings and what becomes of it.
@@ -37,6 +39,20 @@ func (k *keyword) accepts(value string) bool {
 	return k.use != refused || value == "" || slices.Contains(k.harmless, value)
 }
 
+// knownAs returns the known name that a text writes in another way, with capitals, spaces, dashes and underscores. It is empty
+// if there is none. Of several, it is the first in the order of the alphabet.
+func knownAs(text string, known iter.Seq[string]) string {
+	plain := func(name string) string {
+		return strings.NewReplacer(" ", "", "-", "", "_", "").Replace(strings.ToLower(name))
+	}
+	for _, name := range slices.Sorted(known) {
+		if plain(name) == plain(text) {
+			return name
+		}
+	}
+	return ""
+}
+
 // Keywords of libpq that this package looks at.
 const (
 	keyHost     = "host"
@@ -48,6 +64,9 @@ const (
 	keySSLMode  = "sslmode"
 
 	keySSLPassword = "sslpassword"
+	keyRequireAuth = "require_auth"
+	keyMinTLS      = "ssl_min_protocol_version"
+	keyMaxTLS      = "ssl_max_protocol_version"
 
 	// keyServerName is not one of libpq: the name for which a certificate is verified, if it is not the host.
 	keyServerName = "server_name"
@@ -96,11 +115,11 @@ func libpqKeywords() []keyword {
 		{name: "sslcrldir", variable: "PGSSLCRLDIR", use: refused, note: "write the lists into one file, and sslcrl"},
 		{name: "sslsni", variable: "PGSSLSNI", use: honoured, note: "0: the host's name is not sent"},
 		{name: "requirepeer", variable: "PGREQUIREPEER", use: refused, note: "the exporter does not check who owns a server's process; use TLS with sslmode verify-full"},
-		{name: "require_auth", variable: "PGREQUIREAUTH", use: honoured, note: "the methods by which a server may ask for the password"},
+		{name: keyRequireAuth, variable: "PGREQUIREAUTH", use: honoured, note: "the methods by which a server may ask for the password"},
 		{name: "min_protocol_version", variable: "PGMINPROTOCOLVERSION", use: honoured, note: "`3.0`, `3.2` or `latest`"},
 		{name: "max_protocol_version", variable: "PGMAXPROTOCOLVERSION", use: honoured, note: "`3.0`, `3.2` or `latest`"},
-		{name: "ssl_min_protocol_version", variable: "PGSSLMINPROTOCOLVERSION", use: honoured, note: "`TLSv1` to `TLSv1.3`; `TLSv1.2` if there is none"},
-		{name: "ssl_max_protocol_version", variable: "PGSSLMAXPROTOCOLVERSION", use: honoured, note: "`TLSv1` to `TLSv1.3`"},
+		{name: keyMinTLS, variable: "PGSSLMINPROTOCOLVERSION", use: honoured, note: "`TLSv1` to `TLSv1.3`; `TLSv1.2` if there is none"},
+		{name: keyMaxTLS, variable: "PGSSLMAXPROTOCOLVERSION", use: honoured, note: "`TLSv1` to `TLSv1.3`; below `TLSv1.2` it needs `ssl_min_protocol_version`"},
 		{name: "gssencmode", variable: "PGGSSENCMODE", use: refused, harmless: []string{"disable", "prefer"}, note: "the exporter does not encrypt with Kerberos; use TLS with sslmode"},
 		{name: "krbsrvname", variable: "PGKRBSRVNAME", use: leftOut, note: kerberos},
 		{name: "gsslib", variable: "PGGSSLIB", use: leftOut, note: kerberos},
@@ -118,6 +137,14 @@ func libpqKeywords() []keyword {
 	}
 }
 
+func libpqNames() []string {
+	var names []string
+	for _, k := range libpqKeywords() {
+		names = append(names, k.name)
+	}
+	return names
+}
+
 // otherKeywords returns what other drivers, frameworks and platforms put into connection strings.
 func otherKeywords() []keyword {
 	const (
@@ -128,6 +155,7 @@ func otherKeywords() []keyword {
 	)
 	all := []keyword{
 		{name: "database", use: honoured, means: keyDatabase, note: "pgx"},
+		{name: "username", use: honoured, means: keyUser, note: "Rails"},
 		{name: "ApplicationName", use: honoured, means: "application_name", note: "JDBC"},
 		{name: "channelBinding", use: honoured, means: "channel_binding", note: "JDBC"},
 		{name: "requireAuth", use: honoured, means: "require_auth", note: "JDBC"},

@@ -124,26 +124,15 @@ func (b *builder) login(e *entry, n *yaml.Node, given map[string]*yaml.Node, whe
 
 // fromFields returns a login that is made of the keys host, hostaddr, port and dbname.
 func (b *builder) fromFields(e *entry, n *yaml.Node, given map[string]*yaml.Node, where string) Login {
-	at, host := cmp.Or(given[e.hostKey], n), e.host
-	switch {
-	case e.hostKey == "":
+	at := cmp.Or(given[e.hostKey], n)
+	host := b.validSetting(at, join(where, e.hostKey), keyHost, e.host) // which may come from a variable or a file
+	if e.hostKey == "" {
 		b.problem(n, where, "needs a host or a dsn")
-	case host == "": // it is among the problems
-	case strings.Contains(host, ","):
-		b.problem(at, join(where, e.hostKey), "names several hosts: make each of them a target of its own")
-		host = ""
-	case !isHost(withoutBrackets(host)):
-		b.problem(at, join(where, e.hostKey), hostForm)
-		host = ""
-	}
-	if e.hostaddr != "" && !isAddress(withoutBrackets(e.hostaddr)) {
-		b.problem(given["hostaddr"], join(where, "hostaddr"), "must be an IP address")
-		host = ""
 	}
 	if !e.merged.hasUser() {
 		b.problem(n, where, "has no user, nor have its module and the defaults")
 	}
-	if host == "" || e.merged.user == nil {
+	if host == "" || e.merged.user == nil { // it is among the problems
 		return Login{}
 	}
 	return b.try(at, where, &e.merged, ConnSettings{
@@ -165,15 +154,14 @@ func (b *builder) fromDSN(e *entry, n *yaml.Node, given map[string]*yaml.Node, w
 		return Login{} // it is among the problems
 	}
 	conn, err := ParseConnString(dsn)
-	if err != nil {
-		b.connProblems(n, where, err)
+	b.connProblems(n, where, err)
+	if conn == nil {
 		return Login{}
 	}
 	has := func(key string) bool { _, ok := conn[key]; return ok }
 	for _, key := range []string{"service", "servicefile", "passfile"} {
 		if has(key) {
 			b.problem(n, where, "holds %s: libpq's files are not read, use the keys of this file", key)
-			return Login{}
 		}
 	}
 	for _, key := range e.own.keysSet() {
@@ -182,14 +170,11 @@ func (b *builder) fromDSN(e *entry, n *yaml.Node, given map[string]*yaml.Node, w
 		}
 	}
 	hasUser, hasHost := has(keyUser) || merged.hasUser(), conn[keyHost] != "" || conn[keyHostaddr] != ""
-	if !hasUser {
+	if !hasUser && !has("service") {
 		b.problem(n, where, "has no user, nor have the target, its module and the defaults")
 	}
-	if !hasHost {
+	if !hasHost && !has("service") {
 		b.problem(n, where, "has no host")
-	}
-	if !hasUser || !hasHost {
-		return Login{}
 	}
 	conn[keyDatabase] = cmp.Or(conn[keyDatabase], merged.database())
 	return b.try(n, where, merged, conn)

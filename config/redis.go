@@ -188,10 +188,17 @@ func redisParameters(u *url.URL) (map[string]string, error) {
 		return nil, errors.New("has parameters that cannot be read: percent-encode special characters in the password")
 	}
 	parameters := make(map[string]string)
+	all := slices.Concat(honouredRedisParameters(), ignoredRedisParameters(), slices.Collect(maps.Keys(redisHints())))
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		given := slices.DeleteFunc(values[name], func(value string) bool { return value == "" })
 		hint, refused := redisHints()[name]
+		other := ""
+		if !slices.Contains(all, name) {
+			other = knownAs(name, slices.Values(all))
+		}
 		switch {
+		case other != "":
+			return nil, fmt.Errorf("has another spelling of the parameter %s: write it so", other)
 		case len(given) == 0, slices.Contains(ignoredRedisParameters(), name):
 		case strings.HasPrefix(name, "ssl_validate_ocsp") && !isTrue(given[0]):
 		case refused:

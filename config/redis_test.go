@@ -86,6 +86,8 @@ func TestRedisURLs(t *testing.T) {
 		{text: "unix://r.sock", want: "must have three slashes and the path of a socket: unix:///PATH"},
 		{text: "unix://h/r.sock", want: "must have three slashes and the path of a socket: unix:///PATH"},
 		{text: "redis+socket://", want: "must have three slashes and the path of a socket: redis+socket:///PATH"},
+		{text: "redis://h?DB=3", want: "has another spelling of the parameter db: write it so"},
+		{text: "rediss://h?sslCertReqs=none", want: "has another spelling of the parameter ssl_cert_reqs: write it so"},
 		{text: "redis://a,b", want: "names several hosts: give each a URL, separated by semicolons for Celery and sentinels, otherwise in a check of its own"},
 		{text: "redis://a;redis://b", want: "lists several URLs: make each of them a check of its own"},
 		{kind: CheckCelery, text: "redis://a;b", want: schemes},

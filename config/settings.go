@@ -96,7 +96,7 @@ func (s *settings) probing() Probing {
 func (s *settings) values() map[string]*string {
 	return map[string]*string{
 		"user": s.user, "sslmode": s.sslmode, "sslrootcert": s.sslrootcert, "sslcert": s.sslcert, "sslkey": s.sslkey,
-		"sslcrl": s.sslcrl, keyServerName: s.serverName, "require_auth": s.requireAuth,
+		"sslcrl": s.sslcrl, keyServerName: s.serverName, keyRequireAuth: s.requireAuth,
 	}
 }
 
@@ -214,9 +214,7 @@ func (b *builder) settingsFields(s *settings) fields {
 		"password_command_ttl": func(n *yaml.Node, where string) {
 			s.ttl = b.duration(n, where, time.Second, 24*time.Hour)
 		},
-		"sslmode": func(n *yaml.Node, where string) {
-			assign(&s.sslmode, b.oneOf(n, where, sslModes()...))
-		},
+		"sslmode": func(n *yaml.Node, where string) { assign(&s.sslmode, b.setting(n, where, keySSLMode)) },
 		"sslrootcert": func(n *yaml.Node, where string) {
 			path := b.text(n, where)
 			if path != "system" {
@@ -227,8 +225,8 @@ func (b *builder) settingsFields(s *settings) fields {
 		"sslcert":      func(n *yaml.Node, where string) { assign(&s.sslcert, b.fromFolder(b.text(n, where))) },
 		"sslkey":       func(n *yaml.Node, where string) { assign(&s.sslkey, b.fromFolder(b.text(n, where))) },
 		"sslcrl":       func(n *yaml.Node, where string) { assign(&s.sslcrl, b.fromFolder(b.text(n, where))) },
-		"server_name":  func(n *yaml.Node, where string) { assign(&s.serverName, b.text(n, where)) },
-		"require_auth": func(n *yaml.Node, where string) { assign(&s.requireAuth, b.requireAuth(n, where)) },
+		"server_name":  func(n *yaml.Node, where string) { assign(&s.serverName, b.setting(n, where, keyServerName)) },
+		"require_auth": func(n *yaml.Node, where string) { assign(&s.requireAuth, b.setting(n, where, keyRequireAuth)) },
 		"timeout":      func(n *yaml.Node, where string) { s.timeout = b.duration(n, where, MinTimeout, MaxTimeout) },
 		"interval": func(n *yaml.Node, where string) {
 			s.interval = b.duration(n, where, 0, time.Hour)
@@ -269,14 +267,18 @@ func (b *builder) sources(known fields, key string, text, file func(string)) {
 	add("_file", func(n *yaml.Node, where string) { file(b.fromFolder(b.text(n, where))) })
 }
 
-// requireAuth reads the list of authentication methods that a server may use.
-func (b *builder) requireAuth(n *yaml.Node, where string) string {
-	methods := b.text(n, where)
-	if !isRequireAuth(methods) {
-		b.problem(n, where, requireAuthForm)
+// setting reads the value of a setting of a connection.
+func (b *builder) setting(n *yaml.Node, where, key string) string {
+	return b.validSetting(n, where, key, b.text(n, where))
+}
+
+// validSetting returns the value of a setting of a connection, or an empty one if something is wrong with it.
+func (b *builder) validSetting(n *yaml.Node, where, key, value string) string {
+	if text := valueProblem(key, value); text != "" {
+		b.problem(n, where, "%s", text)
 		return ""
 	}
-	return methods
+	return value
 }
 
 // checkSettings finds settings of a level that contradict each other or kind, which is the kind of the level or of one below.

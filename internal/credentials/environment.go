@@ -4,6 +4,7 @@
 package credentials
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -29,27 +30,35 @@ type environment struct{ *config.Environment }
 
 // connConfig makes the settings of one login. It reads the files that the variables name.
 func (e environment) connConfig() (*pgconn.Config, error) {
-	var cfg *pgconn.Config
 	own, err := e.settings()
-	if err == nil {
-		cfg, err = connect(own)
+	if own == nil {
+		return nil, withSource(e.Source, err)
 	}
-	if err != nil {
-		return nil, e.withSource(err)
+	cfg, connectErr, variablesErr := connect(own)
+	if err = together(withSource(e.Source, together(err, connectErr)), variablesErr); err != nil {
+		return nil, err
 	}
 	return cfg, nil
 }
 
-// withSource adds where the settings come from to an error about them.
-func (e environment) withSource(err error) error {
+// withSource adds where settings come from to an error about them, if there is one.
+func withSource(source string, err error) error {
 	var named *variableError
 	switch {
-	case errors.Is(err, config.ErrSeveralServers):
-		return fmt.Errorf("%s: %w: list them in a --config.file", e.Source, err)
-	case errors.As(err, &named):
+	case err == nil, errors.As(err, &named):
 		return err
+	case errors.Is(err, config.ErrSeveralServers):
+		return fmt.Errorf("%s: %w: list them in a --config.file", source, err)
 	}
-	return fmt.Errorf("%s: %w", e.Source, err)
+	return fmt.Errorf("%s: %w", source, err)
+}
+
+// together returns an error with the texts of two, of which one or both may be nil.
+func together(err, other error) error {
+	if err == nil || other == nil {
+		return cmp.Or(err, other)
+	}
+	return fmt.Errorf("%w; %w", err, other)
 }
 
 // variableError is an error that names its variable.
@@ -71,7 +80,8 @@ func (e environment) read(variable string) (config.Secret, error) {
 	return value, nil
 }
 
-// settings returns what the variables say. They override libpq's variables.
+// settings returns what the variables say. They override libpq's variables. The settings may come with an error, as those of
+// config.ParseConnString do.
 func (e environment) settings() (config.ConnSettings, error) {
 	switch e.Form {
 	case config.FormDataSourceName:
@@ -111,12 +121,12 @@ func (e environment) dataSourceURI() (config.ConnSettings, error) {
 		uri = "postgresql://" + uri
 	}
 	settings, err := config.ParseConnString(uri)
-	if err != nil {
+	if settings == nil {
 		return nil, err
 	}
-	parts, err := e.parts(map[string]string{"user": "DATA_SOURCE_USER", "password": "DATA_SOURCE_PASS"})
+	parts, partsErr := e.parts(map[string]string{"user": "DATA_SOURCE_USER", "password": "DATA_SOURCE_PASS"})
 	maps.Copy(settings, parts)
-	return settings, err
+	return settings, together(err, partsErr)
 }
 
 // parts returns the settings that variables have, which need no quoting. variables has the variable of each keyword.
@@ -136,31 +146,33 @@ func (e environment) parts(variables map[string]string) (config.ConnSettings, er
 }
 
 // connect makes the settings of a login as libpq does: with its variables, its service file, its passfile and its files in the
-// home directory. An error is one of config.NewConnection or of connConfig, or is about a file.
-func connect(own config.ConnSettings) (*pgconn.Config, error) {
-	variables, err := config.LibpqSettings(os.Getenv)
-	if err != nil {
-		return nil, &variableError{err}
-	}
+// home directory. An error is one of config.NewConnection or of connConfig, or is about a file. One that goes away without
+// libpq's variables is variablesErr and says so.
+func connect(own config.ConnSettings) (cfg *pgconn.Config, err, variablesErr error) {
+	variables, variablesErr := config.LibpqSettings(os.Getenv)
 	home := homeFiles()
 	named := overlay(home, variables, own)
 	service, err := readService(named["service"], named["servicefile"])
-	if err != nil {
-		return nil, err
+	c, connErr := config.NewConnection(withDefaults(overlay(home, variables, service, own)))
+	var all, without config.ConnStringError
+	if errors.As(connErr, &all) {
+		_, errWithout := config.NewConnection(withDefaults(overlay(home, service, own)))
+		errors.As(errWithout, &without)
 	}
-	c, err := config.NewConnection(withDefaults(overlay(home, variables, service, own)))
-	if err != nil {
-		if _, errWithout := config.NewConnection(withDefaults(overlay(home, service, own))); errWithout == nil {
-			err = &variableError{fmt.Errorf("libpq's variables: %w", err)}
-		}
-		return nil, err
+	ofVariables := slices.DeleteFunc(slices.Clone(all), func(problem string) bool { return slices.Contains(without, problem) })
+	others := slices.DeleteFunc(all, func(problem string) bool { return slices.Contains(ofVariables, problem) })
+	err = together(err, others.Err())
+	variablesErr = together(variablesErr, withSource("libpq's variables", ofVariables.Err()))
+	if err != nil || variablesErr != nil {
+		return nil, err, variablesErr
 	}
 	if c.Password == "" {
 		if c.Password, err = passwordFromFile(c); err != nil {
-			return nil, err
+			return nil, err, nil
 		}
 	}
-	return connConfig(c)
+	cfg, err = connConfig(c)
+	return cfg, err, nil
 }
 
 // overlay returns the settings of all levels. Those of a later level win.

@@ -139,6 +139,22 @@ func TestFromEnvironment(t *testing.T) {
 	}
 }
 
+// TestAllFaults: everything that is wrong with variables is reported at once.
+func TestAllFaults(t *testing.T) {
+	t.Setenv("PGREQUIREPEER", "hunter2")
+	t.Setenv("PGCHANNELBINDING", "hunter2")
+	err := VerifyEnvironment(&config.Environment{Source: "DATABASE_URL", Form: config.FormDatabaseURL, Variables: map[string]config.Variable{
+		"DATABASE_URL": {Text: "postgres://u@h:0/d?hots=x&sslmode=hunter2"},
+	}})
+	const want = "DATABASE_URL: holds hots, which is not known here; " +
+		"port must be a number from 1 to 65535; sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full; " +
+		"PGREQUIREPEER is refused: the exporter does not check who owns a server's process; use TLS with sslmode verify-full; " +
+		"libpq's variables: channel_binding must be one of disable, prefer, require"
+	if fmt.Sprint(err) != want {
+		t.Errorf("got %v\nwant %s", err, want)
+	}
+}
+
 // TestUnusableService: an error about libpq's service file says which file is meant and what it lacks. It has no name.
 func TestUnusableService(t *testing.T) {
 	home := t.TempDir()

@@ -63,7 +63,7 @@ targets:
 			map[string]string{
 				"dsn":    "user_file: " + dir + "/user: is empty",
 				"host":   "user_file: " + dir + "/user: is empty",
-				"own":    "host_file: names several hosts: make each of them a target of its own",
+				"own":    "host_file: names several servers, and each is a target of its own",
 				"ad-hoc": "user_file: " + dir + "/user: is empty",
 			},
 		},
