@@ -188,9 +188,13 @@ func (b *builder) check(name string, n *yaml.Node, where string) checkEntry {
 		c.TLS.Roots = Content{Key: "sslrootcert", File: b.fromFolder(b.text(n, where))}
 	})
 	for _, kind := range []CheckKind{CheckRedis, CheckCelery, CheckHTTP, CheckTCP} {
-		key(string(kind), func(n *yaml.Node, where string) { c.Location = Secret(b.text(n, where)) })
-		key(string(kind)+"_file", func(n *yaml.Node, where string) { c.LocationFile = b.fromFolder(b.text(n, where)) })
-		key(string(kind)+"_env", func(n *yaml.Node, where string) { c.Location = b.variable(n, where) })
+		readers := b.textOrFile(
+			func(text string) { c.Location = Secret(text) },
+			func(path string) { c.LocationFile = path },
+		)
+		for suffix, read := range readers { // checkKind finds several, also of different kinds
+			key(string(kind)+suffix, read)
+		}
 	}
 	b.mapping(n, where, known)
 	b.checkKind(c, n, where, given)
@@ -201,20 +205,17 @@ func (b *builder) check(name string, n *yaml.Node, where string) checkEntry {
 // content adds the keys of a text that may also be in a variable or a file. key is the function of check that adds a
 // key.
 func (b *builder) content(key func(string, func(*yaml.Node, string)), name string, to *Content) {
-	set := func(key string, read func(*yaml.Node, string) Content) func(*yaml.Node, string) {
-		return func(n *yaml.Node, where string) {
-			if to.IsSet() {
-				b.problem(n, where, "is given in several ways: keep one of %[1]s, %[1]s_env and %[1]s_file", name)
-			}
-			*to = read(n, where)
-			to.Key = key
+	readers := b.textOrFile(
+		func(text string) { *to = Content{Text: Secret(text)} },
+		func(path string) { *to = Content{File: path} },
+	)
+	for suffix, read := range readers {
+		readers[suffix] = func(n *yaml.Node, where string) {
+			read(n, where)
+			to.Key = name + suffix
 		}
 	}
-	key(name, set(name, func(n *yaml.Node, where string) Content { return Content{Text: Secret(b.text(n, where))} }))
-	key(name+"_env", set(name+"_env", func(n *yaml.Node, where string) Content { return Content{Text: b.variable(n, where)} }))
-	key(name+"_file", set(name+"_file", func(n *yaml.Node, where string) Content {
-		return Content{File: b.fromFolder(b.text(n, where))}
-	}))
+	b.oneWay(key, name, readers)
 }
 
 // variable reads the name of a variable, which must be set, and returns the variable's value without line ends.

@@ -223,8 +223,8 @@ func (b *builder) target(name string, n *yaml.Node, where string, modules map[st
 	var module string
 	var environment bool
 	known := b.settingsFields(&e.own)
-	b.sources(known, "dsn", func(dsn string) { e.dsn = Seal(Secret(dsn)) }, func(path string) { e.dsnFile = path })
-	b.sources(known, "host", func(host string) { e.host = host }, func(path string) { e.hostFile = path })
+	b.oneWay(known.add, "dsn", b.textOrFile(func(dsn string) { e.dsn = Seal(Secret(dsn)) }, func(path string) { e.dsnFile = path }))
+	b.oneWay(known.add, keyHost, b.textOrFile(func(host string) { e.host = host }, func(path string) { e.hostFile = path }))
 	known["hostaddr"] = func(n *yaml.Node, where string) { e.hostaddr = b.setting(n, where, keyHostaddr) }
 	known["module"] = func(n *yaml.Node, where string) { module = b.text(n, where) }
 	known["port"] = func(n *yaml.Node, where string) { e.port = b.setting(n, where, keyPort) }
@@ -266,7 +266,7 @@ func (b *builder) target(name string, n *yaml.Node, where string, modules map[st
 	return t
 }
 
-// firstKey returns which of the keys that b.sources adds for a text is given, or an empty one if none is.
+// firstKey returns which of the keys that textOrFile reads for a text is given, or an empty one if none is.
 func firstKey(given map[string]*yaml.Node, key string) string {
 	for _, suffix := range []string{"", "_env", "_file"} {
 		if given[key+suffix] != nil {

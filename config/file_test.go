@@ -217,7 +217,7 @@ targets:
 `, `dir/x.yml:2: defaults.timeout: must be a duration such as 5s or 500ms
 dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, verify-ca, verify-full
 dir/x.yml:2: defaults: has only one of sslcert and sslkey
-dir/x.yml:4: modules.m.password_file: the password is given in several ways: keep one of password, password_file, password_env and password_command
+dir/x.yml:4: modules.m.password_file: is given in several ways: keep one of password, password_command, password_env and password_file
 dir/x.yml:4: modules.m.allow[0]: must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16
 dir/x.yml:4: modules.m.allow[1]: must not have bits set behind the network's length
 dir/x.yml:4: modules.m.allow[2]: must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16

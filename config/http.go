@@ -149,9 +149,6 @@ func (b *builder) httpFields(c *Check, key func(string, func(*yaml.Node, string)
 	key("tls_config", func(n *yaml.Node, where string) { b.tlsConfig(&c.TLS, n, where) })
 }
 
-// add adds a key. It is for content.
-func (f fields) add(key string, read func(*yaml.Node, string)) { f[key] = read }
-
 // statuses reads a status, a class such as 2xx, or a list of them.
 func (b *builder) statuses(n *yaml.Node, where string) []StatusRange {
 	var texts []string

@@ -179,23 +179,16 @@ func (b *builder) settingsFields(s *settings) fields {
 			*to = &text
 		}
 	}
-	source := func(to **PasswordSource, ways string, set func(p *PasswordSource, n *yaml.Node, where string)) func(*yaml.Node, string) {
-		return func(n *yaml.Node, where string) {
-			if *to != nil {
-				b.problem(n, where, "the password is given in several ways: keep one of %s", ways)
-			}
-			*to = &PasswordSource{}
-			set(*to, n, where)
+	// The source of a password is what its key says. A variable is read by each login.
+	password := func(to **PasswordSource) map[string]func(*yaml.Node, string) {
+		set := func(p PasswordSource) { *to = &p }
+		return map[string]func(*yaml.Node, string){
+			"":         func(n *yaml.Node, where string) { set(PasswordSource{Text: Secret(b.text(n, where))}) },
+			"_env":     func(n *yaml.Node, where string) { set(PasswordSource{Variable: b.text(n, where)}) },
+			"_file":    func(n *yaml.Node, where string) { set(PasswordSource{File: b.fromFolder(b.text(n, where))}) },
+			"_command": func(n *yaml.Node, where string) { set(PasswordSource{Command: b.command(n, where)}) },
 		}
 	}
-	text := func(p *PasswordSource, n *yaml.Node, where string) { p.Text = Secret(b.text(n, where)) }
-	file := func(p *PasswordSource, n *yaml.Node, where string) { p.File = b.fromFolder(b.text(n, where)) }
-	variable := func(p *PasswordSource, n *yaml.Node, where string) { p.Variable = b.text(n, where) }
-	command := func(p *PasswordSource, n *yaml.Node, where string) { p.Command = b.command(n, where) }
-	const (
-		ways    = "password, password_file, password_env and password_command"
-		keyWays = "sslpassword, sslpassword_file and sslpassword_env"
-	)
 	known := fields{
 		"dbname": func(n *yaml.Node, where string) { assign(&s.dbname, b.text(n, where)) },
 		"kind": func(n *yaml.Node, where string) {
@@ -204,13 +197,6 @@ func (b *builder) settingsFields(s *settings) fields {
 				s.kind = &kind
 			}
 		},
-		"password":         source(&s.password, ways, text),
-		"password_file":    source(&s.password, ways, file),
-		"password_env":     source(&s.password, ways, variable),
-		"password_command": source(&s.password, ways, command),
-		"sslpassword":      source(&s.sslpassword, keyWays, text),
-		"sslpassword_file": source(&s.sslpassword, keyWays, file),
-		"sslpassword_env":  source(&s.sslpassword, keyWays, variable),
 		"password_command_ttl": func(n *yaml.Node, where string) {
 			s.ttl = b.duration(n, where, time.Second, 24*time.Hour)
 		},
@@ -244,27 +230,12 @@ func (b *builder) settingsFields(s *settings) fields {
 		"labels": func(n *yaml.Node, where string) { s.labels = b.labels(n, where) },
 	}
 	// An empty one is among the problems, and is there all the same.
-	b.sources(known, "user", func(user string) { s.user = &user }, func(path string) { s.userFile = &path })
+	b.oneWay(known.add, "user", b.textOrFile(func(user string) { s.user = &user }, func(path string) { s.userFile = &path }))
+	b.oneWay(known.add, keyPassword, password(&s.password))
+	keyPasswords := password(&s.sslpassword)
+	delete(keyPasswords, "_command")
+	b.oneWay(known.add, keySSLPassword, keyPasswords)
 	return known
-}
-
-// sources adds the keys of a text that the configuration has, that an environment variable has (key_env), or that a file has
-// which every login reads (key_file). text gets the text of the first two, file the path; both may be empty if there is a
-// problem.
-func (b *builder) sources(known fields, key string, text, file func(string)) {
-	given := false
-	add := func(suffix string, read func(*yaml.Node, string)) {
-		known[key+suffix] = func(n *yaml.Node, where string) {
-			if given {
-				b.problem(n, where, "the %[1]s is given in several ways: keep one of %[1]s, %[1]s_env and %[1]s_file", key)
-			}
-			given = true
-			read(n, where)
-		}
-	}
-	add("", func(n *yaml.Node, where string) { text(b.text(n, where)) })
-	add("_env", func(n *yaml.Node, where string) { text(string(b.variable(n, where))) })
-	add("_file", func(n *yaml.Node, where string) { file(b.fromFolder(b.text(n, where))) })
 }
 
 // setting reads the value of a setting of a connection.
