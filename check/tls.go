@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/certchain"
 )
 
 // tlsConfig returns the settings of a connection to host, unless t has another name to verify. It reads the files of t.
@@ -30,7 +31,10 @@ func (d dependency) tlsConfig(t config.CheckTLS, host string) (*tls.Config, erro
 		}
 	}
 	if t.SkipName && !t.SkipVerify {
-		settings.VerifyConnection = func(state tls.ConnectionState) error { return verifyChain(state, settings.RootCAs) }
+		settings.VerifyConnection = func(state tls.ConnectionState) error {
+			_, err := certchain.Verify(state.PeerCertificates, settings.RootCAs, "")
+			return err
+		}
 	}
 	if t.Cert.IsSet() {
 		cert, err := d.read(t.Cert)
@@ -48,14 +52,4 @@ func (d dependency) tlsConfig(t config.CheckTLS, host string) (*tls.Config, erro
 		settings.Certificates = []tls.Certificate{pair}
 	}
 	return settings, nil
-}
-
-// verifyChain verifies a server's certificate without its name. It is tls.Config's VerifyConnection.
-func verifyChain(state tls.ConnectionState, roots *x509.CertPool) error {
-	options := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
-	for _, certificate := range state.PeerCertificates[1:] {
-		options.Intermediates.AddCert(certificate)
-	}
-	_, err := state.PeerCertificates[0].Verify(options)
-	return err
 }

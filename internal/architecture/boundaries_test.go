@@ -29,7 +29,7 @@ const (
 func allowedImports() map[string][]string {
 	and := slices.Concat[[]string]
 	// helpers import nothing of this module.
-	helpers := []string{"internal/neterr", "internal/bounded"}
+	helpers := []string{"internal/neterr", "internal/bounded", "internal/certchain"}
 	servers := and(helpers, []string{"config"})
 	state := and(servers, []string{"probe", "check", "internal/credentials"})
 	view := and(servers, []string{"probe", "check", "monitor"}) // no view imports another
@@ -48,6 +48,7 @@ func allowedImports() map[string][]string {
 		"config":               {"internal/dsn"},
 		"internal/neterr":      nil,
 		"internal/bounded":     nil,
+		"internal/certchain":   nil,
 		"internal/dsn":         nil,
 	}
 }
@@ -153,7 +154,7 @@ func TestTable(t *testing.T) {
 	t.Parallel()
 	rank := map[string]int{}
 	for i, level := range [][]string{
-		{"internal/neterr", "internal/bounded", "internal/dsn"},
+		{"internal/neterr", "internal/bounded", "internal/certchain", "internal/dsn"},
 		{"config"},
 		{"probe", "check", "internal/credentials"},
 		{"monitor"},

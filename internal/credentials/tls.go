@@ -15,6 +15,7 @@ import (
 	"github.com/youmark/pkcs8"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/certchain"
 )
 
 // tlsConfig reads the files of TLS settings and returns what they make. It is nil if there is no TLS. An error is a
@@ -179,23 +180,15 @@ type verifier struct {
 
 // verify is a VerifyPeerCertificate. The chains are empty, because crypto/tls makes none if it does not verify.
 func (v *verifier) verify(raw [][]byte, _ [][]*x509.Certificate) error {
-	options := x509.VerifyOptions{Roots: v.roots, Intermediates: x509.NewCertPool(), DNSName: v.name}
-	var leaf *x509.Certificate
-	for i, der := range raw {
+	var certificates []*x509.Certificate
+	for _, der := range raw {
 		certificate, err := x509.ParseCertificate(der)
-		switch {
-		case err != nil:
+		if err != nil {
 			return errors.New("the server's certificate cannot be read")
-		case i == 0:
-			leaf = certificate
-		default:
-			options.Intermediates.AddCert(certificate)
 		}
+		certificates = append(certificates, certificate)
 	}
-	if leaf == nil {
-		return errors.New("the server has no certificate")
-	}
-	chains, err := leaf.Verify(options)
+	chains, err := certchain.Verify(certificates, v.roots, v.name)
 	if err != nil || v.revoked == nil {
 		return err
 	}
