@@ -238,7 +238,7 @@ type dependency struct {
 func (d dependency) read(c config.Content) (string, error) {
 	text, err := d.source.Read(c)
 	if err != nil {
-		return "", PublicError(err.Error())
+		return "", errors.Join(PublicError(err.Error()), err)
 	}
 	return string(text), nil
 }
@@ -247,7 +247,7 @@ func (d dependency) read(c config.Content) (string, error) {
 func (d dependency) location() (config.Secret, error) {
 	text, err := d.source.Location()
 	if err != nil {
-		return "", PublicError(err.Error())
+		return "", errors.Join(PublicError(err.Error()), err)
 	}
 	return text, nil
 }

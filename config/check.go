@@ -198,6 +198,11 @@ func (b *builder) check(name string, n *yaml.Node, where string) checkEntry {
 	}
 	b.mapping(n, where, known)
 	b.checkKind(c, n, where, given)
+	if b.verify.Check != nil && c.Kind != "" {
+		for _, err := range b.verify.Check(c) {
+			b.problem(n, "", "%s.%s", where, err)
+		}
+	}
 	b.file.Checks = append(b.file.Checks, c)
 	return checkEntry{c, given}
 }

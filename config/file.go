@@ -53,12 +53,21 @@ type module struct {
 	allow    *AllowList // nil if the module has none: it then has no ad-hoc targets
 }
 
+// Verifier looks at what a configuration only names. A function that is nil looks at nothing. The functions may read files,
+// and their errors hold no value.
+type Verifier struct {
+	// Environment returns why the variables of a target from the environment make no login.
+	Environment func(*Environment) error
+	// Login returns what is wrong with the files of a login, and Check with those of a check. An error begins with a key.
+	Login func(*Login) []error
+	Check func(*Check) []error
+}
+
 // Load reads a configuration file. base has the values that the file does not set. If base.Keep is false, it overrides
-// the file: no target keeps a session. verify reports why the variables of
-// a target from the environment make no login; it may read the files that they name.
+// the file: no target keeps a session.
 //
 // The error holds every problem found, each with the file's name, a line and a key. It holds no value.
-func Load(path string, base Probing, verify func(*Environment) error) (*File, error) {
+func Load(path string, base Probing, verify *Verifier) (*File, error) {
 	content, err := ReadFile(path, maxFileSize)
 	if err != nil {
 		return nil, err
@@ -77,10 +86,10 @@ func Fingerprint(path string) string {
 }
 
 // Parse does what Load does, from a reader. Relative paths in the file begin at the folder of path. If verify is nil,
-// the variables of a target from the environment are not verified.
+// nothing is verified that the file only names.
 //
 // libpq's environment does not change what a file describes.
-func Parse(r io.Reader, path string, base Probing, verify func(*Environment) error) (*File, error) {
+func Parse(r io.Reader, path string, base Probing, verify *Verifier) (*File, error) {
 	folder, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
 		return nil, err
@@ -91,7 +100,10 @@ func Parse(r io.Reader, path string, base Probing, verify func(*Environment) err
 		return nil, err
 	}
 	b := builder{
-		decoder: d, folder: folder, verify: verify, mayKeep: base.Keep, file: &File{Health: DefaultHealth(), modules: make(map[string]*module)},
+		decoder: d, folder: folder, mayKeep: base.Keep, file: &File{Health: DefaultHealth(), modules: make(map[string]*module)},
+	}
+	if verify != nil {
+		b.verify = *verify
 	}
 	b.build(root, base)
 	if len(d.problems) > 0 {
@@ -131,7 +143,7 @@ func (f *File) AdHoc(address, moduleName string) (*Target, error) {
 type builder struct {
 	*decoder
 	folder  string // where relative paths begin
-	verify  func(*Environment) error
+	verify  Verifier
 	mayKeep bool // false if no target keeps a session, whatever the file sets
 	file    *File
 }
@@ -209,8 +221,7 @@ func (b *builder) module(name string, n *yaml.Node, where string, lowest setting
 		b.problem(n, where, "has a list of allowed hosts but no user")
 	} else if allowed != nil {
 		adHoc := entry{location: location{host: "h", hostKey: "host"}, merged: merged}
-		complete := adHoc.withPlaceholders()
-		b.login(&complete, n, nil, where) // for problems that every ad-hoc target has
+		b.verifyLogin(b.unreadLogin(&adHoc, n, nil, where), n, where) // for problems that every ad-hoc target has
 	}
 	b.file.modules[name] = &module{merged, allowed}
 	return merged
@@ -256,14 +267,31 @@ func (b *builder) target(name string, n *yaml.Node, where string, modules map[st
 	switch {
 	case environment:
 		b.fromEnvironment(t, n, given, where, &e)
-	case len(e.files()) > 0:
-		complete := e.withPlaceholders()
-		b.login(&complete, n, given, where) // for problems with the other keys
-		t.Login = Login{Unread: newUnreadLogin(e)}
 	default:
-		t.Login = b.login(&e, n, given, where)
+		t.Login = b.unreadLogin(&e, n, given, where)
+		b.verifyLogin(t.Login, n, where)
 	}
 	return t
+}
+
+// unreadLogin does what login does. If files hold a part of the login, it looks for problems with the rest.
+func (b *builder) unreadLogin(e *entry, n *yaml.Node, given map[string]*yaml.Node, where string) Login {
+	if len(e.files()) == 0 {
+		return b.login(e, n, given, where)
+	}
+	complete := e.withPlaceholders()
+	b.login(&complete, n, given, where)
+	return Login{Unread: newUnreadLogin(*e)}
+}
+
+// verifyLogin adds what is wrong with the files of a login to the problems.
+func (b *builder) verifyLogin(login Login, n *yaml.Node, where string) {
+	if b.verify.Login == nil {
+		return
+	}
+	for _, err := range b.verify.Login(&login) {
+		b.problem(n, "", "%s.%s", where, err)
+	}
 }
 
 // firstKey returns which of the keys that textOrFile reads for a text is given, or an empty one if none is.
@@ -301,8 +329,8 @@ func (b *builder) fromEnvironment(t *Target, n *yaml.Node, given map[string]*yam
 		b.problem(cmp.Or(given["kind"], n), join(where, "kind"), "does not go with environment")
 	}
 	from, err := FromEnvironment(os.Getenv, t.Probing)
-	if err == nil && b.verify != nil {
-		err = b.verify(from.Login.Environment)
+	if err == nil && b.verify.Environment != nil {
+		err = b.verify.Environment(from.Login.Environment)
 	}
 	switch {
 	case err != nil:

@@ -46,7 +46,20 @@ func (u *UnreadLogin) HasPasswordCommand() bool {
 // Login returns the login with the contents of all files, by their keys. The error names the keys that cannot be used, and
 // its text holds no part of the contents.
 func (u *UnreadLogin) Login(contents map[string]Secret) (Login, error) {
-	e := u.entry
+	e := u.entry.withContents(contents)
+	return e.login()
+}
+
+// Verify returns the login with the contents of some files, and with other texts in place of those of the others. The error
+// is that of Login.
+func (u *UnreadLogin) Verify(contents map[string]Secret) (Login, error) {
+	e := u.entry.withContents(contents)
+	complete := e.withPlaceholders()
+	return complete.login()
+}
+
+// withContents returns e with the contents of files, by their keys.
+func (e entry) withContents(contents map[string]Secret) entry {
 	for key, content := range contents {
 		switch key {
 		case "dsn_file":
@@ -58,7 +71,7 @@ func (u *UnreadLogin) Login(contents map[string]Secret) (Login, error) {
 			e.merged.user, e.merged.userFile = &user, nil
 		}
 	}
-	return e.login()
+	return e
 }
 
 // files returns the paths of the files that hold a part of e, by their keys in the configuration.
@@ -84,14 +97,14 @@ func (e *entry) withPlaceholders() entry {
 		if !e.merged.hasUser() {
 			dsn += " user=u"
 		}
-		complete.dsn = Seal(dsn)
+		complete.dsn, complete.dsnFile = Seal(dsn), ""
 	}
 	if e.hostFile != "" {
-		complete.host = "h"
+		complete.host, complete.hostFile = "h", ""
 	}
 	if e.merged.userFile != nil {
 		user := "u"
-		complete.merged.user = &user
+		complete.merged.user, complete.merged.userFile = &user, nil
 	}
 	return complete
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -206,6 +207,80 @@ func TestCommandLine(t *testing.T) {
 				t.Errorf("code %d, want %d and %q:\n%s", code, test.code, test.want, out)
 			}
 		})
+	}
+}
+
+// TestConfigCheckFiles: --config.check finds what is wrong in the files that a configuration names, of all of them in one run. A
+// file that does not exist is no fault, since it may be on another machine.
+func TestConfigCheckFiles(t *testing.T) {
+	t.Parallel()
+	certificate, key := newCertificate(t)
+	folder := t.TempDir()
+	for name, content := range map[string]string{
+		"dsn": "postgres://u:hunter2@h:0/d?hots=1\n", "words": "hunter2 hunter2", "good": "\ufeffpostgres://u:hunter2@h/d\r\n", "empty": "\n",
+		"host": "h", "url": "http://u:hunter2@h", "crt": string(certificate), "key": string(key), "lines": "hunter2\nhunter2", "redis": "redis://h/hunter2",
+		"tls-redis": "rediss://h?ssl_ca_certs=words&ssl_certfile=crt&ssl_keyfile=gone",
+	} {
+		check(t, os.WriteFile(filepath.Join(folder, name), []byte(content), 0o600))
+	}
+	path := filepath.Join(folder, "config.yml")
+	check(t, os.WriteFile(path, []byte(`
+modules:
+  adhoc: {user: u, allow: ["*"], password_file: empty}
+targets:
+  t01: {dsn_file: dsn}
+  t02: {dsn_file: words, hots: x}
+  t03: {dsn_file: good}
+  t04: {dsn_file: gone}
+  t05: {dsn_file: .}
+  t06: {host_file: url, user_file: empty}
+  t07: {host_file: url, user_file: gone}
+  t08: {host_file: host, user: u, sslmode: verify-full, sslrootcert: words, sslcert: words, sslkey: key, sslcrl: key}
+  t09: {host: h, user: u, sslmode: verify-full, sslrootcert: gone, sslcert: crt, sslkey: crt}
+  t10: {host: h, user: u, password_file: empty, sslrootcert: crt, sslcert: crt, sslkey: key}
+  t11: {host: h, user: u, password_env: GONE, sslpassword_env: GONE, sslmode: disable, sslrootcert: words}
+checks:
+  c01: {redis_file: redis}
+  c02: {redis_file: gone}
+  c03: {celery_file: tls-redis}
+  c04: {http_file: url, basic_auth: {username: u, password_file: empty}, tls_config: {ca_file: words, cert_file: crt, key_file: crt}}
+  c05: {http: "http://h", authorization: {credentials_file: lines}, proxy_url_file: words}
+  c06: {tcp_file: words}
+`), 0o600))
+	want := []string{
+		"3: modules.adhoc.password_file: F/empty: is empty",
+		"5: targets.t01.dsn_file: holds hots, which is not known here; dsn_file: port must be a number from 1 to 65535",
+		"6: targets.t02.hots: unknown key",
+		"6: targets.t02.dsn_file: is not a list of keyword=value",
+		"9: targets.t05.dsn_file: F: is a directory",
+		"10: targets.t06.user_file: F/empty: is empty",
+		"10: targets.t06.host_file: is a URL",
+		"11: targets.t07.host_file: is a URL",
+		"12: targets.t08.sslrootcert: holds no certificate in PEM",
+		"12: targets.t08.sslcert and sslkey: are not a certificate",
+		"12: targets.t08.sslcrl: holds no list",
+		"13: targets.t09.sslkey: holds no private key",
+		"14: targets.t10.password_file: F/empty: is empty",
+		"17: checks.c01.redis_file: must be a URL whose path is the number of a database",
+		"19: checks.c03.ssl_ca_certs holds no certificate",
+		"20: checks.c04.http_file: has a login, and there is basic_auth",
+		"20: checks.c04.ca_file holds no certificate",
+		"20: checks.c04.cert_file and key_file are no certificate",
+		"20: checks.c04.password_file: is empty",
+		"21: checks.c05.credentials_file has a line end",
+		"21: checks.c05.proxy_url_file: must be a URL",
+		"22: checks.c06.tcp_file: must be host:port",
+	}
+	code, out, errs := runProgram(t, nil, "--config.file="+path, "--config.check")
+	got := strings.Split(strings.TrimSpace(errs), "\n")
+	for i := range max(len(got), len(want)) {
+		if i >= len(got) || i >= len(want) || !strings.HasPrefix(strings.ReplaceAll(got[i], folder, "F"), "F/config.yml:"+want[i]) {
+			t.Errorf("code %d, %s\ngot\n%s\nwant\n%s", code, out, errs, strings.Join(want, "\n"))
+			break
+		}
+	}
+	if code != 1 || strings.Contains(errs, "hunter") {
+		t.Errorf("code %d, or a secret is shown:\n%s", code, errs)
 	}
 }
 

@@ -167,7 +167,7 @@ func glob(t *testing.T, pattern string) []string {
 
 func parse(t *testing.T, name, content string) (*config.File, error) {
 	t.Helper()
-	return config.Parse(strings.NewReader(content), name, config.Probing{Timeout: time.Second}, credentials.VerifyEnvironment)
+	return config.Parse(strings.NewReader(content), name, config.Probing{Timeout: time.Second}, &config.Verifier{Environment: credentials.VerifyEnvironment})
 }
 
 // writeFile writes a configuration, or whatever else, and returns its path.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 
+	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/credentials"
 )
@@ -24,7 +25,13 @@ func (f *Flags) Loader(getenv func(string) string) func() (*config.File, error) 
 		if err := os.Unsetenv("PGSERVICE"); err != nil {
 			return nil, err
 		}
-		file, err := config.Load(f.ConfigFile, f.Probing, credentials.VerifyEnvironment)
+		verify := &config.Verifier{Environment: credentials.VerifyEnvironment}
+		if f.ConfigCheck {
+			verify.Login, verify.Check = credentials.VerifyLogin, func(c *config.Check) []error {
+				return check.VerifyFiles(c, credentials.ForCheck(c))
+			}
+		}
+		file, err := config.Load(f.ConfigFile, f.Probing, verify)
 		if config.IsSystemError(err) {
 			return nil, fmt.Errorf("--config.file: %w", err)
 		}

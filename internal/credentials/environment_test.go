@@ -54,7 +54,7 @@ func TestFromEnvironment(t *testing.T) {
 		{
 			"parts from files",
 			map[string]string{
-				"DATA_SOURCE_URI_FILE": file("uri", "h"), "DATA_SOURCE_USER_FILE": file("user", "u\n"), "DATA_SOURCE_PASS_FILE": file("pass", " p \r\n"),
+				"DATA_SOURCE_URI_FILE": file("uri", "h"), "DATA_SOURCE_USER_FILE": file("user", "u\n"), "DATA_SOURCE_PASS_FILE": file("pass", "\ufeff p \r\n"),
 			},
 			"DATA_SOURCE_URI_FILE", "u", " p ", "h", "postgres", 5432,
 		},
@@ -217,7 +217,7 @@ func TestFileTargetFromEnvironment(t *testing.T) {
 	}
 	load := func() (*config.File, error) {
 		text := "targets:\n  orders: {environment: true}\n"
-		return config.Parse(strings.NewReader(text), "x.yml", config.Probing{Timeout: time.Second}, VerifyEnvironment)
+		return config.Parse(strings.NewReader(text), "x.yml", config.Probing{Timeout: time.Second}, &config.Verifier{Environment: VerifyEnvironment})
 	}
 	t.Setenv("DATABASE_URL", "postgresql+psycopg2://u:hunter2@db:5433/orders")
 	file, err := load()

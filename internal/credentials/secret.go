@@ -16,7 +16,7 @@ import (
 // few thousand bytes.
 const maxSecretSize = 64 << 10
 
-// readSecret returns what a file holds, without the line end that editors leave behind.
+// readSecret returns what a file holds, as trimSecret does.
 func readSecret(path string) (config.Secret, error) {
 	content, err := config.ReadFile(path, maxSecretSize)
 	if err != nil {
@@ -29,9 +29,10 @@ func readSecret(path string) (config.Secret, error) {
 	return value, nil
 }
 
-// trimSecret returns a secret without the line ends behind it. It must not be empty.
+// trimSecret returns a secret without the line ends behind it and the byte order mark that editors of Windows put before it. It
+// must not be empty.
 func trimSecret(content []byte) (config.Secret, error) {
-	value := strings.TrimRight(string(content), "\r\n")
+	value := strings.TrimRight(strings.TrimPrefix(string(content), "\ufeff"), "\r\n")
 	switch {
 	case value == "":
 		return "", errors.New("is empty")
@@ -41,12 +42,14 @@ func trimSecret(content []byte) (config.Secret, error) {
 	return config.Secret(value), nil
 }
 
+var errNotSet = errors.New("the variable is not set")
+
 // readVariable returns the value of an environment variable, which must be set. An error names the key and not the
 // variable.
 func readVariable(key, name string) (config.Secret, error) {
 	value := os.Getenv(name)
 	if value == "" {
-		return "", fmt.Errorf("%s: the variable is not set", key)
+		return "", withKey(key, errNotSet)
 	}
 	return config.Secret(value), nil
 }

@@ -32,45 +32,24 @@ func readTLS(t *config.TLS) (*tls.Config, error) {
 	if t.Mode == "disable" {
 		return nil, nil //nolint:nilnil // pgconn's nil means no TLS
 	}
-	v := &verifier{}
+	roots, err := readRoots(t)
+	if err != nil {
+		return nil, err
+	}
+	certificates, err := readKeyPair(t)
+	if err != nil {
+		return nil, err
+	}
+	revoked, err := readRevoked(t)
+	if err != nil {
+		return nil, err
+	}
+	v := &verifier{roots: roots, revoked: revoked}
 	if t.VerifiesName() {
 		v.name = t.ServerName
 	}
-	var certificates []tls.Certificate
-	if t.Roots == "system" {
-		roots, err := x509.SystemCertPool()
-		if err != nil {
-			return nil, errors.New("sslrootcert: the system's certificates cannot be read")
-		}
-		v.roots = roots
-	} else if t.Roots != "" {
-		content, err := readTLSFile("sslrootcert", t.Roots)
-		if err != nil {
-			return nil, err
-		}
-		v.roots = x509.NewCertPool()
-		if !v.roots.AppendCertsFromPEM(content) {
-			return nil, errors.New("sslrootcert: holds no certificate in PEM")
-		}
-	}
-	if t.Certificate != "" {
-		certificate, err := readKeyPair(t)
-		if err != nil {
-			return nil, err
-		}
-		certificates = append(certificates, certificate)
-	}
-	if t.Revoked != "" {
-		content, err := readTLSFile("sslcrl", t.Revoked)
-		if err == nil {
-			v.revoked, err = parseRevoked(content)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
 	cfg := &tls.Config{
-		MinVersion: t.MinVersion, MaxVersion: t.MaxVersion, Certificates: certificates, RootCAs: v.roots,
+		MinVersion: t.MinVersion, MaxVersion: t.MaxVersion, Certificates: certificates, RootCAs: roots,
 		InsecureSkipVerify: true, //nolint:gosec // the verifier does it: a name may be verified that is not sent, or none
 	}
 	if t.Verifies() {
@@ -91,26 +70,51 @@ func readTLSFile(key, path string) ([]byte, error) {
 	return content, withKey(key, err)
 }
 
-// readKeyPair reads the client certificate and its key.
-func readKeyPair(t *config.TLS) (tls.Certificate, error) {
-	var none tls.Certificate
+// readRoots reads the certificates to trust. They are nil for the system's, unless the settings name these.
+func readRoots(t *config.TLS) (*x509.CertPool, error) {
+	switch t.Roots {
+	case "":
+		return nil, nil //nolint:nilnil // x509's nil means the system's
+	case "system":
+		roots, err := x509.SystemCertPool()
+		if err != nil {
+			return nil, errors.New("sslrootcert: the system's certificates cannot be read")
+		}
+		return roots, nil
+	}
+	content, err := readTLSFile("sslrootcert", t.Roots)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(content) {
+		return nil, errors.New("sslrootcert: holds no certificate in PEM")
+	}
+	return roots, nil
+}
+
+// readKeyPair reads the client certificate and its key. There is none if the settings have none.
+func readKeyPair(t *config.TLS) ([]tls.Certificate, error) {
+	if t.Certificate == "" {
+		return nil, nil
+	}
 	certificate, err := readTLSFile("sslcert", t.Certificate)
 	if err != nil {
-		return none, err
+		return nil, err
 	}
 	content, err := readTLSFile("sslkey", t.Key)
 	if err != nil {
-		return none, err
+		return nil, err
 	}
 	key, err := decryptKey(content, &t.KeyPassword)
 	if err != nil {
-		return none, err
+		return nil, err
 	}
 	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil { // its text may hold a part of a file
-		return none, errors.New("sslcert and sslkey: are not a certificate and its private key in PEM")
+		return nil, errors.New("sslcert and sslkey: are not a certificate and its private key in PEM")
 	}
-	return pair, nil
+	return []tls.Certificate{pair}, nil
 }
 
 // decryptKey returns a private key in PEM without its encryption, if it has one: PKCS #8, or the older form of OpenSSL.
@@ -152,8 +156,15 @@ func decryptKey(content []byte, from *config.PasswordSource) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: der}), nil
 }
 
-// parseRevoked returns the lists of revoked certificates that a file holds.
-func parseRevoked(content []byte) ([]*x509.RevocationList, error) {
+// readRevoked reads the lists of revoked certificates. There are none if the settings name no file.
+func readRevoked(t *config.TLS) ([]*x509.RevocationList, error) {
+	if t.Revoked == "" {
+		return nil, nil
+	}
+	content, err := readTLSFile("sslcrl", t.Revoked)
+	if err != nil {
+		return nil, err
+	}
 	var lists []*x509.RevocationList
 	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "X509 CRL" {
