@@ -75,9 +75,7 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 		return 1
 	}
 	logger.Info("starting", "version", version.Info())
-	if file.TakenFrom != "" {
-		logger.Info("a target comes from the environment", "taken_from", file.TakenFrom)
-	}
+	cli.LogEnvironment(file, logger)
 	reloading := web.ReloaderOptions{
 		Load: load, Hangup: hangup, Interval: f.AutoReloadInterval, Fingerprint: f.Fingerprint, Loaded: fingerprint, Logger: logger,
 	}

@@ -127,8 +127,8 @@ func TestTargetFromEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	target := file.Targets[0]
-	if e := target.Login.Environment; e == nil || e.Form != FormDatabaseURL || file.TakenFrom != "DATABASE_URL" {
-		t.Errorf("%+v, taken from %s", e, file.TakenFrom)
+	if e := target.Login.Environment; e == nil || e.Form != FormDatabaseURL || e.Source != "DATABASE_URL" {
+		t.Errorf("%+v", e)
 	}
 	if target.Name != "orders" || target.Timeout != 3*time.Second || target.Interval != 2*time.Second {
 		t.Errorf("%+v", target.Probing)

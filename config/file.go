@@ -37,10 +37,6 @@ type File struct {
 	// Health has the settings of the health endpoints.
 	Health Health
 
-	// TakenFrom names the variables of the target from the environment, as Environment.Source does. It is empty if
-	// there is no such target.
-	TakenFrom string
-
 	modules map[string]*module
 }
 
@@ -339,6 +335,6 @@ func (b *builder) fromEnvironment(t *Target, n *yaml.Node, given map[string]*yam
 		b.problem(at, join(where, "environment"), "no variable names a server: "+
 			"DATA_SOURCE_NAME, DATA_SOURCE_URI, DATABASE_URL, POSTGRES_HOST or PGHOST")
 	default:
-		t.Login, b.file.TakenFrom = from.Login, from.Login.Environment.Source
+		t.Login = from.Login
 	}
 }

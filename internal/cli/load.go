@@ -6,6 +6,7 @@ package cli
 import (
 	"cmp"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 
@@ -47,9 +48,23 @@ func (f *Flags) loadEnvironment(getenv func(string) string) (*config.File, error
 	if err != nil {
 		return nil, err
 	}
-	return &config.File{
-		Targets: []*config.Target{target}, Health: config.DefaultHealth(), TakenFrom: target.Login.Environment.Source,
-	}, nil
+	return &config.File{Targets: []*config.Target{target}, Health: config.DefaultHealth()}, nil
+}
+
+// LogEnvironment logs which variables the target from the environment is taken from, if there is one, and which others change
+// where the exporter connects. It logs no value.
+func LogEnvironment(file *config.File, logger *slog.Logger) {
+	for _, target := range file.Targets {
+		e := target.Login.Environment
+		if e == nil {
+			continue
+		}
+		logger.Info("a target comes from the environment", "taken_from", e.Source)
+		for _, variable := range credentials.MovingVariables(e) {
+			logger.Warn("a variable of libpq changes where the exporter connects", "variable", variable, "taken_from", e.Source)
+		}
+		return // every target from the environment is the same server
+	}
 }
 
 // emptyVariable returns an error if no variable names a server, and one that does so elsewhere is set and empty: what should

@@ -25,6 +25,31 @@ func VerifyEnvironment(e *config.Environment) error {
 	return err
 }
 
+// MovingVariables returns libpq's variables that change where a login goes although another variable names the server:
+// PGHOSTADDR and PGPORT, which fill what that one leaves open, as with libpq. It reads the files that variables name, and
+// expects variables that VerifyEnvironment has verified.
+func MovingVariables(e *config.Environment) []string {
+	own, err := environment{e}.settings()
+	variables, variablesErr := config.LibpqSettings(os.Getenv)
+	if err != nil || variablesErr != nil {
+		return nil
+	}
+	files := overlay(homeFiles(), variables, own)
+	service, err := readService(files["service"], files["servicefile"])
+	named := overlay(service, own)
+	if err != nil || named["host"] == "" {
+		return nil
+	}
+	var moving []string
+	if named["hostaddr"] == "" && variables["hostaddr"] != "" {
+		moving = append(moving, "PGHOSTADDR")
+	}
+	if port := variables["port"]; named["port"] == "" && port != "" && port != "5432" {
+		moving = append(moving, "PGPORT")
+	}
+	return moving
+}
+
 // environment makes logins of environment variables.
 type environment struct{ *config.Environment }
 
