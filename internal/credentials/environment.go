@@ -59,11 +59,12 @@ func (e environment) connConfig() (*pgconn.Config, error) {
 	if own == nil {
 		return nil, withSource(e.Source, err)
 	}
-	cfg, connectErr, variablesErr := connect(own)
-	if err = together(withSource(e.Source, together(err, connectErr)), variablesErr); err != nil {
+	c, connErr, variablesErr := connection(own)
+	if err = together(withSource(e.Source, together(err, connErr)), variablesErr); err != nil {
 		return nil, err
 	}
-	return cfg, nil
+	cfg, err := connConfig(c)
+	return cfg, withSource(e.Source, err)
 }
 
 // withSource adds where settings come from to an error about them, if there is one.
@@ -170,10 +171,10 @@ func (e environment) parts(variables map[string]string) (config.ConnSettings, er
 	return settings, nil
 }
 
-// connect makes the settings of a login as libpq does: with its variables, its service file, its passfile and its files in the
-// home directory. An error is one of config.NewConnection or of connConfig, or is about a file. One that goes away without
-// libpq's variables is variablesErr and says so.
-func connect(own config.ConnSettings) (cfg *pgconn.Config, err, variablesErr error) {
+// connection makes a connection as libpq does: with its variables, its service file, its passfile and its files in the home
+// directory. An error is one of config.NewConnection, or is about a file. One that goes away without libpq's variables is
+// variablesErr and says so.
+func connection(own config.ConnSettings) (c *config.Connection, err, variablesErr error) {
 	variables, variablesErr := config.LibpqSettings(os.Getenv)
 	home := homeFiles()
 	named := overlay(home, variables, own)
@@ -191,13 +192,11 @@ func connect(own config.ConnSettings) (cfg *pgconn.Config, err, variablesErr err
 	if err != nil || variablesErr != nil {
 		return nil, err, variablesErr
 	}
+	addRevoked(&c.TLS)
 	if c.Password == "" {
-		if c.Password, err = passwordFromFile(c); err != nil {
-			return nil, err, nil
-		}
+		c.Password, err = passwordFromFile(c)
 	}
-	cfg, err = connConfig(c)
-	return cfg, err, nil
+	return c, err, nil
 }
 
 // overlay returns the settings of all levels. Those of a later level win.
@@ -209,8 +208,7 @@ func overlay(levels ...config.ConnSettings) config.ConnSettings {
 	return all
 }
 
-// withDefaults adds what libpq takes if nothing names it: the server, the role and a list of revoked certificates. The
-// database is not libpq's.
+// withDefaults adds what libpq takes if nothing names it: the server, the role and files of TLS. The database is not libpq's.
 func withDefaults(settings config.ConnSettings) config.ConnSettings {
 	if settings["host"] == "" && settings["hostaddr"] == "" {
 		settings["host"] = defaultHost()
@@ -223,8 +221,6 @@ func withDefaults(settings config.ConnSettings) config.ConnSettings {
 	if settings["dbname"] == "" {
 		settings["dbname"] = config.KindPostgres.DefaultDatabase()
 	}
-	if _, given := settings["sslcrl"]; !given && strings.HasPrefix(settings["sslmode"], "verify-") {
-		settings["sslcrl"] = homeFile("root.crl")
-	}
+	addTLSFiles(settings)
 	return settings
 }

@@ -20,23 +20,37 @@ import (
 // maxConnFileSize bounds, in bytes, each file that a connection string or libpq's environment names.
 const maxConnFileSize = maxRootsSize
 
-// homeFiles returns the files in the home directory that libpq reads if nothing names others
-// (libpq-pgpass.html, libpq-pgservice.html and libpq-ssl.html). Those of TLS must exist.
+// homeFiles returns the files in the home directory that libpq reads if nothing names others (libpq-pgpass.html and
+// libpq-pgservice.html).
 func homeFiles() config.ConnSettings {
-	files := make(config.ConnSettings)
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return files
+		return nil
 	}
-	files["passfile"], files["servicefile"] = filepath.Join(home, ".pgpass"), filepath.Join(home, ".pg_service.conf")
-	certificate, key := homeFile("postgresql.crt"), homeFile("postgresql.key")
-	if certificate != "" && key != "" {
-		files["sslcert"], files["sslkey"] = certificate, key
+	return config.ConnSettings{"passfile": filepath.Join(home, ".pgpass"), "servicefile": filepath.Join(home, ".pg_service.conf")}
+}
+
+// addTLSFiles adds the files of TLS in the home directory, if they exist, that libpq reads if nothing names others
+// (initialize_SSL in fe-secure-openssl.c). An empty name names no file. A key belongs to a certificate: it alone counts as none.
+func addTLSFiles(settings config.ConnSettings) {
+	add := func(key, name string) {
+		if settings[key] == "" {
+			settings[key] = homeFile(name)
+		}
 	}
-	if roots := homeFile("root.crt"); roots != "" {
-		files["sslrootcert"] = roots
+	add("sslrootcert", "root.crt")
+	add("sslcert", "postgresql.crt")
+	if settings["sslcert"] != "" {
+		add("sslkey", "postgresql.key")
 	}
-	return files
+}
+
+// addRevoked adds the list of revoked certificates in the home directory, if it exists and nothing names another one. As libpq
+// does, it counts for the authorities of a file alone, and not for the system's.
+func addRevoked(t *config.TLS) {
+	if t.Revoked == "" && t.Verifies() && t.Roots != "" && t.Roots != "system" {
+		t.Revoked = homeFile("root.crl")
+	}
 }
 
 // homeFile returns the path of a file of TLS in the home directory. It is empty if the file does not exist.

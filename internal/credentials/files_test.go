@@ -116,6 +116,60 @@ func TestUnusualFiles(t *testing.T) {
 	}
 }
 
+// TestHomeFiles: the files of TLS in the home directory are taken as libpq takes them, for each sslmode.
+func TestHomeFiles(t *testing.T) {
+	const (
+		allFiles = "root.crt root.crl postgresql.crt postgresql.key"
+		pair     = " postgresql.crt postgresql.key"
+	)
+	for _, test := range []struct{ files, dsn, want string }{
+		{allFiles, "host=h sslmode=allow", "root.crt " + pair},
+		{allFiles, "host=h sslmode=prefer", "root.crt " + pair},
+		{allFiles, "host=h sslmode=require", "root.crt root.crl" + pair}, // like verify-ca, since there is a root.crt
+		{allFiles, "host=h sslmode=verify-ca", "root.crt root.crl" + pair},
+		{allFiles, "host=h sslmode=verify-full", "root.crt root.crl" + pair},
+		{allFiles, "host=h sslnegotiation=direct", "root.crt root.crl" + pair},
+		{"root.crl", "host=h sslmode=require", "   "},
+		{"root.crl", "host=h sslmode=verify-full", "   "}, // the system's roots
+		{allFiles, "host=h sslmode=verify-full sslrootcert=system", "system " + pair},
+		{allFiles, "host=h sslmode=verify-ca sslrootcert=other", "other root.crl" + pair},
+		{allFiles, "host=h sslmode=verify-ca sslcrl=other", "root.crt other" + pair},
+		{allFiles, "host=h sslmode=verify-ca sslcrl='' sslrootcert=''", "root.crt root.crl" + pair},
+		{allFiles, "host=h sslmode=require sslcertmode=disable", "root.crt root.crl  "},
+		{allFiles, "host=h sslmode=prefer sslcert=other", "root.crt  other postgresql.key"},
+		{allFiles, "host=h sslmode=prefer sslkey=other", "root.crt  postgresql.crt other"},
+		{"postgresql.key", "host=h sslmode=prefer", "   "},
+		{"postgresql.crt", "host=h sslmode=prefer", "has only one of sslcert and sslkey; the certificate of an authority is sslrootcert"},
+	} {
+		t.Run(test.files+" "+test.dsn, func(t *testing.T) {
+			home := t.TempDir()
+			t.Setenv("HOME", home)
+			folder := filepath.Join(home, ".postgresql")
+			if err := os.Mkdir(folder, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range strings.Fields(test.files) {
+				if err := os.WriteFile(filepath.Join(folder, name), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			settings, err := config.ParseConnString(config.Secret(test.dsn))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got string
+			if c, err, variablesErr := connection(settings); err != nil || variablesErr != nil {
+				got = fmt.Sprint(err)
+			} else {
+				got = strings.ReplaceAll(strings.Join([]string{c.TLS.Roots, c.TLS.Revoked, c.TLS.Certificate, c.TLS.Key}, " "), folder+"/", "")
+			}
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
 // verifyDSN reports why no login can be made of DATA_SOURCE_NAME.
 func verifyDSN(dsn string) error {
 	err := VerifyEnvironment(&config.Environment{
