@@ -66,14 +66,14 @@ func (d dependency) redis(ctx context.Context) (*config.RedisLocation, error) {
 	}
 	s := &l.Servers[0]
 	s.Network = "tcp"
-	s.Address, err = d.findMaster(ctx, l.Sentinels)
+	s.Address, err = d.findMaster(ctx, l)
 	return l, err
 }
 
 // findMaster returns the address of the master that the first sentinel knows that has an answer
 // (redis.io/docs/latest/develop/reference/sentinel-clients). Each sentinel gets its share of the time until the end of ctx,
 // and the master another one.
-func (d dependency) findMaster(ctx context.Context, sentinels []string) (string, error) {
+func (d dependency) findMaster(ctx context.Context, l *config.RedisLocation) (string, error) {
 	password, err := d.read(d.SentinelPassword)
 	if err != nil {
 		return "", err
@@ -81,10 +81,10 @@ func (d dependency) findMaster(ctx context.Context, sentinels []string) (string,
 	deadline, _ := ctx.Deadline() // Checker.Run sets it
 	var problem error
 	unknown := false
-	for i, address := range sentinels {
-		share := time.Until(deadline) / time.Duration(len(sentinels)-i+1)
+	for i, address := range l.Sentinels {
+		share := time.Until(deadline) / time.Duration(len(l.Sentinels)-i+1)
 		master, err := d.askSentinel(ctx, share, config.RedisServer{
-			Network: "tcp", Address: address, Username: d.SentinelUsername, Password: config.Secret(password),
+			Network: "tcp", Address: address, Username: d.SentinelUsername, Password: config.Secret(password), TLS: l.SentinelTLS,
 		})
 		switch {
 		case err != nil && problem == nil:

@@ -269,3 +269,58 @@ func testSentinel(t *testing.T, p program) {
 	}
 	expect(t, newCheck(t, `{redis: "sentinel://`+at(sentinel)+`", master_name: mymaster}`), "fail: connection refused")
 }
+
+// TestSentinelTLS: sentinels are asked with TLS if the URL has parameters of TLS, unless the check says that they have none.
+func TestSentinelTLS(t *testing.T) { eachServer(t, testSentinelTLS) }
+
+func testSentinelTLS(t *testing.T, p program) {
+	cert, key, err := testservers.NewCertificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	root, keyFile := filepath.Join(dir, "root.crt"), filepath.Join(dir, "key")
+	if err := errors.Join(os.WriteFile(root, cert, 0o600), os.WriteFile(keyFile, key, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	// Each has a port with TLS beside the one without.
+	withTLS := func() (port int, args []string) {
+		t.Helper()
+		reserved, err := testservers.ReservePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := reserved.Release(); err != nil {
+				t.Error(err)
+			}
+		})
+		return reserved.Number, []string{
+			"--tls-port", fmt.Sprint(reserved.Number), "--tls-cert-file", root, "--tls-key-file", keyFile, "--tls-ca-cert-file", root,
+			"--tls-auth-clients", "no",
+		}
+	}
+	masterPort, args := withTLS()
+	master := newRedis(t, p, args...)
+	sentinelPort, args := withTLS()
+	// With tls-replication, a sentinel reaches the master by TLS, and returns the port with TLS.
+	sentinel := newSentinel(t, p, &testservers.Redis{Port: masterPort}, append(args, "--tls-replication", "yes")...)
+	otherPort, args := withTLS()
+	ofPlain := newSentinel(t, p, master, args...)
+	for name, test := range map[string]struct {
+		port             int
+		parameters, keys string
+		want             string
+	}{
+		"both":               {sentinelPort, "?ssl_ca_certs=" + root, "", "pass"},
+		"both, untrusted":    {sentinelPort, "?ssl_cert_reqs=required", "", "fail: no sentinel answered: its certificate is not trusted"},
+		"the master alone":   {sentinel.Port, "?ssl_ca_certs=" + root, ", sentinel_tls: false", "pass"},
+		"no TLS there":       {sentinel.Port, "?ssl_ca_certs=" + root, "", "fail: no sentinel answered: no answer in time"},
+		"the sentinel alone": {otherPort, "", ", sentinel_tls: true, sslrootcert: " + root, "pass"},
+		"none":               {ofPlain.Port, "", "", "pass"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			expect(t, newCheck(t, fmt.Sprintf(`{redis: "sentinel://127.0.0.1:%d%s", master_name: mymaster%s}`, test.port, test.parameters, test.keys)), test.want)
+		})
+	}
+}

@@ -51,6 +51,8 @@ type Check struct {
 	// SentinelUsername and SentinelPassword are the login at the sentinels.
 	MasterName, SentinelUsername string
 	SentinelPassword             Content
+	// SentinelUsesTLS is whether sentinels use TLS. If it is nil, they do if the URL has parameters of TLS.
+	SentinelUsesTLS *bool
 
 	// Location is where Redis, Celery's broker, HTTP or TCP is: a URL, or host:port for TCP. LocationFile is a file
 	// that holds it instead and is read at each run. Both are empty for SQL.
@@ -181,6 +183,7 @@ func (b *builder) check(name string, n *yaml.Node, where string) checkEntry {
 	key("master_name", text(&c.MasterName))
 	key("sentinel_username", text(&c.SentinelUsername))
 	b.content(key, "sentinel_password", &c.SentinelPassword)
+	key("sentinel_tls", func(n *yaml.Node, where string) { c.SentinelUsesTLS = b.boolean(n, where) })
 	key("sslrootcert", func(n *yaml.Node, where string) {
 		if c.TLS.Roots.IsSet() {
 			b.problem(n, where, "stands beside the ca of tls_config")
@@ -244,8 +247,8 @@ func kindsOfKeys() map[string][]CheckKind {
 		"proxy_connect_header": http, "tls_config": http,
 		"sslrootcert": {CheckRedis, CheckCelery, CheckHTTP}, "key_prefix": {CheckCelery}, "queue": {CheckCelery},
 		"master_name": redis, "sentinel_username": redis, "sentinel_password": redis, "sentinel_password_env": redis,
-		"sentinel_password_file": redis,
-		"warn_above":             numbers, "fail_above": numbers, "warn_below": numbers, "fail_below": numbers,
+		"sentinel_password_file": redis, "sentinel_tls": redis,
+		"warn_above": numbers, "fail_above": numbers, "warn_below": numbers, "fail_below": numbers,
 	}
 }
 

@@ -21,8 +21,10 @@ import (
 type RedisLocation struct {
 	// Servers has one server, or several between which Celery's workers switch.
 	Servers []RedisServer
-	// Sentinels are addresses, host:port. If there are any, they know the address of the only server.
-	Sentinels []string
+	// Sentinels are addresses, host:port. If there are any, they know the address of the only server. SentinelTLS is how they
+	// use TLS; it is nil for connections without TLS.
+	Sentinels   []string
+	SentinelTLS *CheckTLS
 }
 
 // RedisServer is one server and how to log in.
@@ -47,7 +49,7 @@ func (c *Check) ParseRedis(text Secret) (*RedisLocation, error) {
 		return nil, errors.New("lists several URLs: make each of them a check of its own")
 	case isSentinel && c.MasterName == "":
 		return nil, errors.New("is the URL of sentinels, which needs the key master_name")
-	case !isSentinel && (c.MasterName != "" || c.SentinelUsername != "" || c.SentinelPassword.IsSet()):
+	case !isSentinel && (c.MasterName != "" || c.SentinelUsername != "" || c.SentinelPassword.IsSet() || c.SentinelUsesTLS != nil):
 		return nil, errors.New("must begin with sentinel://, since the check has keys for sentinels")
 	}
 	l := &RedisLocation{}
@@ -77,6 +79,16 @@ func (c *Check) ParseRedis(text Secret) (*RedisLocation, error) {
 		}
 		if first == nil {
 			first = u
+		}
+	}
+	if isSentinel {
+		l.SentinelTLS = l.Servers[0].TLS
+		switch own := c.SentinelUsesTLS; {
+		case own == nil:
+		case !*own:
+			l.SentinelTLS = nil
+		case l.SentinelTLS == nil:
+			l.SentinelTLS = &c.TLS
 		}
 	}
 	return l, nil
