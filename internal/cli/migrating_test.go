@@ -5,6 +5,7 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -66,5 +67,68 @@ func TestMigratingPage(t *testing.T) {
 		if !strings.Contains(text, option.here) {
 			t.Errorf("%q is missing", option.here)
 		}
+	}
+}
+
+// TestMixin tests what docs/migrating.md says of postgres_exporter's mixin: each alert is there with the metrics that it needs,
+// and works if the golden files have all of them.
+func TestMixin(t *testing.T) {
+	t.Parallel()
+	needs := map[string][]string{
+		"Down": {"pg_up"}, "ReplicationRoleChanged": {"pg_replication_is_replica"},
+		"MaxConnectionsReached":       {"pg_stat_activity_count", "pg_settings_max_connections", "pg_settings_superuser_reserved_connections"},
+		"HighConnections":             {"pg_stat_activity_count", "pg_settings_max_connections", "pg_settings_superuser_reserved_connections"},
+		"SlowQueries":                 {"pg_stat_activity_max_tx_duration"},
+		"ReplicationLaggingMore1Hour": {"pg_replication_lag", "pg_replication_is_replica"},
+		"HasExporterErrors":           {"pg_exporter_last_scrape_error"},
+		"QPS":                         {"pg_stat_database_xact_commit"}, "HasTooManyRollbacks": {"pg_stat_database_xact_rollback"},
+		"CacheHitRatio": {"pg_stat_database_blks_hit"}, "HasHighDeadLocks": {"pg_stat_database_deadlocks"},
+		"AcquiredTooManyLocks": {"pg_locks_count", "pg_settings_max_connections"}, "HasReplicationSlotUsed": {"pg_replication_slot_is_active"},
+		"TablesNotVaccumed": {"pg_stat_user_tables_n_dead_tup"}, "TooManyCheckpointsRequested": {"pg_stat_bgwriter_checkpoints_req_total"},
+	}
+	var shown string
+	for _, pattern := range []string{"*.prom", "compat/*.prom"} {
+		files, err := filepath.Glob(filepath.Join("..", "..", "collector", "testdata", pattern))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		for _, file := range files {
+			content, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			shown += "\n" + string(content)
+		}
+	}
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "migrating.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "| works |")
+	listed, working := 0, 0
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 4 || strings.HasPrefix(line, "|--") {
+			continue
+		}
+		says := strings.HasPrefix(strings.TrimSpace(cells[2]), "yes")
+		for alert := range strings.SplitSeq(cells[1], ",") {
+			alert = strings.TrimSpace(alert)
+			works := len(needs[alert]) > 0
+			for _, metric := range needs[alert] {
+				works = works && strings.Contains(shown, "\n# TYPE "+metric+" ")
+			}
+			if needs[alert] == nil || works != says {
+				t.Errorf("%s: the page says %t, and the metrics %t", alert, says, works)
+			}
+			listed++
+			if works {
+				working++
+			}
+		}
+	}
+	want := fmt.Sprintf("That is enough for %d of the %d alerts of its mixin", working, listed)
+	if listed != len(needs) || !strings.Contains(strings.Join(strings.Fields(string(page)), " "), want) {
+		t.Errorf("the page lists %d alerts and does not say: %s", listed, want)
 	}
 }
