@@ -74,13 +74,13 @@ func run(args []string, getenv func(string) string, out, errs io.Writer) int {
 		web.LogProblems(logger, err)
 		return 1
 	}
-	logger.Info("starting", "version", version.Info())
+	logger.Info("Starting pg_liveness_exporter", "version", version.Info())
 	cli.LogEnvironment(file, logger)
 	reloading := web.ReloaderOptions{
 		Load: load, Hangup: hangup, Interval: f.AutoReloadInterval, Fingerprint: f.Fingerprint, Loaded: fingerprint, Logger: logger,
 	}
 	if err := serve(ctx, &f, file, store, reloading, logger); err != nil {
-		logger.Error("cannot serve", "err", err)
+		logger.Error("Cannot serve", "err", err)
 		return 1
 	}
 	return 0
@@ -101,7 +101,7 @@ func serve(
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 		defer cancel()
 		if err := m.Close(closing); err != nil {
-			logger.Warn("sessions were not closed in time", "err", err)
+			logger.Warn("Some sessions were not closed in time", "err", err)
 		}
 	}()
 	web.WarnOfDescriptors(logger, len(file.Targets))
@@ -136,7 +136,7 @@ func serve(
 func newPages(f *cli.Flags, m *monitor.Monitor, logger *slog.Logger) http.Handler {
 	if !f.HasPages() {
 		if f.Status {
-			logger.Warn("the metrics are at /, so there is no status page; --web.telemetry-path moves them")
+			logger.Warn("The metrics are at /, so there is no status page; --web.telemetry-path moves them")
 		}
 		return nil
 	}

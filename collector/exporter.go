@@ -124,7 +124,7 @@ func (w *clientWriter) Write(p []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(p)
 	if err != nil {
 		w.gone = true
-		w.logger.Debug("a client hung up before it had read all metrics")
+		w.logger.Debug("Client hung up before it had read all metrics")
 	}
 	return n, err
 }
@@ -171,5 +171,5 @@ func (l errorLog) Println(v ...any) {
 	if l.client.gone {
 		return
 	}
-	l.logger.Error("cannot show all metrics", "err", fmt.Sprint(v...))
+	l.logger.Error("Cannot show all metrics", "err", fmt.Sprint(v...))
 }

@@ -125,7 +125,7 @@ func (e *Exporter) renderSteps(w http.ResponseWriter, s *monitor.Snapshot, lines
 		}
 	}
 	if err != nil {
-		e.options.Logger.Error("cannot show all metrics", "err", err)
+		e.options.Logger.Error("Cannot show all metrics", "err", err)
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -195,7 +195,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--config.auto-reload-interval=1m"}, 2, "--config.auto-reload-interval needs --config.file"},
 		{[]string{"serve", "--version"}, 0, "pg_liveness_exporter, version"},
 		{[]string{"postgres://u:hidden@h/d"}, 2, "servers are named in the environment or in a --config.file"},
-		{[]string{"--web.listen-address=300.0.0.1:1"}, 1, "cannot serve"},
+		{[]string{"--web.listen-address=300.0.0.1:1"}, 1, "Cannot serve"},
 		{[]string{"--web.config.file=/dev/zero"}, 1, "/dev/zero: is not a regular file"},
 		{[]string{"--config.file=/dev/zero"}, 1, "/dev/zero: is not a regular file"},
 	} {

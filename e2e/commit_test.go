@@ -77,7 +77,7 @@ targets:
 	if m := e.ProbeMetrics("primary", ""); m["pg_kept_session_up"] != 1 || m["pg_connections_used"] < 1 || m["pg_commit_duration_seconds_count"] != committed {
 		t.Errorf("while commits hang: kept session %v, connections %v, commits %v", m["pg_kept_session_up"], m["pg_connections_used"], m["pg_commit_duration_seconds_count"])
 	}
-	if !strings.Contains(e.Logged(), "the commit probe fails") {
+	if !strings.Contains(e.Logged(), "Commit probe failed") {
 		t.Error("no line says that commits fail")
 	}
 
@@ -119,7 +119,7 @@ targets:
 	check(t, standby.Start(t.Context()))
 	eventually(t, "commits do not succeed again", func() bool { return e.ProbeMetrics("primary", "")["pg_commit_up"] == 1 })
 	e.ExpectNoMoreUsed()
-	if !strings.Contains(e.Logged(), "the commit probe succeeds again") {
+	if !strings.Contains(e.Logged(), "Commit probe succeeded again") {
 		t.Error("no line says that commits succeed again")
 	}
 

@@ -201,7 +201,7 @@ func TestIdleSessionsAreCut(t *testing.T) {
 			if n := strings.Count(e.Logged(), `msg="idle sessions are ended`); n != 1 {
 				t.Errorf("the idle limit is logged %d times", n)
 			}
-			if n := strings.Count(e.Logged(), `msg="the kept session was lost"`); n > 2 {
+			if n := strings.Count(e.Logged(), `msg="Kept session lost"`); n > 2 {
 				t.Errorf("losses are logged %d times", n)
 			}
 		})

@@ -807,9 +807,9 @@ func (e *Exporter) LoggedChanges() []string {
 	lines := bufio.NewScanner(strings.NewReader(e.Logged()))
 	for lines.Scan() {
 		switch line := lines.Text(); {
-		case strings.Contains(line, `msg="the probe succeeds"`):
+		case strings.Contains(line, `msg="Probe succeeded"`):
 			changes = append(changes, "up")
-		case strings.Contains(line, `msg="the probe fails"`):
+		case strings.Contains(line, `msg="Probe failed"`):
 			_, rest, _ := strings.Cut(line, " reason=")
 			reason, _, _ := strings.Cut(rest, " ")
 			changes = append(changes, reason)

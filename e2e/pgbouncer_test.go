@@ -392,7 +392,7 @@ func TestPooledSession(t *testing.T) {
 				t.Errorf("%s: up %v, losses %v", target, own["pg_up"]+own["pgbouncer_up"], own.losses())
 			}
 		}
-		if strings.Contains(e.Logged(), "the kept session was lost") {
+		if strings.Contains(e.Logged(), "Kept session lost") {
 			t.Error("a session that PgBouncer ended is logged as a loss")
 		}
 	})

@@ -96,9 +96,9 @@ func TestRefusedParts(t *testing.T) {
 			if status, _ := e.Health("/primary"); status != 200 && (testenv.Major(t) >= 14 || test.part != "role (42501)") {
 				t.Errorf("/primary: %d", status)
 			}
-			refused, again := "the server refuses part of the statistics", "the server provides these statistics again"
+			refused, again := "Server refuses part of the statistics", "Server provides these statistics again"
 			if test.part == "" {
-				refused, again = "the commit probe fails", "the commit probe succeeds again"
+				refused, again = "Commit probe failed", "Commit probe succeeded again"
 			}
 			if n := strings.Count(e.Logged(), refused); n != 1 || !strings.Contains(e.Logged(), test.part) {
 				t.Errorf("logged %d times:\n%s", n, e.Logged())

@@ -84,7 +84,7 @@ func TestReload(t *testing.T) {
 	if n := e.Scrape().of("stays")["pg_probes_total"]; n != probes+1 {
 		t.Errorf("%v probes in the end, want %v", n, probes+1)
 	}
-	if strings.Count(e.Logged(), `msg="cannot use the configuration"`) < 8 {
+	if strings.Count(e.Logged(), `msg="Invalid configuration"`) < 8 {
 		t.Errorf("the log does not say what is wrong:\n%s", e.Logged())
 	}
 	// SIGHUP does the same.
@@ -219,7 +219,7 @@ func TestEarlyHangup(t *testing.T) {
 		exited := make(chan error, 1)
 		go func() { exited <- cmd.Wait() }()
 		time.Sleep(wait)
-		early := !strings.Contains(log.String(), "msg=starting")
+		early := !strings.Contains(log.String(), `msg="Starting pg_liveness_exporter"`)
 		for range 20 {
 			_ = cmd.Process.Signal(syscall.SIGHUP) // it may have ended
 			time.Sleep(20 * time.Millisecond)
@@ -236,7 +236,7 @@ func TestEarlyHangup(t *testing.T) {
 			continue
 		}
 		eventually(t, "the file is not loaded again", func() bool {
-			return len(exited) > 0 || strings.Contains(log.String(), "the configuration was loaded")
+			return len(exited) > 0 || strings.Contains(log.String(), "Configuration loaded")
 		})
 		if len(exited) > 0 { // nothing of it had run yet; on a busy machine its end is noticed late
 			continue
@@ -308,7 +308,7 @@ func TestAutoReload(t *testing.T) {
 		t.Helper()
 		eventually(t, "the change is not loaded", func() bool { return slices.Equal(e.Discovered(), names) })
 	}
-	failures := func() int { return strings.Count(e.Logged(), `msg="the configuration stays as it was"`) }
+	failures := func() int { return strings.Count(e.Logged(), `msg="Keeping the previous configuration"`) }
 	expectFailures := func(want int) {
 		t.Helper()
 		eventually(t, "the failure is not logged", func() bool { return failures() == want })

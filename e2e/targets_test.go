@@ -379,8 +379,8 @@ targets:
   wrong: {host: 127.0.0.1, port: %[2]d, user: %[3]s, password: nonsense, sslmode: disable}
   closed: {host: 127.0.0.1, port: %[4]s, %[1]s}`, login(), s.Port, role, freePort(t)))
 	for target, want := range map[string][]string{
-		"up":     {"Verdict: accepting", "  resolve ", "  startup ", "SELECT 1 answered", "The connection figures were read", `msg="the probe succeeds"`, "\npg_up 1\n"},
-		"wrong":  {"Verdict: misconfigured", "Reason: auth", "failed in phase startup", "SQLSTATE is 28P01", `msg="the probe fails"`, "\npg_up 0\n"},
+		"up":     {"Verdict: accepting", "  resolve ", "  startup ", "SELECT 1 answered", "The connection figures were read", `msg="Probe succeeded"`, "\npg_up 1\n"},
+		"wrong":  {"Verdict: misconfigured", "Reason: auth", "failed in phase startup", "SQLSTATE is 28P01", `msg="Probe failed"`, "\npg_up 0\n"},
 		"closed": {"Verdict: no_response", "Reason: refused", "failed in phase dial", "\npg_up 0\n"},
 	} {
 		t.Run(target, func(t *testing.T) {

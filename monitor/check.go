@@ -128,11 +128,11 @@ func (c *Check) record(r check.Result) {
 	}
 	switch r.Status {
 	case check.Pass:
-		c.logger.Info("the check passes")
+		c.logger.Info("Check passed")
 	case check.Warn:
-		c.logger.Warn("the check is in warning state", "output", r.Output)
+		c.logger.Warn("Check is in warning state", "output", r.Output)
 	case check.Fail:
-		c.logger.Warn("the check fails", "output", r.Output)
+		c.logger.Warn("Check failed", "output", r.Output)
 	}
 }
 

@@ -331,12 +331,12 @@ func (t *Target) recordLoss(l probe.Loss) {
 	t.mu.Unlock()
 	if l.IdleLimit > 0 {
 		if t.isFirst("idle limit") {
-			t.logger.Warn("idle sessions are ended, so each probe opens a new kept session",
+			t.logger.Warn("Idle sessions are ended, so each probe opens a new kept session",
 				"after", l.IdleLimit.Round(10*time.Millisecond).String())
 		}
 		return
 	}
-	t.logger.Warn("the kept session was lost", "reason", string(l.Reason))
+	t.logger.Warn("Kept session lost", "reason", string(l.Reason))
 }
 
 // isFirst reports whether this is the first call with this key for the target.
@@ -357,9 +357,9 @@ func (t *Target) recordCommit(r *probe.CommitResult) {
 	observeKnown(t.histograms.Commit, r.Took)
 	switch failed := r.Failure; {
 	case failed == nil && before != nil:
-		t.logger.Info("the commit probe succeeds again")
+		t.logger.Info("Commit probe succeeded again")
 	case failed != nil && (before == nil || before.Reason != failed.Reason):
-		t.logger.Warn("the commit probe fails", describe(failed)...)
+		t.logger.Warn("Commit probe failed", describe(failed)...)
 	}
 }
 
@@ -441,9 +441,9 @@ func (t *Target) logChanges(before History, now *probe.Result) {
 	}
 	switch failed := now.StatsFailure; {
 	case failed == nil && before.statsFailure != nil && triedStats(now):
-		t.logger.Info("the connection figures can be read again")
+		t.logger.Info("Statistics can be read again")
 	case failed != nil && (before.statsFailure == nil || before.statsFailure.Reason != failed.Reason):
-		t.logger.Warn("the connection figures cannot be read", describe(failed)...)
+		t.logger.Warn("Statistics cannot be read", describe(failed)...)
 	}
 	if now.Up() && triedStats(now) {
 		t.logRefusals(before.refusals, now.Refusals)
@@ -454,10 +454,10 @@ func (t *Target) logChanges(before History, now *probe.Result) {
 // logRefusals logs which statistics the server has begun to refuse, and which it has begun to provide again.
 func (t *Target) logRefusals(before, now []probe.Refusal) {
 	if parts := without(now, before); len(parts) > 0 {
-		t.logger.Warn("the server refuses part of the statistics", "parts", strings.Join(parts, ", "))
+		t.logger.Warn("Server refuses part of the statistics", "parts", strings.Join(parts, ", "))
 	}
 	if parts := without(before, now); len(parts) > 0 {
-		t.logger.Info("the server provides these statistics again", "parts", strings.Join(parts, ", "))
+		t.logger.Info("Server provides these statistics again", "parts", strings.Join(parts, ", "))
 	}
 }
 
@@ -475,13 +475,13 @@ func without(a, b []probe.Refusal) []string {
 // warnOfSettings warns of what makes applications or administrators fail although the probe succeeds.
 func (t *Target) warnOfSettings(r *probe.Result) {
 	if r.Role != nil && r.Role.Replica && r.Role.Serializable && t.isFirst("serializable") {
-		t.logger.Warn("sessions are serializable by default, which a hot standby refuses: applications that use the default fail")
+		t.logger.Warn("Sessions are serializable by default, which a hot standby refuses: applications that use the default fail")
 	}
 	if r.KeptUp && r.ServerStats != nil && r.ServerStats.IsTemplate && t.isFirst("template") {
-		t.logger.Warn("the target's database is a template: while a session is kept, no database can be created from it; set keep: false")
+		t.logger.Warn("The target's database is a template: while a session is kept, no database can be created from it; set keep: false")
 	}
 	if r.PoolerStats != nil && r.PoolerStats.MayBeOneOfSeveral() && t.isFirst("one of several") {
-		t.logger.Warn("so_reuseport or peer_id is set: if several PgBouncers share this port, the figures are those of one of them; " +
+		t.logger.Warn("The setting so_reuseport or peer_id is set: if several PgBouncers share this port, the figures are those of one of them; " +
 			"give each an address and a target of its own")
 	}
 }
@@ -492,13 +492,13 @@ func (t *Target) logVerdict(before History, now *probe.Result) {
 		if before.last != nil {
 			attributes = append(attributes, "after", now.Start.Sub(before.changed).Round(time.Millisecond).String())
 		}
-		t.logger.Info("the probe succeeds", attributes...)
+		t.logger.Info("Probe succeeded", attributes...)
 		if now.Superuser {
-			t.logger.Warn("the role is a superuser: it gets in where others find no slot, and pg_up stays 1")
+			t.logger.Warn("The role is a superuser: it gets in when no slot is left for others, and pg_up stays 1")
 		}
 		return
 	}
-	t.logger.Warn("the probe fails", describe(now.Failure)...)
+	t.logger.Warn("Probe failed", describe(now.Failure)...)
 }
 
 // describe returns the attributes of a log line about a failure.

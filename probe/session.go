@@ -188,7 +188,7 @@ func contain(d *dialer, f func() error) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			d.sockets.closeAll()
-			d.logger.Debug("what the server sent made the driver panic, and the session was closed", "panic", fmt.Sprint(value),
+			d.logger.Debug("What the server sent made the driver panic, and the session was closed", "panic", fmt.Sprint(value),
 				"stack", string(debug.Stack()))
 			err = &panicError{value}
 		}

@@ -105,7 +105,7 @@ func serveAsset(w http.ResponseWriter, r *http.Request, name string) {
 func (s *Status) writePage(w http.ResponseWriter, status int, name string, content any) {
 	var page bytes.Buffer
 	if err := s.pages.ExecuteTemplate(&page, name, content); err != nil {
-		s.options.Logger.Error("cannot render a page", "page", name, "err", err)
+		s.options.Logger.Error("Cannot render a page", "page", name, "err", err)
 		http.Error(w, "the page cannot be rendered", http.StatusInternalServerError)
 		return
 	}

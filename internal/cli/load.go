@@ -59,9 +59,9 @@ func LogEnvironment(file *config.File, logger *slog.Logger) {
 		if e == nil {
 			continue
 		}
-		logger.Info("a target comes from the environment", "taken_from", e.Source)
+		logger.Info("Using the target from the environment", "taken_from", e.Source)
 		for _, variable := range credentials.MovingVariables(e) {
-			logger.Warn("a variable of libpq changes where the exporter connects", "variable", variable, "taken_from", e.Source)
+			logger.Warn("A variable of libpq changes where the exporter connects", "variable", variable, "taken_from", e.Source)
 		}
 		return // every target from the environment is the same server
 	}

@@ -66,7 +66,7 @@ func TestLogEnvironment(t *testing.T) {
 				t.Error(got)
 			}
 			for _, variable := range test.moving {
-				if !strings.Contains(got, `level=WARN msg="a variable of libpq changes where the exporter connects" variable=`+variable) {
+				if !strings.Contains(got, `level=WARN msg="A variable of libpq changes where the exporter connects" variable=`+variable) {
 					t.Errorf("%s is not named:\n%s", variable, got)
 				}
 			}

@@ -61,7 +61,7 @@ func foreignOptions() []foreignOption {
 func WarnOfForeignVariables(getenv func(string) string, logger *slog.Logger) {
 	for _, option := range foreignOptions() {
 		if option.variable != "" && getenv(option.variable) != "" {
-			logger.Warn("a variable of postgres_exporter has no effect", "variable", option.variable, "here", option.here)
+			logger.Warn("Variable of postgres_exporter has no effect", "variable", option.variable, "here", option.here)
 		}
 	}
 }

@@ -39,7 +39,7 @@ func maxConnections() int { return min(descriptors()/2, 2048) }
 // WarnOfDescriptors logs a warning if the process may open fewer descriptors than it needs for this number of targets.
 func WarnOfDescriptors(logger *slog.Logger, targets int) {
 	if needed := targets*sessionsPerTarget + maxConnections(); needed > descriptors() {
-		logger.Warn("there may be too few file descriptors for so many targets: raise the limit (ulimit -n, LimitNOFILE)",
+		logger.Warn("There may be too few file descriptors for so many targets: raise the limit (ulimit -n, LimitNOFILE)",
 			"targets", targets, "descriptors", descriptors(), "needed", needed)
 	}
 }

@@ -69,7 +69,7 @@ func Serve(ctx context.Context, o Options) error {
 	select {
 	case err = <-failed:
 	case <-ctx.Done():
-		o.Logger.Info("stopping")
+		o.Logger.Info("Stopping")
 	}
 	o.OnReady(false)
 	servers.stop(requests, endRequests)

@@ -78,13 +78,13 @@ func (r *Reloader) reload() error {
 	file, err := r.options.Load()
 	if err != nil {
 		r.options.Monitor.ReloadFailed()
-		logger.Error("the configuration stays as it was")
+		logger.Error("Keeping the previous configuration")
 		LogProblems(logger, err)
 		return err
 	}
 	WarnOfDescriptors(logger, len(file.Targets))
 	r.options.Monitor.ApplyConfig(file)
-	logger.Info("the configuration was loaded", "targets", len(file.Targets), "checks", len(file.Checks))
+	logger.Info("Configuration loaded", "targets", len(file.Targets), "checks", len(file.Checks))
 	return nil
 }
 
@@ -107,6 +107,6 @@ func (r *Reloader) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 // LogProblems logs each line of the error of a configuration.
 func LogProblems(logger *slog.Logger, err error) {
 	for line := range strings.Lines(err.Error()) {
-		logger.Error("cannot use the configuration", "err", strings.TrimSpace(line))
+		logger.Error("Invalid configuration", "err", strings.TrimSpace(line))
 	}
 }

@@ -70,7 +70,7 @@ func TestAutoReload(t *testing.T) {
 		content.Store("third")
 		hangup <- os.Interrupt
 		expect("changed and signalled", time.Hour, 5, true)
-		if n := strings.Count(log.String(), "the configuration stays as it was"); n != 2 {
+		if n := strings.Count(log.String(), "Keeping the previous configuration"); n != 2 {
 			t.Errorf("%d failures are logged:\n%s", n, &log)
 		}
 		stop()

@@ -42,7 +42,7 @@ func (s *Shortage) Report() {
 	s.quiet.Reset(shortageQuiet)
 	s.mu.Unlock()
 	if first {
-		s.logger.Error("no file descriptors are left, so probes fail and clients wait: raise LimitNOFILE (systemd) or ulimit -n; "+
+		s.logger.Error("No file descriptors are left, so probes fail and clients wait: raise LimitNOFILE (systemd) or ulimit -n; "+
 			"if the whole machine has run out, raise fs.file-max", "descriptors", descriptors())
 	}
 }
@@ -54,7 +54,7 @@ func (s *Shortage) end() {
 	s.lasts = s.lasts && !over
 	s.mu.Unlock()
 	if over {
-		s.logger.Info("there are enough file descriptors again")
+		s.logger.Info("There are enough file descriptors again")
 	}
 }
 
@@ -71,6 +71,6 @@ func (l serverLog) Write(p []byte) (int, error) {
 	if strings.HasPrefix(text, "http: Accept error: ") && neterr.MeansOutOfDescriptors(text) {
 		l.onOutOfDescriptors()
 	}
-	l.logger.Debug("message of the HTTP server", "text", text)
+	l.logger.Debug("Message of the HTTP server", "text", text)
 	return len(p), nil
 }
