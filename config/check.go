@@ -186,7 +186,7 @@ func (b *builder) check(name string, n *yaml.Node, where string) checkEntry {
 	key("sentinel_tls", func(n *yaml.Node, where string) { c.SentinelUsesTLS = b.boolean(n, where) })
 	key("sslrootcert", func(n *yaml.Node, where string) {
 		if c.TLS.Roots.IsSet() {
-			b.problem(n, where, "stands beside the ca of tls_config")
+			b.problem(n, where, "excludes the ca of tls_config")
 		}
 		c.TLS.Roots = Content{Key: "sslrootcert", File: b.fromFolder(b.text(n, where))}
 	})

@@ -145,7 +145,7 @@ func TestTargetFromEnvironment(t *testing.T) {
 		", host: h":          "targets.orders.host: is given beside environment, which says it",
 		", user: u":          "targets.orders: has user beside environment, which says it",
 		", kind: pgbouncer":  "targets.orders.kind: does not go with environment",
-		", environment: yes": "targets.orders: a key stands twice, first in line 3",
+		", environment: yes": "targets.orders: duplicate key, first in line 3",
 	} {
 		if _, err := parseText(t, strings.Replace(text, "%s", more, 1)); err == nil || err.Error() != "dir/x.yml:3: "+want {
 			t.Errorf("%s: %v", more, err)

@@ -226,7 +226,7 @@ func (d *decoder) pairs(n *yaml.Node, where string, read func(key, value *yaml.N
 			continue
 		}
 		if line, twice := lines[key.Value]; twice {
-			d.problem(key, where, "a key stands twice, first in line %d", line)
+			d.problem(key, where, "duplicate key, first in line %d", line)
 			continue
 		}
 		lines[key.Value] = key.Line

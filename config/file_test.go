@@ -223,7 +223,7 @@ dir/x.yml:4: modules.m.allow[1]: must not have bits set behind the network's len
 dir/x.yml:4: modules.m.allow[2]: must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16
 dir/x.yml:4: modules.m: has a list of allowed hosts but no user
 dir/x.yml:5: modules.n.require_auth: must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each
-dir/x.yml:6: modules: a key stands twice, first in line 4
+dir/x.yml:6: modules: duplicate key, first in line 4
 dir/x.yml:8: targets.a.host: names several servers, and each is a target of its own
 dir/x.yml:9: targets.b.port: must be a number from 1 to 65535
 dir/x.yml:9: targets.b.hunter: unknown key; known here are ` + targetKeys + `

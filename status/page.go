@@ -236,6 +236,8 @@ func headline(rows []row, checks []checkRow) (text, more string, worst level) {
 		return "All checks pass", "", levelOK
 	case len(rows) == 1:
 		return "The server answers", "", levelOK
+	case len(rows) == 2:
+		return "Both servers answer", "", levelOK
 	}
 	return fmt.Sprintf("All %d servers answer", len(rows)), "", levelOK
 }

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 )
@@ -59,9 +60,28 @@ func withoutArguments(err error, understood *kingpin.ParseContext) error {
 	}
 	for _, element := range understood.Elements {
 		flag, ok := element.Clause.(*kingpin.FlagClause)
-		if ok && element.Value != nil && flag.Model().Value.Set(*element.Value) != nil {
-			return fmt.Errorf("--%s has a value that it cannot have", flag.Model().Name)
+		if !ok || element.Value == nil {
+			continue
+		}
+		if err := flag.Model().Value.Set(*element.Value); err != nil {
+			return fmt.Errorf("--%s %s", flag.Model().Name, possible(flag.Model().Value, err))
 		}
 	}
 	return errors.New("an argument cannot be used")
+}
+
+// possible says which values a flag may have that has refused one with err.
+func possible(value kingpin.Value, err error) string {
+	if words, _, ok := strings.Cut(err.Error(), ", got "); ok { // enum value must be one of text,json, got 'x'
+		return strings.TrimPrefix(words, "enum value ")
+	}
+	if getter, ok := value.(kingpin.Getter); ok {
+		switch getter.Get().(type) {
+		case time.Duration:
+			return "must be a duration, such as 5s"
+		case int:
+			return "must be a whole number"
+		}
+	}
+	return "cannot have this value"
 }
