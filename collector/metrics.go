@@ -120,18 +120,18 @@ func (t *Table) probes() {
 				emit.bool(s.Result.State() == state, string(state))
 			}
 		})
-	t.add(counter, "pg_probes_total", "Probes.", nil,
+	t.add(counter, "pg_probes_total", "Number of probes.", nil,
 		func(s *monitor.Snapshot, emit emit) { emit(float64(s.Probes)) })
-	t.add(counter, "pg_probe_failures_total", "Probes that failed, by reason.", []string{"reason"},
+	t.add(counter, "pg_probe_failures_total", "Number of failed probes by reason.", []string{"reason"},
 		func(s *monitor.Snapshot, emit emit) {
 			for _, reason := range probe.Reasons() {
 				emit(float64(s.Failures[reason]), string(reason))
 			}
 		})
-	t.add(gauge, "pg_probe_consecutive_failures", "Failed probes since the last one that succeeded.", nil,
+	t.add(gauge, "pg_probe_consecutive_failures", "Number of failed probes since the last one that succeeded.", nil,
 		func(s *monitor.Snapshot, emit emit) { emit(float64(s.ConsecutiveFailures())) })
 	t.add(gauge, "pg_probe_consecutive_down",
-		"Probes in a row that found the server down: no_response or rejecting. Any other state resets it.", nil,
+		"Number of probes in a row that found the server down: no_response or rejecting. Any other state resets it.", nil,
 		func(s *monitor.Snapshot, emit emit) { emit(float64(s.ConsecutiveDown)) })
 	t.add(gauge, "pg_probe_down_seconds",
 		"Seconds from the last probe that found the server alive, or from the first probe, to the last probe; 0 while it is alive.", nil,
@@ -147,7 +147,7 @@ func (t *Table) probes() {
 		})
 	t.add(gauge, "pg_probe_last_duration_seconds", "Duration of this probe, without the commit.", nil,
 		func(s *monitor.Snapshot, emit emit) { emit(s.Result.Duration.Seconds()) })
-	t.add(gauge, "pg_probe_deadline_seconds", "Time limit of this probe, or of this scrape's wait for it if that was shorter.", nil,
+	t.add(gauge, "pg_probe_deadline_seconds", "Time limit of this probe, or of this scrape's wait for it if that is shorter.", nil,
 		func(s *monitor.Snapshot, emit emit) { emit(s.Result.Deadline.Seconds()) })
 }
 
@@ -180,7 +180,7 @@ func (t *Table) keptSession() {
 // commits adds the metrics of the commit probe, except its histogram.
 func (t *Table) commits() {
 	t.add(gauge, "pg_commit_up",
-		"Whether a transaction of the commit probe was committed in time, on synchronous standbys too; never on a replica.",
+		"Whether the commit probe committed its transaction in time, on synchronous standbys too. Absent on a replica.",
 		nil, func(s *monitor.Snapshot, emit emit) { emit.number(s.CommitResult.Up()) })
 }
 
@@ -259,7 +259,7 @@ func (t *Table) sessionStats() {
 
 // server adds the metrics of the server itself.
 func (t *Table) server() {
-	t.serverStat("pg_postmaster_start_time_seconds", "When the server was started.", nil,
+	t.serverStat("pg_postmaster_start_time_seconds", "When the server started.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.PostmasterStart) })
 	t.serverStat("pg_checkpointer_start_time_seconds",
 		"When the checkpointer was started: later than the server's start after a crash restart.", nil,
@@ -313,7 +313,8 @@ func (t *Table) replication() {
 	t.serverStat("pg_wal_receiver_up", "Whether a replica's WAL receiver is streaming.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.WALReceiverUp) })
 	t.serverStat("pg_replication_lag_seconds",
-		"Seconds that a replica may be behind: 0 when all that was received is replayed and the receiver is streaming.", nil,
+		"Replicas only. 0 if everything received has been replayed and the WAL receiver is streaming; otherwise the age of the last "+
+			"replayed transaction, at most the time since the lag was last 0.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.ReplicationLag) })
 	t.serverStat("pg_replication_apply_delay_seconds",
 		"Setting recovery_min_apply_delay of a replica, if it is set: how far it stays behind on purpose.", nil,

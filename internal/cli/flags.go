@@ -73,16 +73,16 @@ type Flags struct {
 // Parse parses the command line. If ended is set, the program must exit with code: Parse has written help or the
 // version to out, or an error to errs.
 func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
-	app := kingpin.New(collector.Name, "Tells Prometheus whether a PostgreSQL server is alive, how quickly it answers, "+
-		"and whether there are connections left. Without --config.file it watches one server, which is named by "+
-		"DATA_SOURCE_NAME or, without it, DATA_SOURCE_URI, DATABASE_URL, POSTGRES_HOST or libpq's own variables.")
+	app := kingpin.New(collector.Name, "Tells Prometheus whether PostgreSQL servers are alive, how quickly they answer, "+
+		"and whether connections are left. Without --config.file it watches the server that the environment names: "+
+		"DATA_SOURCE_NAME, DATA_SOURCE_URI, DATABASE_URL, POSTGRES_HOST or libpq's variables, the first that is set.")
 	app.UsageWriter(out).ErrorWriter(errs)
 	app.Terminate(func(status int) { code, ended = status, true })
 	app.HelpFlag.Short('h')
 	app.Version(version.Print(collector.Name))
 	var urls urlFlags
 	f.define(app, &urls)
-	app.Command("serve", "Serve metrics; what happens without a command.").Default()
+	app.Command("serve", "Serve metrics. This is the default.").Default()
 	check, style := f.Check.define(app)
 	command, err := app.Parse(args)
 	f.IsCheck = command == check.FullCommand()
@@ -119,49 +119,48 @@ func (f *Flags) define(app *kingpin.Application, urls *urlFlags) {
 	f.Web = webflag.AddFlags(app, defaultAddress)
 	promslogflag.AddFlags(app, &f.Log)
 	app.Flag("web.telemetry-path", "Path under which to expose metrics.").Default("/metrics").StringVar(&f.TelemetryPath)
-	app.Flag("web.external-url", "The URL under which clients reach the exporter, such as that of a reverse proxy: "+
-		"/sd, the landing page and redirects use it. A path alone takes the host from the request.").StringVar(&urls.external)
-	app.Flag("web.route-prefix", "Prefix of all paths on --web.listen-address; unless set, the path of "+
-		"--web.external-url. A proxy that takes the path off needs /.").StringVar(&urls.prefix)
+	app.Flag("web.external-url", "URL under which clients reach the exporter, such as that of a reverse proxy. "+
+		"/sd, the landing page and redirects use it. If it is only a path, the host is that of the request.").StringVar(&urls.external)
+	app.Flag("web.route-prefix", "Prefix of all paths on --web.listen-address. Defaults to the path of "+
+		"--web.external-url. Set it to / if a proxy strips the path.").StringVar(&urls.prefix)
 	app.Flag("config.file", "YAML file with the servers to watch.").StringVar(&f.ConfigFile)
-	app.Flag("config.check", "Read --config.file, say what is wrong with it, and exit.").BoolVar(&f.ConfigCheck)
-	app.Flag("config.auto-reload-interval", "Look at --config.file this often and read it again when its content has changed, as "+
-		"SIGHUP does; 0s does not.").Default("0s").DurationVar(&f.AutoReloadInterval)
-	app.Flag("health.listen-address", "Also serve the health paths, and nothing else, on this address, without TLS and "+
-		"passwords: for kubelets and balancers when the other one asks for them.").StringVar(&f.HealthAddress)
-	app.Flag("web.enable-lifecycle", "Let POST /-/reload read --config.file again, as SIGHUP does.").BoolVar(&f.Lifecycle)
-	app.Flag("web.status", "Show the status page at /, and the pages of the targets, badges and events; without, / is a "+
+	app.Flag("config.check", "Read --config.file, print what is wrong with it, and exit.").BoolVar(&f.ConfigCheck)
+	app.Flag("config.auto-reload-interval", "How often to look at --config.file, and read it again if its content has changed; "+
+		"0s turns this off.").Default("0s").DurationVar(&f.AutoReloadInterval)
+	app.Flag("health.listen-address", "Address on which to serve the health paths only, without TLS and passwords. "+
+		"It is for kubelets and load balancers if --web.listen-address requires these.").StringVar(&f.HealthAddress)
+	app.Flag("web.enable-lifecycle", "Let POST /-/reload read --config.file again, like SIGHUP.").BoolVar(&f.Lifecycle)
+	app.Flag("web.status", "Serve the status page at /, pages of targets, badges and events. Otherwise / is a "+
 		"landing page.").Default("true").BoolVar(&f.Status)
-	app.Flag("metrics.targets", "Show the configured targets on the telemetry path; without, it has the exporter's own "+
-		"metrics alone, for those who scrape the targets through /sd and /probe.").Default("true").BoolVar(&f.Targets)
-	app.Flag("metrics.compat", "Also show facts under the names that postgres_exporter gives them, for dashboards that ask "+
-		"for those.").BoolVar(&f.Compat)
-	app.Flag("probe.timeout", "The most one probe may take.").Default("5s").DurationVar(&f.Probing.Timeout)
-	app.Flag("probe.timeout-offset", "Time to take off the scrape timeout that Prometheus announces, for the way back.").
+	app.Flag("metrics.targets", "Show the configured targets on the telemetry path. Turn it off if Prometheus scrapes "+
+		"them through /sd and /probe: the path then has only the exporter's own metrics.").Default("true").BoolVar(&f.Targets)
+	app.Flag("metrics.compat", "Also show some metrics under postgres_exporter's names, for dashboards and rules that use "+
+		"them.").BoolVar(&f.Compat)
+	app.Flag("probe.timeout", "Time limit of a probe.").Default("5s").DurationVar(&f.Probing.Timeout)
+	app.Flag("probe.timeout-offset", "Time to subtract from the scrape timeout that Prometheus announces.").
 		Default("0.5s").DurationVar(&f.TimeoutOffset)
-	app.Flag("probe.interval", "Also probe between scrapes, this often, so that an outage shorter than a scrape interval "+
-		"shows in counters and histograms; 0s does not.").Default("0s").DurationVar(&f.Probing.Interval)
-	app.Flag("probe.max-in-flight", "The most probes at once: of the configured targets, and of ad-hoc ones.").
+	app.Flag("probe.interval", "How often to probe between scrapes, so that counters and histograms show an outage that is "+
+		"shorter than a scrape interval; 0s turns this off.").Default("0s").DurationVar(&f.Probing.Interval)
+	app.Flag("probe.max-in-flight", "Maximum number of probes at once of configured targets, and likewise of ad-hoc targets.").
 		Default("1024").IntVar(&f.MaxInFlight)
-	app.Flag("probe.keep", "Keep a session open between probes, beside the new one of each probe: it reads the connection "+
-		"figures also while no login succeeds, and notices restarts between scrapes. Without, no target keeps one, whatever its "+
-		"key keep says.").Default("true").BoolVar(&f.Probing.Keep)
-	app.Flag("probe.commit", "Also commit a transaction in each probe, which needs no table and no privilege: SELECT 1 "+
-		"succeeds while commits hang.").BoolVar(&f.Probing.Commit)
+	app.Flag("probe.keep", "Keep a session open between probes. It reads the connection figures even while logins fail, and "+
+		"notices restarts between scrapes. If this is off, no target keeps one, whatever its key keep says.").Default("true").BoolVar(&f.Probing.Keep)
+	app.Flag("probe.commit", "Also commit a transaction in each probe of a primary: SELECT 1 succeeds while commits hang. "+
+		"It needs no table and no privilege.").BoolVar(&f.Probing.Commit)
 	app.Flag("collect.applications", "Count connections by application name.").BoolVar(&f.Probing.Applications)
 }
 
 // define adds the command check to app. It returns the command and its flag for the style.
 func (c *Check) define(app *kingpin.Application) (command *kingpin.CmdClause, style *kingpin.FlagClause) {
-	command = app.Command("check", "Probe once, say what was found, and exit: 0 accepting, 1 rejecting or no connections "+
-		"left, 2 no response, 3 misconfigured or not tried. Of a check, 0 that it does not fail, 1 that it does.")
-	command.Arg("name", "A target or a check of --config.file; may be left out where there is one target.").
+	command = app.Command("check", "Probe a target once, print the result, and exit with 0 if it is accepting, 1 if it is rejecting "+
+		"or full, 2 if there is no response, 3 if something is misconfigured. For a check: 0 if it passes or warns, 1 if it fails.")
+	command.Arg("name", "A target or a check of --config.file. May be omitted if there is only one target.").
 		StringVar(&c.target)
-	command.Flag("format", "A line for people, or JSON.").Default(formatText).
+	command.Flag("format", "Output: text or json.").Default(formatText).
 		EnumVar(&c.format, formatText, formatJSON)
-	style = command.Flag("style", "What the exit code is like; Docker's is 0 or 1.").Default(styleIsReady)
+	style = command.Flag("style", "Exit codes: pg_isready as above, or docker with 0 and 1.").Default(styleIsReady)
 	style.EnumVar(&c.style, styleIsReady, styleDocker)
-	command.Flag("wait", "Try again for so long while the server is not accepting.").Default("0s").DurationVar(&c.wait)
+	command.Flag("wait", "How long to try again until the target is accepting or the check passes.").Default("0s").DurationVar(&c.wait)
 	return command, style
 }
 
