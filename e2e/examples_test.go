@@ -40,11 +40,12 @@ func TestPromtool(t *testing.T) {
 	}
 }
 
-// TestOldestPromtool: the oldest Prometheus that is supported reads the rules and its configuration, and the alerts on servers
-// that are down fire there as they do in the newest one. The other tests of rules depend on the ends of windows, which
+// TestOlderPromtools: the older versions of Prometheus that are supported read the rules and its configuration, and the alerts on
+// servers that are down fire there as they do in the newest one. The other tests of rules depend on the ends of windows, which
 // Prometheus 3 has changed.
-func TestOldestPromtool(t *testing.T) {
-	tool := testenv.Tool(t, "PROMTOOL_OLDEST", "promtool 2.42")
+func TestOlderPromtools(t *testing.T) {
+	tools := filepath.SplitList(os.Getenv("PROMTOOL_OLDER"))
+	testenv.Need(t, len(tools) > 0, "promtool 2.42", "make test, as root")
 	dir := t.TempDir()
 	for _, name := range []string{"alerts.yml", "prometheus.yml"} {
 		check(t, os.WriteFile(filepath.Join(dir, name), []byte(read(t, "examples/"+name)), 0o600))
@@ -57,10 +58,14 @@ func TestOldestPromtool(t *testing.T) {
 			testRules = append(testRules, file)
 		}
 	}
-	for _, args := range [][]string{
-		{"check", "rules", "--lint=all", "--lint-fatal", "alerts.yml"}, {"check", "config", "prometheus.yml"}, testRules,
-	} {
-		runIn(t, dir, time.Minute, nil, tool, args...)
+	for _, tool := range tools {
+		t.Run(tool, func(t *testing.T) {
+			for _, args := range [][]string{
+				{"check", "rules", "--lint=all", "--lint-fatal", "alerts.yml"}, {"check", "config", "prometheus.yml"}, testRules,
+			} {
+				runIn(t, dir, time.Minute, nil, tool, args...)
+			}
+		})
 	}
 }
 
