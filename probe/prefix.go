@@ -74,8 +74,8 @@ func (s *session) queryPrefixed(ctx context.Context, prefix, sql string, budget 
 
 // isCancelled reports whether the server cancelled the statement and the session goes on.
 func isCancelled(err error) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && pgErr.Code == "57014" && !isFatal(pgErr)
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == "57014" && !isFatal(pgErr)
 }
 
 // major returns the server's major version as the login reported it, 0 if it did not.

@@ -128,8 +128,8 @@ func (r *refusals) list() []Refusal {
 
 // isRefusal reports whether the server replied with an error that does not end the session.
 func isRefusal(err error) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && !isFatal(pgErr)
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && !isFatal(pgErr)
 }
 
 // isTransient reports whether the server sent an error that says nothing about the statement: one of the classes rollback,
@@ -145,8 +145,8 @@ func isLocked(err error) bool { return sqlState(err) == "55P03" }
 
 // sqlState returns the SQLSTATE of a server's error, empty if err is none.
 func sqlState(err error) string {
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
 		return ""
 	}
 	return pgErr.Code

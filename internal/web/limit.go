@@ -4,7 +4,6 @@
 package web
 
 import (
-	"container/list"
 	"context"
 	"io"
 	"log/slog"
@@ -56,24 +55,18 @@ type connectionLimit struct {
 
 	mu   sync.Mutex // protects what follows
 	open map[net.Conn]*connection
-	idle *list.List // of idleConn, the longest idle first
-}
-
-type idleConn struct {
-	net.Conn
-	since time.Time
 }
 
 // connection is an open connection. It is idle while it has no handlers. It has several at once with HTTP/2.
 type connection struct {
-	idle     *list.Element
-	handlers int
+	handlers  int
+	idleSince time.Time // while it has no handlers
 }
 
 type connectionKey struct{}
 
 func newConnectionLimit(maxOpen int) *connectionLimit {
-	return &connectionLimit{max: maxOpen, open: make(map[net.Conn]*connection), idle: list.New()}
+	return &connectionLimit{max: maxOpen, open: make(map[net.Conn]*connection)}
 }
 
 // track is http.Server's ConnState. The goroutine that accepts connections calls it for each new one, and accepts no
@@ -82,26 +75,18 @@ func (l *connectionLimit) track(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		l.mu.Lock()
-		l.open[conn] = &connection{}
+		l.open[conn] = &connection{handlers: 1} // evict must not close it
 		l.mu.Unlock()
 		for wait := l.evict(); wait > 0; wait = l.evict() {
 			time.Sleep(wait)
 		}
-		l.addHandlers(conn, 0) // it becomes idle now: earlier, evict could have closed it
+		l.addHandlers(conn, -1)
 	case http.StateClosed, http.StateHijacked:
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if c := l.open[conn]; c != nil && c.idle != nil {
-			l.idle.Remove(c.idle)
-		}
 		delete(l.open, conn)
 	case http.StateActive, http.StateIdle:
 	}
-}
-
-// markIdleLocked adds conn to the idle connections.
-func (l *connectionLimit) markIdleLocked(conn net.Conn) *list.Element {
-	return l.idle.PushBack(idleConn{conn, time.Now()})
 }
 
 // evict closes a connection if there are too many. If none can be closed yet, it returns how long to wait, otherwise 0.
@@ -111,17 +96,22 @@ func (l *connectionLimit) evict() time.Duration {
 	if len(l.open) <= l.max {
 		return 0
 	}
-	oldest := l.idle.Front()
-	if oldest == nil {
+	var (
+		conn  net.Conn // the one that has been idle for longest
+		since time.Time
+	)
+	for other, c := range l.open {
+		if c.handlers == 0 && (conn == nil || c.idleSince.Before(since)) {
+			conn, since = other, c.idleSince
+		}
+	}
+	if conn == nil {
 		return idleGrace
 	}
-	victim, _ := oldest.Value.(idleConn)
-	if age := time.Since(victim.since); age < idleGrace {
+	if age := time.Since(since); age < idleGrace {
 		return idleGrace - age
 	}
-	l.idle.Remove(oldest)
-	delete(l.open, victim.Conn)
-	conn := victim.Conn
+	delete(l.open, conn)
 	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok {
 		conn = wrapped.NetConn() // an orderly end of TLS may wait for the client
 	}
@@ -169,13 +159,8 @@ func (l *connectionLimit) addHandlers(conn net.Conn, n int) {
 	if c == nil {
 		return
 	}
-	c.handlers += n
-	switch {
-	case c.handlers > 0 && c.idle != nil:
-		l.idle.Remove(c.idle)
-		c.idle = nil
-	case c.handlers == 0:
-		c.idle = l.markIdleLocked(conn)
+	if c.handlers += n; c.handlers == 0 {
+		c.idleSince = time.Now()
 	}
 }
 

@@ -92,3 +92,16 @@ func TestLargeBodyOnClosingConnection(t *testing.T) {
 		t.Errorf("%v: %q", err, response)
 	}
 }
+
+// TestWriteAllocatesNothing: an exposition is written in dozens of pieces.
+func TestWriteAllocatesNothing(t *testing.T) {
+	limit := newConnectionLimit(1)
+	conn, other := net.Pipe()
+	defer func() { _, _ = conn.Close(), other.Close() }()
+	limit.track(conn, http.StateNew)
+	limit.addHandlers(conn, 1)
+	w := idleWriter{httptest.NewRecorder(), limit, conn}
+	if n := testing.AllocsPerRun(100, func() { _, _ = w.Write(nil) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
