@@ -226,9 +226,19 @@ func (b *builder) content(key func(string, func(*yaml.Node, string)), name strin
 	b.oneWay(key, name, readers)
 }
 
+// variableName reads the name of a variable.
+func (d *decoder) variableName(n *yaml.Node, where string) string {
+	name := d.text(n, where)
+	if strings.ContainsAny(name, "$={}") {
+		d.problem(n, where, "must be the name of a variable alone, without $")
+		return ""
+	}
+	return name
+}
+
 // variable reads the name of a variable, which must be set, and returns the variable's value without line ends.
 func (d *decoder) variable(n *yaml.Node, where string) Secret {
-	name := d.text(n, where)
+	name := d.variableName(n, where)
 	value := Secret(strings.TrimRight(os.Getenv(name), "\r\n"))
 	if name != "" && value == "" {
 		d.problem(n, where, "the variable is not set")

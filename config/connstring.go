@@ -132,7 +132,7 @@ func (t *translation) take(k *keyword, name, value string) {
 		t.problem("holds " + name + ", which is refused: " + k.note)
 	case k.use != honoured:
 	case name == "ssl", name == "ssl_require":
-		t.ssl = cmp.Or(value, "true")
+		t.ssl = cmp.Or(strings.ToLower(value), "true") // Python writes True and False
 	case name == "requiressl":
 		t.requiressl = value
 	case name == "sslaccept":

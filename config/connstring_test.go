@@ -66,6 +66,8 @@ func TestConnStrings(t *testing.T) {
 		url + "ssl=false":                                      "mode=disable",
 		url + "ssl=0":                                          "mode=disable",
 		url + "ssl=true":                                       "mode=require",
+		url + "ssl=True":                                       "mode=require",
+		url + "ssl=False&ssl_require=True":                     "mode=require",
 		url + "ssl=1":                                          "mode=require",
 		url + "ssl=verify-full":                                "mode=verify-full", // asyncpg
 		url + "ssl=true&sslmode=verify-full":                   "mode=verify-full",

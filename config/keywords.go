@@ -36,7 +36,7 @@ const (
 
 // accepts reports whether a connection string may have the keyword with this value.
 func (k *keyword) accepts(value string) bool {
-	return k.use != refused || value == "" || slices.Contains(k.harmless, value)
+	return k.use != refused || value == "" || slices.Contains(k.harmless, strings.ToLower(value))
 }
 
 // knownAs returns the known name that a text writes in another way, with capitals, spaces, dashes and underscores. It is empty

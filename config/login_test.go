@@ -71,6 +71,8 @@ func TestSourceProblems(t *testing.T) {
 		"{host_file: f, user: u, port: 0}":                  "targets.a.port: must be a number from 1 to 65535",
 		"{dsn: 'host=h user=u', user_file: f}":              "targets.a.dsn: holds user, which is also a key beside it",
 		"{environment: true, dsn_file: f}":                  "targets.a.dsn_file: is given beside environment, which says it",
+		"{host: h, user: u, password_env: $HUNTER2}":        "targets.a.password_env: must be the name of a variable alone, without $",
+		"{dsn_env: '${HUNTER2}'}":                           "targets.a.dsn_env: must be the name of a variable alone, without $",
 		"{host: 'a,b', hots: c}":                            "targets.a.hots: unknown key",
 		"{dsn: 'port=1'}":                                   "targets.a.dsn: has no user, nor have the target, its module and the defaults\ndir/x.yml:2: targets.a.dsn: has no host",
 		"{host_file: f, user: u, commit: true, module: p}":  "targets.a.commit: is not known of a PgBouncer",

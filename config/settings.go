@@ -184,7 +184,7 @@ func (b *builder) settingsFields(s *settings) fields {
 		set := func(p PasswordSource) { *to = &p }
 		return map[string]func(*yaml.Node, string){
 			"":         func(n *yaml.Node, where string) { set(PasswordSource{Text: Secret(b.text(n, where))}) },
-			"_env":     func(n *yaml.Node, where string) { set(PasswordSource{Variable: b.text(n, where)}) },
+			"_env":     func(n *yaml.Node, where string) { set(PasswordSource{Variable: b.variableName(n, where)}) },
 			"_file":    func(n *yaml.Node, where string) { set(PasswordSource{File: b.fromFolder(b.text(n, where))}) },
 			"_command": func(n *yaml.Node, where string) { set(PasswordSource{Command: b.command(n, where)}) },
 		}

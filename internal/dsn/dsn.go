@@ -46,6 +46,8 @@ func Parse(text string) (settings []Setting, jdbc bool, err error) {
 		settings, err = parseURL(rest[len(scheme):], jdbc)
 	case strings.HasPrefix(text, "'"), strings.HasPrefix(text, `"`):
 		err = errors.New("is in quotes: leave them out")
+	case strings.HasPrefix(text, "{"):
+		err = errors.New("is JSON, such as a secret of a cloud: write a URL, or give host, port, user, password and database by themselves")
 	case strings.HasPrefix(text, "$"):
 		err = errors.New("begins with $: it is the name of a variable, which nothing has replaced by its value")
 	case hasCommand(text):
