@@ -30,7 +30,8 @@ var ErrSeveral = errors.New("holds several connection strings")
 // one (ConnectionFactory and Driver.parseURL of pgjdbc).
 func Parse(text string) (settings []Setting, jdbc bool, err error) {
 	// Editors and shells leave line ends behind, and editors of Windows put a byte order mark before the text.
-	text = strings.Trim(strings.TrimPrefix(text, "\ufeff"), space)
+	untrimmed := strings.TrimPrefix(text, "\ufeff")
+	text = strings.Trim(untrimmed, space)
 	if err := several(text); err != nil {
 		return nil, false, err
 	}
@@ -57,7 +58,7 @@ func Parse(text string) (settings []Setting, jdbc bool, err error) {
 	case looksLikeSemicolons(text):
 		err = errors.New("is in the form of Npgsql (Host=…;Username=…): write it as a URL or as keyword=value, with spaces between")
 	default:
-		settings, err = parseKeywords(text)
+		settings, err = parseKeywords(untrimmed) // a backslash may stand before the last space
 	}
 	return settings, jdbc, err
 }

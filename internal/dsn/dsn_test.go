@@ -22,6 +22,7 @@ func TestParse(t *testing.T) {
 		"host=h user=u":               "host=h|user=u",
 		" host = h\tuser='a \\'b' x=": "host=h|user=a 'b|x=",
 		`password=a\ b\\ c=d\`:        `password=a b\|c=d`,
+		`password=a\ `:                "password=a ",
 		"a='x'b=y":                    "a=x|b=y",
 		"host=a host=b":               "host=a|host=b",
 		"postgres://":                 "",
@@ -155,6 +156,12 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Setenv("HOME", "/nonexistent")
 	f.Fuzz(func(t *testing.T, text string) {
+		if trimmed := strings.Trim(text, space); strings.Contains(trimmed, "://") {
+			text = trimmed // Parse does it for a URL, and pgconn does not
+		}
+		if scheme := urlScheme().FindString(text); scheme != strings.ToLower(scheme) {
+			return // not a URL for pgconn
+		}
 		settings, jdbc, err := Parse(text)
 		if err != nil || jdbc || len(settings) == 0 {
 			return
