@@ -122,10 +122,10 @@ func serve(
 	}
 	var ready atomic.Bool
 	hostname, _ := os.Hostname() // empty if there is none
-	endpoints := health.New(m, ready.Load, hostname)
-	endpoints.Register(mux)
 	healthMux := http.NewServeMux()
-	endpoints.Register(healthMux)
+	for _, each := range []*http.ServeMux{mux, healthMux} {
+		health.New(m, ready.Load, hostname).Register(each)
+	}
 	return web.Serve(ctx, web.Options{
 		Flags: f.Web, Handler: web.WithPrefix(mux, f.RoutePrefix, f.ExternalURL), OnReady: ready.Store,
 		HealthAddress: f.HealthAddress, HealthHandler: healthMux, OnOutOfDescriptors: shortage.Report, Logger: logger,

@@ -10,8 +10,6 @@
 package collector
 
 import (
-	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -19,8 +17,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
+	"golang.org/x/sync/semaphore"
 
 	"pg_liveness_exporter/monitor"
 	"pg_liveness_exporter/probe"
@@ -39,8 +37,6 @@ const (
 	timeoutHeader = "X-Prometheus-Scrape-Timeout-Seconds"
 	// minWait is the minimum time that a caller waits for a probe, even if its scrape timeout is shorter.
 	minWait = 100 * time.Millisecond
-	// writeTimeout is how long writing a response may take.
-	writeTimeout = 10 * time.Second
 )
 
 // Exporter serves the metrics of targets, of checks and of the exporter itself. Any goroutine may call its methods.
@@ -50,7 +46,9 @@ type Exporter struct {
 	table    *Table
 	registry *prometheus.Registry // the exporter's own metrics
 
-	rendering atomic.Int64 // duration of the last rendering of all targets, in nanoseconds
+	rendering atomic.Int64 // how long the last rendering of all targets took, in nanoseconds
+	batches   batches
+	places    *semaphore.Weighted // for the rendering of single targets; there are maxRendering
 }
 
 // Options has the parameters of New.
@@ -71,66 +69,36 @@ type Options struct {
 func New(m *monitor.Monitor, options Options) *Exporter {
 	return &Exporter{
 		options: options, monitor: m, table: NewTable(options.Compat), registry: newRegistry(m, options.Sessions),
+		batches: newBatches(), places: semaphore.NewWeighted(maxRendering),
 	}
 }
 
 // ServeHTTP serves /metrics. It probes all targets in parallel and renders the results, the results of the checks and
-// the exporter's own metrics. It responds with 200 by the deadline, even if targets fail or hang. It aborts the request
+// the exporter's own metrics. Scrapes that wait to be rendered at the same time share one rendering. It responds with 200 by the deadline, even if targets fail or hang. It aborts the request
 // if the client leaves or the server shuts down: Prometheus would take an empty response for a scrape without targets.
 func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var snapshots []monitor.Snapshot
 	if !e.options.HideTargets {
 		// Without a scrape timeout, a third of the longest timeout is for probes that start later than others.
 		wait := e.maxWait(r.Header.Get(timeoutHeader), e.monitor.MaxTimeout()*4/3)
-		// Reserve time for rendering, which takes long if there are very many targets. Reserve at most a quarter,
-		// because the last measurement includes the time that a slow client took to read.
+		// Reserve time for rendering, which takes long if there are very many targets, but at most a quarter.
 		wait -= min(time.Duration(e.rendering.Load()), wait/4)
 		var err error
 		if snapshots, err = e.monitor.ProbeAll(r.Context(), time.Now().Add(wait)); err != nil {
 			panic(http.ErrAbortHandler)
 		}
 	}
-	start := time.Now()
-	results := e.monitor.CheckResults(func(target string) bool { return !e.options.HideTargets || target == "" })
-	e.render(w, r, gatherers{e.table.LabelledView(snapshots), checkView{results, true}, e.registry}, e.registry)
-	e.rendering.Store(int64(time.Since(start)))
-}
-
-// render responds with the metrics of g. If own is not nil, it has a metric that counts errors.
-func (e *Exporter) render(w http.ResponseWriter, r *http.Request, g prometheus.Gatherer, own prometheus.Registerer) {
-	// From now on only the client can be slow. The error is ignored: the response writers of tests have no deadlines.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
-	client := &clientWriter{ResponseWriter: w, logger: e.options.Logger}
-	promhttp.HandlerFor(g, promhttp.HandlerOpts{
-		ErrorHandling:     promhttp.ContinueOnError,
-		ErrorLog:          errorLog{e.options.Logger, client},
-		Registry:          own,
-		EnableOpenMetrics: true,
-	}).ServeHTTP(client, r)
-}
-
-// clientWriter writes until the client hangs up, and then nothing more. promhttp would try, and log an error, for each
-// metric.
-type clientWriter struct {
-	http.ResponseWriter
-	logger *slog.Logger
-	gone   bool
-}
-
-func (w *clientWriter) Write(p []byte) (int, error) {
-	if w.gone {
-		return 0, io.ErrClosedPipe
-	}
-	n, err := w.ResponseWriter.Write(p)
+	rendered, err := e.batches.share(r.Context(), keyOf(r), snapshots, func(snapshots []monitor.Snapshot) *response {
+		start := time.Now()
+		defer func() { e.rendering.Store(int64(time.Since(start))) }()
+		results := e.monitor.CheckResults(func(target string) bool { return !e.options.HideTargets || target == "" })
+		return e.render(r, gatherers{e.table.LabelledView(snapshots), checkView{results, true}, e.registry}, e.registry)
+	})
 	if err != nil {
-		w.gone = true
-		w.logger.Debug("Client hung up before it had read all metrics")
+		panic(http.ErrAbortHandler)
 	}
-	return n, err
+	e.send(w, r, rendered)
 }
-
-// Unwrap returns the writer for http.ResponseController.
-func (w *clientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // maxWait returns how long a caller may wait for probes: the scrape timeout in header minus the offset, or otherwise if
 // header is not a valid number of seconds.
@@ -159,17 +127,4 @@ func (gs gatherers) Gather() ([]*dto.MetricFamily, error) {
 		errs.Append(err)
 	}
 	return all, errs.MaybeUnwrap()
-}
-
-// errorLog implements promhttp.Logger with slog. It says nothing about a client that has hung up.
-type errorLog struct {
-	logger *slog.Logger
-	client *clientWriter
-}
-
-func (l errorLog) Println(v ...any) {
-	if l.client.gone {
-		return
-	}
-	l.logger.Error("Cannot show all metrics", "err", fmt.Sprint(v...))
 }

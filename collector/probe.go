@@ -48,10 +48,20 @@ func (e *Exporter) ServeProbe(w http.ResponseWriter, r *http.Request) {
 		case debug:
 			e.renderSteps(w, &s, target.LogLines())
 		default:
-			e.render(w, r, e.view(s), nil)
+			e.send(w, r, e.renderOne(r, s))
 		}
 		return
 	}
+}
+
+// renderOne renders the metrics of a target and of its checks when there is a place. It aborts the request if the client
+// leaves before.
+func (e *Exporter) renderOne(r *http.Request, s monitor.Snapshot) *response {
+	if e.places.Acquire(r.Context(), 1) != nil {
+		panic(http.ErrAbortHandler)
+	}
+	defer e.places.Release(1)
+	return e.render(r, e.view(s), nil)
 }
 
 // view returns the metrics of a target and of its checks.

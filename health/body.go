@@ -16,6 +16,7 @@ import (
 
 	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/monitor"
 )
 
 // body is a body of /health in the format application/health+json (draft-inadarei-api-health-check-06).
@@ -82,16 +83,16 @@ const (
 
 // serveAll serves /health: the status of all targets and checks together.
 func (h *Health) serveAll(w http.ResponseWriter, r *http.Request) {
-	h.serve(w, r, h.components(r), h.system)
+	h.serve(w, r, h.subjects(r), h.system)
 }
 
 // serveOne serves /health/{name}: the status of one target or check.
 func (h *Health) serveOne(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
-	if t := h.findTarget(name); t != nil {
-		h.serve(w, r, []component{h.server(r.Context(), t, h.monitor.Health()).component}, nil)
+	if t := h.monitor.Target(name); t != nil {
+		h.serve(w, r, subjects{targets: []awaited{h.await(t, maxAge(t, h.monitor.Health()))}}, nil)
 	} else if c := h.findCheck(name); c != nil {
-		h.serve(w, r, []component{checkComponent(r.Context(), c)}, nil)
+		h.serve(w, r, subjects{checks: []*monitor.Check{c}}, nil)
 	} else {
 		h.unknown(w, unknownName)
 	}
@@ -102,36 +103,40 @@ func (h *Health) unknown(w http.ResponseWriter, output string) {
 	h.write(w, http.StatusNotFound, &body{status: statusName(check.Fail, h.monitor.Health().StatusNames), output: output})
 }
 
-// serve responds with components, after hysteresis. The HTTP status is 200 if all pass or warn, and 503 if one fails or
-// there is none. The parameter warn sets another HTTP status for warn: Consul takes 429 for a warning. system returns
-// further entries and may be nil.
-func (h *Health) serve(
-	w http.ResponseWriter, r *http.Request, components []component, system func() map[string][]entry,
-) {
-	settings := h.monitor.Health()
-	for i := range components {
-		components[i] = components[i].withHysteresis()
-	}
-	all := worst(components)
-	code := http.StatusOK
-	switch all {
-	case check.Warn:
-		if status, err := strconv.Atoi(r.URL.Query().Get("warn")); err == nil && status >= 200 && status <= 599 {
-			code = status
+// serve responds with the results of the subjects, after hysteresis. system returns further entries and may be nil.
+func (h *Health) serve(w http.ResponseWriter, r *http.Request, s subjects, system func() map[string][]entry) {
+	h.respond(w, r, &s, func(components []component) response {
+		for i := range components {
+			components[i] = components[i].withHysteresis()
 		}
-	case check.Fail:
-		code = http.StatusServiceUnavailable
+		code := httpStatus(worst(components), r.URL.Query().Get("warn"))
+		if r.URL.Query().Has("verbose") {
+			var text bytes.Buffer
+			writeVerbose(&text, "health", components, h.unmatched(r.URL.Query()["exclude"]))
+			return response{code, "text/plain; charset=utf-8", text.Bytes()}
+		}
+		return jsonResponse(code, "application/health+json", h.newBody(components, system))
+	})
+}
+
+// httpStatus returns 200 for pass and warn, and 503 for fail. warn sets another HTTP status for warn: Consul takes 429 for a
+// warning.
+func httpStatus(status check.Status, warn string) int {
+	if status == check.Fail {
+		return http.StatusServiceUnavailable
 	}
-	if code == http.StatusServiceUnavailable {
-		retryAfter(w, settings.MaxAge)
+	if code, err := strconv.Atoi(warn); status == check.Warn && err == nil && code >= 200 && code <= 599 {
+		return code
 	}
-	if r.URL.Query().Has("verbose") {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		w.WriteHeader(code)
-		writeVerbose(w, "health", components, h.unmatched(r.URL.Query()["exclude"]))
-		return
+	return http.StatusOK
+}
+
+// newBody returns the body of /health with components. system is as for serve.
+func (h *Health) newBody(components []component, system func() map[string][]entry) *body {
+	settings := h.monitor.Health()
+	b := &body{
+		status: statusName(worst(components), settings.StatusNames), extra: settings.Extra, checks: make(map[string][]entry),
 	}
-	b := &body{status: statusName(all, settings.StatusNames), extra: settings.Extra, checks: make(map[string][]entry)}
 	if len(components) == 0 {
 		b.output = nothing
 	}
@@ -146,7 +151,7 @@ func (h *Health) serve(
 			}
 		}
 	}
-	h.write(w, code, b)
+	return b
 }
 
 // add adds the entries of a component to checks: its response time, and the observation if it is known.
@@ -177,24 +182,13 @@ func (c *component) add(checks map[string][]entry, names config.StatusNames) {
 
 // write responds with a body of /health.
 func (h *Health) write(w http.ResponseWriter, code int, b *body) {
-	writeJSON(w, code, "application/health+json", b)
-}
-
-func writeJSON(w http.ResponseWriter, code int, contentType string, value any) {
-	text, err := json.Marshal(value)
-	if err != nil { // cannot happen: all fields can be encoded
-		http.Error(w, "cannot be shown", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", contentType)
-	w.WriteHeader(code)
-	_, _ = w.Write(append(text, '\n')) // ignored: the client may have gone
+	h.send(w, jsonResponse(code, "application/health+json", b))
 }
 
 // unmatched returns those names that belong to no target and no check.
 func (h *Health) unmatched(names []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-		return h.findTarget(name) != nil || h.findCheck(name) != nil
+		return h.monitor.Target(name) != nil || h.findCheck(name) != nil
 	})
 }
 

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 
 	"pg_liveness_exporter/check"
@@ -62,16 +61,6 @@ func statusName(s check.Status, names config.StatusNames) string {
 	return [...]string{names.Pass, names.Warn, names.Fail}[s]
 }
 
-// findTarget returns the target with this name, or nil if there is none.
-func (h *Health) findTarget(name string) *monitor.Target {
-	for _, t := range h.monitor.Targets() {
-		if t.Name() == name {
-			return t
-		}
-	}
-	return nil
-}
-
 // findCheck returns the check with this name, or nil if there is none.
 func (h *Health) findCheck(name string) *monitor.Check {
 	for _, c := range h.monitor.Checks() {
@@ -82,28 +71,77 @@ func (h *Health) findCheck(name string) *monitor.Check {
 	return nil
 }
 
-// components returns all targets and then all checks, except those that the request excludes. It waits for their
-// results concurrently.
-func (h *Health) components(r *http.Request) []component {
-	settings, ctx, names := h.monitor.Health(), r.Context(), r.URL.Query()["exclude"]
-	excluded := func(name string) bool { return slices.Contains(names, name) }
-	var makers []func() component
-	for _, t := range h.monitor.Targets() {
-		if !excluded(t.Name()) {
-			makers = append(makers, func() component { return h.server(ctx, t, settings).component })
+// subjects are the targets and checks that a request is about.
+type subjects struct {
+	targets []awaited
+	checks  []*monitor.Check
+}
+
+// awaited is a target whose result a request waits for.
+type awaited struct {
+	name    string
+	gone    bool // a reload has removed it
+	renewal monitor.Renewal
+}
+
+// await begins to wait for a result that is at most maxAge old.
+func (h *Health) await(t *monitor.Target, maxAge time.Duration) awaited {
+	name := t.Name()
+	for t != nil {
+		r, err := t.Renew(maxAge)
+		if err == nil {
+			return awaited{name: name, renewal: r}
+		}
+		t = h.monitor.Target(name) // a reload has removed or replaced it
+	}
+	return awaited{name: name, gone: true}
+}
+
+// maxAge returns how old the result of a target may be before /health waits for a new one: max_age, or the interval of the
+// target's sampler.
+func maxAge(t *monitor.Target, settings config.Health) time.Duration {
+	return max(settings.MaxAge, t.Probing().Interval)
+}
+
+// subjects returns all targets and all checks, except those that the request excludes.
+func (h *Health) subjects(r *http.Request) subjects {
+	settings, names := h.monitor.Health(), r.URL.Query()["exclude"]
+	targets := h.monitor.Targets()
+	s := subjects{targets: make([]awaited, 0, len(targets))}
+	for _, t := range targets {
+		if !slices.Contains(names, t.Name()) {
+			s.targets = append(s.targets, h.await(t, maxAge(t, settings)))
 		}
 	}
 	for _, c := range h.monitor.Checks() {
-		if !excluded(c.Name()) {
-			makers = append(makers, func() component { return checkComponent(ctx, c) })
+		if !slices.Contains(names, c.Name()) {
+			s.checks = append(s.checks, c)
 		}
 	}
-	found := make([]component, len(makers))
-	var all sync.WaitGroup
-	for i, makeOne := range makers {
-		all.Go(func() { found[i] = makeOne() })
+	return s
+}
+
+// wait waits for the results of all subjects, until maxWait has passed or ctx ends.
+func (s *subjects) wait(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, maxWait)
+	defer cancel()
+	for i := range s.targets {
+		s.targets[i].renewal.Wait(ctx)
 	}
-	all.Wait()
+	for _, c := range s.checks {
+		c.Wait(ctx)
+	}
+}
+
+// components returns the last results of all subjects: first the targets, then the checks. It does not wait.
+func (s *subjects) components(settings config.Health) []component {
+	found := make([]component, 0, len(s.targets)+len(s.checks))
+	for i := range s.targets {
+		found = append(found, s.targets[i].server(settings).component)
+	}
+	for _, c := range s.checks {
+		found = append(found, checkComponent(c))
+	}
 	return found
 }
 
@@ -111,29 +149,30 @@ func (h *Health) components(r *http.Request) []component {
 type server struct {
 	component
 	result  *probe.Result
-	fresh   bool // the result is at most max_age old
-	commits bool // the last commit did not fail, or none was tried
+	age     time.Duration // of the result
+	commits bool          // the last commit did not fail, or none was tried
 }
 
-// server returns a component with a target's last result. If that is older than max_age, it waits at most maxWait for a
-// new one.
-func (h *Health) server(ctx context.Context, t *monitor.Target, settings config.Health) server {
-	until := time.Now().Add(maxWait)
-	s, err := t.Latest(ctx, settings.MaxAge, maxWait)
-	for err != nil { // a reload removed it, or replaced it
-		name := t.Name()
-		if t = h.findTarget(name); t == nil {
-			gone := component{
-				name: name, category: datastore, status: check.Fail, output: unknownName, failing: true, at: time.Now(),
-			}
-			return server{component: gone, result: probe.Unanswered(time.Now(), 0, false)}
+// server returns a component with a target's last result. It does not wait.
+func (a *awaited) server(settings config.Health) server {
+	var (
+		s       monitor.Snapshot
+		overdue bool
+		err     error
+	)
+	if !a.gone {
+		s, overdue, err = a.renewal.Result()
+	}
+	if a.gone || err != nil {
+		gone := component{
+			name: a.name, category: datastore, status: check.Fail, output: unknownName, failing: true, at: time.Now(),
 		}
-		s, err = t.Latest(ctx, settings.MaxAge, time.Until(until))
+		return server{component: gone, result: probe.Unanswered(time.Now(), 0, false)}
 	}
 	r, at := s.Result, s.At()
 	c := component{
-		name: t.Name(), kind: string(s.Kind), category: datastore, labels: s.Labels, failing: s.Failing(), at: at,
-		expires: at.Add(settings.MaxAge), took: r.Connect,
+		name: a.name, kind: string(s.Kind), category: datastore, labels: s.Labels, failing: s.Failing(), at: at,
+		expires: at.Add(max(settings.MaxAge, s.Interval)), took: r.Connect,
 	}
 	if r.Up() {
 		c.took.Value += r.Phases[probe.PhaseQuery].Value
@@ -146,14 +185,14 @@ func (h *Health) server(ctx context.Context, t *monitor.Target, settings config.
 	case !r.Up():
 		c.status, c.output = check.Fail, r.Failure.String()
 		c.failing = c.failing || !s.Counted()
-	case age > settings.MaxAge+t.Timeout():
+	case overdue:
 		c.status, c.output, c.failing = check.Fail, fmt.Sprintf("no result for %s", age.Round(time.Second)), true
 	case s.CommitFailure() != nil:
 		c.status, c.output = check.Warn, "commits fail: "+string(s.CommitFailure().Reason)
 	case full:
 		c.status, c.output = check.Warn, fmt.Sprintf("%.0f of %.0f usable connections are taken", used.Value, usable.Value)
 	}
-	return server{c, r, age <= settings.MaxAge, s.CommitFailure() == nil}
+	return server{c, r, age, s.CommitFailure() == nil}
 }
 
 // withHysteresis returns the component with the status that /health shows, after fail_after and pass_after.
@@ -172,9 +211,8 @@ func number(v float64) probe.Number { return probe.Number{Value: v, Known: true}
 // maxCheckDelay is how late a check may run: the checks of one target wait for each other.
 const maxCheckDelay = time.Minute
 
-// checkComponent returns a component with a check's last result. If there is none yet, it waits at most maxWait for the
-// first one.
-func checkComponent(ctx context.Context, watched *monitor.Check) component {
+// checkComponent returns a component with a check's last result. It does not wait.
+func checkComponent(watched *monitor.Check) component {
 	c := component{name: watched.Name(), kind: string(watched.Kind()), category: other, labels: watched.Labels()}
 	observed := "value"
 	switch watched.Kind() {
@@ -186,7 +224,7 @@ func checkComponent(ctx context.Context, watched *monitor.Check) component {
 		observed = "workers"
 	case config.CheckHTTP, config.CheckTCP:
 	}
-	r, ok := watched.Latest(ctx, maxWait)
+	r, ok := watched.Latest()
 	if !ok {
 		c.status, c.output, c.failing, c.at, c.expires = check.Fail, "no result yet", true, time.Now(), time.Now()
 		return c

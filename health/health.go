@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"pg_liveness_exporter/check"
 	"pg_liveness_exporter/monitor"
 )
@@ -22,17 +24,22 @@ const maxWait = 500 * time.Millisecond
 
 // Health serves the health paths. Any goroutine may call its methods.
 type Health struct {
-	monitor  *monitor.Monitor
-	process  *process
-	ready    func() bool
-	hostname string
-	started  time.Time
+	monitor   *monitor.Monitor
+	process   *process
+	ready     func() bool
+	hostname  string
+	started   time.Time
+	rendering *semaphore.Weighted // has maxRendering places
 }
 
 // New returns the health endpoints for the targets and checks of m. ready reports whether the process has started and
-// is not about to stop. /health-check shows hostname.
+// is not about to stop. /health-check shows hostname. Each listener needs its own, so that none waits for the requests of
+// another.
 func New(m *monitor.Monitor, ready func() bool, hostname string) *Health {
-	return &Health{monitor: m, process: newProcess(), ready: ready, hostname: hostname, started: time.Now()}
+	return &Health{
+		monitor: m, process: newProcess(), ready: ready, hostname: hostname, started: time.Now(),
+		rendering: semaphore.NewWeighted(maxRendering),
+	}
 }
 
 // Paths returns the first segments of all paths that Register adds, except "-".
@@ -98,9 +105,4 @@ func (h *Health) servePlain(w http.ResponseWriter, r *http.Request, name string,
 		return
 	}
 	fmt.Fprintln(w, text)
-}
-
-// retryAfter sets the header Retry-After to d, in seconds, or to one second if d is shorter.
-func retryAfter(w http.ResponseWriter, d time.Duration) {
-	w.Header().Set("Retry-After", fmt.Sprintf("%.0f", max(1, d.Seconds())))
 }

@@ -31,6 +31,7 @@ var update = flag.Bool("update", false, "write the golden files")
 // prober is a fake prober. Its probes end after takes, with a copy of result. It counts them in probes.
 type prober struct {
 	takes  atomic.Int64 // a time.Duration
+	late   atomic.Int64 // a time.Duration: how long a probe that times out goes on after that
 	result atomic.Pointer[probe.Result]
 	probes atomic.Int64
 	value  atomic.Pointer[probe.Scalar]
@@ -44,6 +45,7 @@ func (p *prober) Probe(ctx context.Context) *probe.Result {
 	case <-time.After(time.Duration(p.takes.Load())):
 	case <-ctx.Done():
 		r.Failure = &probe.Failure{Reason: probe.ReasonTimeout, State: probe.StateNoResponse, Phase: probe.PhaseStartup}
+		time.Sleep(time.Duration(p.late.Load()))
 	}
 	r.Duration = time.Since(r.Start)
 	return &r
@@ -144,6 +146,21 @@ func (h *fixture) check(name, target string) {
 	})
 	h.file = &file
 	h.monitor.ApplyConfig(h.file)
+	synctest.Wait()
+}
+
+// sample makes the samplers of all targets probe every interval, and waits until each has probed twice.
+func (h *fixture) sample(interval time.Duration) {
+	file := *h.file
+	file.Targets = nil
+	for _, t := range h.file.Targets {
+		sampled := *t
+		sampled.Interval = interval
+		file.Targets = append(file.Targets, &sampled)
+	}
+	h.file = &file
+	h.monitor.ApplyConfig(h.file)
+	time.Sleep(2 * interval)
 	synctest.Wait()
 }
 
@@ -402,6 +419,105 @@ func TestHangingTarget(t *testing.T) {
 		if response := h.request(http.MethodGet, "/primary"); response.Code != 503 {
 			t.Errorf("a result that is too old: status %d", response.Code)
 		}
+	})
+}
+
+// TestOwnSlowness tests that no age of a result fails a target on /health, /health/NAME and /health-check while the interval
+// of its sampler, or a probe within its timeout, explains it. The role paths keep max_age strictly.
+func TestOwnSlowness(t *testing.T) {
+	tolerant := map[string]int{"/health": 200, "/health/a": 200, "/health-check": 200, "/health?verbose": 200}
+	roles := []string{"/primary/a", "/read-write/a", "/read-only/a"}
+	// expect requires the status of each path, and that all requests take no longer than a wait for one probe.
+	expect := func(t *testing.T, h *fixture, path string, status int, takes time.Duration) {
+		t.Helper()
+		start := time.Now()
+		if response := h.request(http.MethodGet, path); response.Code != status {
+			t.Errorf("%s: status %d, want %d: %s", path, response.Code, status, response.Body)
+		}
+		if took := time.Since(start); took != takes {
+			t.Errorf("%s took %s, want %s", path, took, takes)
+		}
+	}
+	t.Run("many targets with a sampler", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			names := []string{"a"}
+			for i := range 500 {
+				names = append(names, fmt.Sprintf("t%d", i))
+			}
+			h := newFixture(t, config.DefaultHealth(), names...)
+			h.sample(time.Minute)
+			for range 12 {
+				for path, status := range tolerant {
+					expect(t, h, path, status, 0)
+				}
+				time.Sleep(10 * time.Second)
+			}
+			for name, p := range h.probers {
+				if n := p.probes.Load(); n != 4 { // in four minutes
+					t.Fatalf("%s was probed %d times", name, n)
+				}
+			}
+		})
+	})
+	t.Run("the interval explains the age, and the roles do not ask", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newFixture(t, config.DefaultHealth(), "a")
+			h.sample(time.Minute)
+			h.probers["a"].takes.Store(int64(time.Hour))
+			for h.probers["a"].probes.Load() != 3 { // the sampler's next probe, which hangs
+				for path, status := range tolerant {
+					expect(t, h, path, status, 0)
+				}
+				time.Sleep(time.Second)
+			}
+			for path, status := range tolerant {
+				expect(t, h, path, status, maxWait)
+			}
+			for _, path := range roles {
+				expect(t, h, path, 503, maxWait)
+			}
+			time.Sleep(5 * time.Second) // the probe has timed out
+			for _, path := range []string{"/health", "/health/a"} {
+				expect(t, h, path, 503, 0)
+			}
+			expect(t, h, "/health-check", 500, 0)
+		})
+	})
+	t.Run("a probe within its timeout explains the age", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newFixture(t, config.DefaultHealth(), "a")
+			expect(t, h, "/health", 200, 0)
+			time.Sleep(time.Hour) // nobody asks
+			h.probers["a"].takes.Store(int64(4 * time.Second))
+			for path, status := range tolerant {
+				expect(t, h, path, status, maxWait)
+			}
+			for _, path := range roles {
+				expect(t, h, path, 503, maxWait)
+			}
+			time.Sleep(time.Second)
+			expect(t, h, "/health", 200, 0)
+			expect(t, h, "/primary/a", 200, 0)
+		})
+	})
+	t.Run("a probe that overruns explains nothing", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newFixture(t, config.DefaultHealth(), "a")
+			expect(t, h, "/health", 200, 0)
+			time.Sleep(time.Minute)
+			h.probers["a"].takes.Store(int64(time.Hour))
+			h.probers["a"].late.Store(int64(time.Minute))
+			for range 8 { // the timeout and some grace: what ends too late is this process
+				expect(t, h, "/health", 200, maxWait)
+				time.Sleep(200 * time.Millisecond)
+			}
+			time.Sleep(time.Second)
+			response := h.request(http.MethodGet, "/health")
+			if response.Code != 503 || !strings.Contains(response.Body.String(), "no result for 1m") {
+				t.Errorf("status %d: %s", response.Code, response.Body)
+			}
+			expect(t, h, "/health-check", 500, maxWait)
+		})
 	})
 }
 

@@ -4,6 +4,7 @@
 package health
 
 import (
+	"cmp"
 	"net/http"
 	"time"
 
@@ -30,30 +31,24 @@ type healthResult struct {
 
 // serveHealthCheck serves /health-check. Warn counts as passed. Hysteresis does not apply.
 func (h *Health) serveHealthCheck(w http.ResponseWriter, r *http.Request) {
-	settings := h.monitor.Health()
-	components := h.components(r)
-	body := healthCheck{
-		Hostname: h.hostname, Status: "success", Timestamp: epoch(time.Now()),
-		Results: make([]healthResult, 0, len(components)),
-	}
-	code := http.StatusOK
-	if worst(components) == check.Fail {
-		body.Status, code = "failure", settings.FailureStatus
-	}
-	for _, c := range components {
-		output := c.output
-		if output == "" {
-			output = "ok"
+	s := h.subjects(r)
+	h.respond(w, r, &s, func(components []component) response {
+		body := healthCheck{
+			Hostname: h.hostname, Status: "success", Timestamp: epoch(time.Now()),
+			Results: make([]healthResult, 0, len(components)),
 		}
-		body.Results = append(body.Results, healthResult{
-			Checker: c.name, Output: output, Passed: c.status != check.Fail, Timestamp: epoch(c.at),
-			Expires: epoch(c.expires), ResponseTime: c.took.Value.Seconds(),
-		})
-	}
-	if code == http.StatusServiceUnavailable {
-		retryAfter(w, settings.MaxAge)
-	}
-	writeJSON(w, code, "application/json", body)
+		code := http.StatusOK
+		if worst(components) == check.Fail {
+			body.Status, code = "failure", h.monitor.Health().FailureStatus
+		}
+		for _, c := range components {
+			body.Results = append(body.Results, healthResult{
+				Checker: c.name, Output: cmp.Or(c.output, "ok"), Passed: c.status != check.Fail, Timestamp: epoch(c.at),
+				Expires: epoch(c.expires), ResponseTime: c.took.Value.Seconds(),
+			})
+		}
+		return jsonResponse(code, "application/json", body)
+	})
 }
 
 func epoch(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }

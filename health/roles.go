@@ -98,11 +98,12 @@ func readWriteProblem(s *server, _ url.Values) (string, error) {
 func readOnlyProblem(*server, url.Values) (string, error) { return "", nil }
 
 // serveRole serves /primary and the other role paths. It responds with 200 if a result that is at most max_age old
-// shows that the target accepts sessions and has the role, otherwise with 503. If the path has no name, there must be
+// shows that the target accepts sessions and has the role, otherwise with 503. Nothing excuses an older one: an old role
+// would send writes to a server that is a replica by now. If the path has no name, there must be
 // exactly one target. Hysteresis does not apply.
 func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, wanted role) {
 	settings := h.monitor.Health()
-	t := h.findTarget(name)
+	t := h.monitor.Target(name)
 	if targets := h.monitor.Targets(); name == "" && len(targets) == 1 {
 		t = targets[0]
 	}
@@ -114,12 +115,15 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 		h.unknown(w, unknownName)
 		return
 	}
-	s := h.server(r.Context(), t, settings)
+	waiting := subjects{targets: []awaited{h.await(t, settings.MaxAge)}}
+	waiting.wait(r.Context())
+	s := waiting.targets[0].server(settings)
+	fresh := s.age <= settings.MaxAge
 	problem, err := wanted(&s, r.URL.Query())
 	switch {
 	case !s.result.Up():
 		problem = s.output
-	case !s.fresh:
+	case !fresh:
 		problem = "no result within max_age: the server is slow, or max_age is shorter than a probe takes"
 	case s.kind != string(config.KindPostgres) && problem != "":
 		problem = "a pooler has no role"
@@ -129,10 +133,9 @@ func (h *Health) serveRole(w http.ResponseWriter, r *http.Request, name string, 
 		h.write(w, http.StatusBadRequest, &body{
 			status: statusName(check.Fail, settings.StatusNames), output: "lag must be a duration such as 10s",
 		})
-	case problem == "" && s.result.Up() && s.fresh:
+	case problem == "" && s.result.Up() && fresh:
 		h.write(w, http.StatusOK, &body{status: statusName(check.Pass, settings.StatusNames)})
 	default:
-		retryAfter(w, settings.MaxAge)
 		h.write(w, http.StatusServiceUnavailable, &body{
 			status: statusName(check.Fail, settings.StatusNames), output: problem,
 		})

@@ -196,24 +196,23 @@ func (c *Check) Kind() config.CheckKind { return c.settings.Kind }
 // Timeout returns how long a run may take.
 func (c *Check) Timeout() time.Duration { return c.settings.Timeout }
 
-// Latest returns the last result. If there is none yet, it waits for the first one until maxWait has passed or ctx
-// ends. It reports false if there is still none.
-func (c *Check) Latest(ctx context.Context, maxWait time.Duration) (CheckResult, bool) {
+// Wait waits for the first result until ctx ends or the check is closed.
+func (c *Check) Wait(ctx context.Context) {
+	select {
+	case <-c.first:
+	case <-ctx.Done():
+	case <-c.ended:
+	}
+}
+
+// Latest returns the last result, without waiting. It reports false if there is none yet.
+func (c *Check) Latest() (CheckResult, bool) {
 	select {
 	case <-c.first:
 		return c.result(), true
 	default:
+		return CheckResult{}, false
 	}
-	over := time.NewTimer(maxWait)
-	defer over.Stop()
-	select {
-	case <-c.first:
-		return c.result(), true
-	case <-over.C:
-	case <-ctx.Done():
-	case <-c.ended:
-	}
-	return CheckResult{}, false
 }
 
 func (c *Check) result() CheckResult {

@@ -97,13 +97,22 @@ func checkedMonitor(t *testing.T, checks ...*config.Check) (*Monitor, *queriedPr
 	return m, p, file
 }
 
+// awaitResult waits for the first result of a check for at most maxWait.
+func awaitResult(t *testing.T, c *Check, maxWait time.Duration) (CheckResult, bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), maxWait)
+	defer cancel()
+	c.Wait(ctx)
+	return c.Latest()
+}
+
 // TestCheckTimes tests that a check runs again after ttl or ttl_failed, and that calls of Latest do not affect that.
 func TestCheckTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, p, _ := checkedMonitor(t, statement("a", "one"))
 		for range 600 {
 			time.Sleep(100 * time.Millisecond)
-			if r, ok := m.Checks()[0].Latest(t.Context(), 0); !ok || r.Status != check.Pass || r.Value != 1 || !r.HasValue {
+			if r, ok := m.Checks()[0].Latest(); !ok || r.Status != check.Pass || r.Value != 1 || !r.HasValue {
 				t.Fatalf("%+v %v", r, ok)
 			}
 		}
@@ -126,14 +135,14 @@ func TestCheckHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, p, _ := checkedMonitor(t, statement("a", "hangs"), statement("b", "hangs too"), statement("c", "one"))
 		start := time.Now()
-		if _, ok := m.Checks()[0].Latest(t.Context(), 700*time.Millisecond); ok {
+		if _, ok := awaitResult(t, m.Checks()[0], 700*time.Millisecond); ok {
 			t.Error("a check that hangs has a result")
 		}
-		r, ok := m.Checks()[2].Latest(t.Context(), time.Minute)
+		r, ok := awaitResult(t, m.Checks()[2], time.Minute)
 		if took := time.Since(start); !ok || r.Status != check.Pass || r.Took != 0 || took > 10*time.Second {
 			t.Errorf("after %s: %+v", took, r)
 		}
-		r, ok = m.Checks()[1].Latest(t.Context(), time.Minute)
+		r, ok = awaitResult(t, m.Checks()[1], time.Minute)
 		failed := ok && r.Status == check.Fail && r.Output == "the statement did not end in time"
 		if took := time.Since(start); !failed || took > 12*time.Second {
 			t.Errorf("after %s: %+v", took, r)
@@ -142,7 +151,7 @@ func TestCheckHangs(t *testing.T) {
 		if n := p.max.Load(); n != 1 {
 			t.Errorf("%d statements at once", n)
 		}
-		if r, ok := m.Checks()[2].Latest(t.Context(), 0); !ok || r.Status != check.Pass || time.Since(r.At) > time.Minute {
+		if r, ok := m.Checks()[2].Latest(); !ok || r.Status != check.Pass || time.Since(r.At) > time.Minute {
 			t.Errorf("%+v", r)
 		}
 	})
@@ -157,7 +166,7 @@ func TestCheckBesideSlowOnes(t *testing.T) {
 			all = append(all, statement(fmt.Sprintf("b%02d", i), fmt.Sprintf("hangs %d", i)))
 		}
 		m, p, _ := checkedMonitor(t, all...)
-		r, ok := m.Checks()[0].Latest(t.Context(), time.Minute)
+		r, ok := awaitResult(t, m.Checks()[0], time.Minute)
 		if took := time.Since(p.start); !ok || r.Status != check.Pass || took > 20*time.Second {
 			t.Errorf("after %s, when no check had a result: %+v", took, r)
 		}
@@ -165,7 +174,7 @@ func TestCheckBesideSlowOnes(t *testing.T) {
 		p.statements()
 		for range 600 {
 			time.Sleep(time.Second)
-			r, ok := m.Checks()[0].Latest(t.Context(), 0)
+			r, ok := m.Checks()[0].Latest()
 			if age := time.Since(r.At); !ok || r.Status != check.Pass || age > (27+5)*time.Second {
 				t.Fatalf("%s old: %+v", age, r)
 			}
@@ -183,7 +192,7 @@ func TestCheckBesideSlowOnes(t *testing.T) {
 		p.mu.Unlock()
 		for range 300 {
 			time.Sleep(time.Second)
-			r, ok := m.Checks()[0].Latest(t.Context(), 0)
+			r, ok := m.Checks()[0].Latest()
 			if age := time.Since(r.At); !ok || r.Status != check.Pass || age > (27+5+20)*time.Second {
 				t.Fatalf("%s old: %+v", age, r)
 			}
@@ -210,7 +219,7 @@ func TestCheckReload(t *testing.T) {
 		}
 		var names []string
 		for _, c := range m.Checks() {
-			r, ok := c.Latest(t.Context(), 0)
+			r, ok := c.Latest()
 			names = append(names, fmt.Sprintf("%s %v %.0f", c.Name(), ok, r.At.Sub(p.start).Seconds()))
 		}
 		if want := []string{"a true 0", "c true 3"}; !slices.Equal(names, want) {
@@ -222,7 +231,7 @@ func TestCheckReload(t *testing.T) {
 		changed.Checks = []*config.Check{statement("a", "one"), statement("c", "one")}
 		changed.Checks[1].Limits = config.Limits{FailAbove: &failAbove}
 		m.ApplyConfig(&changed)
-		if r, ok := m.Checks()[1].Latest(t.Context(), 0); !ok || r.Status != check.Pass {
+		if r, ok := m.Checks()[1].Latest(); !ok || r.Status != check.Pass {
 			t.Errorf("%v %+v", ok, r)
 		}
 		synctest.Wait()
@@ -298,7 +307,7 @@ func TestCheckRefused(t *testing.T) {
 		}
 		for _, c := range m.Checks() {
 			const want = "no session with its target: misconfigured: auth in phase startup, SQLSTATE 28P01"
-			if r, ok := c.Latest(t.Context(), 0); !ok || r.Output != want {
+			if r, ok := c.Latest(); !ok || r.Output != want {
 				t.Errorf("%+v", r)
 			}
 		}
@@ -308,7 +317,7 @@ func TestCheckRefused(t *testing.T) {
 		}
 		time.Sleep(9 * time.Second)
 		for _, c := range m.Checks() {
-			if r, ok := c.Latest(t.Context(), 0); !ok || r.Status != check.Pass {
+			if r, ok := c.Latest(); !ok || r.Status != check.Pass {
 				t.Errorf("%+v", r)
 			}
 		}

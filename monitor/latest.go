@@ -12,44 +12,82 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// Latest returns the last result if it is at most maxAge old. Otherwise it joins the probe under way, or starts one, and
-// waits for it until maxWait has passed or ctx ends. Then it returns the last result, which is that of the probe if the
-// probe has ended. The probe continues after Latest has returned.
-//
-// If the server refused our credentials, Latest returns that result without a new probe until it is older than
-// authPause. If no probe of the target has ended yet, the result is a timeout that is not counted. If the target is
-// closed, the error is ErrClosed.
-func (t *Target) Latest(ctx context.Context, maxAge, maxWait time.Duration) (Snapshot, error) {
-	if s, ok := t.lastCounted(); ok {
-		if locksOut(s.Result.Failure) {
-			maxAge = max(maxAge, authPause)
-		}
-		if time.Since(s.At()) <= maxAge {
-			return s, nil
-		}
-	}
-	start := time.Now()
-	p := t.join(false)
-	if p == nil {
-		return Snapshot{}, ErrClosed
-	}
-	over := time.NewTimer(maxWait)
-	defer over.Stop()
-	select {
-	case <-p.done:
-		return p.snapshot, p.err
-	case <-over.C:
-	case <-ctx.Done():
-	}
-	if s, ok := t.lastCounted(); ok {
-		return s, nil
-	}
-	return t.unanswered(start), nil
+// overrunGrace is how long after its deadline a probe counts as under way. It ends within milliseconds, unless this process or
+// its machine has no time for it.
+const overrunGrace = time.Second
+
+// Renewal is one caller's wait for a recent result. Only the caller may use it. It takes no goroutine.
+type Renewal struct {
+	target *Target
+	probe  *sharedProbe // nil if the last result is recent enough
 }
 
-// Newest returns the last result, however old it is. Only if there is none yet, it waits for one as Latest does.
+// Renew returns a Renewal, and does not wait. If the last result is older than maxAge, or if there is none, it joins the
+// probe under way, or starts one. The probe continues even if nobody waits for it.
+//
+// If the server refused our credentials, that result is recent enough until it is older than authPause. If the target is
+// closed, the error is ErrClosed.
+func (t *Target) Renew(maxAge time.Duration) (Renewal, error) {
+	r := Renewal{target: t}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if last := t.history.last; last != nil {
+		if locksOut(last.Failure) {
+			maxAge = max(maxAge, authPause)
+		}
+		if time.Since(t.history.countedAt) <= maxAge {
+			return r, nil
+		}
+	}
+	if r.probe = t.joinLocked(false); r.probe == nil {
+		return Renewal{}, ErrClosed
+	}
+	return r, nil
+}
+
+// Wait waits for the probe until ctx ends.
+func (r *Renewal) Wait(ctx context.Context) {
+	if r.probe == nil {
+		return
+	}
+	select {
+	case <-r.probe.done:
+	case <-ctx.Done():
+	}
+}
+
+// Result returns the last result, which is that of the probe if it has ended. It does not wait. If no probe of the target
+// has ended yet, the result is a timeout that is not counted. If the target was closed meanwhile, the error is ErrClosed.
+//
+// overdue reports whether the result should have been replaced by now: the probe has not ended, although its deadline has
+// passed.
+func (r *Renewal) Result() (s Snapshot, overdue bool, err error) {
+	if p := r.probe; p != nil {
+		select {
+		case <-p.done:
+			return p.snapshot, false, p.err
+		default:
+			overdue = time.Since(p.deadline) > overrunGrace
+		}
+	}
+	if s, ok := r.target.lastCounted(); ok {
+		return s, overdue, nil
+	}
+	return r.target.unanswered(r.probe.start), overdue, nil
+}
+
+// Newest returns the last result, however old it is. If there is none yet, it waits for one until maxWait has passed or ctx
+// ends, and returns as Renewal.Result does.
 func (t *Target) Newest(ctx context.Context, maxWait time.Duration) (Snapshot, error) {
-	return t.Latest(ctx, math.MaxInt64, maxWait)
+	r, err := t.Renew(math.MaxInt64)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxWait)
+	defer cancel()
+	r.Wait(ctx)
+	s, _, err := r.Result()
+	return s, err
 }
 
 // HasResult reports whether a probe of the target has ended.

@@ -164,48 +164,51 @@ func (m *Monitor) MaxTimeout() time.Duration {
 // ProbeAll probes all configured targets in parallel and returns their snapshots by deadline. It waits for each target
 // for at most the target's timeout (see Target.Probe). It leaves out a target that a reload removes before its probe
 // starts. If ctx ends first, the error is ctx's cause.
+//
+// It starts no goroutine of its own, so that many calls at once cost little besides the probes, which they share.
 func (m *Monitor) ProbeAll(ctx context.Context, deadline time.Time) ([]Snapshot, error) {
 	all := m.Targets()
-	step := min(probeInterval, time.Until(deadline)/4/time.Duration(max(1, len(all))))
-	found := make([]*Snapshot, len(all))
-	var group errgroup.Group
+	start := time.Now()
+	step := min(probeInterval, deadline.Sub(start)/4/time.Duration(max(1, len(all))))
+	waits := make([]wait, 0, len(all))
 	for i, t := range all {
-		group.Go(func() error {
-			if err := sleep(ctx, time.Duration(i)*step); err != nil {
-				return err
+		if err := sleep(ctx, time.Until(start.Add(time.Duration(i)*step))); err != nil {
+			return nil, err
+		}
+		if w, ok := m.begin(t, deadline); ok {
+			waits = append(waits, w)
+		}
+	}
+	snapshots := make([]Snapshot, 0, len(waits))
+	for i := range waits {
+		s, err := waits[i].resultWithCommit(ctx)
+		for errors.Is(err, ErrClosed) { // the monitor is being closed, or a reload did not wait for the probe
+			w, ok := m.begin(waits[i].target, deadline)
+			if !ok {
+				break
 			}
-			s, err := m.probe(ctx, t, deadline)
-			found[i] = s
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	snapshots := make([]Snapshot, 0, len(found))
-	for _, s := range found {
-		if s != nil {
-			snapshots = append(snapshots, *s)
+			s, err = w.resultWithCommit(ctx)
+		}
+		switch {
+		case err == nil:
+			snapshots = append(snapshots, s)
+		case !errors.Is(err, ErrClosed):
+			return nil, err
 		}
 	}
 	return snapshots, nil
 }
 
-// probe probes a configured target, or the target of the same name if a reload has replaced it. It returns nil if a
-// reload has removed it.
-func (m *Monitor) probe(ctx context.Context, t *Target, deadline time.Time) (*Snapshot, error) {
+// begin starts a probe of a configured target, or of the target of the same name if a reload has replaced it. It reports
+// false if a reload has removed it.
+func (m *Monitor) begin(t *Target, deadline time.Time) (wait, bool) {
 	for t != nil {
-		s, err := t.Probe(ctx, deadline)
-		switch {
-		case err == nil:
-			return &s, nil
-		case errors.Is(err, ErrClosed):
-			t = m.Target(t.Name())
-		default:
-			return nil, err
+		if w, err := t.begin(deadline, false); err == nil {
+			return w, true
 		}
+		t = m.Target(t.Name())
 	}
-	return nil, nil //nolint:nilnil // the target was removed, which is no error
+	return wait{}, false
 }
 
 // CheckResults returns the last results of the checks for whose target wanted reports true. wanted gets the name of the
@@ -217,7 +220,7 @@ func (m *Monitor) CheckResults(wanted func(target string) bool) []CheckResult {
 		if !wanted(c.Target()) {
 			continue
 		}
-		if r, ok := c.Latest(context.Background(), 0); ok {
+		if r, ok := c.Latest(); ok {
 			results = append(results, r)
 		}
 	}

@@ -34,9 +34,13 @@ func (t *Target) sample() {
 		case <-t.life.Done():
 			return
 		}
-		s, err := t.probeShared(t.life, time.Now().Add(t.options.Timeout), true)
+		w, err := t.begin(time.Now().Add(t.options.Timeout), true)
 		if err != nil {
 			return // the target was closed
+		}
+		s, err := w.result(t.life)
+		if err != nil {
+			return
 		}
 		now := time.Now()
 		if locksOut(s.Result.Failure) || t.options.keptPlaces != nil && t.unresolved.Load() {

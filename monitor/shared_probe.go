@@ -27,21 +27,34 @@ type sharedProbe struct {
 	start, deadline time.Time
 
 	// protected by the target's mu
-	callers int  // that have joined, including the first one
-	sampled bool // one of the callers is the sampler
+	joined joined
+	late   joined    // those for whom a failure at the deadline is too old
+	until  time.Time // how long the most patient of these waits
 
 	done chan struct{} // closed once what follows is set
 	// err is ErrClosed if Close ended the probe. Otherwise snapshot is set.
 	err      error
 	snapshot Snapshot
-	overran  bool // it failed at its deadline
+	// next is the probe for the late callers. It is nil if there are none, or if the probe did not fail at its deadline.
+	next *sharedProbe
 }
 
-// endedLate reports whether the probe failed at its deadline and is too old for a caller that joined it at that moment:
-// the caller joined in the second half of the probe's time. Scrapes that come as often as the timeout join shortly
-// before that deadline. If they took this result, every second scrape would not start a probe.
-func (p *sharedProbe) endedLate(joined time.Time) bool {
-	return p.overran && joined.Sub(p.start) > p.deadline.Sub(joined)
+// joined are callers of a probe.
+type joined struct {
+	callers int
+	sampled bool // one of them is the sampler
+}
+
+func (j *joined) add(sampler bool) {
+	j.callers++
+	j.sampled = j.sampled || sampler
+}
+
+// isLateFor reports whether a failure of the probe at its deadline is too old for a caller that called at that moment: it
+// called in the second half of the probe's time. Scrapes that come as often as the timeout call shortly before that
+// deadline. If they took this result, every second scrape would not start a probe.
+func (p *sharedProbe) isLateFor(called time.Time) bool {
+	return called.Sub(p.start) > p.deadline.Sub(called)
 }
 
 // Probe probes the server, or joins the probe under way, and returns the result. deadline and ctx bound how long the
@@ -56,51 +69,95 @@ func (p *sharedProbe) endedLate(joined time.Time) bool {
 // If the target has the commit probe, the result is counted as soon as it is known. Probe then waits for the commit that
 // the probe started.
 func (t *Target) Probe(ctx context.Context, deadline time.Time) (Snapshot, error) {
-	latest := earlier(deadline, time.Now().Add(t.options.Timeout))
-	s, err := t.probeShared(ctx, deadline, false)
+	w, err := t.begin(deadline, false)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	return w.resultWithCommit(ctx)
+}
+
+// wait is one caller's wait for a probe. Only the caller may use it. It takes no goroutine, so that one caller can wait for
+// thousands of targets.
+type wait struct {
+	target           *Target
+	probe            *sharedProbe
+	called, deadline time.Time
+}
+
+// begin starts a probe, or joins the one under way, without waiting for it. deadline is how long the caller is going to wait.
+// sampler reports whether the caller is the sampler. If the target is closed, the error is ErrClosed.
+func (t *Target) begin(deadline time.Time, sampler bool) (wait, error) {
+	w := wait{target: t, called: time.Now(), deadline: deadline}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if w.probe = t.joinLocked(sampler); w.probe == nil {
+		return wait{}, ErrClosed
+	}
+	if p := w.probe; p.isLateFor(w.called) {
+		p.late.add(sampler)
+		if p.until.Before(w.latest()) {
+			p.until = w.latest()
+		}
+	}
+	return w, nil
+}
+
+// latest returns how long the caller waits for a probe that is not about to end.
+func (w *wait) latest() time.Time { return earlier(w.deadline, w.called.Add(w.target.options.Timeout)) }
+
+// result waits for the result of the probe, as Probe does, but not for its commit.
+func (w *wait) result(ctx context.Context) (Snapshot, error) {
+	latest := w.latest()
+	var late *sharedProbe
+	for p := w.probe; ; p = p.next {
+		until := latest
+		if p.deadline.Sub(latest) < deadlineSlack { // it is about to end then
+			until = w.deadline.Add(deadlineSlack + resultGrace)
+		}
+		switch ended, err := waitUntil(ctx, p.done, until); {
+		case err != nil:
+			return Snapshot{}, err
+		case !ended && late != nil:
+			return late.snapshot, nil
+		case !ended:
+			return w.target.unanswered(w.called), nil
+		case p.next == nil || !p.isLateFor(w.called):
+			return p.snapshot, p.err
+		}
+		late = p
+	}
+}
+
+// resultWithCommit is result. It also waits for the commit that the probe started.
+func (w *wait) resultWithCommit(ctx context.Context) (Snapshot, error) {
+	s, err := w.result(ctx)
 	if err != nil || s.Result.Commit == nil {
 		return s, err
 	}
-	over := time.NewTimer(time.Until(latest))
-	defer over.Stop()
-	select {
-	case <-s.Result.Commit.Done():
-	case <-over.C:
-	case <-ctx.Done():
-		return Snapshot{}, context.Cause(ctx)
+	if _, err := waitUntil(ctx, s.Result.Commit.Done(), w.latest()); err != nil {
+		return Snapshot{}, err
 	}
 	s.CommitResult = s.Result.Commit.Result()
 	return s, nil
 }
 
-// probeShared is Probe without the wait for the commit. sampler reports whether the caller is the sampler.
-func (t *Target) probeShared(ctx context.Context, deadline time.Time, sampler bool) (Snapshot, error) {
-	called := time.Now()
-	latest := earlier(deadline, called.Add(t.options.Timeout))
-	var late *sharedProbe
-	for {
-		p := t.join(sampler)
-		if p == nil {
-			return Snapshot{}, ErrClosed
-		}
-		until := latest
-		if p.deadline.Sub(latest) < deadlineSlack { // it is about to end then
-			until = deadline.Add(deadlineSlack + resultGrace)
-		}
-		select {
-		case <-p.done:
-			if !p.endedLate(called) {
-				return p.snapshot, p.err
-			}
-			late = p
-		case <-time.After(time.Until(until)):
-			if late != nil {
-				return late.snapshot, nil
-			}
-			return t.unanswered(called), nil
-		case <-ctx.Done():
-			return Snapshot{}, context.Cause(ctx)
-		}
+// waitUntil waits until done is closed, and reports false if the time until comes first. If ctx ends before both, it returns
+// ctx's cause.
+func waitUntil(ctx context.Context, done <-chan struct{}, until time.Time) (closed bool, err error) {
+	select {
+	case <-done:
+		return true, nil
+	default:
+	}
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true, nil
+	case <-timer.C:
+		return false, nil
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
 	}
 }
 
@@ -114,30 +171,36 @@ func (t *Target) unanswered(start time.Time) Snapshot {
 // snapshotLocked returns a snapshot with the result r and everything that has been counted so far.
 func (t *Target) snapshotLocked(r *probe.Result) Snapshot {
 	return Snapshot{
-		Target: t.options.name, Implied: t.options.implied, Kind: t.options.kind, Labels: t.labels,
-		Result: r, History: t.history.clone(), Histograms: t.histograms,
+		Target: t.options.name, Implied: t.options.implied, Kind: t.options.kind, Labels: t.labels, Interval: t.options.Interval,
+		Result: r, History: t.history, Histograms: t.histograms,
 	}
 }
 
-// join returns the probe under way, or starts one. It returns nil if the target is closed.
-func (t *Target) join(sampler bool) *sharedProbe {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// joinLocked returns the probe under way, or starts one. It returns nil if the target is closed.
+func (t *Target) joinLocked(sampler bool) *sharedProbe {
 	if t.closed {
 		return nil
 	}
-	p := t.current
-	if p == nil {
-		now := time.Now()
-		p = &sharedProbe{start: now, deadline: now.Add(t.options.Timeout), done: make(chan struct{})}
-		t.current = p
-		t.background.Go(func() { t.run(p) })
+	if t.current == nil {
+		t.startLocked(joined{})
 	}
-	p.sampled = p.sampled || sampler
-	p.callers++
-	if p.callers == 2 {
+	p := t.current
+	p.joined.add(sampler)
+	if p.joined.callers == 2 {
 		t.options.sharedCount.Add(1)
 	}
+	return p
+}
+
+// startLocked starts a probe with the callers j. No probe must be under way.
+func (t *Target) startLocked(j joined) *sharedProbe {
+	now := time.Now()
+	p := &sharedProbe{start: now, deadline: now.Add(t.options.Timeout), joined: j, done: make(chan struct{})}
+	if j.callers > 1 {
+		t.options.sharedCount.Add(1)
+	}
+	t.current = p
+	t.background.Go(func() { t.run(p) })
 	return p
 }
 
@@ -156,9 +219,11 @@ func (t *Target) run(p *sharedProbe) {
 	t.mu.Lock()
 	t.current = nil
 	if t.life.Err() == nil {
-		p.overran = !r.Up() && ctx.Err() != nil
-		t.recordLocked(r, p.sampled || t.options.Interval == 0)
+		t.recordLocked(r, p.joined.sampled || t.options.Interval == 0)
 		p.snapshot = t.snapshotLocked(r)
+		if overran := !r.Up() && ctx.Err() != nil; overran && !t.closed && time.Now().Before(p.until) {
+			p.next = t.startLocked(p.late)
+		}
 	} else {
 		p.err = ErrClosed
 	}

@@ -202,7 +202,7 @@ func TestShortWait(t *testing.T) {
 		if err != nil || s.Result.State() != probe.StateNoResponse || s.Counted() || s.Probes != 0 || len(s.Failures) != 0 {
 			t.Errorf("after 100 ms: %+v, %d probes, %v", s.Result, s.Probes, err)
 		}
-		latest, err := target.Latest(t.Context(), 5*time.Second, 3*time.Second) // joins the probe
+		latest, err := target.Newest(t.Context(), 3*time.Second) // joins the probe
 		if err != nil || !latest.Result.Up() || latest.Probes != 1 || latest.Failures[probe.ReasonTimeout] != 0 {
 			t.Errorf("in the end: %+v, %d probes, %v", latest.Result, latest.Probes, err)
 		}
@@ -262,7 +262,7 @@ func TestCloseEndsProbe(t *testing.T) {
 			probed <- err
 		}()
 		go func() {
-			_, err := target.Latest(t.Context(), time.Second, time.Minute)
+			_, err := target.Newest(t.Context(), time.Minute)
 			latest <- err
 		}()
 		time.Sleep(time.Second)
@@ -273,7 +273,7 @@ func TestCloseEndsProbe(t *testing.T) {
 		if took := time.Since(start); took > 0 || target.history.Probes != 0 {
 			t.Errorf("Close took %s, %d probes were counted", took, target.history.Probes)
 		}
-		for name, result := range map[string]chan error{"Probe": probed, "Latest": latest} {
+		for name, result := range map[string]chan error{"Probe": probed, "Newest": latest} {
 			if err := <-result; err != ErrClosed { //nolint:errorlint // it is not wrapped
 				t.Errorf("%s: %v", name, err)
 			}

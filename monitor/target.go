@@ -76,7 +76,7 @@ type Histograms struct {
 
 // History is everything that has been counted for a target so far.
 type History struct {
-	// Probes is the number of probes. Failures is the number of failed probes by reason.
+	// Probes is the number of probes. Failures is the number of failed probes by reason. The map does not change.
 	Probes   uint64
 	Failures map[probe.Reason]uint64
 	// LastSuccess is when a probe last succeeded. It is the zero time if none has.
@@ -86,8 +86,8 @@ type History struct {
 	// none has. It is 0 while the server is alive.
 	ConsecutiveDown uint64
 	DownFor         time.Duration
-	// Losses is the number of kept sessions that the other side ended, by reason. LastLoss is when that last happened.
-	// It is the zero time if it never has.
+	// Losses is the number of kept sessions that the other side ended, by reason. The map does not change. LastLoss is when
+	// that last happened. It is the zero time if it never has.
 	Losses   map[probe.LossReason]uint64
 	LastLoss time.Time
 
@@ -101,9 +101,11 @@ type History struct {
 	commitFailure *probe.Failure  // of the last commit, nil if it succeeded
 }
 
-func (h History) clone() History {
-	h.Failures, h.Losses = maps.Clone(h.Failures), maps.Clone(h.Losses)
-	return h
+// incremented returns a copy of counts with one more of key. Snapshots share the maps of a History.
+func incremented[K comparable](counts map[K]uint64, key K) map[K]uint64 {
+	counts = maps.Clone(counts)
+	counts[key]++
+	return counts
 }
 
 // Snapshot is the state of a target at one moment: the result for the caller, and everything that had been counted by
@@ -116,7 +118,9 @@ type Snapshot struct {
 	Kind    config.Kind
 	// Labels are the target's own, as config.Target.Labels.
 	Labels []config.Label
-	Result *probe.Result
+	// Interval is the time between two probes of the target's sampler, 0 if it has none.
+	Interval time.Duration
+	Result   *probe.Result
 	History
 	Histograms
 	// CommitResult is the result of the commit started by the probe, as of the caller's deadline. It is nil if there
@@ -326,7 +330,7 @@ func (t *Target) recordRefusal(f *probe.Failure) {
 // recordLoss counts the end of a kept session by the other side. The end of idle sessions, which repeats, is logged once.
 func (t *Target) recordLoss(l probe.Loss) {
 	t.mu.Lock()
-	t.history.Losses[l.Reason]++
+	t.history.Losses = incremented(t.history.Losses, l.Reason)
 	t.history.LastLoss = l.At
 	t.mu.Unlock()
 	if l.IdleLimit > 0 {
@@ -385,7 +389,7 @@ func (t *Target) recordLocked(r *probe.Result, observe bool) {
 	if r.Up() {
 		h.LastSuccess = r.Start.Add(r.Duration)
 	} else {
-		h.Failures[r.Failure.Reason]++
+		h.Failures = incremented(h.Failures, r.Failure.Reason)
 	}
 	h.countDown(r)
 	h.hysteresis.count(r.Up())

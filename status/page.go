@@ -4,7 +4,6 @@
 package status
 
 import (
-	"context"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -122,7 +121,7 @@ func (s *Status) serveAll(w http.ResponseWriter, r *http.Request) {
 		rows[i] = newRow(&all[i], now, len(all) <= maxIndividual)
 	}
 	o := overview{
-		Base: "./", Process: s.process(now), Total: len(rows), Checks: s.addChecks(r.Context(), rows, now),
+		Base: "./", Process: s.process(now), Total: len(rows), Checks: s.addChecks(rows, now),
 		Recent: s.recent(), Links: []link{
 			{strings.TrimPrefix(s.options.TelemetryPath, "/"), "Metrics"},
 			{"health", "Health"},
@@ -159,14 +158,14 @@ func newFilter(query url.Values, rows []row) filter {
 }
 
 // addChecks adds the checks to the rows of their targets, and returns those without a target.
-func (s *Status) addChecks(ctx context.Context, rows []row, now time.Time) []checkRow {
+func (s *Status) addChecks(rows []row, now time.Time) []checkRow {
 	index := make(map[string]*row, len(rows))
 	for i := range rows {
 		index[rows[i].Name] = &rows[i]
 	}
 	var others []checkRow
 	for _, c := range s.monitor.Checks() {
-		result, known := c.Latest(ctx, 0)
+		result, known := c.Latest()
 		line := newCheckRow(c, result, known, now)
 		if r := index[c.Target()]; r != nil {
 			r.Checks = append(r.Checks, line)
@@ -339,7 +338,7 @@ func (s *Status) serveTarget(w http.ResponseWriter, r *http.Request) {
 	o := observe(r.Context(), t)
 	now = time.Now()
 	rows := []row{newRow(&o, now, true)}
-	s.addChecks(r.Context(), rows, now)
+	s.addChecks(rows, now)
 	d := detail{
 		Base: "../", Title: t.Name(), Process: s.process(now), Row: rows[0], Settings: settingsOf(t), Changes: changesOf(o.timeline),
 		ProbeLink: "probe?target=" + url.QueryEscape(t.Name()), HealthLink: "health/" + url.PathEscape(t.Name()),

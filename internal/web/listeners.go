@@ -30,6 +30,14 @@ const (
 	writeTimeout = config.MaxTimeout + 10*time.Second
 	// finishGrace is how long requests under way may take after Serve's context has ended.
 	finishGrace = 3 * time.Second
+	// maxHeaderBytes bounds the head of a request. The longest sensible one has the names of many targets to exclude.
+	maxHeaderBytes = 64 << 10
+	// maxStreams is how many requests of a connection may be under way with HTTP/2. Four times as many may wait: those that
+	// a client has taken back (a rapid reset) count until their handlers have returned (scheduleHandler in net/http's
+	// h2_bundle.go). Go's client, which is Prometheus's, opens another connection for more.
+	maxStreams = 32
+	// maxReceiveBuffer bounds what a connection with HTTP/2 may hold of the bodies of requests, which no handler reads.
+	maxReceiveBuffer = 64 << 10
 	// maxWebConfigSize bounds the file of --web.config.file, in bytes.
 	maxWebConfigSize = 1 << 20
 )
@@ -93,14 +101,18 @@ type listeners []listener
 func newListeners(requests context.Context, o *Options) listeners {
 	newServer := func(handler http.Handler, limit *connectionLimit) *http.Server {
 		return &http.Server{
-			Handler:      limit.Middleware(withoutBody(handler)),
-			ConnState:    limit.track,
-			ConnContext:  limit.remember,
-			BaseContext:  func(net.Listener) context.Context { return requests },
-			ReadTimeout:  readTimeout,
-			WriteTimeout: writeTimeout,
-			IdleTimeout:  idleTimeout,
-			ErrorLog:     log.New(serverLog{o.Logger, o.OnOutOfDescriptors}, "", 0),
+			Handler:        limit.Middleware(withoutBody(handler)),
+			ConnState:      limit.track,
+			ConnContext:    limit.remember,
+			BaseContext:    func(net.Listener) context.Context { return requests },
+			ReadTimeout:    readTimeout,
+			WriteTimeout:   writeTimeout,
+			IdleTimeout:    idleTimeout,
+			MaxHeaderBytes: maxHeaderBytes,
+			HTTP2: &http.HTTP2Config{
+				MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerConnection: maxReceiveBuffer, MaxReceiveBufferPerStream: maxReceiveBuffer,
+			},
+			ErrorLog: log.New(serverLog{o.Logger, o.OnOutOfDescriptors}, "", 0),
 		}
 	}
 	var all listeners
