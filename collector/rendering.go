@@ -66,7 +66,7 @@ func (e *Exporter) send(w http.ResponseWriter, r *http.Request, rendered *respon
 	// From now on only the client can be slow. The error is ignored: the response writers of tests have no deadlines.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err := rendered.writeTo(w, acceptsGzip(r.Header.Get("Accept-Encoding"))); err != nil {
-		e.options.Logger.Debug("a client hung up before it had read all metrics")
+		e.options.Logger.Debug("Client hung up before it had read all metrics")
 	}
 }
 
@@ -106,5 +106,5 @@ func acceptsGzip(header string) bool {
 type errorLog struct{ logger *slog.Logger }
 
 func (l errorLog) Println(v ...any) {
-	l.logger.Error("cannot show all metrics", "err", fmt.Sprint(v...))
+	l.logger.Error("Cannot show all metrics", "err", fmt.Sprint(v...))
 }
