@@ -74,8 +74,9 @@ func New(m *monitor.Monitor, options Options) *Exporter {
 }
 
 // ServeHTTP serves /metrics. It probes all targets in parallel and renders the results, the results of the checks and
-// the exporter's own metrics. Scrapes that wait to be rendered at the same time share one rendering. It responds with 200 by the deadline, even if targets fail or hang. It aborts the request
-// if the client leaves or the server shuts down: Prometheus would take an empty response for a scrape without targets.
+// the exporter's own metrics. Scrapes that wait to be rendered at the same time share one rendering. It responds with 200 by
+// the deadline, even if targets fail or hang. It aborts the request if the client leaves or the server shuts down: Prometheus
+// would take an empty response for a scrape without targets.
 func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var snapshots []monitor.Snapshot
 	if !e.options.HideTargets {
@@ -92,7 +93,7 @@ func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		defer func() { e.rendering.Store(int64(time.Since(start))) }()
 		results := e.monitor.CheckResults(func(target string) bool { return !e.options.HideTargets || target == "" })
-		return e.render(r, gatherers{e.table.LabelledView(snapshots), checkView{results, true}, e.registry}, e.registry)
+		return e.render(withGzip(r), gatherers{e.table.LabelledView(snapshots), checkView{results, true}, e.registry}, e.registry)
 	})
 	if err != nil {
 		panic(http.ErrAbortHandler)

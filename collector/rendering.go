@@ -32,7 +32,7 @@ const (
 type response struct {
 	header http.Header
 	status int
-	body   bytes.Buffer // compressed with gzip, unless rendering failed
+	body   bytes.Buffer
 }
 
 // Header implements http.ResponseWriter.
@@ -44,24 +44,29 @@ func (a *response) WriteHeader(status int) { a.status = status }
 // Write implements http.ResponseWriter.
 func (a *response) Write(p []byte) (int, error) { return a.body.Write(p) }
 
-// render renders the metrics of g in the format that the request accepts, compressed with gzip. If own is not nil, it has a
+// withGzip returns a request like r that accepts gzip and does not end, for a response that others share.
+func withGzip(r *http.Request) *http.Request {
+	shared := r.WithContext(context.Background())
+	shared.Header = r.Header.Clone()
+	shared.Header.Set("Accept-Encoding", "gzip")
+	return shared
+}
+
+// render renders the metrics of g in the format and the compression that the request accepts. If own is not nil, it has a
 // metric that counts errors.
 func (e *Exporter) render(r *http.Request, g prometheus.Gatherer, own prometheus.Registerer) *response {
-	compressed := r.WithContext(context.Background()) // the request may end before others that share the response
-	compressed.Header = r.Header.Clone()
-	compressed.Header.Set("Accept-Encoding", "gzip")
 	rendered := &response{header: make(http.Header), status: http.StatusOK}
 	promhttp.HandlerFor(g, promhttp.HandlerOpts{
 		ErrorHandling:     promhttp.ContinueOnError,
 		ErrorLog:          errorLog{e.options.Logger},
 		Registry:          own,
 		EnableOpenMetrics: true,
-	}).ServeHTTP(rendered, compressed)
+	}).ServeHTTP(rendered, r)
 	return rendered
 }
 
-// send sends a response. What a client has not read yet is held in its compressed form alone, and once for all who share it, so
-// that many clients that do not read take little memory.
+// send sends a response. Of a shared one, what clients have not read yet is held in its compressed form alone, and once for all of
+// them, so that many clients that do not read take little memory.
 func (e *Exporter) send(w http.ResponseWriter, r *http.Request, rendered *response) {
 	// From now on only the client can be slow. The error is ignored: the response writers of tests have no deadlines.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
