@@ -270,7 +270,7 @@ func testSentinel(t *testing.T, p program) {
 	expect(t, newCheck(t, `{redis: "sentinel://`+at(sentinel)+`", master_name: mymaster}`), "fail: connection refused")
 }
 
-// TestSentinelTLS: sentinels are asked with TLS if the URL has parameters of TLS, unless the check says that they have none.
+// TestSentinelTLS: sentinels are asked with TLS if the check says so, with the parameters of its URL if it has any.
 func TestSentinelTLS(t *testing.T) { eachServer(t, testSentinelTLS) }
 
 func testSentinelTLS(t *testing.T, p program) {
@@ -312,10 +312,10 @@ func testSentinelTLS(t *testing.T, p program) {
 		parameters, keys string
 		want             string
 	}{
-		"both":               {sentinelPort, "?ssl_ca_certs=" + root, "", "pass"},
-		"both, untrusted":    {sentinelPort, "?ssl_cert_reqs=required", "", "fail: no sentinel answered: its certificate is not trusted"},
-		"the master alone":   {sentinel.Port, "?ssl_ca_certs=" + root, ", sentinel_tls: false", "pass"},
-		"no TLS there":       {sentinel.Port, "?ssl_ca_certs=" + root, "", "fail: no sentinel answered: no answer in time"},
+		"both":               {sentinelPort, "?ssl_ca_certs=" + root, ", sentinel_tls: true", "pass"},
+		"both, untrusted":    {sentinelPort, "?ssl_cert_reqs=required", ", sentinel_tls: true", "fail: no sentinel answered: its certificate is not trusted"},
+		"the master alone":   {sentinel.Port, "?ssl_ca_certs=" + root, "", "pass"},
+		"no TLS there":       {sentinel.Port, "?ssl_ca_certs=" + root, ", sentinel_tls: true", "fail: no sentinel answered: no answer in time"},
 		"the sentinel alone": {otherPort, "", ", sentinel_tls: true, sslrootcert: " + root, "pass"},
 		"none":               {ofPlain.Port, "", "", "pass"},
 	} {

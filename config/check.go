@@ -51,8 +51,8 @@ type Check struct {
 	// SentinelUsername and SentinelPassword are the login at the sentinels.
 	MasterName, SentinelUsername string
 	SentinelPassword             Content
-	// SentinelUsesTLS is whether sentinels use TLS. If it is nil, they do if the URL has parameters of TLS.
-	SentinelUsesTLS *bool
+	// SentinelUsesTLS is whether the sentinels, too, use TLS.
+	SentinelUsesTLS bool
 
 	// Location is where Redis, Celery's broker, HTTP or TCP is: a URL, or host:port for TCP. LocationFile is a file
 	// that holds it instead and is read at each run. Both are empty for SQL.
@@ -183,7 +183,11 @@ func (b *builder) check(name string, n *yaml.Node, where string) checkEntry {
 	key("master_name", text(&c.MasterName))
 	key("sentinel_username", text(&c.SentinelUsername))
 	b.content(key, "sentinel_password", &c.SentinelPassword)
-	key("sentinel_tls", func(n *yaml.Node, where string) { c.SentinelUsesTLS = b.boolean(n, where) })
+	key("sentinel_tls", func(n *yaml.Node, where string) {
+		if own := b.boolean(n, where); own != nil {
+			c.SentinelUsesTLS = *own
+		}
+	})
 	key("sslrootcert", func(n *yaml.Node, where string) {
 		if c.TLS.Roots.IsSet() {
 			b.problem(n, where, "excludes the ca of tls_config")

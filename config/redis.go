@@ -49,7 +49,7 @@ func (c *Check) ParseRedis(text Secret) (*RedisLocation, error) {
 		return nil, errors.New("lists several URLs: make each of them a check of its own")
 	case isSentinel && c.MasterName == "":
 		return nil, errors.New("is the URL of sentinels, which needs the key master_name")
-	case !isSentinel && (c.MasterName != "" || c.SentinelUsername != "" || c.SentinelPassword.IsSet() || c.SentinelUsesTLS != nil):
+	case !isSentinel && (c.MasterName != "" || c.SentinelUsername != "" || c.SentinelPassword.IsSet() || c.SentinelUsesTLS):
 		return nil, errors.New("must begin with sentinel://, since the check has keys for sentinels")
 	}
 	l := &RedisLocation{}
@@ -81,15 +81,8 @@ func (c *Check) ParseRedis(text Secret) (*RedisLocation, error) {
 			first = u
 		}
 	}
-	if isSentinel {
-		l.SentinelTLS = l.Servers[0].TLS
-		switch own := c.SentinelUsesTLS; {
-		case own == nil:
-		case !*own:
-			l.SentinelTLS = nil
-		case l.SentinelTLS == nil:
-			l.SentinelTLS = &c.TLS
-		}
+	if isSentinel && c.SentinelUsesTLS {
+		l.SentinelTLS = cmp.Or(l.Servers[0].TLS, &c.TLS)
 	}
 	return l, nil
 }

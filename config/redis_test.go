@@ -57,7 +57,7 @@ func TestRedisURLs(t *testing.T) {
 		{kind: CheckCelery, text: "redis://a;rediss://b/2;unix:///r", want: "tcp a:6379 0; tcp b:6379 2 TLS; unix /r 0"},
 		{master: "m", text: "sentinel://a:1/3;sentinel://b", want: "  3 of a:1, b:26379"},
 		{kind: CheckCelery, master: "m", text: "sentinel://:p@a/3;sentinel://:p@b/3", want: "  3 as :p of a:26379, b:26379"},
-		{master: "m", text: "sentinel://a?ssl_cert_reqs=none", want: "  0 TLS any of a:26379 with TLS"},
+		{master: "m", text: "sentinel://a?ssl_cert_reqs=none", want: "  0 TLS any of a:26379"},
 
 		{text: "hunter2", want: schemes},
 		{text: "", want: schemes},
@@ -131,16 +131,15 @@ func TestRedisURLs(t *testing.T) {
 	if _, err := c.ParseRedis("rediss://h?ssl_ca_certs=a"); err == nil || err.Error() != "has the parameter ssl_ca_certs, and there is an sslrootcert beside it" {
 		t.Error(err)
 	}
-	yes, no := true, false
 	for _, test := range []struct {
-		own        *bool
+		own        bool
 		text, want string
 	}{
-		{&no, "sentinel://a?ssl_cert_reqs=none", "  0 TLS any of a:26379"},
-		{&yes, "sentinel://a?ssl_cert_reqs=none", "  0 TLS any of a:26379 with TLS"},
-		{&yes, "sentinel://a", "  0 of a:26379 with TLS"},
-		{&no, "sentinel://a", "  0 of a:26379"},
-		{&no, "redis://a", "must begin with sentinel://, since the check has keys for sentinels"},
+		{false, "sentinel://a?ssl_cert_reqs=none", "  0 TLS any of a:26379"},
+		{true, "sentinel://a?ssl_cert_reqs=none", "  0 TLS any of a:26379 with TLS"},
+		{true, "sentinel://a", "  0 of a:26379 with TLS"},
+		{false, "sentinel://a", "  0 of a:26379"},
+		{true, "redis://a", "must begin with sentinel://, since the check has keys for sentinels"},
 	} {
 		c := &Check{Kind: CheckRedis, SentinelUsesTLS: test.own}
 		if test.text != "redis://a" {
