@@ -198,7 +198,7 @@ func TestIdleSessionsAreCut(t *testing.T) {
 				m[`pg_session_losses_total{reason="network"}`] > 2 {
 				t.Errorf("losses %v", m.losses())
 			}
-			if n := strings.Count(e.Logged(), `msg="idle sessions are ended`); n != 1 {
+			if n := strings.Count(e.Logged(), `msg="Idle sessions are ended`); n != 1 {
 				t.Errorf("the idle limit is logged %d times", n)
 			}
 			if n := strings.Count(e.Logged(), `msg="Kept session lost"`); n > 2 {
@@ -311,7 +311,7 @@ targets:
 	for range 3 {
 		e.Scrape()
 	}
-	for target, message := range map[string]string{"standby": "sessions are serializable by default", "template": "the target's database is a template"} {
+	for target, message := range map[string]string{"standby": "Sessions are serializable by default", "template": "The target's database is a template"} {
 		var found int
 		for line := range strings.Lines(e.Logged()) {
 			if strings.Contains(line, message) {
