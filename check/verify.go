@@ -8,7 +8,7 @@ import (
 )
 
 // VerifyFiles returns what is wrong with the content of the files that a check names. Each error begins with a key. A file that
-// the system does not let be read is no error: it may only exist where the exporter runs.
+// cannot be read is not reported: it may exist only where the exporter runs.
 func VerifyFiles(settings *config.Check, source Source) []error {
 	var errs []error
 	add := func(err error) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -38,12 +39,16 @@ type batch struct {
 	response  *response
 }
 
-// errNotRendered is returned if the scrape that renders for others panicked.
+// maxTurnWait is how long a scrape waits for its turn to render. A rendering of thousands of targets takes about a second.
+const maxTurnWait = 10 * time.Second
+
+// errNotRendered is returned if the turn did not come, or if the scrape that renders for others panicked.
 var errNotRendered = errors.New("the metrics were not rendered")
 
 // share renders the snapshots of a scrape, and returns the response. If another scrape with the same key waits for its turn to
 // render, they share one rendering, which has the newest result of each target. render gets those. The first scrape renders,
-// even if its client has left. For the others, share returns an error if ctx ends first.
+// even if its client has left, and waits for its turn for at most maxTurnWait. For the others, share returns an error if ctx
+// ends first.
 func (bs *batches) share(
 	ctx context.Context, key batchKey, snapshots []monitor.Snapshot, render func([]monitor.Snapshot) *response,
 ) (*response, error) {
@@ -56,7 +61,7 @@ func (bs *batches) share(
 	}
 	bs.mu.Unlock()
 	if isFirst {
-		bs.render(key, b, render)
+		bs.render(ctx, key, b, render)
 	}
 	select {
 	case <-b.done:
@@ -69,16 +74,22 @@ func (bs *batches) share(
 	return b.response, nil
 }
 
-// render renders a batch when its turn comes. No scrape can join it from then on.
-func (bs *batches) render(key batchKey, b *batch, render func([]monitor.Snapshot) *response) {
+// render renders a batch when its turn comes. No scrape can join it from then on. If the turn does not come within maxTurnWait,
+// the batch has no response. That the client leaves does not end the wait: others may have joined.
+func (bs *batches) render(ctx context.Context, key batchKey, b *batch, render func([]monitor.Snapshot) *response) {
 	defer close(b.done)
-	_ = bs.turn.Acquire(context.Background(), 1) // a rendering does no I/O, so the turn comes
-	defer bs.turn.Release(1)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxTurnWait)
+	defer cancel()
+	err := bs.turn.Acquire(ctx, 1)
 	bs.mu.Lock()
 	if bs.waiting[key] == b {
 		delete(bs.waiting, key)
 	}
 	bs.mu.Unlock()
+	if err != nil {
+		return
+	}
+	defer bs.turn.Release(1)
 	b.response = render(b.snapshots)
 }
 

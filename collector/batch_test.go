@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -80,6 +81,24 @@ func TestBatches(t *testing.T) {
 		}
 		if rendered["a3 b4 "] != 1 || rendered["a1 b1 "] != 2 || rendered["a6 b0 "] != 1 || len(bs.waiting) > 0 {
 			t.Errorf("rendered %v, and %d batches are left", rendered, len(bs.waiting))
+		}
+	})
+}
+
+// TestTurnThatDoesNotCome tests that a scrape does not wait for its turn to render for ever.
+func TestTurnThatDoesNotCome(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		bs := newBatches()
+		if !bs.turn.TryAcquire(1) {
+			t.Fatal("the turn is taken")
+		}
+		start := time.Now()
+		if _, err := bs.share(t.Context(), batchKey{}, nil, nil); !errors.Is(err, errNotRendered) || time.Since(start) != maxTurnWait {
+			t.Errorf("%v after %s", err, time.Since(start))
+		}
+		if len(bs.waiting) > 0 {
+			t.Errorf("%d batches are left", len(bs.waiting))
 		}
 	})
 }

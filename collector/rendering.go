@@ -46,7 +46,7 @@ func (a *response) Write(p []byte) (int, error) { return a.body.Write(p) }
 
 // withGzip returns a request like r that accepts gzip and does not end, for a response that others share.
 func withGzip(r *http.Request) *http.Request {
-	shared := r.WithContext(context.Background())
+	shared := r.WithContext(context.WithoutCancel(r.Context()))
 	shared.Header = r.Header.Clone()
 	shared.Header.Set("Accept-Encoding", "gzip")
 	return shared

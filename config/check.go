@@ -190,7 +190,7 @@ func (b *builder) check(name string, n *yaml.Node, where string) checkEntry {
 	})
 	key("sslrootcert", func(n *yaml.Node, where string) {
 		if c.TLS.Roots.IsSet() {
-			b.problem(n, where, "excludes the ca of tls_config")
+			b.problem(n, where, "cannot be combined with the ca of tls_config")
 		}
 		c.TLS.Roots = Content{Key: "sslrootcert", File: b.fromFolder(b.text(n, where))}
 	})
@@ -234,7 +234,7 @@ func (b *builder) content(key func(string, func(*yaml.Node, string)), name strin
 func (d *decoder) variableName(n *yaml.Node, where string) string {
 	name := d.text(n, where)
 	if strings.ContainsAny(name, "$={}") {
-		d.problem(n, where, "must be the name of a variable alone, without $")
+		d.problem(n, where, "must be the name of a variable, without $")
 		return ""
 	}
 	return name

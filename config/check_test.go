@@ -142,7 +142,7 @@ func TestTargetFromEnvironment(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	for more, want := range map[string]string{
-		", host: h":          "targets.orders.host: is given beside environment, which says it",
+		", host: h":          "targets.orders.host: cannot be combined with environment: the variables name the server",
 		", user: u":          "targets.orders: has user beside environment, which says it",
 		", kind: pgbouncer":  "targets.orders.kind: does not go with environment",
 		", environment: yes": "targets.orders: duplicate key, first in line 3",

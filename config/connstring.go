@@ -14,7 +14,7 @@ import (
 )
 
 // ErrSeveralServers reports that a connection string names more than one server.
-var ErrSeveralServers = errors.New("names several servers, and each is a target of its own")
+var ErrSeveralServers = errors.New("names several servers: make each of them a separate target")
 
 // ConnSettings are settings of a connection by libpq's keywords, and run-time parameters of the server by their names. An
 // empty value is the same as none, but replaces another value.

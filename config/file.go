@@ -305,7 +305,7 @@ func (b *builder) fromEnvironment(t *Target, n *yaml.Node, given map[string]*yam
 	at := given["environment"]
 	for _, key := range []string{e.dsnKey, e.hostKey, "hostaddr", "port", "dbname", "module"} {
 		if given[key] != nil {
-			b.problem(given[key], join(where, key), "is given beside environment, which says it")
+			b.problem(given[key], join(where, key), "cannot be combined with environment: the variables name the server")
 		}
 	}
 	inherited := e.merged.keysSet()

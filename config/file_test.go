@@ -157,7 +157,7 @@ func TestProblems(t *testing.T) {
 		},
 		"dsn with all faults": {
 			"targets:\n  a: {port: 1, dsn: 'host=h:5 hots=z SSLMODE=hunter2 passfile=f port=0 require_auth=x sslnegotiation=hunter2'}\n",
-			"dir/x.yml:2: targets.a.port: is given beside dsn: write it into one of them" +
+			"dir/x.yml:2: targets.a.port: is also in dsn: write it only once" +
 				"\ndir/x.yml:2: targets.a.dsn: holds another spelling of sslmode: write it so\ndir/x.yml:2: targets.a.dsn: holds hots, which is not known here" +
 				"\ndir/x.yml:2: targets.a.dsn: holds passfile: libpq's files are not read, use the keys of this file" +
 				"\ndir/x.yml:2: targets.a.dsn: has no user, nor have the target, its module and the defaults" +
@@ -224,13 +224,13 @@ dir/x.yml:4: modules.m.allow[2]: must be a name such as db.example.org or *.exam
 dir/x.yml:4: modules.m: has a list of allowed hosts but no user
 dir/x.yml:5: modules.n.require_auth: must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each
 dir/x.yml:6: modules: duplicate key, first in line 4
-dir/x.yml:8: targets.a.host: names several servers, and each is a target of its own
+dir/x.yml:8: targets.a.host: names several servers: make each of them a separate target
 dir/x.yml:9: targets.b.port: must be a number from 1 to 65535
 dir/x.yml:9: targets.b.hunter: unknown key; known here are ` + targetKeys + `
 dir/x.yml:9: targets.b.module: there is no module with this name
-dir/x.yml:10: targets.c.port: is given beside dsn: write it into one of them
+dir/x.yml:10: targets.c.port: is also in dsn: write it only once
 dir/x.yml:10: targets.c.dsn: holds password, which is also a key beside it
-dir/x.yml:11: targets.d.dsn: names several servers, and each is a target of its own
+dir/x.yml:11: targets.d.dsn: names several servers: make each of them a separate target
 dir/x.yml:12: targets.e.dsn: holds service: libpq's files are not read, use the keys of this file
 dir/x.yml:13: targets.f.dsn: is not a list of keyword=value: put values with spaces into single quotes, and a backslash before ' and \
 dir/x.yml:14: targets.g.interval: must be 0s or at least 100ms

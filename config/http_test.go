@@ -105,7 +105,7 @@ func TestHTTPCheckProblems(t *testing.T) {
 		"tls_config: {cert_file: a}":                           "checks.a.tls_config: has only one of cert and key",
 		"tls_config: {min_version: TLS10}":                     "checks.a.tls_config.min_version: must be one of TLS12, TLS13",
 		"tls_config: {min_version: TLS13, max_version: TLS12}": "checks.a.tls_config: has a min_version above max_version",
-		"tls_config: {ca_file: a}, sslrootcert: b":             "checks.a.sslrootcert: excludes the ca of tls_config",
+		"tls_config: {ca_file: a}, sslrootcert: b":             "checks.a.sslrootcert: cannot be combined with the ca of tls_config",
 		"sslrootcert: b, tls_config: {ca_file: a}":             "checks.a.tls_config: has a ca, and there is an sslrootcert beside it",
 		"tls_config: {ca_ref: a}":                              "checks.a.tls_config.ca_ref: unknown key; known here are ca, ca_env, ca_file, cert, cert_env, cert_file, insecure_skip_verify, key, key_env, key_file, max_version, min_version, server_name",
 	} {

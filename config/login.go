@@ -158,7 +158,7 @@ func (b *builder) fromFields(e *entry, n *yaml.Node, given map[string]*yaml.Node
 func (b *builder) fromDSN(e *entry, n *yaml.Node, given map[string]*yaml.Node, where string) Login {
 	for _, key := range []string{e.hostKey, "hostaddr", "port", "dbname"} {
 		if given[key] != nil {
-			b.problem(given[key], join(where, key), "is given beside dsn: write it into one of them")
+			b.problem(given[key], join(where, key), "is also in dsn: write it only once")
 		}
 	}
 	where = join(where, e.dsnKey)

@@ -144,7 +144,7 @@ func TestChartRefuses(t *testing.T) {
 	const image = "image: {repository: r}\n"
 	for _, tt := range []struct{ name, values, want string }{
 		{"no image", "{}", "image.repository is required"},
-		{"two files", image + "config: {targets: {}}\nexistingConfig: {secret: s}", "exclude each other"},
+		{"two files", image + "config: {targets: {}}\nexistingConfig: {secret: s}", "not both"},
 		{"shards without a file", image + "shards: 2", "shards above 1 need config"},
 		{"shards that nobody scrapes", image + "shards: 2\nexistingConfig: {secret: s}", "shards above 1 need serviceMonitor.enabled"},
 		{"a Probe of shards", image + "shards: 2\nexistingConfig: {secret: s}\nserviceMonitor: {enabled: true}\n" +

@@ -127,12 +127,18 @@ func (b *browser) text(selector string) string {
 	return evaluate[string](b, "document.querySelector("+string(quoted)+")?.innerText ?? ''")
 }
 
+// axePath returns the path of axe-core. Without it the test is skipped (see testenv.Need).
+func axePath(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv("AXE")
+	testenv.Need(t, path != "", "axe-core", "make test, as root")
+	return path
+}
+
 // expectAccessible requires that axe-core finds nothing.
 func (b *browser) expectAccessible(what string) {
 	b.t.Helper()
-	path := os.Getenv("AXE")
-	testenv.Need(b.t, path != "", "axe-core", "make test, as root")
-	axe, err := os.ReadFile(path)
+	axe, err := os.ReadFile(axePath(b.t))
 	check(b.t, err)
 	b.execute(string(axe))
 	found := evaluate[[]string](b, `axe.run().then(r => r.violations.flatMap(
@@ -163,6 +169,7 @@ func (b *browser) scripts(on bool) {
 // TestStatusPage tests the status page in a browser, while a server stops and returns.
 func TestStatusPage(t *testing.T) {
 	t.Parallel()
+	axePath(t) // it cannot be skipped from within its subtests
 	s := newServer(t, testservers.PostgresConfig{})
 	const odd = "<script>alert(1)</script>"
 	e, _ := startWithFile(t, fmt.Sprintf(`

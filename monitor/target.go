@@ -485,8 +485,8 @@ func (t *Target) warnOfSettings(r *probe.Result) {
 		t.logger.Warn("The target's database is a template: while a session is kept, no database can be created from it; set keep: false")
 	}
 	if r.PoolerStats != nil && r.PoolerStats.MayBeOneOfSeveral() && t.isFirst("one of several") {
-		t.logger.Warn("The setting so_reuseport or peer_id is set: if several PgBouncers share this port, the figures are those of one of them; " +
-			"give each an address and a target of its own")
+		t.logger.Warn("PgBouncer has so_reuseport or peer_id: if several PgBouncers share this port, the figures are those of one of them; " +
+			"give each its own address and its own target")
 	}
 }
 

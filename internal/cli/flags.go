@@ -141,7 +141,7 @@ func (f *Flags) define(app *kingpin.Application, urls *urlFlags) {
 		Default("0.5s").DurationVar(&f.TimeoutOffset)
 	app.Flag("probe.interval", "How often to probe between scrapes, so that counters and histograms show an outage that is "+
 		"shorter than a scrape interval; 0s turns this off.").Default("0s").DurationVar(&f.Probing.Interval)
-	app.Flag("probe.max-in-flight", "Maximum number of probes at once of configured targets, and likewise of ad-hoc targets.").
+	app.Flag("probe.max-in-flight", "Maximum number of probes at once of configured targets, and the same number of ad-hoc targets.").
 		Default("1024").IntVar(&f.MaxInFlight)
 	app.Flag("probe.keep", "Keep a session open between probes. It reads the connection figures even while logins fail, and "+
 		"notices restarts between scrapes. If this is off, no target keeps one, whatever its key keep says.").Default("true").BoolVar(&f.Probing.Keep)

@@ -70,7 +70,7 @@ func withoutArguments(err error, understood *kingpin.ParseContext) error {
 	return errors.New("an argument cannot be used")
 }
 
-// possible says which values a flag may have that has refused one with err.
+// possible returns which values a flag accepts. err is its error for another value.
 func possible(value kingpin.Value, err error) string {
 	if words, _, ok := strings.Cut(err.Error(), ", got "); ok { // enum value must be one of text,json, got 'x'
 		return strings.TrimPrefix(words, "enum value ")

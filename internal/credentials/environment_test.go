@@ -235,7 +235,7 @@ func TestFileTargetFromEnvironment(t *testing.T) {
 	t.Setenv("DATABASE_URL_FILE", "")
 	t.Setenv("DATABASE_URL", "postgres://a:hunter2@h,postgres://b:hunter2@h")
 	if _, err := load(); err == nil || err.Error() !=
-		"x.yml:2: targets.orders.environment: DATABASE_URL: names several servers, and each is a target of its own: list them in a --config.file" {
+		"x.yml:2: targets.orders.environment: DATABASE_URL: names several servers: make each of them a separate target: list them in a --config.file" {
 		t.Errorf("several servers: %v", err)
 	}
 }

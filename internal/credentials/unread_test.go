@@ -63,14 +63,14 @@ targets:
 			map[string]string{
 				"dsn":    "user_file: " + dir + "/user: is empty",
 				"host":   "user_file: " + dir + "/user: is empty",
-				"own":    "host_file: names several servers, and each is a target of its own",
+				"own":    "host_file: names several servers: make each of them a separate target",
 				"ad-hoc": "user_file: " + dir + "/user: is empty",
 			},
 		},
 		{
 			map[string]string{"dsn": "postgres://u:hunter2@h1,h2", "host": "hunter2:5432", "user": "u"},
 			map[string]string{
-				"dsn": "dsn_file: names several servers, and each is a target of its own",
+				"dsn": "dsn_file: names several servers: make each of them a separate target",
 				"own": "host_file: must be a name, an address or the folder of a unix socket, without a port",
 			},
 		},

@@ -12,7 +12,7 @@ import (
 )
 
 // VerifyLogin returns what is wrong with the content of the files that a login names. Each error begins with a key. A file that
-// the system does not let be read, and a variable that is not set, are no errors: they may only exist where the exporter runs.
+// cannot be read and a variable that is not set are not reported: they may exist only where the exporter runs.
 // It runs no command, and does not look at the environment.
 func VerifyLogin(l *config.Login) []error {
 	var errs []error

@@ -48,7 +48,7 @@ func Parse(text string) (settings []Setting, jdbc bool, err error) {
 	case strings.HasPrefix(text, "'"), strings.HasPrefix(text, `"`):
 		err = errors.New("is in quotes: leave them out")
 	case strings.HasPrefix(text, "{"):
-		err = errors.New("is JSON, such as a secret of a cloud: write a URL, or give host, port, user, password and database by themselves")
+		err = errors.New("is JSON, such as a secret of a cloud: write a URL, or set host, port, user, password and database separately")
 	case strings.HasPrefix(text, "$"):
 		err = errors.New("begins with $: it is the name of a variable, which nothing has replaced by its value")
 	case hasCommand(text):
@@ -157,7 +157,7 @@ func parseURL(rest string, jdbc bool) ([]Setting, error) {
 		case !ok:
 			return nil, errURL
 		case strings.Trim(port, "0123456789") != "":
-			return nil, errors.New("is not a valid URL, since its port is no number: put an IPv6 address into brackets, and " + percentEncode)
+			return nil, errors.New("is not a valid URL, because its port is not a number: put an IPv6 address into brackets, and " + percentEncode)
 		}
 		hosts, ports = append(hosts, host), append(ports, port)
 	}
@@ -175,7 +175,7 @@ func parseURL(rest string, jdbc bool) ([]Setting, error) {
 		// libpq refuses a second "=". Neon's options=endpoint=… is often written with one.
 		key, value, found := strings.Cut(parameter, "=")
 		if !found && !jdbc || key == "" {
-			return nil, errors.New("is not a valid URL, since a parameter is not name=value: " + percentEncode)
+			return nil, errors.New("is not a valid URL, because a parameter is not name=value: " + percentEncode)
 		}
 		settings = append(settings, Setting{key, value})
 	}
@@ -259,7 +259,7 @@ func several(text string) error {
 			case beginsServer(found[2]) && regexp.MustCompile(`(^|[\s,])`+found[2]+`\s*=`).MatchString(text[:i]):
 				return ErrSeveral
 			case beginsServer(found[2]) || found[1] != "":
-				return errors.New("has commas between its settings: write spaces alone")
+				return errors.New("has commas between its settings: separate them with spaces only")
 			}
 		}
 	}

@@ -96,7 +96,7 @@ func TestErrors(t *testing.T) {
 		"postgres://u:h?n/ter2@h/d":                 "%2F for /",
 		"postgres://u:1?n/ter2@h/d":                 "%2F for /",
 		"postgres://u@example.org:hunter2@h/d":      "%40 for @",
-		"postgres://u:hunter2@h:hunter/d":           "its port is no number",
+		"postgres://u:hunter2@h:hunter/d":           "its port is not a number",
 		"postgres://u:hunter2@::1:5432/d":           "put an IPv6 address into brackets",
 		"psql postgres://u:hunter2@h/d":             "begins with a command or with the name of a variable",
 		"psql 'postgres://u:hunter2@h/d?a=b'":       "begins with a command or with the name of a variable",

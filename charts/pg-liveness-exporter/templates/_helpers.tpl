@@ -46,7 +46,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* The Secret with the file, or nothing. */}}
 {{- define "pg-liveness-exporter.configSecret" -}}
 {{- if .Values.existingConfig.secret -}}
-{{- if .Values.config }}{{ fail "config and existingConfig.secret exclude each other" }}{{ end -}}
+{{- if .Values.config }}{{ fail "set config or existingConfig.secret, not both" }}{{ end -}}
 {{ .Values.existingConfig.secret }}
 {{- else if .Values.config -}}
 {{ include "pg-liveness-exporter.fullname" . }}
