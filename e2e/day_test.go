@@ -84,6 +84,19 @@ func (p *play) change(target, series string, from, until int, value string) {
 	}
 }
 
+// failScrapes makes Prometheus's scrapes of the exporter fail from one minute to another, which is not included.
+func (p *play) failScrapes(from, until int) {
+	for name, samples := range p.series {
+		value := gone
+		if strings.HasPrefix(name, "up{") {
+			value = "0"
+		}
+		for i := from; i < until; i++ {
+			samples[i] = value
+		}
+	}
+}
+
 // ask returns what each expression gives at the end of the play, with the rules in a file: the series, sorted. It uses promtool,
 // which prints them if a test expects none.
 func (p *play) ask(t *testing.T, rules string, expressions ...string) [][]string {

@@ -67,6 +67,11 @@ func mendedFaults() map[string]func(p *play, from, until int) {
 			p.failLogins("one", "no_response", "timeout", from, until)
 			p.change("one", "pg_connections_used", from, until, "92")
 		},
+		"the exporter crashes again and again": func(p *play, from, until int) {
+			for i := from; i < until; i += 6 {
+				p.failScrapes(i, min(i+4, until))
+			}
+		},
 		"the pool is stopped": func(p *play, from, until int) { p.fail("pool", "no_response", "refused", from, until) },
 		"a full pool hangs": func(p *play, from, until int) {
 			p.change("pool", "pgbouncer_used_clients", from, until, "100")
