@@ -224,6 +224,9 @@ func (v *validation) between(lowKey, highKey string) (low, high string) {
 	return low, high
 }
 
+// socketFile matches the path of a unix socket itself, in place of its folder.
+var socketFile = regexp.MustCompile(`^(.*)/\.s\.PGSQL\.([1-9][0-9]{0,4})$`)
+
 // server takes the settings that say where the server is.
 func (v *validation) server(c *Connection) {
 	c.Host, c.Address = withoutBrackets(v.take(keyHost)), withoutBrackets(v.take(keyHostaddr))
@@ -231,7 +234,7 @@ func (v *validation) server(c *Connection) {
 	if port, err := strconv.ParseUint(strings.TrimSpace(v.take(keyPort)), 10, 16); err == nil {
 		c.Port = uint16(port)
 	}
-	if file := regexp.MustCompile(`^(.*)/\.s\.PGSQL\.([1-9][0-9]{0,4})$`).FindStringSubmatch(c.Host); file != nil && isSocket(c.Host) {
+	if file := socketFile.FindStringSubmatch(c.Host); file != nil && isSocket(c.Host) {
 		if port, err := strconv.ParseUint(file[2], 10, 16); err == nil {
 			c.Host, c.Port = cmp.Or(file[1], "/"), uint16(port)
 		}

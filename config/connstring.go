@@ -6,7 +6,6 @@ package config
 import (
 	"cmp"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 
@@ -90,19 +89,15 @@ type translation struct {
 	settings ConnSettings
 	jdbc     bool // the settings are those of JDBC
 	problems ConnStringError
-	keywords map[string]keyword // the known ones
-	known    bool               // there was a known keyword
-	unknown  []string           // the others
+	libpq    []keyword // libpq's keywords
+	known    bool      // there was a known keyword
+	unknown  []string  // the others
 	// What other drivers say about sslmode, empty if they do not.
 	ssl, requiressl, sslaccept, sslfactory string
 }
 
 func newTranslation() *translation {
-	t := &translation{settings: make(ConnSettings), keywords: make(map[string]keyword)}
-	for _, k := range slices.Concat(otherKeywords(), libpqKeywords()) {
-		t.keywords[k.name] = k
-	}
-	return t
+	return &translation{settings: make(ConnSettings), libpq: libpqKeywords()}
 }
 
 // problem adds a problem. text holds no value.
@@ -110,10 +105,13 @@ func (t *translation) problem(text string) { t.problems = append(t.problems, tex
 
 // add adds a setting. A later one replaces an earlier one.
 func (t *translation) add(key, value string) {
-	k, known := t.keywords[key]
+	k := findKeyword(t.libpq, key)
+	if k == nil {
+		k = findKeyword(otherKeywords(), key)
+	}
 	switch {
-	case known:
-		t.take(&k, key, value)
+	case k != nil:
+		t.take(k, key, value)
 	case slices.Contains(runTimeParameters(), key), isCustomParameter(key):
 		t.settings[key] = value
 	default:
@@ -153,7 +151,7 @@ func (t *translation) finish() (ConnSettings, error) {
 	for _, key := range t.unknown {
 		// Without a known keyword, the text may be a secret in the wrong place. With one, the key may be a part of a value.
 		// Another spelling of a known keyword is neither.
-		switch known := cmp.Or(knownAs(key, slices.Values(libpqNames())), knownAs(key, maps.Keys(t.keywords))); {
+		switch known := cmp.Or(knownAs(key, keywordNames(t.libpq)), knownAs(key, keywordNames(otherKeywords()))); {
 		case known != "":
 			t.problem("holds another spelling of " + known + ": write it so")
 		case t.known && isKey(key):

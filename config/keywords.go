@@ -137,12 +137,25 @@ func libpqKeywords() []keyword {
 	}
 }
 
-func libpqNames() []string {
-	var names []string
-	for _, k := range libpqKeywords() {
-		names = append(names, k.name)
+// findKeyword returns the keyword of this name, or nil.
+func findKeyword(keywords []keyword, name string) *keyword {
+	for i := range keywords {
+		if keywords[i].name == name {
+			return &keywords[i]
+		}
 	}
-	return names
+	return nil
+}
+
+// keywordNames returns the names of keywords.
+func keywordNames(keywords []keyword) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, k := range keywords {
+			if !yield(k.name) {
+				return
+			}
+		}
+	}
 }
 
 // otherKeywords returns what other drivers, frameworks and platforms put into connection strings.

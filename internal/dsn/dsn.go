@@ -39,7 +39,7 @@ func Parse(text string) (settings []Setting, jdbc bool, err error) {
 	if name, found := strings.CutPrefix(rest, "postgresql:"); jdbc && found && !strings.HasPrefix(name, "//") {
 		rest = "postgresql:///" + strings.TrimPrefix(name, "/") // jdbc:postgresql:database
 	}
-	scheme := urlScheme().FindString(rest)
+	scheme := urlScheme.FindString(rest)
 	switch {
 	case strings.Contains(text, "\x00"):
 		return nil, false, errors.New("holds a NUL byte")
@@ -51,11 +51,11 @@ func Parse(text string) (settings []Setting, jdbc bool, err error) {
 		err = errors.New("is JSON, such as a secret of a cloud: write a URL, or set host, port, user, password and database separately")
 	case strings.HasPrefix(text, "$"):
 		err = errors.New("begins with $: it is the name of a variable, which nothing has replaced by its value")
-	case hasCommand(text):
+	case command.MatchString(text):
 		err = errors.New("begins with a command or with the name of a variable: keep only the connection string behind it")
 	case looksLikeURL(text):
 		err = errors.New("is a URL that does not begin with postgres:// or postgresql://")
-	case looksLikeSemicolons(text):
+	case semicolons.MatchString(text):
 		err = errors.New("is in the form of Npgsql (Host=…;Username=…): write it as a URL or as keyword=value, with spaces between")
 	default:
 		settings, err = parseKeywords(untrimmed) // a backslash may stand before the last space
@@ -66,15 +66,10 @@ func Parse(text string) (settings []Setting, jdbc bool, err error) {
 // urlScheme matches the beginning of a URL: libpq's two schemes, those of Django and Rails for PostgreSQL with extensions,
 // and each of them with the name of a driver, as SQLAlchemy writes it (postgresql+psycopg://). Unlike libpq, it takes
 // capitals, since the scheme of a URL has no case (RFC 3986, section 3.1).
-func urlScheme() *regexp.Regexp {
-	return regexp.MustCompile(`(?i)^(postgres|postgresql|postgis|pgsql|timescale|timescalegis)(\+[a-z0-9_]+)?://`)
-}
+var urlScheme = regexp.MustCompile(`(?i)^(postgres|postgresql|postgis|pgsql|timescale|timescalegis)(\+[a-z0-9_]+)?://`)
 
-// hasCommand reports whether a text is a call of psql, as consoles of platforms offer it for copying, or a line of a file of
-// variables.
-func hasCommand(text string) bool {
-	return regexp.MustCompile(`^(psql\s|(export\s+)?[A-Z][A-Z0-9_]*\s*=\s*['"]?[a-z0-9+]+://)`).MatchString(text)
-}
+// command matches a call of psql, as consoles of platforms offer it for copying, and a line of a file of variables.
+var command = regexp.MustCompile(`^(psql\s|(export\s+)?[A-Z][A-Z0-9_]*\s*=\s*['"]?[a-z0-9+]+://)`)
 
 const space = " \t\n\r\v\f" // isspace in the C locale
 
@@ -232,25 +227,23 @@ func looksLikeURL(text string) bool {
 	return found && strings.HasSuffix(scheme, ":") && !strings.ContainsAny(scheme, `= @'\`)
 }
 
-// looksLikeSemicolons reports whether a text is a list of Keyword=value with semicolons, as Npgsql writes it.
-func looksLikeSemicolons(text string) bool {
-	return regexp.MustCompile(`(?i)^\s*(host|server|port|database|username|user id)\s*=[^=;'\s]*;\s*[a-z ]+=`).MatchString(text)
-}
+// semicolons matches a list of Keyword=value with semicolons, as Npgsql writes it.
+var semicolons = regexp.MustCompile(`(?i)^\s*(host|server|port|database|username|user id)\s*=[^=;'\s]*;\s*[a-z ]+=`)
 
 // several returns an error if a text holds several connection strings, as postgres_exporter takes them with commas between:
 // there is a second URL, or outside quotes a comma before a keyword that the text has already. A list of settings with
 // commas between is an error as well, since libpq takes a comma for a part of the value before it.
 func several(text string) error {
-	quoted, scheme := false, urlScheme()
+	quoted := false
 	trimmed := strings.TrimPrefix(text, "jdbc:")
-	isURL, hasURL := scheme.MatchString(trimmed), strings.Contains(text, "://")
+	isURL, hasURL := urlScheme.MatchString(trimmed), strings.Contains(text, "://")
 	for i := 0; i < len(text); i++ {
 		switch {
 		case text[i] == '\\':
 			i++
 		case text[i] == '\'':
 			quoted = !quoted
-		case isURL && strings.IndexByte(space+",;", text[i]) >= 0 && scheme.MatchString(strings.TrimPrefix(text[i+1:], "jdbc:")):
+		case isURL && strings.IndexByte(space+",;", text[i]) >= 0 && urlScheme.MatchString(strings.TrimPrefix(text[i+1:], "jdbc:")):
 			return ErrSeveral
 		case text[i] == ',' && !quoted && !hasURL:
 			found := regexp.MustCompile(`^(\s*)([a-z_]+)\s*=`).FindStringSubmatch(text[i+1:])

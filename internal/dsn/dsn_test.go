@@ -159,7 +159,7 @@ func FuzzParse(f *testing.F) {
 		if trimmed := strings.Trim(text, space); strings.Contains(trimmed, "://") {
 			text = trimmed // Parse does it for a URL, and pgconn does not
 		}
-		if scheme := urlScheme().FindString(text); scheme != strings.ToLower(scheme) {
+		if scheme := urlScheme.FindString(text); scheme != strings.ToLower(scheme) {
 			return // not a URL for pgconn
 		}
 		settings, jdbc, err := Parse(text)
