@@ -37,7 +37,7 @@ vulncheck: ## check for known vulnerabilities that the program can reach
 fmt: ## format the code
 	$(lint) fmt ./...
 
-bench: ## compare a scrape with a baseline; ARGS=-many for very many targets
+bench: ## compare a scrape with a baseline; ARGS='-many', '-fleet' or '-peers' for more
 	@$(program) -o .build/bench ./internal/cmd/bench && exec .build/bench $(ARGS)
 
 tarballs: ## build the commit for all platforms, into .tarballs; ARGS=linux/arm64 for some

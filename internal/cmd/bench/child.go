@@ -25,6 +25,7 @@ const (
 	kindBaseline kind = "baseline"
 	kindTarget   kind = "target"   // /probe of the exporter: the series of the target
 	kindExporter kind = "exporter" // /metrics of the exporter: also the series of the exporter, Go and the process
+	kindPeer     kind = "peer"     // /metrics of postgres_exporter, with its default metrics alone: pg_stat_activity and others
 )
 
 // The environment of a child that runs this program as the baseline. As for the exporter, DATA_SOURCE_NAME names the
@@ -63,12 +64,28 @@ func (b *bench) start(ctx context.Context, k kind, port int) (*child, error) {
 			return b.self, nil, append(env,
 				roleVariable+"=1", listenVariable+"="+address, statsVariable+"="+b.counts.statsSQL)
 		})
+	case kindPeer:
+		return launch(ctx, "/metrics", func(address string) (string, []string, []string) {
+			args := []string{"--web.listen-address=" + address, "--disable-settings-metrics"}
+			for _, name := range peerCollectors() {
+				args = append(args, "--no-collector."+name)
+			}
+			return b.peer, args, env
+		})
 	case kindTarget:
 		return b.startWithFile(ctx, "/probe?target=bench", fmt.Sprintf("targets: {bench: {dsn: %q}}", dataSourceName(port)))
 	default:
 		return launch(ctx, "/metrics", func(address string) (string, []string, []string) {
 			return b.exporter, []string{"--web.listen-address=" + address}, env
 		})
+	}
+}
+
+// peerCollectors returns the collectors that postgres_exporter 0.19 has on by default.
+func peerCollectors() []string {
+	return []string{
+		"database", "locks", "replication", "replication_slot", "roles", "stat_bgwriter", "stat_database", "stat_progress_vacuum",
+		"stat_user_tables", "statio_user_tables", "wal",
 	}
 }
 

@@ -8,11 +8,14 @@
 //	go run ./internal/cmd/bench        # takes less than two minutes
 //	go run ./internal/cmd/bench -long  # also measures memory after 20,000 scrapes
 //	go run ./internal/cmd/bench -many  # measures 10, 100 and 1,000 targets in one exporter
+//	go run ./internal/cmd/bench -fleet # measures 5,000 targets that the exporter probes by itself
+//	go run ./internal/cmd/bench -peers # also measures postgres_exporter: $POSTGRES_EXPORTER, or the one in $PATH
 //
 // Bench is not a test. It exits with 0 whatever it measures, and with 1 if it could not measure.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -35,11 +38,13 @@ func main() {
 	rounds := flag.Int("n", 400, "measure this many `scrapes` of each kind")
 	long := flag.Bool("long", false, fmt.Sprintf("also measure memory after %d scrapes; takes minutes", maxScrapes))
 	scale := flag.Bool("many", false, "measure 10, 100 and 1,000 targets instead of one")
+	peers := flag.Bool("peers", false, "also measure postgres_exporter: $POSTGRES_EXPORTER, or the one in $PATH")
+	fleet := flag.Bool("fleet", false, fmt.Sprintf("measure %d targets that the exporter probes by itself", fleetTargets))
 	binary := flag.String("exporter", "", "measure this `binary` instead of a new build")
 	flag.Parse()
 	signal.Ignore(syscall.SIGPIPE) // if the reader of the output has gone, the server must still be removed
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Stdout, *rounds, *long, *scale, *binary)
+	err := run(ctx, os.Stdout, &options{*rounds, *long, *scale, *fleet, *peers, *binary})
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -47,9 +52,16 @@ func main() {
 	}
 }
 
+// options are the flags.
+type options struct {
+	rounds                    int
+	long, scale, fleet, peers bool
+	binary                    string
+}
+
 // run measures everything and prints it to out.
-func run(ctx context.Context, out io.Writer, rounds int, long, scale bool, binary string) (err error) {
-	if rounds < 1 {
+func run(ctx context.Context, out io.Writer, o *options) (err error) {
+	if o.rounds < 1 {
 		return errors.New("-n must be at least 1")
 	}
 	folder, err := os.MkdirTemp("", "bench-")
@@ -61,11 +73,19 @@ func run(ctx context.Context, out io.Writer, rounds int, long, scale bool, binar
 	if err != nil {
 		return err
 	}
-	if binary != "" {
-		b.exporter = binary
+	if o.binary != "" {
+		b.exporter = o.binary
 	}
-	if scale {
+	if o.peers {
+		if b.peer, err = exec.LookPath(cmp.Or(os.Getenv("POSTGRES_EXPORTER"), "postgres_exporter")); err != nil {
+			return err
+		}
+	}
+	if o.scale {
 		return b.many(ctx, out)
+	}
+	if o.fleet {
+		return b.fleet(ctx, out)
 	}
 	server, err := startServer(ctx)
 	if err != nil {
@@ -84,17 +104,20 @@ The baseline does this for each request: it logs in and runs SELECT 1; at the sa
 SELECT 1 and the statistics statement; it shows one gauge.
 Measured: %d scrapes of each kind, in turns, after %d. CPU time is user and system time of all threads of the client.
 
-`, version[0], runtime.Version(), runtime.NumCPU(), rounds, warmUp)
+`, version[0], runtime.Version(), runtime.NumCPU(), o.rounds, warmUp)
 	if b.counts, err = b.count(ctx); err != nil {
 		return fmt.Errorf("count messages: %w", err)
 	}
 	t.counts(&b.counts)
-	times, err := b.measureTimes(ctx, rounds)
+	times, err := b.measureTimes(ctx, o.rounds)
 	if err != nil {
 		return fmt.Errorf("measure times: %w", err)
 	}
 	t.times(times)
-	memory, err := b.measureMemory(ctx, long)
+	if o.peers {
+		t.peer(times)
+	}
+	memory, err := b.measureMemory(ctx, o.long)
 	if err != nil {
 		return fmt.Errorf("measure memory: %w", err)
 	}
@@ -105,6 +128,7 @@ Measured: %d scrapes of each kind, in turns, after %d. CPU time is user and syst
 // bench holds what the measurements have in common.
 type bench struct {
 	self, exporter string // paths of the binaries
+	peer           string // path of postgres_exporter, empty if it is not measured
 	port           int    // of the server
 	counts         counts
 }

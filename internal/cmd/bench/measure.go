@@ -171,6 +171,9 @@ func (t *times) of(k kind, zip bool) *series {
 // measureTimes starts a child of each kind and scrapes them in turns: warmUp rounds that do not count, then rounds.
 func (b *bench) measureTimes(ctx context.Context, rounds int) (*times, error) {
 	kinds := []kind{kindBaseline, kindTarget, kindExporter}
+	if b.peer != "" {
+		kinds = append(kinds, kindPeer)
+	}
 	meters := make(map[kind]*meter)
 	for _, k := range kinds {
 		child, err := b.start(ctx, k, b.port)

@@ -77,6 +77,25 @@ func (t *table) times(measured *times) {
 	}
 }
 
+// peer prints how /metrics compares with that of postgres_exporter.
+func (t *table) peer(measured *times) {
+	const title, wall, cpu = "/metrics, gzip, beside postgres_exporter", 0.7, 0.85
+	ours, theirs := measured.of(kindExporter, true), measured.of(kindPeer, true)
+	t.line(title, "exporter", "peer", "ratio", "aim", false)
+	for _, row := range []struct {
+		name         string
+		ours, theirs time.Duration
+		aim          float64
+	}{
+		{"  wall time, median", ours.quantile(.5), theirs.quantile(.5), wall},
+		{"  CPU time, mean", ours.mean(), theirs.mean(), cpu},
+	} {
+		ratio := float64(row.ours) / float64(row.theirs)
+		t.line(row.name, milliseconds(row.ours), milliseconds(row.theirs), fmt.Sprintf("%.2f", ratio), fmt.Sprintf("<= %.2f", row.aim),
+			ratio > row.aim)
+	}
+}
+
 // counts prints the messages and log lines of a scrape.
 func (t *table) counts(c *counts) {
 	const queries, connects = 3, 1 // SELECT 1 on the new and on the kept session, the statistics; the new session
