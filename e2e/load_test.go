@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -247,4 +248,59 @@ func rapidReset(ctx context.Context, address, path string) (resets int64) {
 		}
 		resets++
 	}
+}
+
+// TestShards: a real Prometheus shares 200 targets between two exporters with the same file, by the relabelling of
+// examples/kubernetes/sharded. While one exporter is away, the targets of the other one miss no scrape. No target is ever probed by
+// both.
+func TestShards(t *testing.T) {
+	t.Parallel()
+	const interval = 5 * time.Second
+	s := newServer(t, testservers.PostgresConfig{HBA: trusting, Settings: []string{"max_connections = 700"}})
+	execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
+	file, port := writeFile(t, manyTargets(s.Port, "")), freePort(t)
+	start := func(shard int) *Exporter {
+		t.Helper()
+		address := fmt.Sprintf("127.0.1.%d:%s", shard, port)
+		e := startProgram(t, []string{plainProgram(t)}, nil, "--config.file="+file, "--no-metrics.targets", "--web.listen-address="+address)
+		e.ExpectListening(address)
+		return e
+	}
+	discovering := start(0)
+	away := start(1)
+
+	query := startPrometheus(t, fmt.Sprintf(`
+global: {scrape_interval: %s, scrape_timeout: 4s}
+scrape_configs:
+  - job_name: postgres
+    http_sd_configs: [{url: "http://%s/sd"}]
+    relabel_configs:
+      - {source_labels: [target], action: hashmod, modulus: 2, target_label: __tmp_shard}
+      - {source_labels: [__tmp_shard], target_label: shard}
+      - {source_labels: [__tmp_shard], target_label: __address__, replacement: "127.0.1.$1:%s"}
+`, interval, discovering.address, port))
+	expect := func(expression, want string) {
+		t.Helper()
+		deadline := time.Now().Add(3*interval + 10*hanging)
+		for query(expression) != want {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s is %q, want %q", expression, query(expression), want)
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+	}
+	expect(`count(pg_up == 1)`, "200")
+	expect(`count(count by (shard) (pg_up))`, "2")
+	expect(`max(count by (target) (pg_up))`, "1")
+	of := query(`count(pg_up{shard="1"})`)
+
+	check(t, away.cmd.Process.Signal(syscall.SIGTERM))
+	<-away.exited
+	expect(`count(up{shard="1"} == 0)`, of)
+	start(1)
+	expect(`count(pg_up == 1)`, "200")
+	expect(`min(min_over_time(up{shard="0"}[5m]))`, "1")
+	expect(`min(min_over_time(pg_up[5m]))`, "1")
+	expect(`max(count by (target) (count by (target, shard) (count_over_time(pg_probes_total[5m]))))`, "1")
+	expect(`sum(max_over_time(pg_probe_failures_total[5m])) or on () vector(0)`, "0")
 }
