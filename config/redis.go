@@ -124,12 +124,10 @@ func hasSameLogin(u, first *url.URL) bool {
 	return rest(u) == "\n\n" || rest(u) == rest(first)
 }
 
-// redisServer returns the server of a URL. For the URL of a sentinel, the address is that of the sentinel.
+// redisServer returns the server of a URL. For the URL of a sentinel, the address is that of the sentinel. An error is a
+// ConnStringError.
 func (c *Check) redisServer(u *url.URL) (RedisServer, error) {
-	parameters, err := redisParameters(u)
-	if err != nil {
-		return RedisServer{}, err
-	}
+	parameters, problems := redisParameters(u)
 	s := RedisServer{Network: "tcp", Username: cmp.Or(u.User.Username(), parameters["username"])}
 	password, _ := u.User.Password()
 	if s.Password = Secret(cmp.Or(password, parameters["password"])); s.Password == "" { // as in redis-cli, a single word is it
@@ -138,7 +136,7 @@ func (c *Check) redisServer(u *url.URL) (RedisServer, error) {
 	database := cmp.Or(parameters["db"], parameters["virtual_host"])
 	if u.Scheme == "unix" || u.Scheme == "redis+socket" {
 		if u.Host != "" || len(u.Path) < 2 {
-			return s, fmt.Errorf("must have three slashes and the path of a socket: %s:///PATH", u.Scheme)
+			problems = append(problems, fmt.Sprintf("must have three slashes and the path of a socket: %s:///PATH", u.Scheme))
 		}
 		s.Network, s.Address = "unix", filepath.FromSlash(u.Path)
 	} else {
@@ -148,17 +146,22 @@ func (c *Check) redisServer(u *url.URL) (RedisServer, error) {
 		}
 		s.Address = net.JoinHostPort(cmp.Or(u.Hostname(), "localhost"), cmp.Or(u.Port(), port))
 		if !regexp.MustCompile(`^/*[0-9]*/*$`).MatchString(u.Path) {
-			return s, errors.New("must be a URL whose path is the number of a database")
+			problems = append(problems, "must be a URL whose path is the number of a database")
+		} else {
+			database = cmp.Or(database, strings.Trim(u.Path, "/"))
 		}
-		database = cmp.Or(database, strings.Trim(u.Path, "/"))
 	}
 	if database != "" {
+		var err error
 		if s.Database, err = strconv.Atoi(strings.TrimPrefix(database, "/")); err != nil || s.Database < 0 {
-			return s, errors.New("has a database that is no number")
+			problems = append(problems, "has a database that is no number")
 		}
 	}
-	s.TLS, err = c.redisTLS(u.Scheme, parameters)
-	return s, err
+	var err error
+	if s.TLS, err = c.redisTLS(u.Scheme, parameters); err != nil {
+		problems = append(problems, err.Error())
+	}
+	return s, problems.Err()
 }
 
 // ignoredRedisParameters returns the parameters of redis-py, valkey-py and kombu that have no meaning here: a check has its
@@ -185,14 +188,15 @@ func redisHints() map[string]string {
 	}
 }
 
-// redisParameters returns the parameters of a URL that matter here. As in the clients, one without a value does not
-// count.
-func redisParameters(u *url.URL) (map[string]string, error) {
+// redisParameters returns the parameters of a URL that matter here, and what is wrong with the others. As in the clients, one
+// without a value does not count.
+func redisParameters(u *url.URL) (parameters map[string]string, problems ConnStringError) {
 	values, err := url.ParseQuery(u.RawQuery)
 	if err != nil || strings.Contains(u.RawQuery, "@") {
-		return nil, errors.New("has parameters that cannot be read: percent-encode special characters in the password")
+		return nil, ConnStringError{"has parameters that cannot be read: percent-encode special characters in the password"}
 	}
-	parameters := make(map[string]string)
+	parameters = make(map[string]string)
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	all := slices.Concat(honouredRedisParameters(), ignoredRedisParameters(), slices.Collect(maps.Keys(redisHints())))
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		given := slices.DeleteFunc(values[name], func(value string) bool { return value == "" })
@@ -203,22 +207,22 @@ func redisParameters(u *url.URL) (map[string]string, error) {
 		}
 		switch {
 		case other != "":
-			return nil, fmt.Errorf("has another spelling of the parameter %s: write it so", other)
+			problem("has another spelling of the parameter %s: write it so", other)
 		case len(given) == 0, slices.Contains(ignoredRedisParameters(), name):
 		case strings.HasPrefix(name, "ssl_validate_ocsp") && !isTrue(given[0]):
 		case refused:
-			return nil, fmt.Errorf("has the parameter %s, which is refused: %s", name, hint)
+			problem("has the parameter %s, which is refused: %s", name, hint)
 		case !slices.Contains(honouredRedisParameters(), name) && isKey(name):
-			return nil, fmt.Errorf("has the parameter %s, which is not known here", name)
+			problem("has the parameter %s, which is not known here", name)
 		case !slices.Contains(honouredRedisParameters(), name): // it may be a part of a password
-			return nil, errors.New("has a parameter that is not known here")
+			problem("has a parameter that is not known here")
 		case len(given) > 1:
-			return nil, fmt.Errorf("has the parameter %s twice", name)
+			problem("has the parameter %s twice", name)
 		default:
 			parameters[name] = given[0]
 		}
 	}
-	return parameters, nil
+	return parameters, problems
 }
 
 func honouredRedisParameters() []string {

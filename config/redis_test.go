@@ -110,6 +110,11 @@ func TestRedisURLs(t *testing.T) {
 		{text: "rediss://h?ssl_ca_certs=a&ssl_ca_data=b", want: "has both ssl_ca_certs and ssl_ca_data, and can have only one"},
 		{text: "redis://h?host=x", want: "has the parameter host, which is refused: write it before the question mark"},
 		{text: "redis://h?unknown_one=x", want: "has the parameter unknown_one, which is not known here"},
+		{
+			text: "redis://h/shop?ssl=true&path=/x&SSL_Keyfile=x", want: "has another spelling of the parameter ssl_keyfile: write it so; " +
+				"has the parameter path, which is refused: write unix:///PATH; has the parameter ssl, which is refused: write rediss://; " +
+				"must be a URL whose path is the number of a database",
+		},
 		{text: "redis://h?hunter2=x", want: "has a parameter that is not known here"},
 	} {
 		c := &Check{Kind: CheckRedis, MasterName: test.master, Folder: "/dir"}
