@@ -75,11 +75,113 @@ func indented(by, content string) string {
 	return b.String()
 }
 
-// TestKubernetesConfig: the exporter can use the configuration.
-func TestKubernetesConfig(t *testing.T) {
-	const file = "examples/kubernetes/base/config.yml"
-	if f, err := parse(t, file, read(t, file)); err != nil || len(f.Targets) == 0 {
-		t.Error(err)
+// TestKubernetesConfigs: the exporter can use the configurations.
+func TestKubernetesConfigs(t *testing.T) {
+	for file, targets := range map[string]int{"base": 0, "discovery": 0, "secrets": 2} {
+		file = "examples/kubernetes/" + file + "/config.yml"
+		f, err := parse(t, file, read(t, file))
+		check(t, err)
+		if len(f.Targets) != targets {
+			t.Errorf("%s: %d targets", file, len(f.Targets))
+		}
+	}
+	base := read(t, "examples/kubernetes/base/config.yml")
+	f, err := parse(t, "config.yml", regexp.MustCompile("(?m)^# (targets:| )").ReplaceAllString(base, "$1"))
+	check(t, err)
+	if len(f.Targets) != 2 {
+		t.Errorf("%d targets once they are no comments", len(f.Targets))
+	}
+}
+
+// TestKubernetesInventsNoServer: whoever applies a folder that has alert rules gets no alert on a server that does not exist.
+func TestKubernetesInventsNoServer(t *testing.T) {
+	kustomize := testenv.GoTool(t, "release", "kustomize")
+	withRules := 0
+	for _, name := range kubernetesFolders(t) {
+		built, err := run(t, "", kustomize, "build", inRoot(t, filepath.Join("examples", "kubernetes", name)))
+		check(t, err)
+		if !strings.Contains(built, "kind: PrometheusRule") {
+			continue
+		}
+		withRules++
+		eachResource(t, built, func(r resource) {
+			if configuration := r.Data["config.yml"]; r.Kind == "ConfigMap" && configuration != "" {
+				f, err := parse(t, "config.yml", configuration)
+				check(t, err)
+				if len(f.Targets)+len(f.Checks) > 0 {
+					t.Errorf("%s: there are targets or checks:\n%s", name, configuration)
+				}
+			}
+			if r.Kind == "Probe" || len(r.Spec.StaticConfigs) > 0 {
+				t.Errorf("%s: a %s may name servers", name, r.Kind)
+			}
+		})
+	}
+	if withRules != 3 {
+		t.Errorf("%d folders have rules", withRules)
+	}
+}
+
+// kubernetesFolders returns the names of the folders of examples/kubernetes, of which the README has each in its table.
+func kubernetesFolders(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	for _, file := range glob(t, "examples/kubernetes/*/kustomization.yaml") {
+		name := filepath.Base(filepath.Dir(file))
+		if !strings.Contains(read(t, "examples/kubernetes/README.md"), fmt.Sprintf("| [%s](%[1]s) |", name)) {
+			t.Errorf("the README does not have %s", name)
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+// resource is what these tests read of a Kubernetes object.
+type resource struct {
+	Kind     string
+	Metadata struct{ Name string }
+	Data     map[string]string
+	Spec     struct {
+		Replicas      int
+		ClusterIP     string `yaml:"clusterIP"`
+		Relabelings   []struct{ Modulus int }
+		StaticConfigs []any `yaml:"staticConfigs"`
+		Template      struct {
+			Spec struct {
+				Containers []container
+				Volumes    []struct {
+					Secret struct {
+						SecretName string `yaml:"secretName"`
+					}
+					ConfigMap struct{ Name string } `yaml:"configMap"`
+					Projected struct {
+						Sources []struct{ Secret struct{ Name string } }
+					}
+				}
+			}
+		}
+	}
+}
+
+type container struct {
+	Name           string
+	Env            []struct{ Name, Value string }
+	ReadinessProbe struct {
+		HTTPGet struct{ Path string } `yaml:"httpGet"`
+	} `yaml:"readinessProbe"`
+}
+
+// eachResource calls do for each of the objects that kustomize has written.
+func eachResource(t *testing.T, built string, do func(resource)) {
+	t.Helper()
+	for decoder := yaml.NewDecoder(strings.NewReader(built)); ; {
+		var r resource
+		err := decoder.Decode(&r)
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		check(t, err)
+		do(r)
 	}
 }
 
@@ -88,7 +190,7 @@ func TestKubernetesConfig(t *testing.T) {
 func TestKubernetes(t *testing.T) {
 	kustomize, kubeconform := testenv.GoTool(t, "release", "kustomize"), testenv.GoTool(t, "release", "kubeconform")
 	location := schemas(t) + "/{{.Group}}_{{.ResourceKind}}_{{.ResourceAPIVersion}}.json"
-	for _, name := range []string{"base", "operator", "sharded"} {
+	for _, name := range kubernetesFolders(t) {
 		t.Run(name, func(t *testing.T) {
 			built, err := run(t, "", kustomize, "build", inRoot(t, filepath.Join("examples", "kubernetes", name)))
 			if err != nil {
@@ -112,35 +214,20 @@ func TestKubernetes(t *testing.T) {
 func hasAsManyAsShards(t *testing.T, built string) {
 	t.Helper()
 	replicas, modulus := 0, 0
-	for decoder := yaml.NewDecoder(strings.NewReader(built)); ; {
-		var resource struct {
-			Kind string
-			Spec struct {
-				Replicas    int
-				ClusterIP   string `yaml:"clusterIP"`
-				Relabelings []struct{ Modulus int }
-			}
-		}
-		err := decoder.Decode(&resource)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		switch resource.Kind {
+	eachResource(t, built, func(r resource) {
+		switch r.Kind {
 		case "StatefulSet":
-			replicas = resource.Spec.Replicas
+			replicas = r.Spec.Replicas
 		case "ScrapeConfig":
-			modulus = resource.Spec.Relabelings[0].Modulus
+			modulus = r.Spec.Relabelings[0].Modulus
 		case "Service":
-			if resource.Spec.ClusterIP != "None" {
+			if r.Spec.ClusterIP != "None" {
 				t.Error("the Service balances")
 			}
-		case "Deployment", "Probe":
-			t.Errorf("there is a %s", resource.Kind)
+		case "Deployment":
+			t.Errorf("there is a %s", r.Kind)
 		}
-	}
+	})
 	if replicas < 2 || replicas != modulus {
 		t.Errorf("%d exporters, and servers divided among %d", replicas, modulus)
 	}
