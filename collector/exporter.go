@@ -31,6 +31,7 @@ const Name = "pg_liveness_exporter"
 const (
 	ProbePath     = "/probe"
 	DiscoveryPath = "/sd"
+	ConfigPath    = "/config"
 )
 
 const (
@@ -49,6 +50,7 @@ type Exporter struct {
 	rendering atomic.Int64 // how long the last rendering of all targets took, in nanoseconds
 	batches   batches
 	places    *semaphore.Weighted // for the rendering of single targets; there are maxRendering
+	config    configText
 }
 
 // Options has the parameters of New.

@@ -65,6 +65,28 @@ targets: {a: {host: h, module: m}, b: {host: h, user: u}}`), "x.yml", config.Pro
 	}
 }
 
+// TestConfigPage tests that /config shows the configuration in effect, also after a reload.
+func TestConfigPage(t *testing.T) {
+	t.Parallel()
+	e := newTestExporter(t, healthy())
+	get := func() *httptest.ResponseRecorder {
+		response := httptest.NewRecorder()
+		e.ServeConfig(response, httptest.NewRequestWithContext(t.Context(), http.MethodGet, ConfigPath, nil))
+		return response
+	}
+	for _, name := range []string{"before", "after"} {
+		e.monitor.ApplyConfig(&config.File{Targets: []*config.Target{{Name: name}}, Health: config.DefaultHealth()})
+		response := get()
+		body := response.Body.String()
+		if !strings.Contains(body, "\n  "+name+":\n") || response.Header().Get("Content-Type") != "text/plain; charset=utf-8" {
+			t.Errorf("%v\n%s", response.Header(), body)
+		}
+		if again := get().Body.String(); again != body {
+			t.Errorf("the second time:\n%s", again)
+		}
+	}
+}
+
 // TestDiscovery tests that /sd lists all configured targets, including those with unusual names.
 func TestDiscovery(t *testing.T) {
 	t.Parallel()

@@ -38,6 +38,11 @@ type File struct {
 	Health Health
 
 	modules map[string]*module
+
+	// What Effective shows besides: the settings of targets without a module, and what each target was made of, by name.
+	// Both are empty without a file.
+	defaults settings
+	entries  map[string]entry
 }
 
 // Modules returns the number of modules.
@@ -96,7 +101,8 @@ func Parse(r io.Reader, path string, base Probing, verify *Verifier) (*File, err
 		return nil, err
 	}
 	b := builder{
-		decoder: d, folder: folder, mayKeep: base.Keep, file: &File{Health: DefaultHealth(), modules: make(map[string]*module)},
+		decoder: d, folder: folder, mayKeep: base.Keep,
+		file: &File{Health: DefaultHealth(), modules: make(map[string]*module), entries: make(map[string]entry)},
 	}
 	if verify != nil {
 		b.verify = *verify
@@ -167,6 +173,7 @@ func (b *builder) build(root *yaml.Node, base Probing) {
 		b.checkSettings(defaults, "defaults", s, s.serverKind())
 		lowest = s.overlay(lowest)
 	}
+	b.file.defaults = lowest
 	merged := map[string]settings{"": lowest} // by module
 	if modules != nil {
 		b.entries(modules, "modules", func(name string, n *yaml.Node, where string) {
@@ -267,6 +274,7 @@ func (b *builder) target(name string, n *yaml.Node, where string, modules map[st
 		t.Login = b.unreadLogin(&e, n, given, where)
 		b.verifyLogin(t.Login, n, where)
 	}
+	b.file.entries[name] = e
 	return t
 }
 

@@ -36,6 +36,9 @@ type HTTP struct {
 	Proxy             Proxy
 }
 
+// defaultAuthorization is the type of an authorization without one.
+const defaultAuthorization = "Bearer"
+
 // StatusRange is a range of HTTP statuses with both ends.
 type StatusRange struct{ Min, Max int }
 
@@ -95,7 +98,7 @@ func (b *builder) httpFields(c *Check, key func(string, func(*yaml.Node, string)
 	})
 	key("authorization", func(n *yaml.Node, where string) {
 		known := make(fields)
-		h.AuthorizationType = "Bearer"
+		h.AuthorizationType = defaultAuthorization
 		known["type"] = func(n *yaml.Node, where string) {
 			h.AuthorizationType = b.text(n, where)
 			switch {

@@ -6,17 +6,21 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"pg_liveness_exporter/health"
 	"pg_liveness_exporter/internal/testenv"
+	"pg_liveness_exporter/status"
 )
 
 func TestPromtool(t *testing.T) {
@@ -192,6 +196,39 @@ func TestCommandLinePage(t *testing.T) {
 	}
 	if len(flags) < 20 {
 		t.Errorf("only %d flags", len(flags))
+	}
+}
+
+// TestPaths: docs/command-line.md has every path, and each of them is served.
+func TestPaths(t *testing.T) {
+	t.Parallel()
+	_, table, found := strings.Cut(read(t, "docs/command-line.md"), "\n## Paths\n")
+	if !found {
+		t.Fatal("there is no table of paths")
+	}
+	var listed []string
+	for row := range strings.Lines(table) {
+		cells := strings.Split(row, " | ")
+		for _, path := range regexp.MustCompile("`(/[^`?]*)").FindAllStringSubmatch(cells[0], -1) {
+			listed = append(listed, path[1])
+		}
+	}
+	served := []string{"metrics", "probe", "sd", "config", "-/reload"}
+	for _, path := range slices.Concat(served, health.Paths(), status.Paths()) {
+		ofPage := path == "assets" || path == "favicon.ico" // files of the status page
+		if !ofPage && !slices.ContainsFunc(listed, func(p string) bool { return strings.HasPrefix(p+"/", "/"+path+"/") || p == "/"+path }) {
+			t.Errorf("the page does not have /%s", path)
+		}
+	}
+	e := startExporter(t, environment(1, "postgres"))
+	for _, path := range listed {
+		path = strings.ReplaceAll(path, "NAME", "postgres")
+		if code, _ := e.Health(path); code == http.StatusNotFound {
+			t.Errorf("%s is not found", path)
+		}
+	}
+	if len(listed) < 18 {
+		t.Errorf("only %q", listed)
 	}
 }
 

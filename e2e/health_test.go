@@ -172,7 +172,7 @@ checks:
 	for path, status := range map[string]int{
 		"/livez": 200, "/readyz": 200, "/health": 503, "/health?verbose": 503, "/health/a": 503, "/health/redis": 503, "/health/celery": 503,
 		"/health-check": 500, "/primary/a": 503, "/replica/a": 503, "/read-write/b": 503, "/read-only/b": 503, "/health/none": 404, "/probe?target=a": 200,
-		"/sd": 200,
+		"/sd": 200, "/config": 200,
 	} {
 		t.Run(path, func(t *testing.T) {
 			e := e.In(t)

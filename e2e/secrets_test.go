@@ -219,7 +219,7 @@ checks:
   roots: {http: "https://127.0.0.1:1", sslrootcert: /nonexistent/%[1]s}
   sql: {target: text, sql: "SELECT '%[1]s'"}
 `, hidden, secretFile)), "--log.level=debug", "--web.enable-lifecycle")
-	paths := []string{"/metrics", "/", "/sd", "/health", "/health?verbose", "/health-check", "/primary", "/replica", "/livez", "/readyz", "/nothing", "/-/reload", "/events"}
+	paths := []string{"/metrics", "/", "/sd", "/health", "/health?verbose", "/health-check", "/primary", "/replica", "/livez", "/readyz", "/nothing", "/-/reload", "/events", "/config"}
 	for _, target := range []string{
 		"text", "file", "variable", "command", "failing", "missing", "certificate", "key", "encrypted", "revoked", "dsn", "unresolved", "socket", "127.0.0.1:1",
 	} {
@@ -231,6 +231,9 @@ checks:
 			_, body := e.HealthAt(method, e.address, path)
 			if method == "GET" && path == "/metrics" && !strings.Contains(body, "pg_up") {
 				t.Errorf("no metrics: %.200s", body)
+			}
+			if method == "GET" && path == "/config" && !strings.Contains(body, "\n  own certificate:\n") {
+				t.Errorf("no configuration: %.200s", body)
 			}
 			expectHidden(t, method+" "+path, body)
 		}

@@ -33,7 +33,8 @@ type Monitor struct {
 	adHoc       *limiter      // for probes of ad-hoc targets
 
 	mu         sync.Mutex // protects what follows
-	loaded     bool       // whether the last configuration could be loaded
+	file       *config.File
+	loaded     bool // whether the last configuration could be loaded
 	lastLoaded time.Time
 }
 
@@ -105,7 +106,14 @@ func (m *Monitor) ApplyConfig(file *config.File) {
 	m.checks.apply(file)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.loaded, m.lastLoaded = true, time.Now()
+	m.file, m.loaded, m.lastLoaded = file, true, time.Now()
+}
+
+// Config returns the configuration that is in effect, or nil if there is none yet.
+func (m *Monitor) Config() *config.File {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.file
 }
 
 // ReloadFailed records that a configuration could not be loaded. The previous one stays in effect.

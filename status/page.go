@@ -126,6 +126,7 @@ func (s *Status) serveAll(w http.ResponseWriter, r *http.Request) {
 			{strings.TrimPrefix(s.options.TelemetryPath, "/"), "Metrics"},
 			{"health", "Health"},
 			{"sd", "Service discovery"},
+			{"config", "Configuration"},
 			{"events", "Events"},
 		},
 	}

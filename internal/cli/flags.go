@@ -209,7 +209,7 @@ func isNoAddress(text string) bool {
 // isTaken reports whether another handler serves a path.
 func (f *Flags) isTaken(path string) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	return path == collector.ProbePath || path == collector.DiscoveryPath || first == "-" ||
+	return path == collector.ProbePath || path == collector.DiscoveryPath || path == collector.ConfigPath || first == "-" ||
 		slices.Contains(health.Paths(), first) || f.Status && slices.Contains(status.Paths(), first)
 }
 

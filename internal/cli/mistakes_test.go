@@ -28,6 +28,7 @@ func TestMistakes(t *testing.T) {
 		{"--config.file=check --nonsense", 2, "unknown long flag '--nonsense'"},
 		{"--config.file check --nonsense --style=docker", 2, "unknown long flag '--nonsense'"},
 		{"--web.telemetry-path=/health", 2, "--web.telemetry-path is taken"},
+		{"--web.telemetry-path=/config", 2, "--web.telemetry-path is taken"},
 		{"check --style=hunter2", 3, "--style must be one of pg_isready,docker"},
 		{"check --format=docker --style=pg_isready", 3, "--format must be one of text,json"},
 		{"check --style=docker --style=pg_isready --wait=hunter2", 3, "--wait must be a duration, such as 5s"},

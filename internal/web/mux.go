@@ -31,12 +31,13 @@ type MuxOptions struct {
 	Pages http.Handler
 }
 
-// NewMux returns a mux that serves the metrics, /probe, /sd, /-/reload and the pages for people.
+// NewMux returns a mux that serves the metrics, /probe, /sd, /config, /-/reload and the pages for people.
 func NewMux(o MuxOptions) (*http.ServeMux, error) {
 	mux := http.NewServeMux()
 	mux.Handle(o.TelemetryPath, readOnly(o.Exporter))
 	mux.Handle(collector.ProbePath, readOnly(http.HandlerFunc(o.Exporter.ServeProbe)))
 	mux.Handle(collector.DiscoveryPath, readOnly(o.Exporter.Discovery(o.TelemetryPath, o.External)))
+	mux.Handle(collector.ConfigPath, readOnly(http.HandlerFunc(o.Exporter.ServeConfig)))
 	reload := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method != http.MethodPost:
@@ -69,6 +70,7 @@ func NewMux(o MuxOptions) (*http.ServeMux, error) {
 				Address: o.External.Path + collector.DiscoveryPath, Text: "Service discovery",
 				Description: "All targets, for Prometheus's http_sd_configs",
 			},
+			{Address: o.External.Path + collector.ConfigPath, Text: "Configuration", Description: "The effective one, without secrets and addresses"},
 		},
 		Profiling: "false",
 	})

@@ -44,7 +44,7 @@ func TestReloadFromOtherSite(t *testing.T) {
 	}
 }
 
-// TestMethods tests that /metrics, /probe and /sd take GET and HEAD alone.
+// TestMethods tests that /metrics, /probe, /sd and /config take GET and HEAD alone.
 func TestMethods(t *testing.T) {
 	t.Parallel()
 	logger := slog.New(slog.DiscardHandler)
@@ -56,7 +56,7 @@ func TestMethods(t *testing.T) {
 			t.Fatal(err)
 		}
 		for path, want := range map[string]int{
-			telemetryPath: http.StatusOK, "/sd": http.StatusOK, "/probe?target=none": http.StatusBadRequest,
+			telemetryPath: http.StatusOK, "/sd": http.StatusOK, "/config": http.StatusOK, "/probe?target=none": http.StatusBadRequest,
 		} {
 			for _, method := range []string{
 				http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
