@@ -4,7 +4,7 @@
 program := . scripts/require-go && CGO_ENABLED=0 go build -trimpath -buildvcs=false
 lint := . scripts/require-go && go tool -modfile=tools/golangci-lint/go.mod golangci-lint
 
-.PHONY: build run demo test soak fuzz lint vulncheck fmt bench tarballs image clean help
+.PHONY: build run demo test soak fuzz lint vulncheck fmt bench tarballs sbom image clean help
 
 build: ## build ./pg_liveness_exporter
 	@scripts/build
@@ -42,6 +42,9 @@ bench: ## compare a scrape with a baseline; ARGS='-many', '-fleet' or '-peers' f
 
 tarballs: ## build the commit for all platforms, into .tarballs; ARGS=linux/arm64 for some
 	@scripts/build-tarballs $(ARGS)
+
+sbom: ## list what is in the programs of `make tarballs`, in CycloneDX files beside them
+	@scripts/build-sbom
 
 image: ## build the image from `make tarballs`; ARGS=arm64 for an architecture other than amd64
 	@scripts/build-image $(ARGS)

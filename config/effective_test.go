@@ -211,13 +211,16 @@ func findOriginal(t *testing.T, root *yaml.Node, path []string) *yaml.Node {
 // at returns the value at a path, or nil if there is none.
 func at(n *yaml.Node, path ...string) *yaml.Node {
 	for _, key := range path {
-		i := 0
-		for ; i < len(n.Content) && n.Content[i].Value != key; i += 2 {
+		var inner *yaml.Node
+		for i := 0; n.Kind == yaml.MappingNode && i < len(n.Content); i += 2 {
+			if n.Content[i].Value == key {
+				inner = n.Content[i+1]
+			}
 		}
-		if n.Kind != yaml.MappingNode || i >= len(n.Content) {
+		if inner == nil {
 			return nil
 		}
-		n = n.Content[i+1]
+		n = inner
 	}
 	return n
 }

@@ -186,6 +186,25 @@ func TestNotice(t *testing.T) {
 	}
 }
 
+// TestActionsArePinned: every action of a workflow is one commit, which nobody can move, with its version beside it.
+func TestActionsArePinned(t *testing.T) {
+	found := 0
+	for _, file := range glob(t, ".github/workflows/*") {
+		for _, uses := range regexp.MustCompile(`(?m)^\s*(?:- )?uses: (.*)$`).FindAllStringSubmatch(read(t, file), -1) {
+			if strings.HasPrefix(uses[1], "./") {
+				continue
+			}
+			found++
+			if !regexp.MustCompile(`^[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$`).MatchString(uses[1]) {
+				t.Errorf("%s: %s", file, uses[1])
+			}
+		}
+	}
+	if found < 15 {
+		t.Errorf("only %d actions", found)
+	}
+}
+
 // TestWorkflows: actionlint finds nothing in what GitHub is to run.
 func TestWorkflows(t *testing.T) {
 	t.Parallel()
