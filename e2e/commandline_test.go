@@ -315,6 +315,129 @@ func TestConfigFileIgnoresService(t *testing.T) {
 	}
 }
 
+// TestHelp: --help has the default of every flag that has one, the values of every flag that has a few, and for a command only
+// the flags that have an effect on it.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	help := func(args ...string) string {
+		code, out, errs := runProgram(t, nil, args...)
+		if code != 0 || errs != "" {
+			t.Errorf("%q: code %d, %s", args, code, errs)
+		}
+		return strings.Join(strings.Fields(out), " ")
+	}
+	server, once := help("--help"), help("check", "--help")
+	for text, want := range map[string][]string{
+		server: {
+			"usage: pg_liveness_exporter [COMMAND] [FLAG...]", "-h, --help Show", "--version Show", "--config.check Read",
+			"--config.file=FILE YAML", "--web.external-url=URL URL", "--probe.timeout=5s Time", "--probe.max-in-flight=1024 Max",
+			"--web.telemetry-path=/metrics Path", "--web.listen-address=:10432 ... Addresses",
+			"--log.level=info Only log messages with the given severity or above. One of: [debug, info, warn, error]",
+			"--[no-]probe.keep Keep a session open", "whatever its key keep says. Default: on.",
+			"--[no-]collect.applications Count connections by application name. Default: off.",
+			"of port listeners (Linux only). Default: off.", "serve Serve metrics. This is the default.", "check [NAME] [FLAG...] Probe",
+		},
+		once: {
+			"usage: pg_liveness_exporter check [NAME] [FLAG...]", "--config.file=FILE", "--probe.timeout=5s", "[NAME] A target",
+			"--format=text Output: text or json.", "--style=pg_isready Exit codes: pg_isready as above, or docker", "--wait=0s How long",
+		},
+	} {
+		for _, part := range want {
+			if !strings.Contains(text, part) {
+				t.Errorf("%q is missing in:\n%s", part, text)
+			}
+		}
+	}
+	var flags []string
+	for _, flag := range regexp.MustCompile(` --([a-z.]*[a-z])[ =]`).FindAllStringSubmatch(once, -1) {
+		flags = append(flags, flag[1])
+	}
+	expectEqual(t, "flags of check", []string{"help", "config.file", "probe.timeout", "format", "style", "wait"}, flags)
+	for same, args := range map[string][]string{server: {"help"}, once: {"help", "check"}} {
+		if got := help(args...); got != same {
+			t.Errorf("%q prints something else than --help:\n%s", args, got)
+		}
+	}
+}
+
+// TestManPage: --help-man has what a manual page has, every flag with its default, every variable that names a server, and
+// nothing that man or mandoc warns of.
+func TestManPage(t *testing.T) {
+	t.Parallel()
+	code, page, errs := runProgram(t, nil, "--help-man")
+	if code != 0 || errs != "" {
+		t.Fatalf("code %d, %s", code, errs)
+	}
+	// The build of the tests has no date.
+	page = strings.Replace(page, `EXPORTER 1 ""`, `EXPORTER 1 "2026-01-02"`, 1)
+	lintManPage(t, page)
+	path := filepath.Join(t.TempDir(), "page.1")
+	check(t, os.WriteFile(path, []byte(page), 0o600))
+	text := runIn(t, "", hanging, []string{"MANWIDTH=200", "LC_ALL=C.UTF-8", "MAN_KEEP_FORMATTING="}, testenv.Tool(t, "MAN", "man"), "-l", path)
+	text = strings.Join(strings.Fields(text), " ")
+	sections := []string{"NAME", "SYNOPSIS", "COMMANDS", "OPTIONS", "ENVIRONMENT", "FILES", "EXIT STATUS", "EXAMPLES", "SEE ALSO"}
+	at := 0
+	for _, section := range sections {
+		i := strings.Index(text[at:], " "+section+" ")
+		if i < 0 {
+			t.Fatalf("no section %s behind the one before it:\n%s", section, text)
+		}
+		at += i
+	}
+	_, server, _ := runProgram(t, nil, "--help")
+	_, once, _ := runProgram(t, nil, "check", "--help")
+	flags := regexp.MustCompile(`(?m)^ {2,6}(?:-h, )?(--[^\s=]+)(?:=(\S+))?`).FindAllStringSubmatch(server+once, -1)
+	entries := map[string]string{} // text of the page by flag
+	for _, entry := range strings.Split(strings.NewReplacer(`\-`, "-", `\fB`, "", `\fI`, "", `\fR`, "", "\n", " ").Replace(page), ".TP ") {
+		name, _, _ := strings.Cut(strings.TrimPrefix(entry, "-h, "), " ")
+		name, _, _ = strings.Cut(name, "=")
+		entries[name] = entry
+	}
+	for _, flag := range flags {
+		entry := entries[flag[1]]
+		if value := flag[2]; entry == "" || value != strings.ToUpper(value) && !strings.Contains(entry, "Default: "+value+". ") {
+			t.Errorf("%s and its default %s are not in %q", flag[1], value, entry)
+		}
+	}
+	if len(flags) < 25 {
+		t.Errorf("only %d flags", len(flags))
+	}
+	_, table, _ := strings.Cut(read(t, "docs/configuration.md"), "## Environment")
+	table, _, _ = strings.Cut(table, "\n\nEach of them")
+	variables := regexp.MustCompile("`([A-Z_]{6,})`").FindAllStringSubmatch(table, -1)
+	for _, variable := range variables {
+		if !strings.Contains(text, variable[1]) {
+			t.Errorf("the variable %s is missing", variable[1])
+		}
+	}
+	if len(variables) < 10 {
+		t.Errorf("only %q", variables)
+	}
+}
+
+// lintManPage fails the test if man or mandoc warns of a manual page.
+func lintManPage(t *testing.T, page string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "page.1")
+	check(t, os.WriteFile(path, []byte(page), 0o600))
+	for _, args := range [][]string{
+		{testenv.Tool(t, "MAN", "man"), "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", path},
+		{testenv.Tool(t, "MANDOC", "mandoc"), "-T", "lint", "-W", "warning", path},
+	} {
+		cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+		var errs strings.Builder
+		cmd.Stderr = &errs
+		out, err := cmd.Output()
+		if strings.HasSuffix(args[0], "mandoc") {
+			errs.Write(out) // it prints there what it finds
+		}
+		if err != nil || errs.Len() > 0 {
+			t.Errorf("%q: %v\n%s", args, err, &errs)
+		}
+	}
+}
+
 // TestForeignFlags: every flag of a real postgres_exporter is one here, or the error says what it is here.
 func TestForeignFlags(t *testing.T) {
 	t.Parallel()
@@ -325,7 +448,8 @@ func TestForeignFlags(t *testing.T) {
 	var args, want []string
 	for _, found := range regexp.MustCompile(`(?m)^ +(?:-h, )?--(\[no-\])?([a-zA-Z][\w.-]*)`).FindAllStringSubmatch(string(help), -1) {
 		name := found[2]
-		if strings.Contains(own, "--"+name) || strings.Contains(own, "--[no-]"+name) {
+		// The text of --help goes over two lines, and the second begins with --help-long.
+		if name == "help-long" || strings.Contains(own, "--"+name) || strings.Contains(own, "--[no-]"+name) {
 			continue
 		}
 		args, want = append(args, "--"+name+"=x"), append(want, "--"+name+" is a flag of postgres_exporter; here it is: ")

@@ -76,7 +76,7 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	app := kingpin.New(collector.Name, "Tells Prometheus whether PostgreSQL servers are alive, how quickly they answer, "+
 		"and whether connections are left. Without --config.file it watches the server that the environment names: "+
 		"DATA_SOURCE_NAME, DATA_SOURCE_URI, DATABASE_URL, POSTGRES_HOST or libpq's variables, the first that is set.")
-	app.UsageWriter(out).ErrorWriter(errs)
+	app.UsageWriter(out).ErrorWriter(errs).UsageTemplate(usageTemplate).UsageFuncs(usageFuncs())
 	app.Terminate(func(status int) { code, ended = status, true })
 	app.HelpFlag.Short('h')
 	app.Version(version.Print(collector.Name))
@@ -84,6 +84,13 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	f.define(app, &urls)
 	app.Command("serve", "Serve metrics. This is the default.").Default()
 	check, style := f.Check.define(app)
+	if context, _ := app.ParseContext(args); hasFlag(context, app.GetFlag("help-man")) {
+		if err := writeManPage(out, app.Model()); err != nil {
+			fmt.Fprintln(errs, err)
+			return f, 1, true
+		}
+		return f, 0, true
+	}
 	command, err := app.Parse(args)
 	f.IsCheck = command == check.FullCommand()
 	if ended {
@@ -116,8 +123,14 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 
 // define adds the flags of all commands to app: one statement for each.
 func (f *Flags) define(app *kingpin.Application, urls *urlFlags) {
+	app.GetFlag("help").Help("Show the flags of the program, or of the command before it. --help-man writes the manual page.")
 	f.Web = webflag.AddFlags(app, defaultAddress)
+	if socket := app.GetFlag("web.systemd-socket"); socket != nil { // only Linux has it
+		socket.Default("false")
+	}
 	promslogflag.AddFlags(app, &f.Log)
+	app.GetFlag(promslogflag.LevelFlagName).PlaceHolder(strings.Join(promslog.LevelFlagOptions, "|"))
+	app.GetFlag(promslogflag.FormatFlagName).PlaceHolder(strings.Join(promslog.FormatFlagOptions, "|"))
 	app.Flag("web.telemetry-path", "Path under which to expose metrics.").Default("/metrics").StringVar(&f.TelemetryPath)
 	app.Flag("web.external-url", "URL under which clients reach the exporter, such as that of a reverse proxy. "+
 		"/sd, the landing page and redirects use it. If it is only a path, the host is that of the request.").StringVar(&urls.external)
@@ -129,13 +142,13 @@ func (f *Flags) define(app *kingpin.Application, urls *urlFlags) {
 		"0s turns this off.").Default("0s").DurationVar(&f.AutoReloadInterval)
 	app.Flag("health.listen-address", "Address on which to serve the health paths only, without TLS and passwords. "+
 		"It is for kubelets and load balancers if --web.listen-address requires these.").StringVar(&f.HealthAddress)
-	app.Flag("web.enable-lifecycle", "Let POST /-/reload read --config.file again, like SIGHUP.").BoolVar(&f.Lifecycle)
+	app.Flag("web.enable-lifecycle", "Let POST /-/reload read --config.file again, like SIGHUP.").Default("false").BoolVar(&f.Lifecycle)
 	app.Flag("web.status", "Serve the status page at /, pages of targets, badges and events. Otherwise / is a "+
 		"landing page.").Default("true").BoolVar(&f.Status)
 	app.Flag("metrics.targets", "Show the configured targets on the telemetry path. Turn it off if Prometheus scrapes "+
 		"them through /sd and /probe: the path then has only the exporter's own metrics.").Default("true").BoolVar(&f.Targets)
 	app.Flag("metrics.compat", "Also show some metrics under postgres_exporter's names, for dashboards and rules that use "+
-		"them.").BoolVar(&f.Compat)
+		"them.").Default("false").BoolVar(&f.Compat)
 	app.Flag("probe.timeout", "Time limit of a probe.").Default("5s").DurationVar(&f.Probing.Timeout)
 	app.Flag("probe.timeout-offset", "Time to subtract from the scrape timeout that Prometheus announces.").
 		Default("0.5s").DurationVar(&f.TimeoutOffset)
@@ -146,8 +159,8 @@ func (f *Flags) define(app *kingpin.Application, urls *urlFlags) {
 	app.Flag("probe.keep", "Keep a session open between probes. It reads the connection figures even while logins fail, and "+
 		"notices restarts between scrapes. If this is off, no target keeps one, whatever its key keep says.").Default("true").BoolVar(&f.Probing.Keep)
 	app.Flag("probe.commit", "Also commit a transaction in each probe of a primary: SELECT 1 succeeds while commits hang. "+
-		"It needs no table and no privilege.").BoolVar(&f.Probing.Commit)
-	app.Flag("collect.applications", "Count connections by application name.").BoolVar(&f.Probing.Applications)
+		"It needs no table and no privilege.").Default("false").BoolVar(&f.Probing.Commit)
+	app.Flag("collect.applications", "Count connections by application name.").Default("false").BoolVar(&f.Probing.Applications)
 }
 
 // define adds the command check to app. It returns the command and its flag for the style.
@@ -155,10 +168,11 @@ func (c *Check) define(app *kingpin.Application) (command *kingpin.CmdClause, st
 	command = app.Command("check", "Probe a target once, print the result, and exit with 0 if it is accepting, 1 if it is rejecting "+
 		"or full, 2 if there is no response, 3 if something is misconfigured. For a check: 0 if it passes or warns, 1 if it fails.")
 	command.Arg("name", "A target or a check of --config.file. May be omitted if there is only one target.").
-		StringVar(&c.target)
-	command.Flag("format", "Output: text or json.").Default(formatText).
+		PlaceHolder("NAME").StringVar(&c.target)
+	command.Flag("format", "Output: text or json.").Default(formatText).PlaceHolder(formatText+"|"+formatJSON).
 		EnumVar(&c.format, formatText, formatJSON)
-	style = command.Flag("style", "Exit codes: pg_isready as above, or docker with 0 and 1.").Default(styleIsReady)
+	style = command.Flag("style", "Exit codes: pg_isready as above, or docker with 0 and 1.").Default(styleIsReady).
+		PlaceHolder(styleIsReady + "|" + styleDocker)
 	style.EnumVar(&c.style, styleIsReady, styleDocker)
 	command.Flag("wait", "How long to try again until the target is accepting or the check passes.").Default("0s").DurationVar(&c.wait)
 	return command, style

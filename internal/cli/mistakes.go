@@ -38,6 +38,11 @@ func understand(app *kingpin.Application, args []string) (understood *kingpin.Pa
 	}
 }
 
+// hasFlag reports whether the command line has a flag.
+func hasFlag(understood *kingpin.ParseContext, flag *kingpin.FlagClause) bool {
+	return slices.ContainsFunc(understood.Elements, func(e *kingpin.ParseElement) bool { return e.Clause == flag })
+}
+
 // lastValue returns the value of a flag, which is empty if the command line does not have it.
 func lastValue(understood *kingpin.ParseContext, flag *kingpin.FlagClause) string {
 	for _, element := range slices.Backward(understood.Elements) {
