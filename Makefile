@@ -4,7 +4,7 @@
 program := . scripts/require-go && CGO_ENABLED=0 go build -trimpath -buildvcs=false
 lint := . scripts/require-go && go tool -modfile=tools/golangci-lint/go.mod golangci-lint
 
-.PHONY: build run demo test soak fuzz lint vulncheck fmt bench tarballs sbom image clean help
+.PHONY: build run demo test soak fuzz lint vulncheck fmt bench tarballs sbom packages image clean help
 
 build: ## build ./pg_liveness_exporter
 	@scripts/build
@@ -46,11 +46,14 @@ tarballs: ## build the commit for all platforms, into .tarballs; ARGS=linux/arm6
 sbom: ## list what is in the programs of `make tarballs`, in CycloneDX files beside them
 	@scripts/build-sbom
 
+packages: ## build packages for Debian and RPM from `make tarballs`, into .packages; ARGS=arm64 for one architecture
+	@scripts/build-packages $(ARGS)
+
 image: ## build the image from `make tarballs`; ARGS=arm64 for an architecture other than amd64
 	@scripts/build-image $(ARGS)
 
 clean: ## remove what was built or installed in this folder
-	rm -rf .build .tarballs pg_liveness_exporter internal/testservers/node_modules internal/testservers/majors/node_modules
+	rm -rf .build .tarballs .packages pg_liveness_exporter internal/testservers/node_modules internal/testservers/majors/node_modules
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,33 +21,42 @@ import (
 // TestSystemd: systemd finds nothing wrong with the units, and little that the service could do beyond its job.
 func TestSystemd(t *testing.T) {
 	analyze := testenv.Tool(t, "SYSTEMD_ANALYZE", "systemd-analyze")
-	const installed = "/usr/local/bin/pg_liveness_exporter"
-	folder := t.TempDir()
 	units := glob(t, "examples/systemd/*")
 	if len(units) != 2 {
 		t.Fatalf("%q", units)
 	}
 	this, err := os.Executable()
 	check(t, err)
-	verify := []string{"verify", "--man=no"}
-	for _, unit := range units {
-		// It looks whether the program is there, and any will do.
-		content := strings.ReplaceAll(read(t, unit), installed, this)
-		copied := filepath.Join(folder, filepath.Base(unit))
-		if err := os.WriteFile(copied, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
+	const example, packaged, socket = "examples/systemd/pg_liveness_exporter.service", "packages/pg_liveness_exporter.service", "examples/systemd/pg_liveness_exporter.socket"
+	for _, service := range []string{example, packaged} {
+		folder := t.TempDir()
+		verify := []string{"verify", "--man=no"}
+		for _, unit := range []string{service, socket} {
+			// It looks whether the program is there, and any will do.
+			content := regexp.MustCompile(`/usr/(local/)?bin/pg_liveness_exporter`).ReplaceAllString(read(t, unit), this)
+			copied := filepath.Join(folder, filepath.Base(unit))
+			check(t, os.WriteFile(copied, []byte(content), 0o600))
+			verify = append(verify, copied)
 		}
-		verify = append(verify, copied)
-	}
-	for name, args := range map[string][]string{
-		"verify":   verify,
-		"security": {"security", "--offline=true", "--threshold=20", inRoot(t, "examples/systemd/pg_liveness_exporter.service")}, // 2.0
-	} {
-		out, err := exec.CommandContext(t.Context(), analyze, args...).CombinedOutput()
-		if err != nil || name == "verify" && len(out) > 0 {
-			t.Errorf("%s: %v\n%s", name, err, out)
+		for name, args := range map[string][]string{
+			"verify":   verify,
+			"security": {"security", "--offline=true", "--threshold=20", inRoot(t, service)}, // 2.0
+		} {
+			out, err := exec.CommandContext(t.Context(), analyze, args...).CombinedOutput()
+			if err != nil || name == "verify" && len(out) > 0 {
+				t.Errorf("%s: %s: %v\n%s", service, name, err, out)
+			}
 		}
 	}
+	// What the service may do is the same in both.
+	sandbox := func(unit string) string {
+		_, rest, found := strings.Cut(read(t, unit), "\nDynamicUser=")
+		if !found {
+			t.Errorf("%s has no DynamicUser", unit)
+		}
+		return rest
+	}
+	expectEqual(t, "sandbox", sandbox(example), sandbox(packaged))
 }
 
 // TestSystemdSocket: the port that systemd opened is the one that is served, and the first request starts the program.
