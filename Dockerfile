@@ -17,6 +17,7 @@ ARG CREATED=""
 LABEL org.opencontainers.image.title="pg_liveness_exporter" \
       org.opencontainers.image.description="Tells Prometheus whether a PostgreSQL server is alive, how quickly it answers, and whether there are connections left." \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.vendor="The pg_liveness_exporter authors" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"
@@ -28,8 +29,8 @@ COPY --chmod=755 .build/${OS}-${ARCH}/pg_liveness_exporter /bin/pg_liveness_expo
 USER 65534:65534
 EXPOSE 10432
 
-# Asks the server that the environment names. With a --config.file, say so here too (docker run --health-cmd), and name one
-# target of it; or --no-healthcheck, and ask /livez from outside.
-HEALTHCHECK --interval=30s --timeout=6s CMD ["/bin/pg_liveness_exporter", "check", "--style=docker"]
+# Asks the exporter whether it runs, and no database: an orchestrator would restart the exporter in each outage of one. With
+# another port, TLS or passwords, give the URL of --health.listen-address (docker run --health-cmd), or use --no-healthcheck.
+HEALTHCHECK --interval=30s --timeout=6s CMD ["/bin/pg_liveness_exporter", "check", "--style=docker", "--livez=http://127.0.0.1:10432/livez"]
 
 ENTRYPOINT ["/bin/pg_liveness_exporter"]

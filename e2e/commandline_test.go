@@ -315,6 +315,33 @@ func TestConfigFileIgnoresService(t *testing.T) {
 	}
 }
 
+// TestCheckLivez: check --livez asks the exporter alone, whatever its server does, and takes a status other than 200 for a failure.
+func TestCheckLivez(t *testing.T) {
+	t.Parallel()
+	e := startExporter(t, []string{"DATA_SOURCE_NAME=postgres://u@127.0.0.1:1/postgres"})
+	base := "http://" + e.address
+	for _, test := range []struct {
+		args []string
+		code int
+		out  string
+		errs string
+	}{
+		{[]string{"--livez=" + base + "/livez"}, 0, "pass (", ""},
+		{[]string{"--livez=" + base + "/livez", "--format=json"}, 0, `{"check":"livez","status":"pass","duration_seconds":`, ""},
+		{[]string{"--livez=" + base + "/health"}, 1, "fail: status 503, 200 is expected (", ""},
+		{[]string{"--livez=https" + strings.TrimPrefix(base, "http") + "/livez"}, 1, "fail: the TLS handshake failed", ""},
+		{[]string{"--livez=http://127.0.0.1:1/livez", "--wait=100ms"}, 1, "fail: connection refused", ""},
+		{[]string{"--livez=127.0.0.1:1/hidden"}, 3, "", "--livez must be a URL that begins with http"},
+		{[]string{"--livez=hidden", "--style=docker"}, 1, "", "--livez must be a URL"},
+		{[]string{"orders", "--livez=" + base + "/livez"}, 3, "", "there must be no name beside it"},
+	} {
+		code, out, errs := runProgram(t, []string{"DATA_SOURCE_NAME=no connection string"}, append([]string{"check"}, test.args...)...)
+		if code != test.code || !strings.HasPrefix(out, test.out) || !strings.Contains(errs, test.errs) || strings.Contains(out+errs, "hidden") {
+			t.Errorf("%q: code %d\n%s%s", test.args, code, out, errs)
+		}
+	}
+}
+
 // TestHelp: --help has the default of every flag that has one, the values of every flag that has a few, and for a command only
 // the flags that have an effect on it.
 func TestHelp(t *testing.T) {
@@ -352,7 +379,7 @@ func TestHelp(t *testing.T) {
 	for _, flag := range regexp.MustCompile(` --([a-z.]*[a-z])[ =]`).FindAllStringSubmatch(once, -1) {
 		flags = append(flags, flag[1])
 	}
-	expectEqual(t, "flags of check", []string{"help", "config.file", "probe.timeout", "format", "style", "wait"}, flags)
+	expectEqual(t, "flags of check", []string{"help", "config.file", "probe.timeout", "format", "style", "livez", "wait"}, flags)
 	for same, args := range map[string][]string{server: {"help"}, once: {"help", "check"}} {
 		if got := help(args...); got != same {
 			t.Errorf("%q prints something else than --help:\n%s", args, got)

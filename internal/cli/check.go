@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -39,12 +40,15 @@ const (
 	retryInterval = time.Second
 	// closeGrace is how long sessions may take to close before the program exits.
 	closeGrace = time.Second
+	// livezTimeout bounds one request of --livez. It is shorter than the timeout of the HEALTHCHECK in the Dockerfile.
+	livezTimeout = 5 * time.Second
 )
 
-// Check is the command check: it probes one target, or runs one check, and exits.
+// Check is the command check: it probes one target, or runs one check, and exits. With livez, a URL, it asks a running exporter
+// whether it is alive.
 type Check struct {
-	target, format, style string
-	wait                  time.Duration
+	target, livez, format, style string
+	wait                         time.Duration
 }
 
 // probeOutput is the output of --format=json for a target. Durations are in seconds.
@@ -65,6 +69,13 @@ type probeOutput struct {
 func (c *Check) Run(
 	ctx context.Context, load func() (*config.File, error), store *credentials.Store, out, errs io.Writer,
 ) int {
+	if c.livez != "" {
+		settings, err := c.livezCheck()
+		if err != nil {
+			return c.notTried(err, out, errs)
+		}
+		return c.exitCode(c.runCheck(ctx, &config.File{}, settings, store, out))
+	}
 	file, err := load()
 	if err != nil {
 		return c.notTried(err, out, errs)
@@ -94,6 +105,21 @@ func (c *Check) Run(
 	})
 	c.write(out, target.Name, r)
 	return c.exitCode(codeOf(r))
+}
+
+// livezCheck returns the check of --livez: the status must be 200. Errors do not hold the URL, which may hold a password.
+func (c *Check) livezCheck() (*config.Check, error) {
+	if c.target != "" {
+		return nil, errors.New("--livez probes nothing, so there must be no name beside it")
+	}
+	settings := &config.Check{
+		Name: "livez", Kind: config.CheckHTTP, Timeout: livezTimeout, Location: config.Secret(c.livez),
+		HTTP: config.HTTP{Statuses: []config.StatusRange{{Min: http.StatusOK, Max: http.StatusOK}}, KeepRedirects: true},
+	}
+	if err := settings.ValidateLocation(settings.Location); err != nil {
+		return nil, fmt.Errorf("--livez %w", err)
+	}
+	return settings, nil
 }
 
 // notTried writes the reason why nothing was probed or run, and returns the exit code. It repeats the argument only if it

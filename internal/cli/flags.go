@@ -174,6 +174,8 @@ func (c *Check) define(app *kingpin.Application) (command *kingpin.CmdClause, st
 	style = command.Flag("style", "Exit codes: pg_isready as above, or docker with 0 and 1.").Default(styleIsReady).
 		PlaceHolder(styleIsReady + "|" + styleDocker)
 	style.EnumVar(&c.style, styleIsReady, styleDocker)
+	command.Flag("livez", "Probe nothing, but ask a running exporter whether it is alive, at a URL such as "+
+		"http://127.0.0.1:10432/livez. It is for the health checks of containers.").PlaceHolder("URL").StringVar(&c.livez)
 	command.Flag("wait", "How long to try again until the target is accepting or the check passes.").Default("0s").DurationVar(&c.wait)
 	return command, style
 }
