@@ -46,7 +46,7 @@ tarballs: ## build the commit for all platforms, into .tarballs; ARGS=linux/arm6
 sbom: ## list what is in the programs of `make tarballs`, in CycloneDX files beside them
 	@scripts/build-sbom
 
-packages: ## build packages for Debian and RPM from `make tarballs`, into .packages; ARGS=arm64 for one architecture
+packages: ## build packages for Debian and RPM from `make tarballs`, into .packages; ARGS=arm64 for some
 	@scripts/build-packages $(ARGS)
 
 image: ## build the image from `make tarballs`; ARGS=arm64 for an architecture other than amd64

@@ -9,6 +9,7 @@ import (
 	"go/version"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -97,9 +98,14 @@ func tarballs(t *testing.T, commit string) {
 			t.Errorf("%s is not in %s", file, listing)
 		}
 	}
-	if i := slices.IndexFunc(listing, func(file string) bool { return strings.HasSuffix(file, ".go") }); i >= 0 {
-		t.Errorf("%s is packed: examples/ is packed whole, so its tests are in e2e/", listing[i])
+	for _, file := range listing {
+		if strings.HasSuffix(file, ".go") || strings.Contains(file, "_test.") {
+			t.Errorf("%s is packed, and only tests need it", file)
+		}
 	}
+	unpacked := t.TempDir()
+	runIn(t, one, hanging, nil, "tar", "xf", filepath.Join(".tarballs", name+".tar.gz"), "-C", unpacked)
+	linksWork(t, filepath.Join(unpacked, name))
 
 	built := filepath.Join(one, ".build", "linux-amd64", "pg_liveness_exporter")
 	if info, err := os.Stat(built); err != nil || info.Size() > mostBinary {
@@ -116,6 +122,34 @@ func tarballs(t *testing.T, commit string) {
 	runMake(t, one, []string{"GOOS=linux", "GOARCH=amd64", "GOTOOLCHAIN=" + want}, "build")
 	if read(t, filepath.Join(one, "pg_liveness_exporter")) != read(t, built) {
 		t.Error("make build and promu differ: are the flags in scripts/build those of .promu.yml?")
+	}
+}
+
+// linksWork: the pages of a tarball link to files that are in it, and say what those have said that link to others.
+func linksWork(t *testing.T, folder string) {
+	t.Helper()
+	pages, links := 0, 0
+	check(t, filepath.WalkDir(folder, func(path string, _ os.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".md" {
+			return err
+		}
+		pages++
+		content := read(t, path)
+		for _, link := range regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`).FindAllStringSubmatch(content, -1) {
+			links++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), link[1])); err != nil {
+				t.Errorf("%s links to %s: %v", path, link[1], err)
+			}
+		}
+		name, err := filepath.Rel(folder, path)
+		check(t, err)
+		if text := regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`); text.ReplaceAllString(content, "$1") != text.ReplaceAllString(read(t, name), "$1") {
+			t.Errorf("%s is not the page of the repository, apart from links", name)
+		}
+		return nil
+	}))
+	if pages < 50 || links < 100 {
+		t.Errorf("%d links on %d pages", links, pages)
 	}
 }
 

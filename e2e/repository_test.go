@@ -210,3 +210,19 @@ func TestWorkflows(t *testing.T) {
 	t.Parallel()
 	runIn(t, inRoot(t, ""), 3*hanging, nil, testenv.GoTool(t, "release", "actionlint"), glob(t, ".github/workflows/*")...)
 }
+
+// TestMakeHelp: `make help` has a line for each target of the Makefile, with the descriptions below each other.
+func TestMakeHelp(t *testing.T) {
+	t.Parallel()
+	_, phony, _ := strings.Cut(read(t, "Makefile"), "\n.PHONY: ")
+	phony, _, _ = strings.Cut(phony, "\n")
+	var targets []string
+	for line := range strings.Lines(runIn(t, inRoot(t, ""), hanging, nil, "make", "--no-print-directory", "help")) {
+		fields := strings.Fields(line)
+		targets = append(targets, fields[0])
+		if column := strings.Index(line, " "+fields[1]) + 1; column != 12 || len(line) > 110 {
+			t.Errorf("column %d, %d characters: %s", column, len(line), line)
+		}
+	}
+	expectEqual(t, "targets", strings.Fields(phony), targets)
+}
