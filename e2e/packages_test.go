@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,6 +59,7 @@ func TestPackages(t *testing.T) {
 		"content": func(t *testing.T) { packageContent(t, find(old, ".deb"), find(old, ".rpm")) },
 		"deb":     func(t *testing.T) { debLifecycle(t, find(old, ".deb"), find(upgrade, ".deb")) },
 		"rpm":     func(t *testing.T) { rpmLifecycle(t, find(old, ".rpm"), find(upgrade, ".rpm")) },
+		"systemd": func(t *testing.T) { underSystemd(t, find(old, ".deb"), find(upgrade, ".deb")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -242,9 +244,9 @@ echo "${COMPREPLY[@]}"`
 // tree is a copy of this machine's file system that is changed in memory alone, in which packages can be installed. Its network
 // is the machine's.
 type tree struct {
-	t    *testing.T
-	root string
-	pid  int
+	t *testing.T
+	// enter is the command before one that runs in the tree.
+	enter []string
 }
 
 // newTree returns a tree in which /mnt is a folder of the machine, and systemd does not run. It goes with the test.
@@ -276,7 +278,9 @@ exec sleep 1000`
 		_ = cmd.Wait()
 		testenv.Need(t, false, "an overlay of the file system ("+errs.String()+line+")", "a kernel with overlayfs")
 	}
-	tr := &tree{t, filepath.Join(top, "tree"), cmd.Process.Pid}
+	tr := &tree{t, []string{
+		"nsenter", "--target", strconv.Itoa(cmd.Process.Pid), "--mount", "--", "chroot", filepath.Join(top, "tree"),
+	}}
 	tr.do("rm", "-f", "/usr/sbin/policy-rc.d") // of containers: it forbids to start services
 	return tr
 }
@@ -285,9 +289,7 @@ exec sleep 1000`
 func (tr *tree) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(tr.t.Context(), 6*hanging)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "nsenter", append([]string{
-		"--target", strconv.Itoa(tr.pid), "--mount", "--", "chroot", tr.root,
-	}, args...)...)
+	cmd := exec.CommandContext(ctx, tr.enter[0], append(slices.Clone(tr.enter[1:]), args...)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"}
 	cmd.WaitDelay = hanging
 	out, err := cmd.CombinedOutput()
@@ -341,12 +343,17 @@ esac
 	}
 }
 
-// serve: the installed program probes a server with the installed configuration.
-func (tr *tree) serve() {
+// configure edits the configuration for a server on a port.
+func (tr *tree) configure(port int) {
 	tr.t.Helper()
-	s := newServer(tr.t, testservers.PostgresConfig{})
 	tr.do("sed", "-i", "-e", "s/user: liveness/user: "+role+"/",
-		"-e", fmt.Sprintf("s/local: {host: localhost}/local: {host: 127.0.0.1, port: %d}/", s.Port), packageConfig)
+		"-e", fmt.Sprintf("s/local: {host: localhost}/local: {host: 127.0.0.1, port: %d}/", port), packageConfig)
+}
+
+// probe: the installed program probes a server with the installed configuration.
+func (tr *tree) probe() {
+	tr.t.Helper()
+	tr.configure(newServer(tr.t, testservers.PostgresConfig{}).Port)
 	tr.write("/run/credentials/pg_liveness_exporter.service/password", "400", password+"\n") // as systemd does
 	if out := tr.do("pg_liveness_exporter", "check", "--config.file="+packageConfig); !strings.HasPrefix(out, "accepting") {
 		tr.t.Errorf("check of the installed program: %s", out)
@@ -390,7 +397,7 @@ func debLifecycle(t *testing.T, old, upgrade string) {
 		t.Errorf("man finds %s", out)
 	}
 
-	tr.serve() // which edits the configuration
+	tr.probe() // which edits the configuration
 	tr.write(packagePassword, "600", "secret\n")
 	edited := tr.do("cat", packageConfig)
 	if out := install("upgrade"); strings.Contains(out, "does not start yet") {
@@ -456,7 +463,7 @@ func rpmLifecycle(t *testing.T, old, upgrade string) {
 	}
 	rpm("--install", "/mnt/old.rpm")
 	tr.do("rpm", "--verify", "--nodeps", "pg-liveness-exporter")
-	tr.serve()
+	tr.probe()
 	edited := tr.do("cat", packageConfig)
 	rpm("--upgrade", "/mnt/upgrade.rpm")
 	if got := tr.do("rpm", "--query", "pg-liveness-exporter"); !strings.HasPrefix(got, "pg-liveness-exporter-9.9.9-1.") {
@@ -481,4 +488,130 @@ func rpmLifecycle(t *testing.T, old, upgrade string) {
 		rpm(step.name, step.arg)
 		expectEqual(t, step.name, step.want, called())
 	}
+}
+
+// bootTree is newTree with a systemd that runs in namespaces of its own, except that of the network, and in a cgroup of its own.
+// It starts nothing but what the test tells it to.
+func bootTree(t *testing.T, folder string) *tree {
+	t.Helper()
+	if os.Getenv("BOOT_SYSTEMD") != "1" {
+		t.Skip("BOOT_SYSTEMD=1 starts a systemd, in a cgroup of its own")
+	}
+	testenv.Need(t, os.Geteuid() == 0, "root, to start a systemd", "make test, as root")
+	top := t.TempDir()
+	group := "/sys/fs/cgroup/unified"
+	if _, err := os.Stat(group); err != nil {
+		group = "/sys/fs/cgroup"
+	}
+	group = filepath.Join(group, fmt.Sprintf("packages-%d", os.Getpid()))
+	check(t, os.Mkdir(group, 0o755))
+	t.Cleanup(func() {
+		eventually(t, group+" still has processes", func() bool {
+			return exec.CommandContext(context.Background(), "find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+").Run() == nil
+		})
+	})
+	const outside = `echo $$ >"$3/cgroup.procs"
+exec unshare --mount --pid --fork --kill-child --cgroup --uts --ipc --propagation private sh -euc "$4" sh "$1" "$2"`
+	const inside = `cd "$1"
+mount -t tmpfs tmpfs . && cd "$1" && mkdir upper work tree
+mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay tree
+cd tree
+rm -f etc/fstab
+rm -rf etc/systemd/system/*.wants lib/systemd/system/*.wants run/systemd
+mount -t proc proc proc && mount --bind proc/sys proc/sys && mount -o remount,ro,bind proc/sys
+mount -t sysfs -o ro sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+for folder in dev run tmp; do mount -t tmpfs tmpfs $folder; done
+mkdir dev/pts dev/shm old
+mount -t devpts devpts dev/pts && mount -t tmpfs tmpfs dev/shm
+for device in null zero full random urandom tty ptmx; do cp -a /dev/$device dev; done
+mount --bind "$2" mnt
+pivot_root . old
+cd /
+umount -l old
+mount --make-rshared /
+exec env -i container=oci PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=basic.target --log-target=console --show-status=0`
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, "sh", "-euc", outside, "sh", top, folder, group, inside)
+	said := &testservers.Output{}
+	cmd.Stdout, cmd.Stderr = said, said
+	check(t, cmd.Start())
+	t.Cleanup(func() {
+		cancel()
+		_ = cmd.Wait() // it was killed, and its child with it
+		if t.Failed() {
+			t.Logf("systemd:\n%s", said)
+		}
+	})
+	tr := &tree{t: t}
+	eventually(t, "systemd does not run", func() bool {
+		init, err := exec.CommandContext(t.Context(), "pgrep", "--parent", strconv.Itoa(cmd.Process.Pid)).Output()
+		if err != nil {
+			return false
+		}
+		tr.enter = []string{
+			"nsenter", "--target", strings.TrimSpace(string(init)), "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--root", "--wd", "--",
+		}
+		out, _ := tr.run("systemctl", "is-system-running")
+		return strings.HasPrefix(out, "running") || strings.HasPrefix(out, "degraded")
+	})
+	tr.do("rm", "-f", "/usr/sbin/policy-rc.d")
+	return tr
+}
+
+// underSystemd: a real systemd starts the service of the package once it is configured, and not before; an upgrade restarts it,
+// and removal stops it.
+func underSystemd(t *testing.T, old, upgrade string) {
+	folder := t.TempDir()
+	check(t, os.Link(old, filepath.Join(folder, "old.deb")))
+	check(t, os.Link(upgrade, filepath.Join(folder, "upgrade.deb")))
+	tr := bootTree(t, folder)
+	const service = "pg_liveness_exporter.service"
+	show := func(property string) string {
+		t.Helper()
+		return strings.TrimSpace(tr.do("systemctl", "show", "--value", "--property="+property, service))
+	}
+	tr.do("dpkg", "--install", "/mnt/old.deb")
+	if state, condition := show("ActiveState"), show("ConditionResult"); state != "inactive" || condition != "no" {
+		t.Errorf("before it is configured: %s, condition %s", state, condition)
+	}
+
+	s := newServer(t, testservers.PostgresConfig{})
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	check(t, err)
+	e := &Exporter{t: t, address: l.Addr().String(), log: &testservers.Output{}}
+	check(t, l.Close())
+	tr.configure(s.Port)
+	tr.write(packagePassword, "600", password+"\n")
+	tr.write(packageDefault, "644", "ARGS=--web.listen-address="+e.address+"\n")
+	expectUp := func(when string) {
+		t.Helper()
+		eventually(t, when+": pg_up is not 1", func() bool {
+			_, body, err := e.Get(t.Context(), "/metrics", scrapeTimeout)
+			return err == nil && parseMetrics(t, body)[`pg_up{target="local"}`] == 1
+		})
+	}
+	tr.do("systemctl", "restart", service)
+	expectUp("started")
+	first := show("MainPID")
+	if uid := strings.TrimSpace(tr.do("stat", "--format=%u", "/proc/"+first)); uid == "0" {
+		t.Error("it runs as root")
+	}
+	tr.do("systemctl", "reload", service)
+	expectUp("reloaded")
+	if pid := show("MainPID"); pid != first {
+		t.Errorf("process %s, %s before it was told to reload", pid, first)
+	}
+	tr.do("dpkg", "--force-confold", "--install", "/mnt/upgrade.deb")
+	expectUp("upgraded")
+	if pid := show("MainPID"); pid == first || pid == "0" {
+		t.Errorf("process %s, and %s before the upgrade", pid, first)
+	}
+	tr.do("dpkg", "--remove", "pg-liveness-exporter")
+	if state, load := show("ActiveState"), show("LoadState"); state != "inactive" || load != "not-found" {
+		t.Errorf("after the removal: %s, %s", state, load)
+	}
+	tr.do("dpkg", "--purge", "pg-liveness-exporter")
+	tr.expectFiles(false, "/etc/pg_liveness_exporter", enabledLink)
 }
