@@ -196,11 +196,12 @@ func (b *builder) check(name string, n *yaml.Node, where string) checkEntry {
 	})
 	for _, kind := range []CheckKind{CheckRedis, CheckCelery, CheckHTTP, CheckTCP} {
 		readers := b.textOrFile(
+			string(kind),
 			func(text string) { c.Location = Secret(text) },
 			func(path string) { c.LocationFile = path },
 		)
-		for suffix, read := range readers { // checkKind finds several, also of different kinds
-			key(string(kind)+suffix, read)
+		for name, read := range readers { // checkKind finds several, also of different kinds
+			key(name, read)
 		}
 	}
 	b.mapping(n, where, known)
@@ -218,16 +219,17 @@ func (b *builder) check(name string, n *yaml.Node, where string) checkEntry {
 // key.
 func (b *builder) content(key func(string, func(*yaml.Node, string)), name string, to *Content) {
 	readers := b.textOrFile(
+		name,
 		func(text string) { *to = Content{Text: Secret(text)} },
 		func(path string) { *to = Content{File: path} },
 	)
-	for suffix, read := range readers {
-		readers[suffix] = func(n *yaml.Node, where string) {
+	for name, read := range readers {
+		readers[name] = func(n *yaml.Node, where string) {
 			read(n, where)
-			to.Key = name + suffix
+			to.Key = name
 		}
 	}
-	b.oneWay(key, name, readers)
+	b.oneWay(key, readers)
 }
 
 // variableName reads the name of a variable.

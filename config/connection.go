@@ -140,6 +140,11 @@ func NewConnection(settings ConnSettings) (*Connection, error) {
 	v.server(c)
 	c.MinProtocol, c.MaxProtocol = v.between("min_protocol_version", "max_protocol_version")
 	v.tls(c)
+	if c.WantsOAuth() {
+		if err := c.ProtectsToken(); err != nil {
+			v.problem(keyRequireAuth + " " + methodOAuth + " " + err.Error())
+		}
+	}
 	delete(v.settings, "service")
 	delete(v.settings, "servicefile")
 	c.Parameters = v.settings
@@ -180,7 +185,7 @@ func valueProblem(key, value string) string {
 	case key == keyPort && !isPort(strings.TrimSpace(value)): // libpq takes spaces around a number (parse_int_param)
 		return "must be a number from 1 to 65535"
 	case key == keyRequireAuth && !isRequireAuth(value):
-		return "must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each"
+		return "must be a list of password, md5, scram-sha-256, gss, sspi, oauth and none, or of these with a ! before each"
 	case allowed != nil && !slices.Contains(allowed, value):
 		return "must be one of " + strings.Join(allowed, ", ")
 	}
@@ -308,12 +313,15 @@ func tlsVersion(name string) uint16 {
 	return map[string]uint16{"TLSv1": tls.VersionTLS10, "TLSv1.1": tls.VersionTLS11, "TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13}[name]
 }
 
+// methodOAuth is the method of require_auth for which the password is a token.
+const methodOAuth = "oauth"
+
 // isRequireAuth reports whether a text is a list of methods for require_auth (PQconnectOptions2 in fe-connect.c).
 func isRequireAuth(text string) bool {
 	var seen []string
 	for entry := range strings.SplitSeq(text, ",") {
 		method := strings.TrimPrefix(strings.TrimSpace(entry), "!")
-		known := slices.Contains([]string{"password", "md5", "scram-sha-256", "gss", "sspi", "oauth", "none"}, method)
+		known := slices.Contains([]string{"password", "md5", "scram-sha-256", "gss", "sspi", methodOAuth, "none"}, method)
 		if !known || slices.Contains(seen, method) || strings.HasPrefix(strings.TrimSpace(entry), "!") != strings.HasPrefix(strings.TrimSpace(text), "!") {
 			return false
 		}

@@ -147,7 +147,7 @@ func TestConnStrings(t *testing.T) {
 
 const (
 	hostForm        = "must be a name, an address or the folder of a unix socket, without a port"
-	requireAuthForm = "must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each"
+	requireAuthForm = "must be a list of password, md5, scram-sha-256, gss, sspi, oauth and none, or of these with a ! before each"
 )
 
 // TestRefusedConnStrings: what the exporter does not do is refused with its name and what to write instead, and never with a
@@ -162,7 +162,7 @@ func TestRefusedConnStrings(t *testing.T) {
 		s + "replication=database":     "holds replication, which is refused: a replication session runs no statements of the exporter",
 		s + "sslkeylogfile=x":          "holds sslkeylogfile, which is refused: the exporter does not write the keys of TLS",
 		s + "scram_client_key=hunter2": "holds scram_client_key, which is refused: write password instead",
-		s + "oauth_issuer=hunter2":     "holds oauth_issuer, which is refused: the exporter does not log in with OAuth: give its role another method in pg_hba.conf",
+		s + "oauth_issuer=hunter2":     "holds oauth_issuer, which is refused: the exporter fetches no token of OAuth: let a file or a command give it as the password, with require_auth=oauth",
 		s + "sslinline=true":           "holds sslinline, which is refused: write the certificates and the key into files, and their paths",
 		s + "sslidentity=x":            "holds sslidentity, which is refused: the exporter does not read PKCS #12: write sslcert and sslkey instead",
 		s + "sslaccept=maybe":          "holds sslaccept, which must be strict or accept_invalid_certs",

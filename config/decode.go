@@ -175,18 +175,15 @@ func (d *decoder) entries(n *yaml.Node, where string, read func(name string, n *
 func (f fields) add(key string, read func(n *yaml.Node, where string)) { f[key] = read }
 
 // oneWay calls add for each key of a value that can be given in several ways, of which a file may have one. readers are by
-// what follows key in the name of each.
+// their keys.
 func (d *decoder) oneWay(
-	add func(key string, read func(*yaml.Node, string)), key string, readers map[string]func(n *yaml.Node, where string),
+	add func(key string, read func(*yaml.Node, string)), readers map[string]func(n *yaml.Node, where string),
 ) {
 	given := false
-	for suffix, read := range readers {
-		add(key+suffix, func(n *yaml.Node, where string) {
+	for key, read := range readers {
+		add(key, func(n *yaml.Node, where string) {
 			if given {
 				ways := slices.Sorted(maps.Keys(readers))
-				for i := range ways {
-					ways[i] = key + ways[i]
-				}
 				last := len(ways) - 1
 				d.problem(n, where, "is given in several ways: keep one of %s and %s", strings.Join(ways[:last], ", "), ways[last])
 			}
@@ -199,11 +196,11 @@ func (d *decoder) oneWay(
 // textOrFile returns readers for oneWay of a text that the configuration has, that an environment variable has (key_env), or
 // that a file has which is read when it is used (key_file). text gets the text of the first two, file the path; both may be
 // empty if there is a problem.
-func (b *builder) textOrFile(text, file func(string)) map[string]func(n *yaml.Node, where string) {
+func (b *builder) textOrFile(key string, text, file func(string)) map[string]func(n *yaml.Node, where string) {
 	return map[string]func(*yaml.Node, string){
-		"":      func(n *yaml.Node, where string) { text(b.text(n, where)) },
-		"_env":  func(n *yaml.Node, where string) { text(string(b.variable(n, where))) },
-		"_file": func(n *yaml.Node, where string) { file(b.fromFolder(b.text(n, where))) },
+		key:           func(n *yaml.Node, where string) { text(b.text(n, where)) },
+		key + "_env":  func(n *yaml.Node, where string) { text(string(b.variable(n, where))) },
+		key + "_file": func(n *yaml.Node, where string) { file(b.fromFolder(b.text(n, where))) },
 	}
 }
 

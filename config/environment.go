@@ -33,6 +33,12 @@ const (
 	FormLibpq
 )
 
+// The variables of a cloud's token, which go with every form. The first is the name of a cloud, the second true or false.
+const (
+	CloudAuthVariable         = "DATA_SOURCE_CLOUD_AUTH"
+	CloudAuthInsecureVariable = "DATA_SOURCE_CLOUD_AUTH_INSECURE"
+)
+
 // Variable is the value of an environment variable: a text, or a file that holds the text. A file wins.
 type Variable struct {
 	Text Secret
@@ -47,7 +53,7 @@ const fileSuffix = "_FILE"
 
 // FromEnvironment returns the one target that needs no configuration file. It is made of the first form of which a
 // variable is set. Each variable but libpq's may have the suffix _FILE; it then names a file with the value. libpq's
-// variables give what a connection string does not set.
+// variables give what a connection string does not set. CloudAuthVariable gives the password, whatever the form is.
 //
 // getenv is os.Getenv or a replacement for it; a login reads libpq's variables from the process itself. FromEnvironment
 // does not look at the values: internal/credentials verifies them. An error names the variable and not its value.
@@ -85,5 +91,6 @@ func FromEnvironment(getenv func(string) string, probing Probing) (*Target, erro
 	default:
 		e.Form, e.Source = FormLibpq, "libpq's variables and defaults"
 	}
+	add(CloudAuthVariable, CloudAuthInsecureVariable)
 	return &Target{Name: impliedName, Implied: true, Kind: KindPostgres, Probing: probing, Login: Login{Environment: e}}, nil
 }

@@ -237,11 +237,16 @@ func (b *builder) target(name string, n *yaml.Node, where string, modules map[st
 	var module string
 	var environment bool
 	known := b.settingsFields(&e.own)
-	b.oneWay(known.add, "dsn", b.textOrFile(func(dsn string) { e.dsn = Seal(Secret(dsn)) }, func(path string) { e.dsnFile = path }))
-	b.oneWay(known.add, keyHost, b.textOrFile(func(host string) { e.host = host }, func(path string) { e.hostFile = path }))
+	b.oneWay(known.add, b.textOrFile("dsn", func(dsn string) { e.dsn = Seal(Secret(dsn)) }, func(path string) { e.dsnFile = path }))
+	b.oneWay(known.add, b.textOrFile(keyHost, func(host string) { e.host = host }, func(path string) { e.hostFile = path }))
 	known["hostaddr"] = func(n *yaml.Node, where string) { e.hostaddr = b.setting(n, where, keyHostaddr) }
 	known["module"] = func(n *yaml.Node, where string) { module = b.text(n, where) }
 	known["port"] = func(n *yaml.Node, where string) { e.port = b.setting(n, where, keyPort) }
+	known["cloud_auth_insecure"] = func(n *yaml.Node, where string) {
+		if v := b.boolean(n, where); v != nil {
+			e.own.cloudInsecure = *v
+		}
+	}
 	known["environment"] = func(n *yaml.Node, where string) {
 		if v := b.boolean(n, where); v != nil {
 			environment = *v
@@ -266,6 +271,9 @@ func (b *builder) target(name string, n *yaml.Node, where string, modules map[st
 	e.merged = e.own.overlay(base) // again, without the settings that contradict each other
 	t := &Target{
 		Name: name, Module: module, Kind: e.merged.serverKind(), Labels: sortedLabels(e.merged.labels), Probing: e.merged.probing(),
+	}
+	if at := given["cloud_auth_insecure"]; at != nil && !environment && (e.merged.password == nil || e.merged.password.Cloud == nil) {
+		b.problem(at, join(where, "cloud_auth_insecure"), "has no effect without cloud_auth")
 	}
 	switch {
 	case environment:
@@ -311,7 +319,7 @@ func firstKey(given map[string]*yaml.Node, key string) string {
 // fromEnvironment gives a target the login of the target that needs no file.
 func (b *builder) fromEnvironment(t *Target, n *yaml.Node, given map[string]*yaml.Node, where string, e *entry) {
 	at := given["environment"]
-	for _, key := range []string{e.dsnKey, e.hostKey, "hostaddr", "port", "dbname", "module"} {
+	for _, key := range []string{e.dsnKey, e.hostKey, "hostaddr", "port", "dbname", "module", "cloud_auth_insecure"} {
 		if given[key] != nil {
 			b.problem(given[key], join(where, key), "cannot be combined with environment: the variables name the server")
 		}

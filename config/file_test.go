@@ -128,7 +128,7 @@ func TestProblems(t *testing.T) {
 	t.Parallel()
 	const (
 		secret     = "hunter2"
-		targetKeys = "applications, commit, dbname, dsn, dsn_env, dsn_file, environment, host, host_env, host_file, hostaddr, interval, keep, kind, labels, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, server_name, sslcert, sslcrl, sslkey, sslmode, sslpassword, sslpassword_env, sslpassword_file, sslrootcert, timeout, user, user_env, user_file"
+		targetKeys = "applications, cloud_auth, cloud_auth_insecure, commit, dbname, dsn, dsn_env, dsn_file, environment, host, host_env, host_file, hostaddr, interval, keep, kind, labels, module, password, password_command, password_command_ttl, password_env, password_file, port, require_auth, server_name, sslcert, sslcrl, sslkey, sslmode, sslpassword, sslpassword_env, sslpassword_file, sslrootcert, timeout, user, user_env, user_file"
 	)
 	for name, test := range map[string]struct{ text, want string }{
 		"empty":     {"", "dir/x.yml: is empty"},
@@ -163,7 +163,7 @@ func TestProblems(t *testing.T) {
 				"\ndir/x.yml:2: targets.a.dsn: has no user, nor have the target, its module and the defaults" +
 				"\ndir/x.yml:2: targets.a.dsn: host must be a name, an address or the folder of a unix socket, without a port" +
 				"\ndir/x.yml:2: targets.a.dsn: port must be a number from 1 to 65535" +
-				"\ndir/x.yml:2: targets.a.dsn: require_auth must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each" +
+				"\ndir/x.yml:2: targets.a.dsn: require_auth must be a list of password, md5, scram-sha-256, gss, sspi, oauth and none, or of these with a ! before each" +
 				"\ndir/x.yml:2: targets.a.dsn: sslnegotiation must be one of postgres, direct",
 		},
 		"system": {
@@ -192,7 +192,7 @@ func TestProblems(t *testing.T) {
 		},
 		"after an unknown key": {
 			"targets: {a: {host: h, user: u}}\ndefaults: {pasword: x, sslmode: maybe}\n",
-			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, commit, dbname, interval, keep, kind, labels, password, password_command, password_command_ttl, password_env, password_file, require_auth, server_name, sslcert, sslcrl, sslkey, sslmode, sslpassword, sslpassword_env, sslpassword_file, sslrootcert, timeout, user, user_env, user_file\n" +
+			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, cloud_auth, commit, dbname, interval, keep, kind, labels, password, password_command, password_command_ttl, password_env, password_file, require_auth, server_name, sslcert, sslcrl, sslkey, sslmode, sslpassword, sslpassword_env, sslpassword_file, sslrootcert, timeout, user, user_env, user_file\n" +
 				"dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, verify-ca, verify-full",
 		},
 		"no host":        {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn\ndir/x.yml:1: targets.a: has no user, nor have its module and the defaults"},
@@ -217,12 +217,12 @@ targets:
 `, `dir/x.yml:2: defaults.timeout: must be a duration such as 5s or 500ms
 dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, verify-ca, verify-full
 dir/x.yml:2: defaults: has only one of sslcert and sslkey
-dir/x.yml:4: modules.m.password_file: is given in several ways: keep one of password, password_command, password_env and password_file
+dir/x.yml:4: modules.m.password_file: is given in several ways: keep one of cloud_auth, password, password_command, password_env and password_file
 dir/x.yml:4: modules.m.allow[0]: must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16
 dir/x.yml:4: modules.m.allow[1]: must not have bits set behind the network's length
 dir/x.yml:4: modules.m.allow[2]: must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16
 dir/x.yml:4: modules.m: has a list of allowed hosts but no user
-dir/x.yml:5: modules.n.require_auth: must be a list of password, md5, scram-sha-256, gss, sspi and none, or of these with a ! before each
+dir/x.yml:5: modules.n.require_auth: must be a list of password, md5, scram-sha-256, gss, sspi, oauth and none, or of these with a ! before each
 dir/x.yml:6: modules: duplicate key, first in line 4
 dir/x.yml:8: targets.a.host: names several servers: make each of them a separate target
 dir/x.yml:9: targets.b.port: must be a number from 1 to 65535

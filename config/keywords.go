@@ -64,6 +64,7 @@ const (
 	keySSLMode  = "sslmode"
 
 	keySSLPassword = "sslpassword"
+	keyCloudAuth   = "cloud_auth" // not one of libpq
 	keyRequireAuth = "require_auth"
 	keyMinTLS      = "ssl_min_protocol_version"
 	keyMaxTLS      = "ssl_max_protocol_version"
@@ -79,7 +80,7 @@ func libpqKeywords() []keyword {
 		oneServer = "it chooses among several servers, and a target is one server"
 		ownTCP    = "the exporter has its own limit of 10 s for a connection that does not answer"
 		kerberos  = "the exporter does not log in with Kerberos"
-		noOAuth   = "the exporter does not log in with OAuth: give its role another method in pg_hba.conf"
+		noOAuth   = "the exporter fetches no token of OAuth: let a file or a command give it as the password, with require_auth=oauth"
 		noSCRAM   = "write password instead"
 	)
 	return []keyword{

@@ -38,9 +38,9 @@ func newUnreadLogin(e entry) *UnreadLogin {
 	return &UnreadLogin{e}
 }
 
-// HasPasswordCommand reports whether a command may print the password.
-func (u *UnreadLogin) HasPasswordCommand() bool {
-	return u.entry.merged.password != nil && u.entry.merged.password.Command != nil
+// FetchesPassword reports whether a command or a cloud may give the password.
+func (u *UnreadLogin) FetchesPassword() bool {
+	return u.entry.merged.password != nil && u.entry.merged.password.IsFetched()
 }
 
 // Login returns the login with the contents of all files, by their keys. The error names the keys that cannot be used, and
@@ -89,18 +89,19 @@ func (e *entry) files() map[string]string {
 	return files
 }
 
-// withPlaceholders returns e with other texts in place of those that files hold, so that the rest can be looked at.
+// withPlaceholders returns e with other texts in place of those that files hold, so that the rest can be looked at. The host is
+// one that no setting of TLS is wrong for.
 func (e *entry) withPlaceholders() entry {
 	complete := *e
 	if e.dsnFile != "" {
-		dsn := Secret("host=h")
+		dsn := Secret("host=127.0.0.1")
 		if !e.merged.hasUser() {
 			dsn += " user=u"
 		}
 		complete.dsn, complete.dsnFile = Seal(dsn), ""
 	}
 	if e.hostFile != "" {
-		complete.host, complete.hostFile = "h", ""
+		complete.host, complete.hostFile = "127.0.0.1", ""
 	}
 	if e.merged.userFile != nil {
 		user := "u"

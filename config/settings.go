@@ -5,6 +5,7 @@ package config
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -31,6 +32,8 @@ type settings struct {
 	timeout, interval                                   *time.Duration
 	applications, commit, keep                          *bool
 	labels                                              map[string]string
+	// cloudInsecure reports whether the token of a cloud may be sent to whoever answers. Only a target can have it.
+	cloudInsecure bool
 }
 
 // overlay returns s, with the settings of base for those that s does not have. A password of s replaces the one of
@@ -52,7 +55,7 @@ func (s *settings) overlay(base settings) settings {
 		password: either(s.password, base.password), sslpassword: either(s.sslpassword, base.sslpassword), ttl: either(s.ttl, base.ttl),
 		timeout: either(s.timeout, base.timeout), interval: either(s.interval, base.interval),
 		applications: either(s.applications, base.applications), commit: either(s.commit, base.commit),
-		keep: either(s.keep, base.keep), labels: mergedLabels(s.labels, base.labels),
+		keep: either(s.keep, base.keep), labels: mergedLabels(s.labels, base.labels), cloudInsecure: s.cloudInsecure,
 	}
 }
 
@@ -133,7 +136,7 @@ func (s *settings) connSettings() ConnSettings {
 }
 
 // login returns the login that a target has with these settings and with its own, which win. An error is one of
-// NewConnection.
+// NewConnection, or is about a token that anybody could read.
 func (s *settings) login(own ConnSettings) (Login, error) {
 	all := s.connSettings()
 	maps.Copy(all, own)
@@ -147,6 +150,11 @@ func (s *settings) login(own ConnSettings) (Login, error) {
 	}
 	if _, has := own[keyPassword]; !has {
 		l.Password = s.passwordFor(cmp.Or(c.Host, c.Address), strconv.Itoa(int(c.Port)), c.User, c.Database)
+	}
+	if l.Password.Cloud != nil && !s.cloudInsecure {
+		if err := c.ProtectsToken(); err != nil {
+			return Login{}, fmt.Errorf("%s %w", keyCloudAuth, err)
+		}
 	}
 	return l, nil
 }
@@ -180,13 +188,11 @@ func (b *builder) settingsFields(s *settings) fields {
 		}
 	}
 	// The source of a password is what its key says. A variable is read by each login.
-	password := func(to **PasswordSource) map[string]func(*yaml.Node, string) {
-		set := func(p PasswordSource) { *to = &p }
+	password := func(key string, set func(PasswordSource)) map[string]func(*yaml.Node, string) {
 		return map[string]func(*yaml.Node, string){
-			"":         func(n *yaml.Node, where string) { set(PasswordSource{Text: Secret(b.text(n, where))}) },
-			"_env":     func(n *yaml.Node, where string) { set(PasswordSource{Variable: b.variableName(n, where)}) },
-			"_file":    func(n *yaml.Node, where string) { set(PasswordSource{File: b.fromFolder(b.text(n, where))}) },
-			"_command": func(n *yaml.Node, where string) { set(PasswordSource{Command: b.command(n, where)}) },
+			key:           func(n *yaml.Node, where string) { set(PasswordSource{Text: Secret(b.text(n, where))}) },
+			key + "_env":  func(n *yaml.Node, where string) { set(PasswordSource{Variable: b.variableName(n, where)}) },
+			key + "_file": func(n *yaml.Node, where string) { set(PasswordSource{File: b.fromFolder(b.text(n, where))}) },
 		}
 	}
 	known := fields{
@@ -230,11 +236,12 @@ func (b *builder) settingsFields(s *settings) fields {
 		"labels": func(n *yaml.Node, where string) { s.labels = b.labels(n, where) },
 	}
 	// An empty one is among the problems, and is there all the same.
-	b.oneWay(known.add, "user", b.textOrFile(func(user string) { s.user = &user }, func(path string) { s.userFile = &path }))
-	b.oneWay(known.add, keyPassword, password(&s.password))
-	keyPasswords := password(&s.sslpassword)
-	delete(keyPasswords, "_command")
-	b.oneWay(known.add, keySSLPassword, keyPasswords)
+	b.oneWay(known.add, b.textOrFile("user", func(user string) { s.user = &user }, func(path string) { s.userFile = &path }))
+	passwords := password(keyPassword, func(p PasswordSource) { s.password = &p })
+	passwords["password_command"] = func(n *yaml.Node, where string) { s.password = &PasswordSource{Command: b.command(n, where)} }
+	passwords[keyCloudAuth] = func(n *yaml.Node, where string) { s.password = &PasswordSource{Cloud: b.cloudAuth(n, where)} }
+	b.oneWay(known.add, passwords)
+	b.oneWay(known.add, password(keySSLPassword, func(p PasswordSource) { s.sslpassword = &p }))
 	return known
 }
 

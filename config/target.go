@@ -71,7 +71,7 @@ type Login struct {
 }
 
 // PasswordSource is where a password comes from. At most one field is set. If none is, the password is in the
-// connection string, or there is none. The password of a key has no command.
+// connection string, or there is none. The password of a key has no command and no cloud.
 type PasswordSource struct {
 	// Text is the password itself.
 	Text Secret
@@ -81,11 +81,16 @@ type PasswordSource struct {
 	Variable string
 	// Command prints the password.
 	Command *Command
+	// Cloud is the identity whose token is the password.
+	Cloud *CloudAuth
 }
+
+// IsFetched reports whether a command or a cloud gives the password, which takes time.
+func (s *PasswordSource) IsFetched() bool { return s.Command != nil || s.Cloud != nil }
 
 // IsSet reports whether the password has a source of its own.
 func (s *PasswordSource) IsSet() bool {
-	return s.Text != "" || s.File != "" || s.Variable != "" || s.Command != nil
+	return s.Text != "" || s.File != "" || s.Variable != "" || s.IsFetched()
 }
 
 // Command is a program that prints a password.

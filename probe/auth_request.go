@@ -5,6 +5,7 @@ package probe
 
 import (
 	"encoding/binary"
+	"errors"
 	"slices"
 	"strings"
 )
@@ -13,10 +14,19 @@ import (
 type authError struct {
 	detail string // for Failure.Detail
 	err    error
+	// refused reports whether the server refused a token of OAuth. It says so without a SQLSTATE.
+	refused bool
 }
 
 func (e *authError) Error() string { return e.detail + ": " + e.err.Error() }
 func (e *authError) Unwrap() error { return e.err }
+
+const (
+	// oauthName is what authRequest calls OAuth.
+	oauthName = "OAuth (OAUTHBEARER)"
+	// refusedTokenText is in the error of a token that a server refuses (oauthAuth in pgconn).
+	refusedTokenText = "OAuth authentication failed"
+)
 
 // The codes of the requests to authenticate (src/include/libpq/protocol.h of PostgreSQL, and pqcomm.h of old versions).
 const (
@@ -55,7 +65,7 @@ func (m *meter) authRequest() (method string, can bool) {
 		case slices.Contains(mechanisms, "SCRAM-SHA-256"):
 			return "SCRAM-SHA-256", true
 		case slices.Contains(mechanisms, "OAUTHBEARER"):
-			return "OAuth (OAUTHBEARER)", false
+			return oauthName, true
 		}
 		return "SASL without SCRAM-SHA-256", false
 	case authGSS, authGSSContinue:
@@ -77,17 +87,30 @@ func (m *meter) authRequest() (method string, can bool) {
 func (m *meter) authError(err error) error {
 	method, can := m.authRequest()
 	request := "the server asks for " + method
-	switch text := err.Error(); {
+	detail, text := "", err.Error()
+	switch {
 	case method == "":
 		return err
+	case strings.Contains(text, refusedTokenText):
+		return &authError{detail: "the server refuses the token", err: err, refused: true}
 	case !can:
-		return &authError{request + ", which the exporter cannot do; give its role another method in pg_hba.conf", err}
-	case strings.Contains(text, requireAuthText):
-		return &authError{request + ", which require_auth does not allow", err}
+		detail = ", which the exporter cannot do; give its role another method in pg_hba.conf"
 	case strings.Contains(text, "channel binding"):
-		return &authError{request + " without the channel binding that channel_binding requires", err}
+		detail = " without the channel binding that channel_binding requires"
+	case method == oauthName:
+		detail = ": set require_auth=oauth and give a token as the password, or give its role another method in pg_hba.conf"
+	case strings.Contains(text, requireAuthText):
+		detail = ", which require_auth does not allow"
 	case isAuthText(text):
-		return &authError{request + " and then does not follow its rules", err}
+		detail = " and then does not follow its rules"
+	default:
+		return err
 	}
-	return err
+	return &authError{detail: request + detail, err: err}
+}
+
+// hasRefusedToken reports whether err is a server's refusal of a token.
+func hasRefusedToken(err error) bool {
+	var authErr *authError
+	return errors.As(err, &authErr) && authErr.refused
 }

@@ -20,8 +20,8 @@ type Credentials interface {
 	// An error that wraps a *config.TLSError is about TLS settings. Every other error is about credentials. The error's
 	// text may be shown to anyone.
 	ConnConfig(ctx context.Context) (*pgconn.Config, error)
-	// HasPasswordCommand reports whether ConnConfig may wait for a command that prints the password.
-	HasPasswordCommand() bool
+	// FetchesPassword reports whether ConnConfig may wait for a command or a cloud that gives the password.
+	FetchesPassword() bool
 	// PasswordRefused records that the server refused a password that ConnConfig returned. It reports whether the next
 	// ConnConfig may return a different password, so that a second login makes sense.
 	PasswordRefused(password config.Secret) (mayChange bool)

@@ -104,6 +104,9 @@ func (p *Prober) loginFailed(s *session, t *trace, err error, password config.Se
 		p.refusedPassword.record(password, err)
 	case f.SQLState == "" && (f.Reason == ReasonProtocol || f.Reason == ReasonAuth):
 		failed.err = s.meter.authError(err)
+		if hasRefusedToken(failed.err) {
+			p.refusedPassword.record(password, failed.err)
+		}
 	}
 	if isAlert(failed.err) && s.dialer.loginHandshake.lacksCertificate() {
 		failed.err = errNoCertificate

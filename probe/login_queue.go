@@ -33,25 +33,25 @@ func newLimits() limits {
 
 // pendingLogin is a login under way. session and err are set before done is closed.
 type pendingLogin struct {
-	started    time.Time
-	trace      *trace
-	hasCommand bool // a command may have to print the password first
-	forQuery   bool // started by Query; probes wait for it only if it was abandoned
-	done       chan struct{}
-	session    *session
-	err        error
-	abandoned  bool // no caller waits for it; protected by loginQueue.mu
+	started   time.Time
+	trace     *trace
+	fetches   bool // a command or a cloud may have to give the password first
+	forQuery  bool // started by Query; probes wait for it only if it was abandoned
+	done      chan struct{}
+	session   *session
+	err       error
+	abandoned bool // no caller waits for it; protected by loginQueue.mu
 }
 
 // loginQueue runs the logins of a prober. Each has a goroutine of its own, and may outlive the caller that started it. Any
 // goroutine may call open.
 type loginQueue struct {
 	limits limits
-	// login runs one login, as Prober.login. hasCommand is Credentials.HasPasswordCommand.
-	login      func(probeCtx, loginCtx context.Context, t *trace) (*session, error)
-	hasCommand func() bool
-	ctx        context.Context //nolint:containedctx // ends all logins; that of the prober
-	work       *sync.WaitGroup // of the prober
+	// login runs one login, as Prober.login. fetches is Credentials.FetchesPassword.
+	login   func(probeCtx, loginCtx context.Context, t *trace) (*session, error)
+	fetches func() bool
+	ctx     context.Context //nolint:containedctx // ends all logins; that of the prober
+	work    *sync.WaitGroup // of the prober
 
 	mu      sync.Mutex      // protects what follows
 	pending []*pendingLogin // logins under way, youngest last
@@ -90,7 +90,7 @@ type obstacle struct {
 
 // timeoutError returns the error of a caller whose ctx ended before the login did.
 func (l *pendingLogin) timeoutError(ctx context.Context) error {
-	if _, phase := l.trace.read(); phase == PhaseCredentials && l.hasCommand {
+	if _, phase := l.trace.read(); phase == PhaseCredentials && l.fetches {
 		return &loginError{err: &configError{errNoCredentials}, phase: phase} // nothing was sent to the server
 	}
 	return context.Cause(ctx)
@@ -114,7 +114,7 @@ func (q *loginQueue) admit(probeCtx context.Context, t *trace, forQuery bool) (*
 		}
 	}
 	l := &pendingLogin{
-		started: now, trace: t, hasCommand: q.hasCommand(), forQuery: forQuery,
+		started: now, trace: t, fetches: q.fetches(), forQuery: forQuery,
 		done: make(chan struct{}),
 	}
 	q.pending = append(q.pending, l)

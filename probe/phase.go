@@ -14,7 +14,7 @@ type Phase uint8
 // The phases of a probe, in their order.
 const (
 	PhaseNone        Phase = iota
-	PhaseCredentials       // read the password, or run the command that prints it; not part of Result.Connect
+	PhaseCredentials       // read the password, or fetch it from a command or a cloud; not part of Result.Connect
 	PhaseResolve           // look up the host's addresses; skipped for a Unix socket
 	PhaseDial              // connect by TCP or to the Unix socket
 	PhaseTLS               // SSLRequest and handshake; skipped for sslmode=disable

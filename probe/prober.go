@@ -118,7 +118,7 @@ func New(target *config.Target, credentials Credentials, options Options) *Probe
 	p := &Prober{target: target, credentials: credentials, options: options, kind: newKind(target)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.logins = loginQueue{
-		limits: newLimits(), login: p.login, hasCommand: credentials.HasPasswordCommand, ctx: p.ctx, work: &p.work,
+		limits: newLimits(), login: p.login, fetches: credentials.FetchesPassword, ctx: p.ctx, work: &p.work,
 		ended: make(chan struct{}),
 	}
 	p.commits = committer{target: target, open: p.openForCommit, onCommit: options.OnCommit, ctx: p.ctx, work: &p.work}
@@ -412,7 +412,7 @@ func (p *Prober) openForCommit(ctx context.Context) (*session, error) {
 // shouldRetry reports whether a failure is worth a second attempt. loginErr may be nil.
 func (p *Prober) shouldRetry(f *Failure, loginErr *loginError) bool {
 	return f.Reason == ReasonTerminated ||
-		f.Reason == ReasonAuth && f.SQLState != "" && loginErr != nil && p.credentials.PasswordRefused(loginErr.password.Secret())
+		f.Reason == ReasonAuth && loginErr != nil && (f.SQLState != "" || hasRefusedToken(loginErr)) && p.credentials.PasswordRefused(loginErr.password.Secret())
 }
 
 // pingNew pings the server on a new session.

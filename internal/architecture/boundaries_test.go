@@ -35,21 +35,22 @@ func allowedImports() map[string][]string {
 	view := and(servers, []string{"probe", "check", "monitor"}) // no view imports another
 	front := and(state, []string{"monitor", "collector", "health", "status"})
 	return map[string][]string{
-		"":                     and(front, []string{"internal/cli", "internal/web"}),
-		"internal/cli":         front,
-		"internal/web":         front,
-		"collector":            view,
-		"health":               view,
-		"status":               view,
-		"monitor":              state,
-		"probe":                servers,
-		"check":                servers,
-		"internal/credentials": servers,
-		"config":               {"internal/dsn"},
-		"internal/neterr":      nil,
-		"internal/bounded":     nil,
-		"internal/certchain":   nil,
-		"internal/dsn":         nil,
+		"":                           and(front, []string{"internal/cli", "internal/web"}),
+		"internal/cli":               front,
+		"internal/web":               front,
+		"collector":                  view,
+		"health":                     view,
+		"status":                     view,
+		"monitor":                    state,
+		"probe":                      servers,
+		"check":                      servers,
+		"internal/credentials":       and(servers, []string{"internal/credentials/cloud"}),
+		"internal/credentials/cloud": {"config"},
+		"config":                     {"internal/dsn"},
+		"internal/neterr":            nil,
+		"internal/bounded":           nil,
+		"internal/certchain":         nil,
+		"internal/dsn":               nil,
 	}
 }
 
@@ -156,6 +157,7 @@ func TestTable(t *testing.T) {
 	for i, level := range [][]string{
 		{"internal/neterr", "internal/bounded", "internal/certchain", "internal/dsn"},
 		{"config"},
+		{"internal/credentials/cloud"},
 		{"probe", "check", "internal/credentials"},
 		{"monitor"},
 		{"collector", "health", "status"},

@@ -4,8 +4,10 @@
 package credentials
 
 import (
+	"context"
 	"errors"
 	"maps"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -44,6 +46,20 @@ func connConfig(c *config.Connection) (*pgconn.Config, error) {
 		cfg.Fallbacks = []*pgconn.FallbackConfig{{Host: cfg.Host, Port: cfg.Port}}
 	}
 	return cfg, nil
+}
+
+// giveToken makes a login that wants OAuth send its password as a token. A login without a password is left as it is. An error is
+// about the token.
+func giveToken(cfg *pgconn.Config, c *config.Connection) error {
+	if !c.WantsOAuth() || cfg.Password == "" {
+		return nil
+	}
+	token := cfg.Password
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) { // RFC 6750, section 2.1
+		return errors.New("the password is no token, which require_auth oauth needs: it holds a space or an odd character")
+	}
+	cfg.OAuthTokenProvider = func(context.Context) (string, error) { return token, nil }
+	return nil
 }
 
 // protocols returns the lowest and the highest version of the protocol. As in libpq, the highest one is 3.0 unless the

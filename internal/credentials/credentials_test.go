@@ -123,6 +123,11 @@ func TestPasswordVariable(t *testing.T) {
 	}
 }
 
+// shift makes everything that happened to an entry happen at another time.
+func (e *entry) shift(by time.Duration) {
+	e.began, e.fetched, e.renewed = e.began.Add(by), e.fetched.Add(by), e.renewed.Add(by)
+}
+
 // TestPasswordCommand: targets with the same command share its output. It runs again once after its output was refused.
 // The error about a command that fails does not hold what it printed.
 func TestPasswordCommand(t *testing.T) {
@@ -168,11 +173,11 @@ targets:
 	if sources["a"].PasswordRefused("h5432upostgres 1") {
 		t.Error("a password from just now is fetched anew")
 	}
-	commands := store.commands
-	commands.mu.Lock()
-	o := commands.outputs[key(f.Targets[0].Login.Password.Command.Argv)]
-	o.fetched = o.fetched.Add(-time.Minute)
-	commands.mu.Unlock()
+	kept := store.cache
+	kept.mu.Lock()
+	e := kept.entries[store.commands.fetcher(f.Targets[0].Login.Password.Command).key]
+	e.shift(-time.Minute)
+	kept.mu.Unlock()
 	if !sources["a"].PasswordRefused("h5432upostgres 1") || !sources["b"].PasswordRefused("h5432upostgres 1") {
 		t.Error("a password from before is not fetched anew")
 	}
@@ -182,15 +187,15 @@ targets:
 	if !sources["a"].PasswordRefused("h5432upostgres 1") {
 		t.Error("another one that is there by now is not used")
 	}
-	commands.mu.Lock()
-	o.fetched = o.fetched.Add(-refusedInterval / 2)
-	commands.mu.Unlock()
+	kept.mu.Lock()
+	e.shift(-refusedInterval / 2)
+	kept.mu.Unlock()
 	if sources["a"].PasswordRefused("h5432upostgres 3") {
 		t.Error("fetched anew again at once")
 	}
-	commands.mu.Lock()
-	o.renewed = o.renewed.Add(-2 * refusedInterval)
-	commands.mu.Unlock()
+	kept.mu.Lock()
+	e.shift(-refusedInterval)
+	kept.mu.Unlock()
 	if !sources["a"].PasswordRefused("h5432upostgres 3") {
 		t.Error("not fetched anew although the server goes on refusing it")
 	}
@@ -222,15 +227,15 @@ modules: {m: {user: u, password_command: [./password], password_command_ttl: 1h}
 targets: {a: {host: h, module: m}, b: {host: h2, module: m}, c: {host: h, user: u, password_command: [sh, -c, "sleep 1000 & echo left a child"]}}
 `)
 	store := NewStore(t.Context())
-	commands := store.commands
+	kept := store.cache
 	a, b, c := store.For(f.Targets[0]), store.For(f.Targets[1]), store.For(f.Targets[2])
 	script := func(text string) {
 		path := filepath.Join(dir, "password")
 		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		commands.mu.Lock()
-		defer commands.mu.Unlock()
+		kept.mu.Lock()
+		defer kept.mu.Unlock()
 		a.login.Password.Command.Argv[0] = path // the folder of the file does not exist
 		b.login.Password.Command.Argv[0] = path
 	}
@@ -238,10 +243,10 @@ targets: {a: {host: h, module: m}, b: {host: h2, module: m}, c: {host: h, user: 
 		t.Errorf("the command is looked for at %s", got)
 	}
 	age := func(d time.Duration) {
-		commands.mu.Lock()
-		defer commands.mu.Unlock()
-		for _, o := range commands.outputs {
-			o.fetched, o.renewed = o.fetched.Add(-d), o.renewed.Add(-d)
+		kept.mu.Lock()
+		defer kept.mu.Unlock()
+		for _, e := range kept.entries {
+			e.shift(-d)
 		}
 	}
 	expect := func(source *Source, want, wantErr string) {
@@ -273,14 +278,14 @@ targets: {a: {host: h, module: m}, b: {host: h2, module: m}, c: {host: h, user: 
 	expect(a, "two", "")
 	// One server refuses it, and the command fails. The other server still accepts the password.
 	script("sleep 0.5; exit 1")
-	age(2 * commandTimeout)
+	age(2 * fetchTimeout)
 	a.PasswordRefused("two")
 	age(2 * time.Hour)
-	commands.mu.Lock()
-	for _, o := range commands.outputs {
-		o.fetched = time.Now().Add(-time.Minute)
+	kept.mu.Lock()
+	for _, e := range kept.entries {
+		e.fetched = time.Now().Add(-time.Minute)
 	}
-	commands.mu.Unlock()
+	kept.mu.Unlock()
 	if !a.PasswordRefused("two") {
 		t.Error("no second try for a password from before")
 	}
@@ -308,11 +313,11 @@ targets: {a: {host: h, user: u, password_command_ttl: 1h, password_command: [sh,
 	if got, err := password(); got != "one" {
 		t.Fatalf("%q, %v", got, err)
 	}
-	store.commands.mu.Lock()
-	for _, o := range store.commands.outputs {
-		o.fetched = o.fetched.Add(-61 * time.Minute)
+	store.cache.mu.Lock()
+	for _, e := range store.cache.entries {
+		e.shift(-61 * time.Minute)
 	}
-	store.commands.mu.Unlock()
+	store.cache.mu.Unlock()
 	source.PasswordRefused("one")
 	if _, err := password(); err == nil { // the command fails the second time
 		t.Error("a refused password is used")
@@ -369,7 +374,7 @@ func FuzzConnConfig(f *testing.F) {
 		store := NewStore(t.Context())
 		for _, target := range file.Targets {
 			source := target.Login.Password
-			if target.Login.Environment != nil || source.File != "" || source.Variable != "" || source.Command != nil {
+			if target.Login.Environment != nil || source.File != "" || source.Variable != "" || source.IsFetched() {
 				continue
 			}
 			var tlsErr *config.TLSError

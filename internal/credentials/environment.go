@@ -13,15 +13,17 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"pg_liveness_exporter/config"
 )
 
 // VerifyEnvironment reports why no login can be made of environment variables. It reads the files that they name. An
 // error names the variable and never its value.
 func VerifyEnvironment(e *config.Environment) error {
-	_, err := environment{e}.connConfig()
+	login, err := environment{e}.login()
+	if err == nil {
+		_, err = connConfig(login.Connection)
+		err = withSource(e.Source, err)
+	}
 	return err
 }
 
@@ -53,18 +55,53 @@ func MovingVariables(e *config.Environment) []string {
 // environment makes logins of environment variables.
 type environment struct{ *config.Environment }
 
-// connConfig makes the settings of one login. It reads the files that the variables name.
-func (e environment) connConfig() (*pgconn.Config, error) {
+// login returns a login of what the variables say. It reads the files that they name. An error says where it comes from.
+func (e environment) login() (config.Login, error) {
 	own, err := e.settings()
 	if own == nil {
-		return nil, withSource(e.Source, err)
+		return config.Login{}, withSource(e.Source, err)
 	}
-	c, connErr, variablesErr := connection(own)
-	if err = together(withSource(e.Source, together(err, connErr)), variablesErr); err != nil {
-		return nil, err
+	identity, insecure, cloudErr := e.cloudAuth()
+	if identity != nil && own["password"] != "" {
+		cloudErr = &variableError{errors.New(config.CloudAuthVariable + ": there is a password as well: keep one of them")}
 	}
-	cfg, err := connConfig(c)
-	return cfg, withSource(e.Source, err)
+	c, connErr, variablesErr := connection(own, identity == nil)
+	if err = together(withSource(e.Source, together(err, connErr)), together(variablesErr, cloudErr)); err != nil {
+		return config.Login{}, err
+	}
+	login := config.Login{Connection: c, Password: config.PasswordSource{Cloud: identity}}
+	if identity != nil && !insecure {
+		if err := c.ProtectsToken(); err != nil {
+			return config.Login{}, &variableError{fmt.Errorf("%s %w", config.CloudAuthVariable, err)}
+		}
+	}
+	return login, nil
+}
+
+// cloudAuth returns the identity whose token is the password, nil if there is none, and whether its token may be sent to whoever
+// answers.
+func (e environment) cloudAuth() (identity *config.CloudAuth, insecure bool, err error) {
+	name, err := e.read(config.CloudAuthVariable)
+	if err != nil {
+		return nil, false, err
+	}
+	text, err := e.read(config.CloudAuthInsecureVariable)
+	if err != nil {
+		return nil, false, err
+	}
+	switch {
+	case text != "" && text != "true" && text != "false":
+		return nil, false, &variableError{errors.New(config.CloudAuthInsecureVariable + ": must be true or false")}
+	case name == "" && text == "true":
+		return nil, false, &variableError{errors.New(config.CloudAuthInsecureVariable + ": has no effect without " + config.CloudAuthVariable)}
+	case name == "":
+		return nil, false, nil
+	}
+	provider, err := config.ParseProvider(string(name))
+	if err != nil {
+		return nil, false, &variableError{withKey(config.CloudAuthVariable, err)}
+	}
+	return &config.CloudAuth{Provider: provider}, text == "true", nil
 }
 
 // withSource adds where settings come from to an error about them, if there is one.
@@ -172,9 +209,9 @@ func (e environment) parts(variables map[string]string) (config.ConnSettings, er
 }
 
 // connection makes a connection as libpq does: with its variables, its service file, its passfile and its files in the home
-// directory. An error is one of config.NewConnection, or is about a file. One that goes away without libpq's variables is
+// directory. If withPassword is false, it has no password. An error is one of config.NewConnection, or is about a file. One that goes away without libpq's variables is
 // variablesErr and says so.
-func connection(own config.ConnSettings) (c *config.Connection, err, variablesErr error) {
+func connection(own config.ConnSettings, withPassword bool) (c *config.Connection, err, variablesErr error) {
 	variables, variablesErr := config.LibpqSettings(os.Getenv)
 	home := homeFiles()
 	named := overlay(home, variables, own)
@@ -193,7 +230,10 @@ func connection(own config.ConnSettings) (c *config.Connection, err, variablesEr
 		return nil, err, variablesErr
 	}
 	addRevoked(&c.TLS)
-	if c.Password == "" {
+	switch {
+	case !withPassword:
+		c.Password = ""
+	case c.Password == "":
 		c.Password, err = passwordFromFile(c)
 	}
 	return c, err, nil

@@ -205,7 +205,7 @@ func TestEnvironmentFiles(t *testing.T) {
 			t.Errorf("%s: %v", password, err)
 		}
 	}
-	if source.HasPasswordCommand() || source.PasswordRefused("two") {
+	if source.FetchesPassword() || source.PasswordRefused("two") {
 		t.Error("a password of a file is fetched anew")
 	}
 }

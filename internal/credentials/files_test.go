@@ -158,7 +158,7 @@ func TestHomeFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got string
-			if c, err, variablesErr := connection(settings); err != nil || variablesErr != nil {
+			if c, err, variablesErr := connection(settings, true); err != nil || variablesErr != nil {
 				got = fmt.Sprint(err)
 			} else {
 				got = strings.ReplaceAll(strings.Join([]string{c.TLS.Roots, c.TLS.Revoked, c.TLS.Certificate, c.TLS.Key}, " "), folder+"/", "")

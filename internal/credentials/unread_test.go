@@ -94,7 +94,7 @@ targets:
 			}
 		}
 	}
-	if !sources["host"].HasPasswordCommand() || sources["own"].HasPasswordCommand() {
+	if !sources["host"].FetchesPassword() || sources["own"].FetchesPassword() {
 		t.Error("whether there is a command")
 	}
 	if err := os.Remove(filepath.Join(dir, "host")); err != nil {
