@@ -97,7 +97,7 @@ func TestConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(f.Targets) != 5 || f.Modules() != 2 || len(f.Checks) != 11 {
+	if len(f.Targets) != 6 || f.Modules() != 3 || len(f.Checks) != 11 {
 		t.Errorf("%d targets, %d modules, %d checks", len(f.Targets), f.Modules(), len(f.Checks))
 	}
 	// The error for an unknown key lists the known ones.

@@ -7,6 +7,9 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -14,10 +17,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgproto3"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -123,6 +128,9 @@ func TestSecretsInVariables(t *testing.T) {
 			"PGMINPROTOCOLVERSION PGMAXPROTOCOLVERSION PGCHANNELBINDING PGREQUIREAUTH PGHOSTADDR PGSSLCRL PGSSLCRLDIR PGREQUIREPEER PGGSSENCMODE PGCLIENTENCODING " +
 			"PGSSLMINPROTOCOLVERSION PGSSLMAXPROTOCOLVERSION",
 	}
+	for _, variable := range []string{"DATA_SOURCE_CLOUD_AUTH", "DATA_SOURCE_CLOUD_AUTH_INSECURE"} {
+		beside["DATA_SOURCE_URI"] += " " + variable + " " + variable + "_FILE"
+	}
 	try := func(env ...string) {
 		expectHidden(t, fmt.Sprintf("%q", env), runBriefly(t, env, "check", "--format=json"))
 	}
@@ -180,7 +188,37 @@ func TestSecretsServed(t *testing.T) {
 	dir := t.TempDir()
 	secretFile := filepath.Join(dir, "file")
 	check(t, os.WriteFile(secretFile, []byte(hidden+"\n"), 0o600))
-	e := startExporter(t, []string{"SECRET=" + hidden}, "--config.file="+writeFile(t, fmt.Sprintf(`
+	// What a cloud gives and where it gives it, for an identity that has a token and one that has none.
+	identities := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/refuse") {
+			http.Error(w, `{"error": "`+hidden+` x", "message": "`+hidden+`"}`, http.StatusForbidden)
+			return
+		}
+		fmt.Fprintf(w, `{"access_token": %[1]q, "expires_in": 3599, "token_type": "Bearer"}`, hidden)
+	}))
+	t.Cleanup(identities.Close)
+	var arrived atomic.Bool // the token, at a server that refuses it and repeats it in its error
+	refusing := newFakeServer(t, func(conn net.Conn) {
+		backend := pgproto3.NewBackend(conn, conn)
+		if _, err := backend.ReceiveStartupMessage(); err != nil {
+			return
+		}
+		backend.Send(&pgproto3.AuthenticationCleartextPassword{})
+		if backend.Flush() != nil || backend.SetAuthType(pgproto3.AuthTypeCleartextPassword) != nil {
+			return
+		}
+		if m, err := backend.Receive(); err == nil {
+			sent, ok := m.(*pgproto3.PasswordMessage)
+			arrived.Store(arrived.Load() || ok && sent.Password == hidden)
+			backend.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: "28P01", Message: "authentication failed: " + hidden, Routine: "auth_failed"})
+			_ = backend.Flush() // the exporter may have gone
+		}
+	})
+	e := startExporter(t, []string{
+		"SECRET=" + hidden, "GCE_METADATA_HOST=" + identities.Listener.Addr().String(), "AWS_CONTAINER_AUTHORIZATION_TOKEN=" + hidden,
+		"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + identities.URL + "/refuse/" + hidden, "AWS_EC2_METADATA_DISABLED=true",
+		"IDENTITY_ENDPOINT=" + identities.URL + "/refuse/" + hidden, "IDENTITY_HEADER=" + hidden,
+	}, "--config.file="+writeFile(t, fmt.Sprintf(`
 defaults: {timeout: 1s}
 modules:
   m: {user: %[1]s, password: %[1]s, allow: ["*"]}
@@ -196,6 +234,10 @@ targets:
   encrypted: {host: 127.0.0.1, port: 1, user: u, sslmode: require, sslcert: %[2]s, sslkey: %[2]s, sslpassword: %[1]s}
   revoked: {host: 127.0.0.1, port: 1, user: u, sslmode: verify-ca, sslcrl: %[2]s, server_name: %[1]s, hostaddr: 127.0.0.1}
   dsn: {dsn: "postgres://u:%[1]s@127.0.0.1:1/d"}
+  cloud token: {host: 127.0.0.1, port: %[3]d, user: u, sslmode: disable, cloud_auth: gcp}
+  bearer: {host: 127.0.0.1, port: 1, user: u, require_auth: oauth, password_file: %[2]s}
+  no token: {host: 127.0.0.1, port: 1, user: u, cloud_auth: {provider: azure, client_id: %[1]s, scope: %[1]s}}
+  no role: {host: 127.0.0.1, port: 1, user: u, cloud_auth: {provider: aws, region: eu-west-1, role_arn: "arn:%[1]s"}}
   unresolved: {host: %[1]s-.invalid, user: u}
   socket: {host: /nonexistent/%[1]s, user: u}
 checks:
@@ -218,10 +260,11 @@ checks:
   tcp: {tcp: "%[1]s-.invalid:1"}
   roots: {http: "https://127.0.0.1:1", sslrootcert: /nonexistent/%[1]s}
   sql: {target: text, sql: "SELECT '%[1]s'"}
-`, hidden, secretFile)), "--log.level=debug", "--web.enable-lifecycle")
+`, hidden, secretFile, refusing)), "--log.level=debug", "--web.enable-lifecycle")
 	paths := []string{"/metrics", "/", "/sd", "/health", "/health?verbose", "/health-check", "/primary", "/replica", "/livez", "/readyz", "/nothing", "/-/reload", "/events", "/config"}
 	for _, target := range []string{
-		"text", "file", "variable", "command", "failing", "missing", "certificate", "key", "encrypted", "revoked", "dsn", "unresolved", "socket", "127.0.0.1:1",
+		"text", "file", "variable", "command", "failing", "missing", "certificate", "key", "encrypted", "revoked", "dsn", "cloud%20token", "bearer",
+		"no%20token", "no%20role", "unresolved", "socket", "127.0.0.1:1",
 	} {
 		paths = append(paths, "/probe?debug=true&target="+target, "/probe?debug=true&module=m&target="+target, "/health/"+target, "/primary/"+target, "/targets/"+target,
 			"/badge/"+target+".svg")
@@ -249,4 +292,7 @@ checks:
 	}
 	time.Sleep(time.Second) // for the checks in the background
 	expectHidden(t, "the log", e.Logged())
+	if !arrived.Load() {
+		t.Error("the server did not get the token")
+	}
 }

@@ -126,6 +126,9 @@ func TestPasswordVariable(t *testing.T) {
 // shift makes everything that happened to an entry happen at another time.
 func (e *entry) shift(by time.Duration) {
 	e.began, e.fetched, e.renewed = e.began.Add(by), e.fetched.Add(by), e.renewed.Add(by)
+	if e.grant != nil {
+		e.grant.Expires = e.grant.Expires.Add(by)
+	}
 }
 
 // TestPasswordCommand: targets with the same command share its output. It runs again once after its output was refused.
