@@ -25,7 +25,7 @@ const (
 	// oauthName is what authRequest calls OAuth.
 	oauthName = "OAuth (OAUTHBEARER)"
 	// refusedTokenText is in the error of a token that a server refuses (oauthAuth in pgconn).
-	refusedTokenText = "OAuth authentication failed"
+	refusedTokenText = "OAuth authentication failed" //nolint:gosec // no credentials
 )
 
 // The codes of the requests to authenticate (src/include/libpq/protocol.h of PostgreSQL, and pqcomm.h of old versions).

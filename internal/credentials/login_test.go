@@ -42,7 +42,7 @@ type tokenServer struct {
 	refused  []string   // it refuses these
 }
 
-// newTokenServer starts a server. It accepts connections with TLS, and if plaintext is set without it, too.
+// newTokenServer starts a server, which accepts no login without TLS.
 func newTokenServer(t *testing.T, oauth bool) *tokenServer {
 	t.Helper()
 	certificate, key, err := testservers.NewCertificate()
@@ -104,10 +104,12 @@ func (s *tokenServer) serve(conn net.Conn) {
 	case *pgproto3.PasswordMessage:
 		token = m.Password
 	case *pgproto3.SASLInitialResponse: // RFC 7628, section 3.1
-		rest, ok := strings.CutPrefix(string(m.Data), "n,,\x01auth=Bearer ")
-		if token, ok = strings.CutSuffix(rest, "\x01\x01"); !ok || m.AuthMechanism != "OAUTHBEARER" {
+		rest, begins := strings.CutPrefix(string(m.Data), "n,,\x01auth=Bearer ")
+		rest, ends := strings.CutSuffix(rest, "\x01\x01")
+		if !begins || !ends || m.AuthMechanism != "OAUTHBEARER" {
 			return
 		}
+		token = rest
 	}
 	s.mu.Lock()
 	s.received = append(s.received, token)

@@ -55,15 +55,15 @@ func TestAzure(t *testing.T) {
 	}
 	t.Run("the identity of a machine", func(t *testing.T) {
 		p := providersWith(t, nil, fake(t, imds("")))
-		expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure}, secret+"token", time.Hour)
+		expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure}, secret+"token")
 	})
 	t.Run("one of several identities of a machine", func(t *testing.T) {
 		p := providersWith(t, nil, fake(t, imds("client-1")))
-		expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure, ClientID: "client-1"}, secret+"tokenclient-1", time.Hour)
+		expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure, ClientID: "client-1"}, secret+"tokenclient-1")
 	})
 	t.Run("one of several that the environment names", func(t *testing.T) {
 		p := providersWith(t, map[string]string{"AZURE_CLIENT_ID": "client-2"}, fake(t, imds("client-2")))
-		expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure}, secret+"tokenclient-2", time.Hour)
+		expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure}, secret+"tokenclient-2")
 	})
 	t.Run("an app or a container", func(t *testing.T) {
 		endpoint := fake(t, func(w http.ResponseWriter, r *http.Request) {
@@ -72,7 +72,7 @@ func TestAzure(t *testing.T) {
 			}
 		})
 		p := providersWith(t, map[string]string{"IDENTITY_ENDPOINT": endpoint.URL + "/msi/token", "IDENTITY_HEADER": secret}, nil)
-		expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure, ClientID: "client-3"}, secret+"app", time.Hour)
+		expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure, ClientID: "client-3"}, secret+"app")
 	})
 	federated := func() map[string]string {
 		return map[string]string{
@@ -92,7 +92,7 @@ func TestAzure(t *testing.T) {
 				}
 			}))
 			p := providersWith(t, federated(), server)
-			expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure, ClientID: test.clientID}, secret+"token", time.Hour)
+			expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure, ClientID: test.clientID}, secret+"token")
 		})
 	}
 	t.Run("the secret of an application", func(t *testing.T) {
@@ -102,7 +102,7 @@ func TestAzure(t *testing.T) {
 			}
 		}))
 		p := providersWith(t, map[string]string{"AZURE_TENANT_ID": "tenant", "AZURE_CLIENT_ID": "client-6", "AZURE_CLIENT_SECRET": secret}, server)
-		expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure}, secret+"token", time.Hour)
+		expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure}, secret+"token")
 	})
 	t.Run("Entra refuses", func(t *testing.T) {
 		server := fakeTLS(t, entra(t, func(w http.ResponseWriter, _ *http.Request) {

@@ -48,15 +48,15 @@ func providersWith(t *testing.T, env map[string]string, far *httptest.Server) *P
 		}
 	}
 	p := NewProviders()
-	real := p.transport.DialContext
+	dial := p.transport.DialContext
 	p.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if strings.HasPrefix(address, "127.0.0.1:") {
-			return real(ctx, network, address)
+			return dial(ctx, network, address)
 		}
 		if far == nil {
 			return nil, fmt.Errorf("no route to %s %s", address, secret)
 		}
-		return real(ctx, network, far.Listener.Addr().String())
+		return dial(ctx, network, far.Listener.Addr().String())
 	}
 	if far != nil && far.TLS != nil {
 		roots := x509.NewCertPool()
@@ -124,8 +124,8 @@ func fetch(t *testing.T, p *Providers, auth config.CloudAuth) (*Grant, error) {
 	return grant, err
 }
 
-// expectToken fails unless a provider gives this token, which ends at about this time.
-func expectToken(t *testing.T, p *Providers, auth config.CloudAuth, want string, lifetime time.Duration) {
+// expectToken fails unless a provider gives this token, which ends in about an hour.
+func expectToken(t *testing.T, p *Providers, auth config.CloudAuth, want string) {
 	t.Helper()
 	grant, err := fetch(t, p, auth)
 	if err != nil {
@@ -135,7 +135,7 @@ func expectToken(t *testing.T, p *Providers, auth config.CloudAuth, want string,
 	if err != nil || string(password) != want {
 		t.Errorf("got %q and %v, want %q", string(password), err, want)
 	}
-	expectLifetime(t, grant, lifetime)
+	expectLifetime(t, grant, time.Hour)
 }
 
 func expectLifetime(t *testing.T, grant *Grant, want time.Duration) {

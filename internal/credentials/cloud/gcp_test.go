@@ -73,13 +73,13 @@ func TestGCP(t *testing.T) {
 	}
 	t.Run("the service account of a machine or of a pod (GKE)", func(t *testing.T) {
 		p := providersWith(t, nil, fake(t, metadata(scopeCloudSQL))) // at 169.254.169.254
-		expectToken(t, p, auth, secret+"token", time.Hour)
+		expectToken(t, p, auth, secret+"token")
 	})
 	t.Run("a metadata service elsewhere, and another scope", func(t *testing.T) {
 		const alloydb = "https://www.googleapis.com/auth/alloydb.login"
 		server := fake(t, metadata(alloydb))
 		p := providersWith(t, map[string]string{"GCE_METADATA_HOST": strings.TrimPrefix(server.URL, "http://")}, nil)
-		expectToken(t, p, config.CloudAuth{Provider: config.ProviderGCP, Scope: alloydb}, secret+"token", time.Hour)
+		expectToken(t, p, config.CloudAuth{Provider: config.ProviderGCP, Scope: alloydb}, secret+"token")
 	})
 	exchange := func(w http.ResponseWriter, r *http.Request, scope, token string) {
 		if expect(t, w, "path", r.Host+r.URL.Path, "sts.googleapis.com/v1/token") && expect(t, w, "subject", r.FormValue("subject_token"), secret+"jwt") &&
@@ -91,7 +91,7 @@ func TestGCP(t *testing.T) {
 	t.Run("a workload identity file", func(t *testing.T) {
 		google := fakeTLS(t, func(w http.ResponseWriter, r *http.Request) { exchange(w, r, scopeCloudSQL, secret+"token") })
 		p := providersWith(t, map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": workloadIdentity(t, write(t, secret+"jwt"), nil)}, google)
-		expectToken(t, p, auth, secret+"token", time.Hour)
+		expectToken(t, p, auth, secret+"token")
 	})
 	t.Run("a workload identity file that impersonates a service account", func(t *testing.T) {
 		google := fakeTLS(t, func(w http.ResponseWriter, r *http.Request) {
@@ -106,7 +106,7 @@ func TestGCP(t *testing.T) {
 		p := providersWith(t, map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": workloadIdentity(t, write(t, secret+"jwt"), map[string]any{
 			"service_account_impersonation_url": "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/a@p.iam.gserviceaccount.com:generateAccessToken",
 		})}, google)
-		expectToken(t, p, auth, secret+"token", time.Hour)
+		expectToken(t, p, auth, secret+"token")
 	})
 	t.Run("the key of a service account", func(t *testing.T) {
 		google := fakeTLS(t, func(w http.ResponseWriter, r *http.Request) {
@@ -116,7 +116,7 @@ func TestGCP(t *testing.T) {
 			}
 		})
 		p := providersWith(t, map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": serviceAccount(t)}, google)
-		expectToken(t, p, auth, secret+"token", time.Hour)
+		expectToken(t, p, auth, secret+"token")
 	})
 	t.Run("gcloud's own file", func(t *testing.T) {
 		google := fakeTLS(t, func(w http.ResponseWriter, r *http.Request) { exchange(w, r, scopeCloudSQL, secret+"token") })
@@ -132,7 +132,7 @@ func TestGCP(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(folder, "application_default_credentials.json"), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		expectToken(t, p, auth, secret+"token", time.Hour)
+		expectToken(t, p, auth, secret+"token")
 	})
 }
 
