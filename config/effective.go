@@ -164,6 +164,9 @@ func (s *settings) effective(overridden ConnSettings) *mapping {
 		key, value := s.password.effective(keyPassword)
 		add(key, keyPassword, value)
 	}
+	if s.cloudInsecure {
+		to.add("cloud_auth_insecure", shownBool(true))
+	}
 	if hasCommand := s.password != nil && s.password.Command != nil; hasCommand || s.password == nil && s.ttl != nil {
 		ttl := defaultCommandTTL
 		to.add("password_command_ttl", shownTime(*either(s.ttl, &ttl)))
@@ -216,8 +219,25 @@ func (s *PasswordSource) effective(key string) (string, *yaml.Node) {
 		return key + "_env", hide(s.Variable)
 	case s.Command != nil:
 		return key + "_command", hideAll(len(s.Command.Template))
+	case s.Cloud != nil:
+		return keyCloudAuth, s.Cloud.effective()
 	}
 	return key, shown(hiddenText)
+}
+
+// effective returns the name of the cloud, or a mapping if there is more to show.
+func (a *CloudAuth) effective() *yaml.Node {
+	provider := shown(string(a.Provider))
+	to := newMapping()
+	to.add("provider", provider)
+	to.add("region", hide(a.Region))
+	to.add("role_arn", hide(a.RoleARN))
+	to.add("client_id", hide(a.ClientID))
+	to.add("scope", hide(a.Scope))
+	if *a == (CloudAuth{Provider: a.Provider}) {
+		return provider
+	}
+	return to.node
 }
 
 func (c *Check) effective() *yaml.Node {

@@ -47,6 +47,9 @@ targets:
   half a dsn: {dsn: "host=h", module: command, password_file: password}
   dsn in a variable: {dsn_env: TEST_DSN}
   dsn in a file: {dsn_file: dsn, module: key, keep: false}
+  aws: {host: h, sslmode: require, cloud_auth: {provider: aws, region: eu-west-1, role_arn: "arn:aws:iam::123456789012:role/r"}, cloud_auth_insecure: true}
+  azure: {host: h, sslmode: verify-full, cloud_auth: {provider: azure, client_id: c, scope: s}}
+  gcp: {host: /sockets, cloud_auth: gcp}
 checks:
   bearer: {http: "http://h", authorization: {credentials: secret}, tls_config: {ca: roots, cert: c, key: k}, match: a+, status: 200}
   scheme: {http_env: TEST_URL, authorization: {type: Token, credentials_file: token}, follow_redirects: false}
@@ -185,11 +188,11 @@ func findOriginal(t *testing.T, root *yaml.Node, path []string) *yaml.Node {
 	paths := [][]string{path}
 	if path[0] == "targets" {
 		if module := at(root, "targets", path[1], "module"); module != nil {
-			paths = append(paths, []string{"modules", module.Value, path[2]})
+			paths = append(paths, append([]string{"modules", module.Value}, path[2:]...))
 		}
 	}
 	if path[0] == "targets" || path[0] == "modules" {
-		paths = append(paths, []string{"defaults", path[2]})
+		paths = append(paths, append([]string{"defaults"}, path[2:]...))
 	}
 	for _, p := range paths {
 		if n := at(root, p...); n != nil {
