@@ -5,6 +5,7 @@ package testservers
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -29,8 +30,13 @@ type FakeServer struct {
 
 // NewFakeServer starts a server that runs handle for each connection, and closes the connection when handle returns.
 func NewFakeServer(ctx context.Context, handle func(net.Conn)) (*FakeServer, error) {
+	return NewFakeServerOn(ctx, 0, handle)
+}
+
+// NewFakeServerOn is NewFakeServer on a given port, such as that of a server that has stopped. 0 means a free one.
+func NewFakeServerOn(ctx context.Context, port int, handle func(net.Conn)) (*FakeServer, error) {
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	l, err := lc.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return nil, err
 	}

@@ -72,8 +72,8 @@ func (s *Stack) Faults() []Fault {
 				{"PostgresConnectionSlotsExhausted", "primary", thirdFailure, 3 * time.Minute},
 				{"PgLivenessCheckFailing", "primary", 4*time.Minute + 30*time.Second, 7 * time.Minute},
 			},
-			func(ctx context.Context) error { return s.slots.hold(ctx, s.direct("orders", "leak")) },
-			s.slots.release,
+			func(ctx context.Context) error { return s.slots.Hold(ctx, s.direct("orders", "leak")) },
+			s.slots.Release,
 		},
 		{
 			"w", "make commits on the primary wait for a standby that does not exist",
@@ -140,14 +140,14 @@ func (s *Stack) crash(ctx context.Context) error {
 	return syscall.Kill(int(session.PID()), syscall.SIGKILL)
 }
 
-// slotHolder takes all connection slots of a server, also those that others free later.
-type slotHolder struct {
+// SlotHolder takes all connection slots of a server, also those that others free later. The zero value holds none.
+type SlotHolder struct {
 	stop    context.CancelFunc // nil while it holds none
 	running sync.WaitGroup
 }
 
-// hold starts to open sessions in the background, until release.
-func (h *slotHolder) hold(ctx context.Context, dsn string) error {
+// Hold starts to open sessions with the server in the background, until Release.
+func (h *SlotHolder) Hold(ctx context.Context, dsn string) error {
 	config, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return err
@@ -158,7 +158,7 @@ func (h *slotHolder) hold(ctx context.Context, dsn string) error {
 		for ctx.Err() == nil {
 			session, err := pgconn.ConnectConfig(ctx, config)
 			if err != nil {
-				_ = pause(ctx, 50*time.Millisecond, 150*time.Millisecond) // no slot is free, or release was called
+				_ = pause(ctx, 50*time.Millisecond, 150*time.Millisecond) // no slot is free, or Release was called
 				continue
 			}
 			sessions = append(sessions, session)
@@ -172,8 +172,8 @@ func (h *slotHolder) hold(ctx context.Context, dsn string) error {
 	return nil
 }
 
-// release closes the sessions and waits for that. It does nothing if none are held.
-func (h *slotHolder) release(context.Context) error {
+// Release closes the sessions and waits for that. It does nothing if none are held.
+func (h *SlotHolder) Release(context.Context) error {
 	if h.stop != nil {
 		h.stop()
 		h.running.Wait()

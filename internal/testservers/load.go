@@ -52,7 +52,7 @@ INSERT INTO account SELECT i, 0 FROM generate_series(0, 100) i`)
 	s.ends = append(s.ends, func() error {
 		stop()
 		clients.Wait()
-		return s.slots.release(ctx)
+		return s.slots.Release(ctx)
 	})
 	return nil
 }

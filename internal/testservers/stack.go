@@ -59,7 +59,7 @@ type Stack struct {
 	PgBouncer                                   *PgBouncer
 
 	password string
-	slots    slotHolder
+	slots    SlotHolder
 	failed   chan error
 	ends     []func() error // Close calls them from the last to the first
 }
