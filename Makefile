@@ -4,7 +4,7 @@
 program := . scripts/require-go && CGO_ENABLED=0 go build -trimpath -buildvcs=false
 lint := . scripts/require-go && go tool -modfile=tools/golangci-lint/go.mod golangci-lint
 
-.PHONY: build run demo test soak fuzz lint vulncheck fmt bench tarballs sbom packages image clean help
+.PHONY: build run demo test soak fuzz lint vulncheck fmt bench compare tarballs sbom packages image clean help
 
 build: ## build ./pg_liveness_exporter
 	@scripts/build
@@ -39,6 +39,10 @@ fmt: ## format the code
 
 bench: ## compare a scrape with a baseline; ARGS='-many', '-fleet' or '-peers' for more
 	@$(program) -o .build/bench ./internal/cmd/bench && exec .build/bench $(ARGS)
+
+compare: build ## compare with other exporters during faults, as root, in about ten minutes; ARGS='-faults NAME' for some
+	@$(program) -o .build/compare ./internal/cmd/compare
+	@exec scripts/compare $(ARGS)
 
 tarballs: ## build the commit for all platforms, into .tarballs; ARGS=linux/arm64 for some
 	@scripts/build-tarballs $(ARGS)

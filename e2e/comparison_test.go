@@ -1,0 +1,68 @@
+// Copyright 2026 The pg_liveness_exporter authors
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"pg_liveness_exporter/internal/testenv"
+)
+
+const comparisonPage = "docs/comparison.md"
+
+// TestComparisonPage tests that the page is what the committed results give, and that README.md quotes it. With -update
+// it writes the page.
+func TestComparisonPage(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "comparison.md")
+	if *update {
+		path = inRoot(t, comparisonPage)
+	}
+	runIn(t, inRoot(t, ""), hanging, nil, buildComparison(t), "-page", "-out="+path)
+	page := read(t, path)
+	expectEqual(t, comparisonPage, read(t, comparisonPage), page)
+
+	summary := regexp.MustCompile(`(?m)^Of \d+ cases, .*\.$`).FindString(page)
+	if summary == "" {
+		t.Fatal("the page has no summary")
+	}
+	if words := strings.Join(strings.Fields(read(t, "README.md")), " "); !strings.Contains(words, summary) {
+		t.Errorf("README.md does not quote the page: %s", summary)
+	}
+}
+
+// TestComparison lets three faults happen again: the verdicts of the exporter, of the others and of the application are
+// those of the committed results. .ci/nightly does that with all faults.
+func TestComparison(t *testing.T) {
+	t.Parallel()
+	testenv.Bin(t)
+	testenv.Need(t, os.Geteuid() == 0, "root", "make test, as root")
+	env := append(os.Environ(), "EXPORTER="+program(t),
+		"POSTGRES_EXPORTER="+testenv.Tool(t, "POSTGRES_EXPORTER", "postgres_exporter"),
+		"BLACKBOX_EXPORTER="+testenv.Tool(t, "BLACKBOX_EXPORTER", "blackbox_exporter"),
+		"PG_ISREADY="+testenv.Tool(t, "PG_ISREADY", "pg_isready"))
+	path := buildComparison(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 12*hanging) // three faults of about 15 s, on a busy machine
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "-check", "-interval=1s", "-faults=^(stopped|no-slot|exporter-password)$")
+	cmd.Dir, cmd.Env, cmd.WaitDelay = inRoot(t, ""), env, hanging
+	out, err := cmd.CombinedOutput()
+	if err != nil || strings.Count(string(out), ": as in the committed results\n") != 3 {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+// buildComparison builds the program behind `make compare`, and returns its path.
+func buildComparison(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "compare")
+	runIn(t, inRoot(t, ""), building, nil, "go", "build", "-buildvcs=false", "-o", path, "./internal/cmd/compare")
+	return path
+}
