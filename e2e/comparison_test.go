@@ -33,8 +33,15 @@ func TestComparisonPage(t *testing.T) {
 	if summary == "" {
 		t.Fatal("the page has no summary")
 	}
-	if words := strings.Join(strings.Fields(read(t, "README.md")), " "); !strings.Contains(words, summary) {
-		t.Errorf("README.md does not quote the page: %s", summary)
+	row := regexp.MustCompile(`(?m)^\| pg_liveness_exporter (?:\| \d+ ){4}\| (\d+) \|$`).FindStringSubmatch(page)
+	if row == nil {
+		t.Fatal("the page does not count wrong verdicts")
+	}
+	words := strings.Join(strings.Fields(read(t, "README.md")), " ")
+	for _, quoted := range []string{summary, "the verdict was wrong in " + row[1] + " cases"} {
+		if !strings.Contains(words, quoted) {
+			t.Errorf("README.md does not quote the page: %s", quoted)
+		}
 	}
 }
 

@@ -58,6 +58,15 @@ func setting(name, value string) func(context.Context, *scene) (func(context.Con
 	}
 }
 
+// alterRoles returns statements that change some roles.
+func alterRoles(option string, roles ...string) string {
+	var statements string
+	for _, role := range roles {
+		statements += fmt.Sprintf("ALTER ROLE %s %s; ", role, option)
+	}
+	return statements
+}
+
 // reloadTime is how long a server may take to read its configuration again.
 const reloadTime = 200 * time.Millisecond
 
@@ -102,9 +111,9 @@ func serverFaults() []fault {
 		},
 		{
 			name: "sessions-hang", title: "Open sessions of the exporters hang",
-			detail: "SIGSTOP for the processes of the sessions that both exporters hold. New sessions work.",
+			detail: "SIGSTOP for the processes of the sessions that the exporters hold. New sessions work.",
 			begin: func(_ context.Context, s *scene) (func(context.Context) error, error) {
-				return stopProcesses(sessionsOf(s.server.PID(), oursRole, theirsRole)...)
+				return stopProcesses(sessionsOf(s.server.PID(), exporterRoles()...)...)
 			},
 		},
 		{
@@ -143,7 +152,7 @@ func serverFaults() []fault {
 			detail: "pg_terminate_backend, once. New sessions work.",
 			begin: func(ctx context.Context, s *scene) (func(context.Context) error, error) {
 				return nil, s.exec(ctx, fmt.Sprintf(
-					"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('%s', '%s')", oursRole, theirsRole))
+					"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('%s')", strings.Join(exporterRoles(), "', '")))
 			},
 		},
 		{
@@ -160,6 +169,19 @@ func serverFaults() []fault {
 		{
 			name: "login-hangs", title: "Logins hang", detail: "pre_auth_delay = 60. Open sessions continue.",
 			begin: setting("pre_auth_delay", "60"),
+		},
+		{
+			name: "logins-hung", title: "Logins hung until a moment ago",
+			detail: "pre_auth_delay was 60 during two scrapes, 10 s apart. Logins that began then still hang, and new ones work.",
+			begin: func(ctx context.Context, s *scene) (func(context.Context) error, error) {
+				end, err := setting("pre_auth_delay", "60")(ctx, s)
+				if err != nil {
+					return end, err
+				}
+				s.look(ctx, time.Now())
+				s.look(ctx, time.Now()) // the application waits 10 s each time
+				return nil, end(ctx)
+			},
 		},
 		{
 			name: "catalogue-locked", title: "pg_authid is locked",
@@ -201,40 +223,35 @@ func slotFaults() []fault {
 		{
 			name: "application-limit", title: "The role of the application is at its connection limit",
 			detail: "ALTER ROLE … CONNECTION LIMIT 0, for that role only.",
-			begin:  sql("ALTER ROLE "+application+" CONNECTION LIMIT 0", "ALTER ROLE "+application+" CONNECTION LIMIT -1"),
+			begin:  sql(alterRoles("CONNECTION LIMIT 0", application), alterRoles("CONNECTION LIMIT -1", application)),
 		},
 		{
 			name: "exporter-limit", title: "The roles of the exporters are at their connection limit",
-			detail: "ALTER ROLE … CONNECTION LIMIT 1, for both exporters only. The application is not affected.",
-			begin: sql("ALTER ROLE "+oursRole+" CONNECTION LIMIT 1; ALTER ROLE "+theirsRole+" CONNECTION LIMIT 1",
-				"ALTER ROLE "+oursRole+" CONNECTION LIMIT 10; ALTER ROLE "+theirsRole+" CONNECTION LIMIT -1"),
+			detail: "ALTER ROLE … CONNECTION LIMIT 1, for the exporters only. The application is not affected.",
+			begin:  sql(alterRoles("CONNECTION LIMIT 1", exporterRoles()...), alterRoles("CONNECTION LIMIT 10", exporterRoles()...)),
 		},
 	}
 }
 
 func accessFaults() []fault {
-	login := func(no string, roles ...string) string {
-		var statements string
-		for _, role := range roles {
-			statements += fmt.Sprintf("ALTER ROLE %s %sLOGIN; ", role, no)
-		}
-		return statements
+	var passwords string
+	for _, role := range exporterRoles() {
+		passwords += alterRoles(fmt.Sprintf("PASSWORD '%s'", passwordOf(role)), role)
 	}
 	return []fault{
 		{
 			name: "exporter-password", title: "The passwords of the exporters are refused",
-			detail: "ALTER ROLE … PASSWORD, for both exporters only. The application is not affected.",
-			begin: sql("ALTER ROLE "+oursRole+" PASSWORD 'other'; ALTER ROLE "+theirsRole+" PASSWORD 'other'",
-				fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'; ALTER ROLE %s PASSWORD '%s'", oursRole, oursPassword, theirsRole, theirsSecret)),
+			detail: "ALTER ROLE … PASSWORD, for the exporters only. The application is not affected.",
+			begin:  sql(alterRoles("PASSWORD 'other'", exporterRoles()...), passwords),
 		},
 		{
 			name: "exporter-nologin", title: "The roles of the exporters may not log in",
-			detail: "ALTER ROLE … NOLOGIN, for both exporters only. The application is not affected.",
-			begin:  sql(login("NO", oursRole, theirsRole), login("", oursRole, theirsRole)),
+			detail: "ALTER ROLE … NOLOGIN, for the exporters only. The application is not affected.",
+			begin:  sql(alterRoles("NOLOGIN", exporterRoles()...), alterRoles("LOGIN", exporterRoles()...)),
 		},
 		{
 			name: "application-nologin", title: "The role of the application may not log in",
-			detail: "ALTER ROLE … NOLOGIN, for that role only.", begin: sql(login("NO", application), login("", application)),
+			detail: "ALTER ROLE … NOLOGIN, for that role only.", begin: sql(alterRoles("NOLOGIN", application), alterRoles("LOGIN", application)),
 		},
 		{
 			name: "database-missing", title: "The database is missing", detail: "DROP DATABASE … WITH (FORCE)",

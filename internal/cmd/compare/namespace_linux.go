@@ -36,7 +36,7 @@ func enterNamespaces(ctx context.Context) error {
 	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return os.NewSyscallError("mount", err)
 	}
-	return syscall.Exec(self, os.Args, append(os.Environ(), isolated+"=1"))
+	return syscall.Exec(self, os.Args, append(os.Environ(), isolated+"=1")) //nolint:gosec // it is this program
 }
 
 // mountDisk mounts an empty disk in memory of some MiB on a folder.

@@ -38,14 +38,18 @@ const (
 // The roles on the server. Each observer has its own, so that its sessions can be told apart. blackbox_exporter does not
 // log in.
 const (
-	application  = "app"
-	oursRole     = "liveness"
-	theirsRole   = "exporter"
-	isReadyRole  = "isready"
-	appPassword  = "secret-app"
-	oursPassword = "secret-liveness"
-	theirsSecret = "secret-exporter"
+	application = "app"
+	oursRole    = "liveness"
+	theirsRole  = "exporter"
+	boundedRole = "bounded"
+	isReadyRole = "isready"
 )
+
+// exporterRoles returns the roles of all exporters that log in.
+func exporterRoles() []string { return []string{oursRole, theirsRole, boundedRole} }
+
+// passwordOf returns the password of a role.
+func passwordOf(role string) string { return "secret-" + role }
 
 // said is what an observer said about the server at one time.
 type said struct {
@@ -76,21 +80,23 @@ type access struct {
 }
 
 // dsn returns a connection string.
-func (a access) dsn(role, password string) string {
-	s := fmt.Sprintf("host=127.0.0.1 port=%d dbname=%s user=%s password=%s sslmode=%s", a.port, a.database, role, password, a.sslmode)
+func (a access) dsn(role string) string {
+	s := fmt.Sprintf("host=127.0.0.1 port=%d dbname=%s user=%s password=%s sslmode=%s",
+		a.port, a.database, role, passwordOf(role), a.sslmode)
 	if a.root != "" {
 		s += " sslrootcert=" + a.root
 	}
 	return s
 }
 
-// environment returns the variables that both postgres_exporter and pg_liveness_exporter read.
-func (a access) environment(role, password string) []string {
-	uri := fmt.Sprintf("127.0.0.1:%d/%s?sslmode=%s", a.port, a.database, a.sslmode)
+// environment returns the variables that both postgres_exporter and pg_liveness_exporter read. options, such as "&a=b",
+// are added to the parameters.
+func (a access) environment(role, options string) []string {
+	uri := fmt.Sprintf("127.0.0.1:%d/%s?sslmode=%s%s", a.port, a.database, a.sslmode, options)
 	if a.root != "" {
 		uri += "&sslrootcert=" + a.root
 	}
-	return []string{"DATA_SOURCE_URI=" + uri, "DATA_SOURCE_USER=" + role, "DATA_SOURCE_PASS=" + password}
+	return []string{"DATA_SOURCE_URI=" + uri, "DATA_SOURCE_USER=" + role, "DATA_SOURCE_PASS=" + passwordOf(role)}
 }
 
 // programs are the paths of the programs that are compared.
@@ -110,11 +116,14 @@ type observer struct {
 const (
 	oursName     = "pg_liveness_exporter"
 	theirsName   = "postgres_exporter"
+	boundedName  = "postgres_exporter with connect_timeout=5"
 	blackboxName = "blackbox_exporter"
 	isReadyName  = "pg_isready"
 )
 
-func observerNames() []string { return []string{oursName, theirsName, blackboxName, isReadyName} }
+func observerNames() []string {
+	return []string{oursName, theirsName, boundedName, blackboxName, isReadyName}
+}
 
 // startObservers starts one observer of each kind. The caller ends them. If it fails, it leaves no process.
 func startObservers(ctx context.Context, p programs, a access) (_ map[string]*observer, err error) {
@@ -127,7 +136,11 @@ func startObservers(ctx context.Context, p programs, a access) (_ map[string]*ob
 	if observers[oursName], err = startOurs(ctx, p.ours, a); err != nil {
 		return observers, err
 	}
-	if observers[theirsName], err = startPostgresExporter(ctx, p.postgresExporter, a); err != nil {
+	if observers[theirsName], err = startPostgresExporter(ctx, p.postgresExporter, a, theirsRole, ""); err != nil {
+		return observers, err
+	}
+	bounded := "&connect_timeout=5"
+	if observers[boundedName], err = startPostgresExporter(ctx, p.postgresExporter, a, boundedRole, bounded); err != nil {
 		return observers, err
 	}
 	if observers[blackboxName], err = startBlackbox(ctx, p.blackbox, a); err != nil {
@@ -157,7 +170,7 @@ func endObservers(observers map[string]*observer) error {
 
 // startOurs starts pg_liveness_exporter with its defaults and the commit probe.
 func startOurs(ctx context.Context, path string, a access) (*observer, error) {
-	exporter, err := startExporter(ctx, oursName, path, a.environment(oursRole, oursPassword), nil, "--probe.commit")
+	exporter, err := startExporter(ctx, oursName, path, a.environment(oursRole, ""), nil, "--probe.commit")
 	if err != nil {
 		return nil, err
 	}
@@ -194,9 +207,9 @@ func startOurs(ctx context.Context, path string, a access) (*observer, error) {
 	return &observer{oursRole, ask, exporter.end}, nil
 }
 
-// startPostgresExporter starts postgres_exporter with its defaults.
-func startPostgresExporter(ctx context.Context, path string, a access) (*observer, error) {
-	exporter, err := startExporter(ctx, theirsName, path, a.environment(theirsRole, theirsSecret), nil)
+// startPostgresExporter starts postgres_exporter with its defaults and some options of the connection.
+func startPostgresExporter(ctx context.Context, path string, a access, role, options string) (*observer, error) {
+	exporter, err := startExporter(ctx, theirsName, path, a.environment(role, options), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +235,7 @@ func startPostgresExporter(ctx context.Context, path string, a access) (*observe
 		}
 		return s
 	}
-	return &observer{theirsRole, ask, exporter.end}, nil
+	return &observer{role, ask, exporter.end}, nil
 }
 
 // startBlackbox starts blackbox_exporter with the module that its example configuration has for TCP.

@@ -75,15 +75,15 @@ checks that it is what the measured results give.
 
 ## How it was measured
 
-Each case has a new PostgreSQL %s on the loopback interface of one machine, and four observers that find it up. Then the fault
-begins. At once, and every %v s from then on, all four are asked and an application tries to work, all at the same time.
+Each case has a new PostgreSQL %s on the loopback interface of one machine, and five observers that find it up. Then the fault
+begins. At once, and every %v s from then on, all five are asked and an application tries to work, all at the same time.
 
 - **The application** has a role of its own. With pgx, it opens a new session, reads a table and commits a row. It waits at
   most 10 s for the login and for each statement. Only cases about writes ask for the write.
 - **pg_liveness_exporter** %s has its defaults, and `+"`--probe.commit`"+`, which is off by default. Without it there is no
   `+"`pg_commit_up`"+`. Its verdict is `+"`pg_up`"+` and `+"`pg_probe_state`"+`.
-- **postgres_exporter** %s has its defaults, a role with `+"`pg_monitor`"+` and no `+"`connect_timeout`"+`, as in its README. Its
-  verdict is `+"`pg_up`"+`.
+- **postgres_exporter** %s has its defaults and a role with `+"`pg_monitor`"+`. Its verdict is `+"`pg_up`"+`. A second one has
+  `+"`connect_timeout=5`"+` in its connection string, so that its logins wait as long as those of pg_liveness_exporter.
 - **blackbox_exporter** %s has the module `+"`tcp_connect`"+` of its example configuration. Its verdict is
   `+"`probe_success`"+`. It only opens a TCP connection.
 - **pg_isready** %s runs each time with its own timeout of 3 s. Its verdict is the exit code. It does not log in.

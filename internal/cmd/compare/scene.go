@@ -122,13 +122,16 @@ func (s *scene) end() error {
 }
 
 func createRoles() []string {
-	return []string{
-		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", application, appPassword),
-		fmt.Sprintf("CREATE ROLE %s LOGIN CONNECTION LIMIT 10 PASSWORD '%s'; GRANT pg_monitor TO %[1]s", oursRole, oursPassword),
-		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT pg_monitor TO %[1]s", theirsRole, theirsSecret),
+	statements := []string{
+		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", application, passwordOf(application)),
 		"CREATE ROLE " + isReadyRole + " LOGIN",
 		"CREATE ROLE filler LOGIN",
 	}
+	for _, role := range exporterRoles() {
+		statements = append(statements, fmt.Sprintf(
+			"CREATE ROLE %s LOGIN CONNECTION LIMIT 10 PASSWORD '%s'; GRANT pg_monitor TO %[1]s", role, passwordOf(role)))
+	}
+	return statements
 }
 
 func createDatabase() []string {
@@ -194,11 +197,15 @@ func (s *scene) data(name string) string { return filepath.Join(s.server.Dir, "d
 // addPooler starts a PgBouncer in front of the server. postgres_exporter needs it to ignore a parameter.
 func (s *scene) addPooler(ctx context.Context, bin string) error {
 	var err error
+	users := map[string]string{application: passwordOf(application)}
+	for _, role := range exporterRoles() {
+		users[role] = passwordOf(role)
+	}
 	s.pooler, err = testservers.NewPgBouncer(ctx, testservers.PgBouncerConfig{
 		Bin:       bin,
 		Databases: []string{fmt.Sprintf("%s = host=127.0.0.1 port=%d", application, s.server.Port)},
 		Settings:  []string{"pool_mode = transaction", "ignore_startup_parameters = extra_float_digits", "server_login_retry = 1"},
-		Users:     map[string]string{application: appPassword, oursRole: oursPassword, theirsRole: theirsSecret},
+		Users:     users,
 	})
 	if err != nil {
 		return err
@@ -232,7 +239,7 @@ func (s *scene) console(ctx context.Context, command string) error {
 }
 
 // applicationDSN returns how the application connects.
-func (s *scene) applicationDSN() string { return s.access.dsn(application, appPassword) }
+func (s *scene) applicationDSN() string { return s.access.dsn(application) }
 
 // look is one round: the application and all observers, at once.
 type look struct {
