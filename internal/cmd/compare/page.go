@@ -70,7 +70,7 @@ func (w *writer) introduction() {
 	w.line(`# Comparison
 
 What pg_liveness_exporter, postgres_exporter, blackbox_exporter and pg_isready say while something is wrong with a real server,
-and what an application meets at the same time. `+"`make compare`"+` makes this page: nothing on it is written by hand, and a test
+and what an application meets at the same time. `+"`make compare`"+` makes this page: no result on it is written by hand, and a test
 checks that it is what the measured results give.
 
 ## How it was measured
