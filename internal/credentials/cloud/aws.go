@@ -33,6 +33,8 @@ const (
 	staticLifetime = time.Hour
 	// tokenAge is how long a token is used. The signature is valid for 15 minutes.
 	tokenAge = 10 * time.Minute
+	// maxTokens bounds the tokens that are kept: /probe may name any number of servers.
+	maxTokens = 4096
 )
 
 // aws gets credentials from the SDK's default chain, which it goes through anew. The grant signs a token for each server.
@@ -102,6 +104,9 @@ func (s *signer) password(of Endpoint) (config.Secret, error) {
 	token, err := auth.BuildAuthToken(context.Background(), address, s.region, of.User, static)
 	if err != nil {
 		return "", &detailError{"the token cannot be signed: the host is no name of an AWS server"}
+	}
+	if len(s.tokens) >= maxTokens {
+		clear(s.tokens)
 	}
 	s.tokens[of] = signed{config.Seal(config.Secret(token)), time.Now()}
 	return config.Secret(token), nil

@@ -254,6 +254,12 @@ func TestSigner(t *testing.T) {
 		if token("h", "u") == first {
 			t.Error("an old token is used")
 		}
+		for i := range 2 * maxTokens {
+			token(fmt.Sprint(i), "u")
+		}
+		if n := len(s.tokens); n > maxTokens {
+			t.Errorf("%d tokens are kept", n)
+		}
 	})
 }
 
@@ -266,10 +272,11 @@ func TestRegionOf(t *testing.T) {
 		"orders.proxy-abc123.ap-southeast-2.rds.amazonaws.com.":    "ap-southeast-2",
 		"orders.abc123.rds.cn-north-1.amazonaws.com.cn":            "cn-north-1",
 		"orders.abc123.cn-north-1.rds.amazonaws.com.cn":            "cn-north-1",
-		"orders.example.org":                                       "",
-		"10.0.0.1":                                                 "",
-		"":                                                         "",
-		"eu-west-1.rds.amazonaws.com.example.org":                  "",
+
+		"orders.example.org": "",
+		"10.0.0.1":           "",
+		"":                   "",
+		"eu-west-1.rds.amazonaws.com.example.org": "",
 	} {
 		if got := Resolve(config.CloudAuth{Provider: config.ProviderAWS}, host).Region; got != want {
 			t.Errorf("%s: %q, want %q", host, got, want)
