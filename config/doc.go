@@ -8,6 +8,9 @@
 // file is reported with its line and key. The values do not change after they are returned. A reload makes new values,
 // and Equal reports whether a target or a check has changed.
 //
-// The package reads nothing after those functions have returned: internal/credentials reads what each login needs, such
-// as password files. The package does not know how a server is probed, and it has no effect on the process.
+// Load, Parse and FromEnvironment read nothing after they have returned: internal/credentials reads what each login needs,
+// such as password files. Two more functions read a file when they are called: ReadFile, for the packages that read secrets
+// and certificates, and Fingerprint, which shows whether the configuration file has changed.
+//
+// The package does not know how a server is probed, and it changes nothing in the process.
 package config
