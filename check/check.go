@@ -1,8 +1,9 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package check runs one check of a dependency other than the servers: SQL with limits, Redis, Celery workers, HTTP,
-// TCP. A run does I/O and returns a Result. The package does not know how results are shown.
+// Package check runs the checks of what an application needs besides a server that accepts sessions: the result of a
+// statement, Redis, Celery workers, HTTP, TCP. A run does I/O and returns a Result. The package does not know how results are
+// shown.
 package check
 
 import (

@@ -20,8 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Check has the settings of one check: a dependency to watch besides the servers. It is a plain value that does not
-// change once it was made.
+// Check has the settings of one check of a dependency. It is a plain value that does not change.
 type Check struct {
 	// Name is the check's key in the configuration file. No target has the same name.
 	Name string
@@ -29,7 +28,7 @@ type Check struct {
 	Kind CheckKind
 	// Timeout bounds one run. It is from MinTimeout to MaxTimeout.
 	Timeout time.Duration
-	// TTL is the time from a run that passed to the next one, TTLFailed that from a run that failed. Both are from a
+	// TTL is the time between a run that passed and the next run, TTLFailed that after a run that failed. Both are from a
 	// second to 24 hours.
 	TTL, TTLFailed time.Duration
 	// Limits bound the number that a run finds.

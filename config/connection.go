@@ -18,8 +18,8 @@ import (
 // ApplicationName is the application_name of a login unless the connection string sets another one.
 const ApplicationName = "pg_liveness_exporter"
 
-// Connection has the settings of a login to one server. It is a plain value that does not change once it was made. Its
-// files are only named: whoever logs in reads them.
+// Connection has the settings of a login to one server. It is a plain value that does not change. It has only
+// the paths of its files: internal/credentials reads them at each login.
 type Connection struct {
 	// Host is a name, an IP address, the folder of a Unix socket, or @name for an abstract socket. It is empty if nothing
 	// names a server.

@@ -19,7 +19,7 @@ var ErrSeveralServers = errors.New("names several servers: make each of them a s
 // empty value is the same as none, but replaces another value.
 type ConnSettings map[string]string
 
-// ConnStringError is what is wrong with a connection string, sorted. It holds no value. It is an ErrSeveralServers if that is
+// ConnStringError has all problems of a connection string, sorted. It holds no value. It is an ErrSeveralServers if that is
 // among it.
 type ConnStringError []string
 

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Target is one server to watch. It is a plain value that does not change once it was made.
+// Target has the settings of one server to probe. It is a plain value that does not change.
 type Target struct {
 	// Name is the target's key in the configuration file, and "postgres" for the target from the environment. It is empty
 	// for ad-hoc targets.
@@ -58,7 +58,8 @@ type Probing struct {
 	Keep bool
 }
 
-// Login is what a login needs. Files, variables and commands are only named here: whoever logs in reads them.
+// Login has what a login needs. It has only the names of files, variables and commands: internal/credentials reads or runs
+// them at each login.
 type Login struct {
 	// Environment is set if environment variables name the server. All other fields are empty then.
 	Environment *Environment

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package health is the yes-or-no view: HTTP statuses and JSON for Kubernetes, load balancers and uptime monitors. It
-// shows the same results as the metrics. Its requests cause at most one probe of a target per max_age.
+// shows the same results as the metrics. Its requests cause at most one probe of a target within max_age.
 //
 // Bodies contain no address, no user name and no text from a server. They contain names of targets and checks, phases,
 // reasons and SQLSTATEs.

@@ -17,7 +17,7 @@ import (
 	"pg_liveness_exporter/internal/credentials"
 )
 
-// Check is a check with its last result. It runs in the background, and again whenever its last result has expired.
+// Check is a check with its last result. It runs in the background, again each time that its last result has expired.
 // Callers wait only for the first result. Any goroutine may call its exported methods.
 type Check struct {
 	settings *config.Check

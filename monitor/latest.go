@@ -12,8 +12,8 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// overrunGrace is how long after its deadline a probe counts as under way. It ends within milliseconds, unless this process or
-// its machine has no time for it.
+// overrunGrace is how long after its deadline a probe counts as under way. A probe ends within milliseconds of its deadline,
+// unless this process or its machine is overloaded.
 const overrunGrace = time.Second
 
 // Renewal is one caller's wait for a recent result. Only the caller may use it. It takes no goroutine.
@@ -22,10 +22,10 @@ type Renewal struct {
 	probe  *sharedProbe // nil if the last result is recent enough
 }
 
-// Renew returns a Renewal, and does not wait. If the last result is older than maxAge, or if there is none, it joins the
-// probe under way, or starts one. The probe continues even if nobody waits for it.
+// Renew returns a Renewal without waiting. If the last result is older than maxAge, or if there is none, Renew joins the
+// probe under way or starts one. The probe continues even if no caller waits for it.
 //
-// If the server refused our credentials, that result is recent enough until it is older than authPause. If the target is
+// If the server refused the exporter's credentials, that result is recent enough until it is older than authPause. If the target is
 // closed, the error is ErrClosed.
 func (t *Target) Renew(maxAge time.Duration) (Renewal, error) {
 	r := Renewal{target: t}
@@ -156,7 +156,7 @@ func (t *Target) Kind() config.Kind { return t.options.kind }
 // Probing returns how the target is probed.
 func (t *Target) Probing() config.Probing { return t.options.Probing }
 
-// Timeline returns what happened to the target lately. It is empty if Options.Timelines is not set, and for an ad-hoc target.
+// Timeline returns the target's timeline. It is empty if Options.Timelines is not set, and for an ad-hoc target.
 func (t *Target) Timeline() Timeline {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"pg_liveness_exporter/probe"
 )
 
-// authPause is how long only scrapes probe a server that has refused our credentials, since some servers lock a role out
+// authPause is how long only scrapes probe a server that has refused the exporter's credentials, since some servers lock a role out
 // after a number of failed logins. The same holds for an ad-hoc target whose name has never had an address: anyone who
 // reaches /probe can make up such names.
 const authPause = time.Minute

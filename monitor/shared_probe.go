@@ -29,7 +29,7 @@ type sharedProbe struct {
 	// protected by the target's mu
 	joined joined
 	late   joined    // those for whom a failure at the deadline is too old
-	until  time.Time // how long the most patient of these waits
+	until  time.Time // the latest time until which one of these waits
 
 	done chan struct{} // closed once what follows is set
 	// err is ErrClosed if Close ended the probe. Otherwise snapshot is set.
@@ -58,9 +58,8 @@ func (p *sharedProbe) isLateFor(called time.Time) bool {
 }
 
 // Probe probes the server, or joins the probe under way, and returns the result. deadline and ctx bound how long the
-// caller waits, and never the probe: it ends when it has a result or at the target's timeout, and is counted then. The
-// caller, too, waits for at most the target's timeout. It waits longer, until deadline, only for the result of a probe
-// that is about to end.
+// caller waits. They do not bound the probe, which ends when it has a result or at the target's timeout and is counted then.
+// The caller waits for at most the target's timeout too. It waits longer, until deadline, only if the probe is about to end.
 //
 // Probe returns at most deadlineSlack and resultGrace after deadline. If that passes first, the result is a timeout that
 // is not counted. If ctx ends first, the error is ctx's cause. If the target is closed, the error is ErrClosed. Any

@@ -62,7 +62,7 @@ type Target struct {
 	current   *sharedProbe   // the probe under way, nil while there is none
 	history   History
 	timeline  *timeline      // nil if none is recorded
-	refused   *probe.Failure // the failure of the last statement if the server refused our credentials
+	refused   *probe.Failure // the failure of the last statement if the server refused the exporter's credentials
 	refusedAt time.Time
 	logged    map[string]bool // the keys of isFirst
 }
@@ -74,7 +74,7 @@ type Histograms struct {
 	Connect, Query, Commit prometheus.Histogram
 }
 
-// History is everything that has been counted for a target so far.
+// History has everything that was counted for a target so far.
 type History struct {
 	// Probes is the number of probes. Failures is the number of failed probes by reason. The map does not change.
 	Probes   uint64
@@ -151,7 +151,7 @@ type targetOptions struct {
 	onOutOfDescriptors func()
 }
 
-// Events is how a prober reports what happens between probes. The prober may call the functions in any goroutine.
+// Events has the functions with which a prober reports what happens between probes. Any goroutine of the prober may call them.
 type Events struct {
 	// OnSessionLost is called when the other side has ended a kept session.
 	OnSessionLost func(probe.Loss)
@@ -224,8 +224,8 @@ func (t *Target) keeps() bool {
 }
 
 // execute runs a statement for at most maxDuration. If the target is closed, the error is ErrClosed. If the server
-// refused our credentials less than authPause ago, to a probe or to a statement, execute returns that failure without a
-// login.
+// refused the exporter's credentials less than authPause ago, to a probe or to a statement, execute returns that failure
+// without a login.
 func (t *Target) execute(ctx context.Context, sql string, maxDuration time.Duration) (check.Scalar, error) {
 	var result probe.Scalar
 	failure := t.refusal()
@@ -300,8 +300,8 @@ func nameAt(sql string, position int) string {
 	return regexp.MustCompile("^" + name + `(?:\.` + name + `){0,2}`).FindString(rest)
 }
 
-// refusal returns the failure of the last probe, or of the last statement, if the server refused our credentials then
-// and that was less than authPause ago. It returns nil if a probe has succeeded since.
+// refusal returns the failure of the last probe, or of the last statement, if the server then refused the exporter's
+// credentials and that was less than authPause ago. It returns nil if a probe has succeeded since.
 func (t *Target) refusal() *probe.Failure {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -316,8 +316,8 @@ func (t *Target) refusal() *probe.Failure {
 	return nil
 }
 
-// recordRefusal records whether the server refused our credentials when a statement tried to log in. f is the failure
-// of the statement, nil if it succeeded.
+// recordRefusal records whether the server refused the exporter's credentials when a statement tried to log in. f is the
+// failure of the statement, nil if it succeeded.
 func (t *Target) recordRefusal(f *probe.Failure) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -327,7 +327,7 @@ func (t *Target) recordRefusal(f *probe.Failure) {
 	}
 }
 
-// recordLoss counts the end of a kept session by the other side. The end of idle sessions, which repeats, is logged once.
+// recordLoss counts the end of a kept session by the other side. It logs only once that an idle limit ends sessions.
 func (t *Target) recordLoss(l probe.Loss) {
 	t.mu.Lock()
 	t.history.Losses = incremented(t.history.Losses, l.Reason)

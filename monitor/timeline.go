@@ -20,7 +20,7 @@ const (
 	maxSamples = 64
 )
 
-// Timeline is what happened to a target lately, oldest first. It does not change.
+// Timeline has the last probes, minutes and changes of the verdict of a target, oldest first. It does not change.
 type Timeline struct {
 	// Marks are the last 100 probes. If probes begin less than 5 s apart, a mark is the worst of 15 s.
 	Marks []Mark
@@ -30,14 +30,14 @@ type Timeline struct {
 	Changes []Change
 }
 
-// Mark is one probe, or the worst of several.
+// Mark has the verdict of one probe, or the worst of several.
 type Mark struct {
 	At   time.Time // when the probe began
 	Took time.Duration
 	Verdict
 }
 
-// Verdict is what a probe found. Reason is empty if the probe succeeded.
+// Verdict is the state and the reason that a probe found. Reason is empty if the probe succeeded.
 type Verdict struct {
 	State  probe.State
 	Reason probe.Reason

@@ -24,13 +24,12 @@ const (
 	idleTolerancePercent = 10
 )
 
-// Loss is the end of a kept session by the other side.
+// Loss is the end of a kept session by the other side: the server, the network, or a proxy or pooler.
 type Loss struct {
 	Reason LossReason
 	// At is when the prober noticed the end.
 	At time.Time
-	// IdleLimit is how long the session had been idle, if something ends sessions that are idle for that long. It is 0
-	// otherwise.
+	// IdleLimit is how long the session had been idle, if an idle limit ended it. Otherwise it is 0.
 	IdleLimit time.Duration
 }
 

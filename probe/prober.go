@@ -106,7 +106,7 @@ type Prober struct {
 	stopKeeping atomic.Bool
 }
 
-// New returns a prober of target that logs in with credentials. It keeps no session until SetKeep says so. The caller
+// New returns a prober of target that logs in with credentials. It keeps no session until SetKeep is called. The caller
 // must call Close when it no longer needs the prober.
 func New(target *config.Target, credentials Credentials, options Options) *Prober {
 	if options.Resolver == nil {
@@ -135,8 +135,8 @@ func (p *Prober) Close(ctx context.Context) error {
 	return bounded.Wait(ctx, &p.work)
 }
 
-// SetKeep sets whether the prober keeps one session open, in addition to the new session of each probe. The next probe
-// opens that session. If keep is false, SetKeep releases it, and does not wait for its end. Any goroutine may call it.
+// SetKeep sets whether the prober keeps one session open, in addition to the new session of each probe. If keep is true, the
+// next probe opens that session. If keep is false, SetKeep closes it without waiting for its end. Any goroutine may call it.
 func (p *Prober) SetKeep(keep bool) {
 	p.keeps.Store(keep)
 	if !keep {
@@ -144,7 +144,7 @@ func (p *Prober) SetKeep(keep bool) {
 	}
 }
 
-// ForgetRefusals makes the next probe query again what the server has refused. Any goroutine may call it.
+// ForgetRefusals makes the next probe query the parts again that the server has refused. Any goroutine may call it.
 func (p *Prober) ForgetRefusals() { p.refusals.forget(0) }
 
 // Probe opens a session and pings the server on it (SELECT 1, or SHOW VERSION on a PgBouncer). At the same time it

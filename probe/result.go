@@ -34,7 +34,7 @@ type Result struct {
 	Superuser bool
 	// Keep reports whether the prober keeps a session. KeptUp reports whether the kept session replied in this probe.
 	Keep, KeptUp bool
-	// Role is what the server is that the new session reached, nil if that is not known.
+	// Role is the role of the server that the new session reached, nil if it is not known.
 	Role *Role
 	// postmasterStart is when the server started that the new session reached, as session.postmasterStart.
 	postmasterStart Number
@@ -87,10 +87,10 @@ func Unanswered(start time.Time, waited time.Duration, keep bool) *Result {
 	}
 }
 
-// Role is what a server is.
+// Role is the role of a server: whether it is a primary or a replica, and what new transactions may do.
 type Role struct {
-	// Replica reports whether the server is in recovery. ReadOnly reports whether transactions of a new session may not write, unless
-	// that is a setting of the exporter's own role.
+	// Replica reports whether the server is in recovery. ReadOnly reports whether transactions of a new session are read-only by
+	// default. A setting of the exporter's own role does not count.
 	Replica, ReadOnly bool
 
 	// Serializable reports whether transactions of a new session are serializable by default. A hot standby refuses them.
@@ -113,7 +113,7 @@ func Overloaded(start time.Time, waited time.Duration, keep bool) *Result {
 	return r
 }
 
-// Failure is why a probe failed. It contains no address, no name and no text from the server.
+// Failure describes why a probe failed. It contains no address, no name and no text from the server.
 type Failure struct {
 	Reason Reason
 	State  State
@@ -129,11 +129,11 @@ type Failure struct {
 	Forbidden bool
 	// OutOfDescriptors reports whether this process or its machine had no file descriptor left.
 	OutOfDescriptors bool
-	// Detail describes the failure in the exporter's own words: what to change on its side, or which of several things a
-	// server's error stands for. It is empty if there is no more to say.
+	// Detail describes the failure in the exporter's own words: what to change on its side, or which of several causes a
+	// server's error means. It is empty if the other fields say everything.
 	Detail string
 	// FileDetail is Detail with the path of the file that could not be read, and with the user's number if a permission is
-	// missing. It is for the log and the command line alone, and empty if Detail is about no file.
+	// missing. Only the log and the command line may show it. It is empty if Detail is about no file.
 	FileDetail string
 }
 

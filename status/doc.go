@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package status is the view for people: a page with all targets and checks, a page for each target, badges, and the
-// latest changes as JSON lines. It shows results that are there. It causes a probe only of a target that has no result yet.
+// latest changes as JSON lines. It shows the last results, and causes a probe only of a target that has no result yet.
 //
-// What it shows contains no address, no user, no connection string and no text from a server.
+// Pages contain no address, no user, no connection string and no message of a server.
 package status

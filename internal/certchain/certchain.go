@@ -1,8 +1,8 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package certchain verifies the certificate of a server for those who cannot leave it to crypto/tls: the name to verify is
-// not the one that is sent, or no name is verified.
+// Package certchain verifies the certificate of a server where crypto/tls cannot: if the name to verify is not the one that is
+// sent, or if no name is verified.
 package certchain
 
 import (

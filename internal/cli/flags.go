@@ -1,7 +1,7 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cli implements the command line: the flags and the command check.
+// Package cli implements the command line: the flags, the loading of the configuration, and the command check.
 package cli
 
 import (

@@ -1,10 +1,10 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package credentials does what happens at login time: it reads secret files and variables, runs the commands that
-// print passwords, gets the tokens of clouds, remembers which password a server refused, and makes the settings of each login.
-// Package config says where all of that is. Files and variables are read again for every login, so that a rotation needs no
-// restart. What a command prints is kept for the command's TTL, and a token until shortly before it expires.
+// Package credentials makes the settings of each login. It reads the files and variables that package config names, runs the
+// commands that print passwords, gets the tokens of clouds, and remembers which password a server refused. It reads files and
+// variables again for every login, so that a rotated file needs no restart. It uses the output of a command for the command's
+// TTL, and a token until shortly before it expires.
 //
 // No error text holds a secret or a connection string. It holds a path only if that file exists: a secret may stand in the
 // place of a path.

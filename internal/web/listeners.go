@@ -1,8 +1,8 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package web serves HTTP. It has the listeners, with timeouts and a limit on open connections, the paths, the reload
-// of the configuration, and the shutdown.
+// Package web serves HTTP. It implements the listeners, with timeouts and a limit on open connections, the routing of paths,
+// the reload of the configuration, and the shutdown.
 package web
 
 import (
