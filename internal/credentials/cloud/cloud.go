@@ -76,12 +76,13 @@ func NewProviders() *Providers {
 }
 
 // Fetch asks a provider anew. ctx bounds it, although a library may finish a request in the background, which the time-outs
-// of a request bound.
-func (p *Providers) Fetch(ctx context.Context, auth *config.CloudAuth) (*Grant, error) {
-	var (
-		grant *Grant
-		err   error
-	)
+// of a request bound. A panic of a provider's library is an error.
+func (p *Providers) Fetch(ctx context.Context, auth *config.CloudAuth) (grant *Grant, err error) {
+	defer func() {
+		if recover() != nil {
+			grant, err = nil, &detailError{"no token: the provider's library failed"}
+		}
+	}()
 	switch auth.Provider {
 	case config.ProviderAWS:
 		grant, err = p.aws(ctx, auth)

@@ -289,3 +289,11 @@ func TestBearer(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPanic: a panic of a provider's library is an error.
+func TestPanic(t *testing.T) {
+	broken := &Providers{} // without a transport
+	if grant, err := broken.Fetch(t.Context(), &config.CloudAuth{Provider: config.ProviderAWS, Region: "eu-west-1"}); grant != nil || err == nil {
+		t.Errorf("%v, %v", grant, err)
+	}
+}
