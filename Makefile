@@ -40,7 +40,7 @@ fmt: ## format the code
 bench: ## compare a scrape with a baseline; ARGS='-many', '-fleet' or '-peers' for more
 	@$(program) -o .build/bench ./internal/cmd/bench && exec .build/bench $(ARGS)
 
-compare: build ## compare with other exporters during faults, as root, in about ten minutes; ARGS='-faults NAME' for some
+compare: build ## compare with other exporters during faults; takes ten minutes; ARGS='-faults NAME' for some
 	@$(program) -o .build/compare ./internal/cmd/compare
 	@exec scripts/compare $(ARGS)
 

@@ -84,7 +84,9 @@ func TestRunbookSQL(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Remove() })
-	if err := server.Exec(t.Context(), "CREATE ROLE liveness LOGIN; CREATE ROLE app"); err != nil {
+	const ofClouds = `; CREATE ROLE rds_iam; CREATE ROLE "liveness@my-project.iam"; CREATE FUNCTION ` +
+		"pgaadauth_create_principal(text, boolean, boolean) RETURNS text LANGUAGE sql AS 'SELECT $1'"
+	if err := server.Exec(t.Context(), "CREATE ROLE liveness LOGIN; CREATE ROLE app"+ofClouds); err != nil {
 		t.Fatal(err)
 	}
 	program, err := exec.LookPath("pgbouncer")
