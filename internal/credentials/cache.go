@@ -21,6 +21,8 @@ const (
 	fetchInterval = 10 * time.Second
 	// refusedInterval is the time between two fetches because a server keeps refusing what the last one gave.
 	refusedInterval = time.Minute
+	// failedPatience is how long a login waits for a fetch if the one before it failed. By then the last error says more.
+	failedPatience = 2 * time.Second
 	// renewBefore is how long before its end a token is renewed. Metadata services have a new one five minutes before the end.
 	renewBefore = 4 * time.Minute
 )
@@ -60,15 +62,20 @@ type entry struct {
 func newCache() *cache { return &cache{entries: make(map[string]*entry)} }
 
 // get returns the password of a server. If there is none, it fetches one, once for all callers, and waits for it until ctx ends;
-// the fetch itself may go on.
+// the fetch itself may go on. If the last fetch failed, it waits for failedPatience at most, and returns the error of the last one.
 //
 // A password is renewed shortly before its time is over, and is still used meanwhile, so that no probe waits. It is not used
 // for a target whose server has refused it.
 func (c *cache) get(ctx context.Context, f *fetcher, of cloud.Endpoint, refused config.Secret) (config.Secret, error) {
-	e, running := c.begin(f, of, refused)
+	e, running, hasFailed := c.begin(f, of, refused)
 	if running != nil {
+		var patience <-chan time.Time
+		if hasFailed {
+			patience = time.After(failedPatience)
+		}
 		select {
 		case <-running:
+		case <-patience:
 		case <-ctx.Done():
 			return "", f.notYet
 		}
@@ -83,11 +90,13 @@ func (c *cache) get(ctx context.Context, f *fetcher, of cloud.Endpoint, refused 
 }
 
 // begin returns the entry of a fetcher. If it is of no use yet, begin also returns a channel that is closed when the fetch
-// ends.
-func (c *cache) begin(f *fetcher, of cloud.Endpoint, refused config.Secret) (*entry, <-chan struct{}) {
+// ends, and whether the fetch before that failed.
+func (c *cache) begin(
+	f *fetcher, of cloud.Endpoint, refused config.Secret,
+) (e *entry, running <-chan struct{}, hasFailed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.entries[f.key]
+	e = c.entries[f.key]
 	if e == nil {
 		c.evictLocked()
 		e = &entry{}
@@ -107,9 +116,9 @@ func (c *cache) begin(f *fetcher, of cloud.Endpoint, refused config.Secret) (*en
 		go c.run(e, f)
 	}
 	if e.isUsable(now) && !isRefused {
-		return e, nil
+		return e, nil, false
 	}
-	return e, e.running
+	return e, e.running, e.err != nil && !e.isUsable(now)
 }
 
 // run fetches, and keeps the result. If the fetch fails, what is there stays until its time is over: the service that gives

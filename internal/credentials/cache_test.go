@@ -165,6 +165,40 @@ targets: {a: {host: h, module: m}, b: {host: h2, module: m}}`, p)
 	})
 }
 
+// TestTokenSlow: a provider that fails later than a probe ends is named in the error of the next probe, which does not wait for
+// it to fail again.
+func TestTokenSlow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &fakeProvider{lifetime: time.Hour, takes: 8 * time.Second, err: errors.New("no Google credentials found")}
+		s := sourcesFor(t, oneCloudTarget, p)["a"]
+		login := func() (time.Duration, error) {
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			_, err := s.ConnConfig(ctx)
+			return time.Since(began), err
+		}
+		if _, err := login(); err == nil || err.Error() != "cloud_auth: the identity service has not answered yet" {
+			t.Errorf("the first login: %v", err)
+		}
+		for range 10 {
+			time.Sleep(15 * time.Second)
+			if took, err := login(); took > failedPatience || err == nil || err.Error() != "cloud_auth: no Google credentials found" {
+				t.Errorf("after %s: %v", took, err)
+			}
+		}
+		p.set(nil, 3*time.Second) // longer than the next login waits for it
+		time.Sleep(15 * time.Second)
+		_, _ = login()
+		time.Sleep(5 * time.Second)
+		if took, err := login(); took > 0 || err != nil {
+			t.Errorf("once the provider is there, after %s: %v", took, err)
+		}
+		time.Sleep(2 * time.Hour)
+	})
+}
+
 // TestTokenRefused: a token that the server refuses is fetched anew, at once and then each minute.
 func TestTokenRefused(t *testing.T) {
 	t.Parallel()

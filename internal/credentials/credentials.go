@@ -20,6 +20,7 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/semaphore"
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/credentials/cloud"
@@ -32,7 +33,12 @@ type Store struct {
 	cache     *cache
 	commands  *commands
 	providers provider
+	places    *semaphore.Weighted // for requests to clouds; there are maxFetches
 }
+
+// maxFetches bounds how many identities are asked for at once. /probe may name servers of any AWS region, and each region is an
+// identity of its own.
+const maxFetches = 16
 
 // provider gives the tokens of identities.
 type provider interface {
@@ -42,7 +48,8 @@ type provider interface {
 
 // NewStore returns an empty store. The end of ctx ends every command and every request to a cloud.
 func NewStore(ctx context.Context) *Store {
-	return &Store{ctx: ctx, cache: newCache(), commands: newCommands(ctx), providers: cloud.NewProviders()}
+	return &Store{ctx: ctx, cache: newCache(), commands: newCommands(ctx), providers: cloud.NewProviders(),
+		places: semaphore.NewWeighted(maxFetches)}
 }
 
 // For returns the source of a target's credentials. Each prober needs its own, which remembers a refused password.
@@ -62,6 +69,10 @@ func (s *Store) fetcher(from *config.PasswordSource, of cloud.Endpoint) *fetcher
 		fetch: func() (*cloud.Grant, error) {
 			ctx, cancel := context.WithTimeout(s.ctx, fetchTimeout)
 			defer cancel()
+			if s.places.Acquire(ctx, 1) != nil {
+				return nil, errors.New("too many identities are asked for at once")
+			}
+			defer s.places.Release(1)
 			return s.providers.Fetch(ctx, &identity)
 		},
 	}

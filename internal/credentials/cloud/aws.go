@@ -6,11 +6,13 @@ package cloud
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,14 +36,14 @@ const (
 	// tokenAge is how long a token is used. The signature is valid for 15 minutes.
 	tokenAge = 10 * time.Minute
 	// maxTokens bounds the tokens that are kept: /probe may name any number of servers.
-	maxTokens = 4096
+	maxTokens = 16384
 )
 
 // aws gets credentials from the SDK's default chain, which it goes through anew. The grant signs a token for each server.
 func (p *Providers) aws(ctx context.Context, identity *config.CloudAuth) (*Grant, error) {
 	// AWS_CA_BUNDLE works with a client of this type only. That of a container's credentials has to be set by itself: the SDK's
 	// own would send the request through a proxy.
-	client := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+	client := awshttp.NewBuildableClient().WithTimeout(requestTimeout).WithTransportOptions(func(t *http.Transport) {
 		t.Proxy, t.DialContext, t.TLSClientConfig = p.transport.Proxy, p.transport.DialContext, p.transport.TLSClientConfig
 		t.TLSHandshakeTimeout, t.ResponseHeaderTimeout = p.transport.TLSHandshakeTimeout, p.transport.ResponseHeaderTimeout
 		t.MaxResponseHeaderBytes, t.DisableKeepAlives = p.transport.MaxResponseHeaderBytes, true
@@ -71,7 +73,10 @@ func (p *Providers) aws(ctx context.Context, identity *config.CloudAuth) (*Grant
 	}
 	expires := time.Now().Add(staticLifetime)
 	if credentials.CanExpire {
-		expires = credentials.Expires
+		// The SDK takes five minutes off the end of a container's credentials. What it gives is good for a moment at least.
+		if expires = credentials.Expires; time.Until(expires) < time.Minute {
+			expires = time.Now().Add(time.Minute)
+		}
 	}
 	signer := &signer{credentials: credentials, region: region, tokens: make(map[Endpoint]signed)}
 	return &Grant{Expires: expires, password: signer.password}, nil
@@ -100,10 +105,13 @@ func (s *signer) password(of Endpoint) (config.Secret, error) {
 		return t.token.Secret(), nil
 	}
 	static := awscredentials.StaticCredentialsProvider{Value: s.credentials}
-	address := net.JoinHostPort(of.Host, strconv.Itoa(int(of.Port)))
+	address := net.JoinHostPort(strings.TrimSuffix(strings.ToLower(of.Host), "."), strconv.Itoa(int(of.Port)))
 	token, err := auth.BuildAuthToken(context.Background(), address, s.region, of.User, static)
 	if err != nil {
 		return "", &detailError{"the token cannot be signed: the host is no name of an AWS server"}
+	}
+	if len(s.tokens) >= maxTokens {
+		maps.DeleteFunc(s.tokens, func(_ Endpoint, t signed) bool { return time.Since(t.at) >= tokenAge })
 	}
 	if len(s.tokens) >= maxTokens {
 		clear(s.tokens)
@@ -112,9 +120,12 @@ func (s *signer) password(of Endpoint) (config.Secret, error) {
 	return config.Secret(token), nil
 }
 
+// serverName matches the name of an RDS or Aurora server.
+var serverName = regexp.MustCompile(`\.(?:([a-z]{2}(?:-[a-z]+)+-[0-9]+)\.rds|rds\.(cn-[a-z]+-[0-9]+))\.amazonaws\.com(?:\.cn)?\.?$`)
+
 // regionOf returns the region that the name of an RDS or Aurora server has, empty if it has none. In China it stands behind rds.
 func regionOf(host string) string {
-	found := regexp.MustCompile(`\.(?:([a-z]{2}(?:-[a-z]+)+-[0-9]+)\.rds|rds\.(cn-[a-z]+-[0-9]+))\.amazonaws\.com(?:\.cn)?\.?$`).FindStringSubmatch(host)
+	found := serverName.FindStringSubmatch(strings.ToLower(host))
 	if found == nil {
 		return ""
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -25,8 +26,8 @@ const scopeAzureDatabase = "https://ossrdbms-aad.database.windows.net/.default"
 // chain runs as commands, are not asked.
 func (p *Providers) azure(ctx context.Context, identity *config.CloudAuth) (*Grant, error) {
 	credential, err := azureCredential(identity.ClientID, azcore.ClientOptions{
-		Transport: &http.Client{Transport: p.transport},
-		Retry:     policy.RetryOptions{MaxRetries: 1},
+		Transport: &http.Client{Transport: p.transport, Timeout: requestTimeout},
+		Retry:     policy.RetryOptions{MaxRetries: 1, RetryDelay: 200 * time.Millisecond},
 		Telemetry: policy.TelemetryOptions{Disabled: true},
 	})
 	if err != nil {

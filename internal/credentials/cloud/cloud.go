@@ -33,6 +33,8 @@ const (
 	// dialTimeout and replyTimeout bound the steps of one request, so that a metadata service that is not there leaves time to say so.
 	dialTimeout  = 2 * time.Second
 	replyTimeout = 4 * time.Second
+	// requestTimeout bounds one request with its body. Some libraries give a request no context.
+	requestTimeout = 8 * time.Second
 	// maxToken bounds a token, in bytes. Entra's have a few thousand.
 	maxToken = 64 << 10
 )
@@ -76,7 +78,8 @@ func NewProviders() *Providers {
 }
 
 // Fetch asks a provider anew. ctx bounds it, although a library may finish a request in the background, which the time-outs
-// of a request bound. A panic of a provider's library is an error.
+// of a request bound. A panic of a provider's library is an error, unless it is in a
+// goroutine of the library.
 func (p *Providers) Fetch(ctx context.Context, auth *config.CloudAuth) (grant *Grant, err error) {
 	defer func() {
 		if recover() != nil {
@@ -176,7 +179,14 @@ func proxy(request *http.Request) (*url.URL, error) {
 // isNear reports whether a host is this machine, an address of its link, or the metadata service of a cloud.
 func isNear(host string) bool {
 	if addr, err := netip.ParseAddr(host); err == nil {
-		return config.IsSpecial(addr)
+		addr = addr.Unmap()
+		return addr.IsLoopback() || addr.IsLinkLocalUnicast() || slices.Contains(metadataAddresses(), addr.String())
 	}
 	return slices.Contains([]string{"localhost", "metadata", "metadata.google.internal"}, strings.TrimSuffix(strings.ToLower(host), "."))
+}
+
+// metadataAddresses returns the addresses of metadata services that are not of the link: those of AWS (the machine's and that of
+// EKS's pod identity), Google and Azure.
+func metadataAddresses() []string {
+	return []string{"fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "168.63.129.16"}
 }

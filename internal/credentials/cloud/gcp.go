@@ -32,7 +32,7 @@ const googleFile = "the file of Google's credentials (GOOGLE_APPLICATION_CREDENT
 // service. It does not ask whether this machine is one of Google's, as these libraries do once for the life of a process: GKE's
 // metadata service begins to answer some seconds after a pod does.
 func (p *Providers) gcp(ctx context.Context, identity *config.CloudAuth) (*Grant, error) {
-	client := &http.Client{Transport: p.transport}
+	client := &http.Client{Transport: p.transport, Timeout: requestTimeout}
 	scope := cmp.Or(identity.Scope, scopeCloudSQL)
 	path := os.Getenv("GOOGLE_APPLICATION_CREDENTIALS")
 	content, err := readGoogleFile(path)
@@ -98,6 +98,8 @@ func fromGoogleMetadata(ctx context.Context, client *http.Client, scope string) 
 			ExpiresIn   int    `json:"expires_in"` // in seconds
 		}
 	)
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout) // the library tries six times
+	defer cancel()
 	query := url.Values{"scopes": {scope}}
 	text, err := metadata.NewClient(client).GetWithContext(ctx, "instance/service-accounts/default/token?"+query.Encode())
 	switch {

@@ -180,3 +180,29 @@ func TestGCPErrors(t *testing.T) {
 		expectError(t, providersWith(t, file(serviceAccount(t)), google), auth, "Google refuses the identity (invalid_grant)")
 	})
 }
+
+// TestStalledReply: a service that begins a reply and does not end it is given up. The library that reads the key of a service
+// account gives its request no context.
+func TestStalledReply(t *testing.T) {
+	release := make(chan struct{})
+	stalling := fakeTLS(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		w.(http.Flusher).Flush()
+		<-release
+	})
+	t.Cleanup(func() { close(release) })
+	p := providersWith(t, map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": serviceAccount(t)}, stalling)
+	done := make(chan error, 1)
+	go func() {
+		_, err := p.Fetch(t.Context(), &config.CloudAuth{Provider: config.ProviderGCP})
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("there is a token")
+		}
+	case <-time.After(3 * requestTimeout):
+		t.Error("the reply is still being read")
+	}
+}
