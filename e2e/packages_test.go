@@ -434,10 +434,10 @@ func debLifecycle(t *testing.T, old, upgrade string) {
 		}
 	}
 	install("old")
-	expectCalls("installation", " start "+service)
+	expectCalls("installation", " restart "+service)
 	tr.do("rm", enabledLink) // as systemctl disable does
 	install("upgrade")
-	expectCalls("upgrade", "try-restart "+service)
+	expectCalls("upgrade", " restart "+service)
 	tr.expectFiles(false, enabledLink) // the user has disabled it
 	dpkg("--remove", "pg-liveness-exporter")
 	expectCalls("removal", "stop "+socket+" "+service)
@@ -478,9 +478,8 @@ func rpmLifecycle(t *testing.T, old, upgrade string) {
 	tr.expectFiles(true, packageConfig+".rpmsave")
 
 	called := tr.startSystemd()
-	const units = "pg_liveness_exporter.service pg_liveness_exporter.socket"
 	for _, step := range []struct{ name, arg, want string }{
-		{"--install", "/mnt/old.rpm", "--no-reload preset " + units + "; daemon-reload; "},
+		{"--install", "/mnt/old.rpm", "--no-reload preset pg_liveness_exporter.service; daemon-reload; "},
 		{"--upgrade", "/mnt/upgrade.rpm", "daemon-reload; daemon-reload; try-restart pg_liveness_exporter.service; "},
 		{"--erase", "pg-liveness-exporter", "--no-reload disable pg_liveness_exporter.socket pg_liveness_exporter.service; " +
 			"stop pg_liveness_exporter.socket pg_liveness_exporter.service; daemon-reload; "},
