@@ -30,7 +30,8 @@ USER 65534:65534
 EXPOSE 10432
 
 # Asks the exporter whether it runs, and no database: an orchestrator would restart the exporter in each outage of one. With
-# another port, TLS or passwords, give the URL of --health.listen-address (docker run --health-cmd), or use --no-healthcheck.
+# another address, port or path (--web.external-url, --web.route-prefix), TLS or passwords, give the URL of
+# --health.listen-address (docker run --health-cmd), or use --no-healthcheck.
 HEALTHCHECK --interval=30s --timeout=6s CMD ["/bin/pg_liveness_exporter", "check", "--style=docker", "--livez=http://127.0.0.1:10432/livez"]
 
 ENTRYPOINT ["/bin/pg_liveness_exporter"]

@@ -27,8 +27,9 @@ Every text is ` + hiddenText + `, except for names, labels, the words and fields
 // the value that it stands for. The values of user_env and of the location of a check (redis_env, http_env, …) have the key without
 // _env.
 //
-// It holds no secret, address, user, path or statement, wherever the operator may have written one: a text is shown only if it is
-// shown elsewhere too (names, labels, the texts of /health) or is one of a few that the configuration knows.
+// It holds no secret, address, user, path or statement that the operator has written as a value: a text is shown only if it is a
+// label, a text of /health, or one of a few that the configuration knows. The names of targets, modules, checks and HTTP headers are
+// shown.
 func (f *File) Effective() ([]byte, error) {
 	root := newMapping()
 	root.add("health", f.Health.effective())
