@@ -77,7 +77,7 @@ func TestKubernetesDiscovery(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := writeFile(t, prometheusConfig(t, read(t, "examples/kubernetes/discovery/"+name+".yaml"), api.URL))
-			said := runIn(t, "", 3*hanging, nil, promtool, "check", "service-discovery", "--timeout=3s", path, "postgres-"+name)
+			said := runIn(t, "", 3*hanging, nil, promtool, "check", "service-discovery", "--timeout=10s", path, "postgres-"+name)
 			var discovered []struct{ Labels map[string]string }
 			check(t, json.Unmarshal([]byte(said), &discovered))
 			var got []place

@@ -300,7 +300,5 @@ scrape_configs:
 	start(1)
 	expect(`count(pg_up == 1)`, "200")
 	expect(`min(min_over_time(up{shard="0"}[5m]))`, "1")
-	expect(`min(min_over_time(pg_up[5m]))`, "1")
 	expect(`max(count by (target) (count by (target, shard) (count_over_time(pg_probes_total[5m]))))`, "1")
-	expect(`sum(max_over_time(pg_probe_failures_total[5m])) or on () vector(0)`, "0")
 }
