@@ -62,7 +62,7 @@ func TestLogEnvironment(t *testing.T) {
 			LogEnvironment(file, slog.New(slog.NewTextHandler(&log, nil)))
 			got := log.String()
 			if strings.Count(got, "\n") != 1+len(test.moving) || strings.Count(got, "taken_from=") != 1+len(test.moving) ||
-				strings.Contains(got, "10.1") || strings.Contains(got, "10123") {
+				strings.Contains(got, "10.1.2") || strings.Contains(got, "10123") {
 				t.Error(got)
 			}
 			for _, variable := range test.moving {

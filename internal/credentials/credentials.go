@@ -48,8 +48,10 @@ type provider interface {
 
 // NewStore returns an empty store. The end of ctx ends every command and every request to a cloud.
 func NewStore(ctx context.Context) *Store {
-	return &Store{ctx: ctx, cache: newCache(), commands: newCommands(ctx), providers: cloud.NewProviders(),
-		places: semaphore.NewWeighted(maxFetches)}
+	return &Store{
+		ctx: ctx, cache: newCache(), commands: newCommands(ctx), providers: cloud.NewProviders(),
+		places: semaphore.NewWeighted(maxFetches),
+	}
 }
 
 // For returns the source of a target's credentials. Each prober needs its own, which remembers a refused password.
