@@ -125,7 +125,7 @@ func tarballs(t *testing.T, commit string) {
 	}
 }
 
-// linksWork: the pages of a tarball link to files that are in it, and say what those have said that link to others.
+// linksWork: the pages of a tarball link only to files that are in it, and otherwise have the text of the repository's pages.
 func linksWork(t *testing.T, folder string) {
 	t.Helper()
 	pages, links := 0, 0
