@@ -205,7 +205,7 @@ func TestPaths(t *testing.T) {
 	t.Parallel()
 	_, table, found := strings.Cut(read(t, "docs/command-line.md"), "\n## Paths\n")
 	if !found {
-		t.Fatal("there is no table of paths")
+		t.Fatal("docs/command-line.md has no section Paths")
 	}
 	var listed []string
 	for row := range strings.Lines(table) {

@@ -330,7 +330,7 @@ func (tr *tree) startSystemd() func() string {
 	tr.do("mkdir", "-p", "/run/systemd/system")
 	tr.do("mv", "/usr/bin/systemctl", "/usr/bin/systemctl.real")
 	tr.write("/usr/bin/systemctl", "755", `#!/bin/sh
-echo "$*" >>/tmp/systemctl
+echo "$*" >>/run/systemctl.calls
 case " $* " in
 *" is-enabled "*) echo enabled ;;
 *" preset "*) exec systemctl.real --root=/ "$@" ;; # needs no systemd that runs
@@ -338,7 +338,7 @@ esac
 `)
 	return func() string {
 		tr.t.Helper()
-		notes := tr.do("sh", "-c", "touch /tmp/systemctl && cat /tmp/systemctl && rm /tmp/systemctl")
+		notes := tr.do("sh", "-c", "touch /run/systemctl.calls && cat /run/systemctl.calls && rm /run/systemctl.calls")
 		return strings.ReplaceAll(notes, "\n", "; ")
 	}
 }

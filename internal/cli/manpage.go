@@ -35,7 +35,7 @@ func writeManPage(w io.Writer, app *kingpin.ApplicationModel) error {
 	}{app, version.Version, manDate(version.BuildDate)})
 }
 
-// manDate returns the day of a build date of promu's, or nothing if it is none.
+// manDate returns the day of a build date of promu's, or an empty string if the text is not one.
 func manDate(built string) string {
 	date, err := time.Parse("20060102-15:04:05", built)
 	if err != nil {
@@ -51,7 +51,7 @@ func shown(flags []*kingpin.FlagModel) []*kingpin.FlagModel {
 	return flags
 }
 
-// manFlag returns how to write a flag, in bold but for its value.
+// manFlag returns a flag as the manual page shows it: the name in bold, the value in italics.
 func manFlag(flag *kingpin.FlagModel) string {
 	name := `\fB` + roff(flagName(flag)) + `\fR`
 	if flag.Short != 0 {

@@ -16,8 +16,8 @@ import (
 const (
 	// fetchTimeout bounds one fetch: one run of a command, or asking a cloud.
 	fetchTimeout = 10 * time.Second
-	// fetchInterval is the least time between the beginnings of two fetches of the same, whatever became of the first. A
-	// command whose TTL is shorter may run as often as that.
+	// fetchInterval is the least time between the beginnings of two fetches of the same, whether or not the first succeeded. A
+	// command with a shorter TTL may run once in that time.
 	fetchInterval = 10 * time.Second
 	// refusedInterval is the time between two fetches because a server keeps refusing what the last one gave.
 	refusedInterval = time.Minute
@@ -207,8 +207,8 @@ func (e *entry) mayFetch(now time.Time) bool {
 	return now.Sub(e.began) >= interval
 }
 
-// isRenewable reports whether there may be a fetch because a server refused what is there. There may be none if it came just
-// now, or if the last fetch for that reason began less than refusedInterval ago.
+// isRenewable reports whether a password that a server refused may be fetched again. It may not if it was fetched just now, or if
+// the last fetch for that reason began less than refusedInterval ago.
 func (e *entry) isRenewable(now time.Time) bool {
 	return e.mayFetch(now) && now.Sub(e.fetched) > fetchInterval && now.Sub(e.renewed) > refusedInterval
 }

@@ -130,18 +130,7 @@ func (s *tokenServer) serve(conn net.Conn) {
 	if _, err := conn.Write(testservers.LetIn()); err != nil {
 		return
 	}
-	for {
-		m, err := backend.Receive()
-		if err != nil {
-			return
-		}
-		if _, ok := m.(*pgproto3.Terminate); ok {
-			return
-		}
-		if _, err := conn.Write(testservers.One()); err != nil {
-			return
-		}
-	}
+	testservers.Reply(conn, backend, func(net.Conn, pgproto3.FrontendMessage) []byte { return testservers.One() })
 }
 
 // tokens returns the tokens that were received.
@@ -192,8 +181,8 @@ func run(t *testing.T, p *probe.Prober, reason probe.Reason, detail string) *pro
 	return r
 }
 
-// TestTokenArrives: the token of each cloud is what the server gets as the password, over TLS. The time of the identity service
-// is no part of the time of the login.
+// TestTokenArrives: the token of each cloud is what the server gets as the password, over TLS. The time that
+// the identity service takes does not count as time of the login.
 func TestTokenArrives(t *testing.T) {
 	const delay = 300 * time.Millisecond
 	identities := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

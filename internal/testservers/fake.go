@@ -116,17 +116,23 @@ func Converse(greeting []byte, reply func(conn net.Conn, m pgproto3.FrontendMess
 		if _, err := conn.Write(greeting); err != nil {
 			return
 		}
-		for {
-			m, err := backend.Receive()
-			if err != nil {
-				return
-			}
-			if _, ok := m.(*pgproto3.Terminate); ok {
-				return
-			}
-			if _, err := conn.Write(reply(conn, m)); err != nil {
-				return
-			}
+		Reply(conn, backend, reply)
+	}
+}
+
+// Reply answers each message of a session, after its login, with what reply returns for it, which may also write to the
+// connection itself. It returns when either side ends the session.
+func Reply(conn net.Conn, backend *pgproto3.Backend, reply func(conn net.Conn, m pgproto3.FrontendMessage) []byte) {
+	for {
+		m, err := backend.Receive()
+		if err != nil {
+			return
+		}
+		if _, ok := m.(*pgproto3.Terminate); ok {
+			return
+		}
+		if _, err := conn.Write(reply(conn, m)); err != nil {
+			return
 		}
 	}
 }

@@ -58,7 +58,9 @@ func (b *bench) fleet(ctx context.Context, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	time.Sleep(2 * scrapeInterval) // each target has been probed, and has its kept session
+	if err := wait(ctx, 2*scrapeInterval); err != nil { // each target has been probed, and has its kept session
+		return err
+	}
 	var took []time.Duration
 	for range healthRequests {
 		d, err := b.fleetHealth(ctx, child)
@@ -73,7 +75,9 @@ func (b *bench) fleet(ctx context.Context, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	time.Sleep(fleetTime)
+	if err := wait(ctx, fleetTime); err != nil {
+		return err
+	}
 	now, err := cpuTime(child.pid())
 	if err != nil {
 		return err
@@ -88,6 +92,16 @@ func (b *bench) fleet(ctx context.Context, out io.Writer) (err error) {
 	t.printf("share of one core                  %10.1f %%     aim <= 25 %%%s\n", share, mark(share > 25))
 	t.printf("/health, median                    %10s   aim <= 100 ms%s\n", milliseconds(health), mark(health > 100*time.Millisecond))
 	return t.err
+}
+
+// wait waits for a time, or returns the error of ctx if that ends before.
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // fleetFile returns a configuration with fleetTargets targets on one port.

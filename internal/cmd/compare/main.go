@@ -109,7 +109,7 @@ func merge(known, found results) (results, error) {
 	return found, nil
 }
 
-// compareVerdicts prints in what new results differ from known ones. It returns an error if what the application met or
+// compareVerdicts prints how new results differ from known ones. It returns an error if what the application met or
 // pg_liveness_exporter said does.
 func compareVerdicts(known, found results) error {
 	different := 0

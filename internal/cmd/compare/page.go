@@ -193,9 +193,9 @@ func (w *writer) misses() {
 	w.line("")
 }
 
-// late lists who did not say what the application met when a fault was over.
+// late lists the observers that did not say what the application met when a fault was over.
 func (w *writer) late() {
-	w.line("## Who was not right when it was over\n")
+	w.line("## Wrong verdicts after the fault was over\n")
 	w.line(`Everybody was asked once more 3 s after the end of each fault. Those that are not in this list said then what the
 application met.
 `)

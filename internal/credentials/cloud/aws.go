@@ -108,7 +108,7 @@ func (s *signer) password(of Endpoint) (config.Secret, error) {
 	address := net.JoinHostPort(strings.TrimSuffix(strings.ToLower(of.Host), "."), strconv.Itoa(int(of.Port)))
 	token, err := auth.BuildAuthToken(context.Background(), address, s.region, of.User, static)
 	if err != nil {
-		return "", &detailError{"the token cannot be signed: the host is no name of an AWS server"}
+		return "", &detailError{"the token cannot be signed: the host is not the name of an AWS server"}
 	}
 	if len(s.tokens) >= maxTokens {
 		maps.DeleteFunc(s.tokens, func(_ Endpoint, t signed) bool { return time.Since(t.at) >= tokenAge })
@@ -123,7 +123,7 @@ func (s *signer) password(of Endpoint) (config.Secret, error) {
 // serverName matches the name of an RDS or Aurora server.
 var serverName = regexp.MustCompile(`\.(?:([a-z]{2}(?:-[a-z]+)+-[0-9]+)\.rds|rds\.(cn-[a-z]+-[0-9]+))\.amazonaws\.com(?:\.cn)?\.?$`)
 
-// regionOf returns the region that the name of an RDS or Aurora server has, empty if it has none. In China it stands behind rds.
+// regionOf returns the region that the name of an RDS or Aurora server has, empty if it has none. In China, the region follows rds.
 func regionOf(host string) string {
 	found := serverName.FindStringSubmatch(strings.ToLower(host))
 	if found == nil {
@@ -132,7 +132,7 @@ func regionOf(host string) string {
 	return found[1] + found[2]
 }
 
-// awsError says in words why the SDK has no credentials. Of what AWS answered it holds the code alone.
+// awsError says in words why the SDK has no credentials. Of AWS's response, it contains only the code.
 func awsError(err error) error {
 	var (
 		apiErr     smithy.APIError
@@ -143,7 +143,7 @@ func awsError(err error) error {
 	fileErr := readable("the file of the AWS web identity token", os.Getenv("AWS_WEB_IDENTITY_TOKEN_FILE"))
 	switch {
 	case isPlaintext(err):
-		return errPlaintext
+		return &detailError{plaintextDetail}
 	case fileErr != nil:
 		return fileErr
 	case errors.As(err, &noProfile), errors.As(err, &assumeRole):

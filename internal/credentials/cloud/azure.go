@@ -21,7 +21,7 @@ import (
 // scopeAzureDatabase is that of Azure Database for PostgreSQL in Azure's public cloud.
 const scopeAzureDatabase = "https://ossrdbms-aad.database.windows.net/.default"
 
-// azure gets a token from Entra. What the environment has decides where from: the secret or certificate of an application, the
+// azure gets a token from Entra. The variables of the environment decide the source: the secret or certificate of an application, the
 // federated token of a pod, otherwise the managed identity of the machine. The tools of developers, which azidentity's default
 // chain runs as commands, are not asked.
 func (p *Providers) azure(ctx context.Context, identity *config.CloudAuth) (*Grant, error) {
@@ -63,12 +63,12 @@ func azureCredential(clientID string, options azcore.ClientOptions) (azcore.Toke
 	return azidentity.NewManagedIdentityCredential(managed)
 }
 
-// azureError says in words why there is no token. Of what Entra answered it holds the code alone.
+// azureError says in words why there is no token. Of Entra's response, it contains only the code.
 func azureError(err error) error {
 	fileErr := readable("the file of the federated token (AZURE_FEDERATED_TOKEN_FILE)", os.Getenv("AZURE_FEDERATED_TOKEN_FILE"))
 	switch code := regexp.MustCompile(`AADSTS[0-9]{1,10}`).FindString(err.Error()); {
 	case isPlaintext(err):
-		return errPlaintext
+		return &detailError{plaintextDetail}
 	case code != "":
 		return because("Entra refuses the identity", code)
 	case fileErr != nil:

@@ -100,7 +100,7 @@ func (p *Providers) Fetch(ctx context.Context, auth *config.CloudAuth) (grant *G
 	switch {
 	case err == nil:
 		return grant, nil
-	case ctx.Err() != nil && !errors.Is(err, errPlaintext):
+	case ctx.Err() != nil && !isPlaintext(err):
 		return nil, &detailError{"the identity service did not answer in time"}
 	case errors.As(err, &detail):
 		return nil, detail
@@ -148,22 +148,22 @@ func readable(what, path string) error {
 
 // isPlaintext reports whether the rule about plaintext is why a request failed. Some libraries do not wrap their causes.
 func isPlaintext(err error) bool {
-	return err != nil && strings.Contains(err.Error(), errPlaintext.text)
+	return err != nil && strings.Contains(err.Error(), plaintextDetail)
 }
 
 // bearer returns the grant of a token that is the password for every server.
 func bearer(token string, expires time.Time) (*Grant, error) {
 	switch isControl := func(r rune) bool { return r <= ' ' || r == 0x7f }; {
 	case token == "" || len(token) > maxToken || strings.ContainsFunc(token, isControl):
-		return nil, &detailError{"the identity service answers with no token"}
+		return nil, &detailError{"the response of the identity service has no token"}
 	case !expires.After(time.Now()):
 		return nil, &detailError{"the token that the identity service gives has expired: is the clock right?"}
 	}
 	return Fixed(config.Secret(token), expires), nil
 }
 
-// errPlaintext is returned instead of sending or receiving a token in plaintext over a network.
-var errPlaintext = &detailError{"the environment names an identity service that is neither on this machine nor on its link, without https"}
+// plaintextDetail is the error instead of sending or receiving a token in plaintext over a network.
+const plaintextDetail = "the environment names an identity service that is neither on this machine nor on its link, without https"
 
 // proxy returns the proxy of a request, nil for none. It is the rule of the package comment.
 func proxy(request *http.Request) (*url.URL, error) {
@@ -171,7 +171,7 @@ func proxy(request *http.Request) (*url.URL, error) {
 	case near:
 		return nil, nil //nolint:nilnil // http.Transport's nil means no proxy
 	case request.URL.Scheme != "https":
-		return nil, errPlaintext
+		return nil, &detailError{plaintextDetail}
 	}
 	return httpproxy.FromEnvironment().ProxyFunc()(request.URL)
 }

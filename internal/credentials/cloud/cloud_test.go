@@ -241,7 +241,7 @@ func TestPlaintext(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := providersWith(t, test.env, far)
-			expectError(t, p, config.CloudAuth{Provider: test.provider, Region: "eu-west-1", ClientID: t.Name()}, errPlaintext.text)
+			expectError(t, p, config.CloudAuth{Provider: test.provider, Region: "eu-west-1", ClientID: t.Name()}, plaintextDetail)
 		})
 	}
 }

@@ -108,7 +108,7 @@ func fromGoogleMetadata(ctx context.Context, client *http.Client, scope string) 
 	case errors.As(err, &refused):
 		return nil, because("Google's metadata service refuses the identity", "status-"+strconv.Itoa(refused.Code))
 	case isPlaintext(err):
-		return nil, errPlaintext
+		return nil, &detailError{plaintextDetail}
 	case err != nil:
 		return nil, &detailError{"no Google credentials found"}
 	case json.Unmarshal([]byte(text), &reply) != nil:
@@ -117,12 +117,12 @@ func fromGoogleMetadata(ctx context.Context, client *http.Client, scope string) 
 	return bearer(reply.AccessToken, time.Now().Add(time.Duration(reply.ExpiresIn)*time.Second))
 }
 
-// googleError says in words why credentials of a file give no token. Of what Google answered it holds the code alone.
+// googleError says in words why credentials of a file give no token. Of Google's response, it contains only the code.
 func googleError(err error) error {
 	var refused *oauth2.RetrieveError
 	switch {
 	case isPlaintext(err):
-		return errPlaintext
+		return &detailError{plaintextDetail}
 	case errors.As(err, &refused):
 		var reply struct {
 			Error string `json:"error"`

@@ -158,7 +158,7 @@ func TestGCPErrors(t *testing.T) {
 		{"no service account", host(refuse(http.StatusNotFound)), "no Google credentials found: no service account is attached"},
 		{"refused", host(refuse(http.StatusForbidden)), "Google's metadata service refuses the identity (status-403)"},
 		{"not the metadata service", host(answer(secret)), "no Google credentials found: what answers is not Google's metadata service"},
-		{"no token", host(answer(`{}`)), "the identity service answers with no token"},
+		{"no token", host(answer(`{}`)), "the response of the identity service has no token"},
 		{
 			"an expired token",
 			host(answer(`{"access_token": "` + secret + `", "expires_in": 0}`)), "the token that the identity service gives has expired: is the clock right?",
