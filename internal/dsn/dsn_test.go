@@ -151,11 +151,13 @@ func FuzzParse(f *testing.F) {
 		"host=h user=u", `host = h  user='a \'b' dbname=d options=-c\ x sslmode=`, "host=h\tuser= password=\\",
 		"postgres://u:p@h:5/d?sslmode=require&x=y", "postgresql://u%40@[::1]:5,h2/%20?dbname=%41&application_name=a%2Fb",
 		"postgres:///?host=/tmp&applic%61tion_name=/x", "postgres://u@/?options=a", "host='", "a", "=b", "postgres://?a", " ",
+		"\ufeffa=b", "\ufeffpostgres://u@h/?a=b",
 	} {
 		f.Add(text)
 	}
 	f.Setenv("HOME", "/nonexistent")
 	f.Fuzz(func(t *testing.T, text string) {
+		text = strings.TrimPrefix(text, "\ufeff") // Parse does it, and pgconn does not
 		if trimmed := strings.Trim(text, space); strings.Contains(trimmed, "://") {
 			text = trimmed // Parse does it for a URL, and pgconn does not
 		}
