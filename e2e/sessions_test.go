@@ -277,6 +277,19 @@ func TestRefusedPassword(t *testing.T) {
 	e.ExpectLoggedChanges(s, "auth", "refused", "auth", "up")
 }
 
+// TestRoleMayNotLogIn: as soon as the role may log in again, the server is up.
+func TestRoleMayNotLogIn(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testservers.PostgresConfig{})
+	e := startExporter(t, environment(s.Port, "postgres"))
+	execute(t, s, "ALTER ROLE "+role+" NOLOGIN")
+	for range 6 {
+		e.Expect(verdict{"misconfigured", "auth"})
+	}
+	execute(t, s, "ALTER ROLE "+role+" LOGIN")
+	e.Expect(up)
+}
+
 // TestNoKeep: without a kept session nothing stays open, and the new one does its work.
 func TestNoKeep(t *testing.T) {
 	t.Parallel()

@@ -100,6 +100,7 @@ func (p *Prober) loginFailed(s *session, t *trace, err error, password config.Se
 		}
 	case held != nil && isAuthText(err.Error()): // the server requested the password
 		failed.err = held
+	case f.Routine == roleRoutine: // the server accepted the password
 	case f.isRefusalOfCredentials() && t.hasSentPassword():
 		p.refusedPassword.record(password, err)
 	case f.SQLState == "" && (f.Reason == ReasonProtocol || f.Reason == ReasonAuth):

@@ -17,6 +17,9 @@ const (
 	maxRefusals = 3
 	// resendInterval is how often a password that is held back is sent.
 	resendInterval = time.Minute
+	// roleRoutine looks a role up once its password was accepted, and refuses one without LOGIN
+	// (src/backend/utils/init/miscinit.c). Poolers do not pass the name of a routine on.
+	roleRoutine = "InitializeSessionUserId"
 )
 
 // refusedPassword holds back a password that the server keeps refusing: some servers lock a role out after a number of

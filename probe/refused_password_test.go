@@ -94,6 +94,27 @@ func TestRefusedPassword(t *testing.T) {
 	}
 }
 
+// TestAcceptedPassword: a password that the server accepted, before it refused the role, is sent each time.
+func TestAcceptedPassword(t *testing.T) {
+	t.Parallel()
+	var (
+		passwords atomic.Int64
+		letIn     atomic.Bool
+	)
+	s := newFakeServer(t, askForPassword(&passwords, &letIn, pgproto3.ErrorResponse{
+		Severity: "FATAL", Code: "28000", Routine: "InitializeSessionUserId",
+	}))
+	p := newTestProber(t, s.Port, "sslmode=disable")
+	for range 2 * maxRefusals {
+		if r := runProbe(t, p, hanging); r.Up() || r.Failure.Reason != ReasonAuth {
+			t.Fatalf("got %+v", r.Failure)
+		}
+	}
+	if n := passwords.Load(); n < 2*maxRefusals {
+		t.Errorf("the password was sent %d times in %d probes", n, 2*maxRefusals)
+	}
+}
+
 // TestHeldPasswordNotRequested checks that a server that no longer asks for the password lets in, unless require_auth
 // demands that it asks.
 func TestHeldPasswordNotRequested(t *testing.T) {
