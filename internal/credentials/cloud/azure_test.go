@@ -104,6 +104,10 @@ func TestAzure(t *testing.T) {
 		p := providersWith(t, map[string]string{"AZURE_TENANT_ID": "tenant", "AZURE_CLIENT_ID": "client-6", "AZURE_CLIENT_SECRET": secret}, server)
 		expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure}, secret+"token")
 	})
+	t.Run("another client than that of the secret", func(t *testing.T) {
+		p := providersWith(t, map[string]string{"AZURE_TENANT_ID": "tenant", "AZURE_CLIENT_ID": "client-8", "AZURE_CLIENT_SECRET": secret}, fake(t, imds("client-9")))
+		expectToken(t, p, config.CloudAuth{Provider: config.ProviderAzure, ClientID: "client-9"}, secret+"tokenclient-9")
+	})
 	t.Run("Entra refuses", func(t *testing.T) {
 		server := fakeTLS(t, entra(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusUnauthorized)
