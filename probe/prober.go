@@ -16,7 +16,7 @@ import (
 	"pg_liveness_exporter/internal/bounded"
 )
 
-// keptGrace is how long a probe waits for the kept session after a new session has answered.
+// keptGrace is how long a probe waits for the kept session after a new session has answered, or has not reached the server.
 const keptGrace = time.Second
 
 // Options configure a prober.
@@ -224,10 +224,11 @@ func (p *Prober) keepOrRead(ctx context.Context, r *Result, k *kept, s *session)
 
 // awaitKept copies the reply of the kept session k into the result, and reports whether k hangs. If a new session has
 // answered, awaitKept waits only for keptGrace, or for ten times as long as that answer took, and then releases k: a
-// verdict must not wait for a session that may lead to a server that is gone.
+// verdict must not wait for a session that may lead to a server that is gone. If no new session reached the server, it waits
+// for keptGrace too.
 func (p *Prober) awaitKept(ctx context.Context, r *Result, k *kept, replies <-chan reply, answered bool) (hung bool) {
 	wait := ctx
-	if answered {
+	if answered || r.Failure.State == StateNoResponse {
 		var cancel context.CancelFunc
 		wait, cancel = context.WithTimeout(ctx, max(keptGrace, 10*r.Phases[PhaseQuery].Value))
 		defer cancel()

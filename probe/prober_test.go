@@ -683,6 +683,40 @@ func TestSlowServerKeepsSessionFirst(t *testing.T) {
 	}
 }
 
+// TestKeptSessionHangsWithoutServer: a probe that does not reach the server does not wait until its deadline for a kept session
+// that hangs.
+func TestKeptSessionHangsWithoutServer(t *testing.T) {
+	t.Parallel()
+	var gone atomic.Bool
+	reply := accept(func(string) [][]string {
+		if gone.Load() {
+			<-t.Context().Done()
+		}
+		return [][]string{{"1"}}
+	})
+	s := newFakeServer(t, func(conn net.Conn) {
+		if gone.Load() {
+			sendAndClose("HTTP/1.1 400 Bad Request\r\n\r\n")(conn)
+			return
+		}
+		reply(conn)
+	})
+	p := newTestProber(t, s.Port, "sslmode=disable")
+	if r := runProbe(t, p, hanging); !r.Up() {
+		t.Fatalf("at first: got %+v", r.Failure)
+	}
+	gone.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	start := time.Now()
+	if r := p.Probe(ctx); r.Up() || r.Failure.State != StateNoResponse || r.KeptUp {
+		t.Errorf("got %+v, kept %v", r.Failure, r.KeptUp)
+	}
+	if took := time.Since(start); took > keptGrace+hanging {
+		t.Errorf("took %s", took)
+	}
+}
+
 // TestKeptSessionFollowsName checks that the kept session moves if its host name leads to another address.
 func TestKeptSessionFollowsName(t *testing.T) {
 	t.Parallel()
