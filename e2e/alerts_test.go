@@ -252,6 +252,69 @@ func TestMutations(t *testing.T) {
 	t.Logf("%d mutants", found.Load())
 }
 
+// withoutTarget are the alerts about a cluster, an exporter or everything. They have no label of a target.
+var withoutTarget = []string{
+	"PgLivenessAbsent", "PgLivenessExporterCutOff", "PostgresNoPrimary", "PostgresTwoPrimaries",
+}
+
+// TestLabels repeats the tests of the rules with a label of the user on each series. Each alert about a target has it, from its
+// first evaluation to its last.
+func TestLabels(t *testing.T) {
+	t.Parallel()
+	tool := testenv.Tool(t, "PROMTOOL", "promtool")
+	const label, value = "team", "storage"
+	lost := fmt.Sprintf(`count_over_time(ALERTS{alertname!~"%s", %s!="%s"}[24h])`, strings.Join(withoutTarget, "|"), label, value)
+	rules := readRules(t)
+	fired := map[string]bool{}
+	for _, test := range ruleTests(t, rules) {
+		var file struct {
+			Files    []string `yaml:"rule_files"`
+			Interval string   `yaml:"evaluation_interval"`
+			Tests    []struct {
+				Interval string              `yaml:"interval"`
+				Series   []map[string]string `yaml:"input_series"`
+				Exprs    []map[string]any    `yaml:"promql_expr_test"`
+				Alerts   []struct {
+					Name     string `yaml:"alertname"`
+					At       string `yaml:"eval_time"`
+					Expected []struct {
+						Labels      map[string]string `yaml:"exp_labels"`
+						Annotations map[string]string `yaml:"exp_annotations"`
+					} `yaml:"exp_alerts"`
+				} `yaml:"alert_rule_test"`
+			} `yaml:"tests"`
+		}
+		check(t, yaml.Unmarshal([]byte(test.file), &file))
+		for i := range file.Tests {
+			for _, series := range file.Tests[i].Series {
+				series["series"] = strings.TrimSuffix(series["series"], "}") + fmt.Sprintf(", %s=%q}", label, value)
+			}
+			for j, expr := range file.Tests[i].Exprs {
+				file.Tests[i].Exprs[j] = map[string]any{"expr": lost, "eval_time": expr["eval_time"]}
+			}
+			for _, alert := range file.Tests[i].Alerts {
+				for _, expected := range alert.Expected {
+					if !slices.Contains(withoutTarget, alert.Name) {
+						expected.Labels[label] = value
+					}
+					fired[alert.Name] = true
+				}
+			}
+		}
+		content, err := yaml.Marshal(file)
+		check(t, err)
+		labelled := &ruleTest{test.name, string(content), test.rules}
+		if passed, output, err := labelled.passes(t, tool, labelled.rules); err != nil || !passed {
+			t.Errorf("%s: %v\n%s", test.name, err, output)
+		}
+	}
+	for _, r := range rules.all() {
+		if r.Alert != "" && !fired[r.Alert] {
+			t.Errorf("no test expects the labels of %s", r.Alert)
+		}
+	}
+}
+
 // atOnce calls do with each item, two at a time, and returns when all calls have returned.
 func atOnce[T any](items []T, do func(T)) {
 	queue := make(chan T)
