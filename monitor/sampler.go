@@ -21,36 +21,35 @@ func locksOut(f *probe.Failure) bool {
 	return f != nil && f.Reason == probe.ReasonAuth && f.SQLState != ""
 }
 
-// sample probes the target every interval until the target is closed. The delay before the first probe depends on the
+// startSampling makes the target be probed every interval until it is closed. The delay before the first probe depends on the
 // target's name. The probes of many targets are therefore spread over the interval, in the same way after each restart.
+func (t *Target) startSampling() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delay := spread(t.options.name, t.options.Interval)
+	t.nextSample = time.Now().Add(delay)
+	t.sampler = time.AfterFunc(delay, t.sample)
+}
+
+// sample starts the sampler's probe, or joins the one under way.
 func (t *Target) sample() {
-	interval := t.options.Interval
-	next := time.Now().Add(spread(t.options.name, interval))
-	timer := time.NewTimer(time.Until(next))
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C:
-		case <-t.life.Done():
-			return
-		}
-		w, err := t.begin(time.Now().Add(t.options.Timeout), true)
-		if err != nil {
-			return // the target was closed
-		}
-		s, err := w.result(t.life)
-		if err != nil {
-			return
-		}
-		now := time.Now()
-		if locksOut(s.Result.Failure) || t.options.keptPlaces != nil && t.unresolved.Load() {
-			next = next.Add(authPause)
-		}
-		for !next.After(now) { // missed probes are skipped
-			next = next.Add(interval)
-		}
-		timer.Reset(next.Sub(now))
+	_, _ = t.begin(time.Now().Add(t.options.Timeout), true) // the error is that the target was closed
+}
+
+// scheduleSampleLocked sets when the sampler probes next, after its probe has ended with the result r. Between two probes the
+// sampler is a timer without a goroutine.
+func (t *Target) scheduleSampleLocked(r *probe.Result) {
+	if t.closed {
+		return
 	}
+	now := time.Now()
+	if locksOut(r.Failure) || t.options.keptPlaces != nil && t.unresolved.Load() {
+		t.nextSample = t.nextSample.Add(authPause)
+	}
+	for !t.nextSample.After(now) { // missed probes are skipped
+		t.nextSample = t.nextSample.Add(t.options.Interval)
+	}
+	t.sampler.Reset(t.nextSample.Sub(now))
 }
 
 // spread returns a duration from 0 to interval that depends on the name alone.

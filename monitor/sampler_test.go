@@ -6,6 +6,8 @@ package monitor
 import (
 	"context"
 	"log/slog"
+	"runtime"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -109,6 +111,30 @@ func TestSamplingShared(t *testing.T) {
 		}
 		if n := observed(t, target); n != target.history.Probes || n < 3 {
 			t.Errorf("%d observed of %d probes", n, target.history.Probes)
+		}
+	})
+}
+
+// TestSamplerIdle tests that a target takes no goroutine between two probes of its sampler.
+func TestSamplerIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before := runtime.NumGoroutine()
+		var all []*Target
+		for i := range 100 {
+			all = append(all, sampledTarget(&timedProber{}, strconv.Itoa(i), time.Second, newLimiter(100)))
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if n := runtime.NumGoroutine() - before; n > len(all)/2 {
+			t.Errorf("%d targets take %d goroutines", len(all), n)
+		}
+		for _, target := range all {
+			if err := target.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if n := target.history.Probes; n < 9 || n > 11 {
+				t.Errorf("target %s was probed %d times in 10 s", target.Name(), n)
+			}
 		}
 	})
 }

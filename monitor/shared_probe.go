@@ -223,6 +223,9 @@ func (t *Target) run(p *sharedProbe) {
 		if overran := !r.Up() && ctx.Err() != nil; overran && !t.closed && time.Now().Before(p.until) {
 			p.next = t.startLocked(p.late)
 		}
+		if p.joined.sampled && (p.next == nil || !p.late.sampled) {
+			t.scheduleSampleLocked(r)
+		}
 	} else {
 		p.err = ErrClosed
 	}

@@ -54,17 +54,19 @@ type Target struct {
 
 	life       context.Context //nolint:containedctx // ends with Close
 	end        context.CancelFunc
-	background sync.WaitGroup // the sampler and the probe under way
+	background sync.WaitGroup // the probe under way
 
-	mu        sync.Mutex     // protects what follows
-	closed    bool           // no caller can start or join a probe
-	labels    []config.Label // config.Target.Labels
-	current   *sharedProbe   // the probe under way, nil while there is none
-	history   History
-	timeline  *timeline      // nil if none is recorded
-	refused   *probe.Failure // the failure of the last statement if the server refused the exporter's credentials
-	refusedAt time.Time
-	logged    map[string]bool // the keys of isFirst
+	mu         sync.Mutex     // protects what follows
+	closed     bool           // no caller can start or join a probe
+	labels     []config.Label // config.Target.Labels
+	current    *sharedProbe   // the probe under way, nil while there is none
+	sampler    *time.Timer    // calls sample; nil if only callers probe the target
+	nextSample time.Time      // when sampler calls
+	history    History
+	timeline   *timeline      // nil if none is recorded
+	refused    *probe.Failure // the failure of the last statement if the server refused the exporter's credentials
+	refusedAt  time.Time
+	logged     map[string]bool // the keys of isFirst
 }
 
 // Histograms has histograms of the durations of successful steps, in seconds. Each histogram may be nil.
@@ -182,7 +184,7 @@ func newTarget(options targetOptions, newProber func(Events) Prober) *Target {
 		t.prober.SetKeep(options.Keep)
 	}
 	if options.Interval > 0 {
-		t.background.Go(t.sample)
+		t.startSampling()
 	}
 	return t
 }
@@ -208,6 +210,9 @@ func (t *Target) finish(ctx context.Context) {
 func (t *Target) Close(ctx context.Context) error {
 	t.mu.Lock()
 	t.closed = true
+	if t.sampler != nil {
+		t.sampler.Stop()
+	}
 	t.mu.Unlock()
 	t.end()
 	err := errors.Join(t.prober.Close(ctx), bounded.Wait(ctx, &t.background))
