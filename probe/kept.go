@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // replyGrace is how long to wait after the deadline for a reply that was complete in time.
@@ -127,6 +129,9 @@ func (k *kept) listen() *request {
 	k.listening.Store(true)
 	_ = k.guard(func() error { // IsClosed shows how it ended
 		k.meter.grant(idleBudget)
+		if err := k.rest(ctx); err != nil {
+			return err
+		}
 		return k.conn.WaitForNotification(ctx)
 	})
 	k.listening.Store(false)
@@ -142,6 +147,23 @@ func (k *kept) listen() *request {
 	default:
 		return nil
 	}
+}
+
+// rest waits until the server sends something, the connection breaks or ctx ends. Meanwhile the session has no driver: that
+// takes 15 KiB of buffers, and reading through it takes a larger stack. rest returns at once if the driver may hold a part of
+// what the server has sent.
+func (k *kept) rest(ctx context.Context) error {
+	if k.meter.mayReadAhead() || k.conn.Frontend().ReadBufferLen() > 0 {
+		return nil
+	}
+	idle, err := k.conn.Hijack()
+	if err != nil {
+		return err
+	}
+	k.conn, k.meter.reader, idle.Frontend = nil, nil, nil
+	k.dialer.metered.awaitData(ctx)
+	k.conn, err = pgconn.Construct(idle)
+	return err
 }
 
 // handle runs a request and sends the reply. It reports whether it closed the session because the server did not reply

@@ -65,7 +65,10 @@ func (s *session) watch(cfg *pgconn.Config, t *trace) {
 	cfg.ValidateConnect, cfg.AfterConnect = nil, nil // target_session_attrs chooses among several servers; here is one
 	cfg.MaxProtocolMessageBodyLen = maxMessage
 	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		s.meter = newMeter(r, s.dialer.metered)
+		if s.meter == nil {
+			s.meter = newMeter(s.dialer.metered)
+		}
+		s.meter.reader = r
 		return pgproto3.NewFrontend(s.meter, passwordWriter{w, t})
 	}
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {

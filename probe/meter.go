@@ -4,12 +4,15 @@
 package probe
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -49,8 +52,10 @@ var errBudget = errors.New("the server sent more than this exporter reads")
 type meter struct {
 	reader     io.Reader
 	conn       *meteredConn
-	remaining  int // rest of the budget that grant set
-	parameters int // rest of parameterBudget
+	sentAt     time.Time // when the last query began to be sent, the zero time once its reply is being read
+	fastWrites int       // how many queries in a row were sent in less than slowWrite
+	remaining  int       // rest of the budget that grant set
+	parameters int       // rest of parameterBudget
 	header     []byte
 	bodyLeft   int    // bytes of the current message's body that have not been read
 	kind       byte   // type of the current message
@@ -60,8 +65,8 @@ type meter struct {
 	err error
 }
 
-func newMeter(r io.Reader, conn *meteredConn) *meter {
-	return &meter{reader: r, conn: conn, remaining: loginBudget, parameters: parameterBudget, header: make([]byte, 0, 7)}
+func newMeter(conn *meteredConn) *meter {
+	return &meter{conn: conn, remaining: loginBudget, parameters: parameterBudget, header: make([]byte, 0, 7)}
 }
 
 // grant sets the budget for what begins now: a login, a statement or idle time.
@@ -79,6 +84,7 @@ func (m *meter) Read(p []byte) (int, error) {
 	if m.err != nil {
 		return 0, m.err
 	}
+	m.countWrite()
 	n, err := m.reader.Read(p)
 	if covered := m.chargeAll(p[:n]); covered < n {
 		m.err = errBudget
@@ -92,6 +98,28 @@ func (m *meter) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// slowWrite is how long a write takes at least during which pgconn reads in the background
+// (enterPotentialWriteReadDeadlock in pgconn).
+const slowWrite = 15 * time.Millisecond
+
+// countWrite counts the query that was sent before this reading.
+func (m *meter) countWrite() {
+	switch {
+	case m.sentAt.IsZero():
+		return
+	case time.Since(m.sentAt) < slowWrite:
+		m.fastWrites++
+	default:
+		m.fastWrites = 0
+	}
+	m.sentAt = time.Time{}
+}
+
+// mayReadAhead reports whether pgconn may have read something from the connection that the frontend has not seen, or may be
+// reading from it in the background. If a slow write started that, the reply to the next query ends it, and the reply to the
+// one after that is behind everything that was read ahead.
+func (m *meter) mayReadAhead() bool { return m.fastWrites < 2 }
 
 // chargeAll charges the messages that begin in p. It returns how many bytes of p precede the header of the first
 // message that is not covered, or len(p) if all are covered.
@@ -196,6 +224,14 @@ type meteredConn struct {
 	received atomic.Int64 // bytes
 	limit    atomic.Int64 // of received
 	exceeded atomic.Bool
+	peeked   *peeked // what awaitData read, nil if Read has returned it
+}
+
+// peeked is the result of a Read of one byte.
+type peeked struct {
+	data [1]byte
+	n    int
+	err  error
 }
 
 // grant lets the connection carry budget bytes from now on.
@@ -209,10 +245,37 @@ func (c *meteredConn) Read(p []byte) (int, error) {
 	if c.exceeded.Load() {
 		return 0, errBudget
 	}
-	n, err := c.Conn.Read(p)
+	n, err := c.read(p)
 	if c.received.Add(int64(n)) > c.limit.Load() {
 		c.exceeded.Store(true)
 		return 0, errBudget
 	}
 	return n, err
+}
+
+func (c *meteredConn) read(p []byte) (int, error) {
+	if first := c.peeked; first != nil {
+		c.peeked = nil
+		return copy(p, first.data[:first.n]), first.err
+	}
+	return c.Conn.Read(p)
+}
+
+// awaitData waits until the other side sends something, the connection breaks or ctx ends. The next Read returns what came.
+// Nothing else may use the connection meanwhile.
+func (c *meteredConn) awaitData(ctx context.Context) {
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+		close(woken)
+	})
+	var first peeked
+	first.n, first.err = c.Conn.Read(first.data[:])
+	if !stop() {
+		<-woken
+		_ = c.SetReadDeadline(time.Time{})
+	}
+	if !errors.Is(first.err, os.ErrDeadlineExceeded) {
+		c.peeked = &first
+	}
 }

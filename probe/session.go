@@ -55,7 +55,7 @@ type session struct {
 }
 
 // address returns the server's address as host:port, or the path of a Unix socket.
-func (s *session) address() string { return s.conn.Conn().RemoteAddr().String() }
+func (s *session) address() string { return s.dialer.metered.RemoteAddr().String() }
 
 // query runs sql by the simple protocol, which poolers support too. budget bounds the memory that the reply may use, in
 // bytes. If ctx ends first, the session is closed, and a cancel request is sent in the background unless the session
@@ -63,6 +63,7 @@ func (s *session) address() string { return s.conn.Conn().RemoteAddr().String() 
 func (s *session) query(ctx context.Context, sql string, budget int) ([]*pgconn.Result, error) {
 	var results []*pgconn.Result
 	s.dialer.busy.Store(!s.pooled && !s.hasStatementTimeout)
+	s.meter.sentAt = time.Now()
 	err := s.run(ctx, budget, func() error {
 		var err error
 		results, err = s.conn.Exec(ctx, sql).ReadAll()
