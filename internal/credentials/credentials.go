@@ -34,6 +34,7 @@ type Store struct {
 	commands  *commands
 	providers provider
 	places    *semaphore.Weighted // for requests to clouds; there are maxFetches
+	blank     blankConfig
 }
 
 // maxFetches bounds how many identities are asked for at once. /probe may name servers of any AWS region, and each region is an
@@ -106,7 +107,7 @@ func (s *Source) ConnConfig(ctx context.Context) (*pgconn.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := connConfig(login.Connection)
+	cfg, err := connConfig(&s.store.blank, login.Connection)
 	if err == nil && login.Password.IsSet() {
 		var password config.Secret
 		password, err = s.password(ctx, &login)

@@ -21,7 +21,7 @@ import (
 func VerifyEnvironment(e *config.Environment) error {
 	login, err := environment{e}.login()
 	if err == nil {
-		_, err = connConfig(login.Connection)
+		_, err = connConfig(&blankConfig{}, login.Connection)
 		err = withSource(e.Source, err)
 	}
 	return err
