@@ -43,6 +43,7 @@ type catalogue struct {
 	archiveOnly     bool      // the server is a replica that has no primary to stream from
 	sourceHidden    bool      // the role may not see whether it has one
 	hadReceiver     bool      // it has had a WAL receiver
+	hasSessionStats bool      // the last reading found that the server has session statistics
 	sessionStatsSQL string    // reads the session statistics of the known databases
 }
 

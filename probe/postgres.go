@@ -192,7 +192,11 @@ func (s *session) reportedRole() *Role {
 // with that error.
 func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 	c := &p.catalogue
-	read, err := p.runStats(ctx, s)
+	sessionsSQL := ""
+	if c.hasSessionStats {
+		sessionsSQL = c.sessionStatsSQL
+	}
+	read, err := p.runStats(ctx, s, sessionsSQL)
 	if err != nil {
 		return stats{}, err
 	}
@@ -205,14 +209,24 @@ func (p *postgres) readStats(ctx context.Context, s *session) (stats, error) {
 		return stats{}, err
 	}
 	c.fill(server, read.backends)
-	if server.SessionStats, err = c.readSessionStats(ctx, s, server.VersionNum); err != nil {
+	c.hasSessionStats = hasSessionStats(server.VersionNum) && len(c.databases) > 0
+	if !c.hasSessionStats {
+		return stats{server: server}, read.locked
+	}
+	if read.sessions == nil || c.sessionStatsSQL != sessionsSQL { // the first reading, or there is a new database
+		if read.sessions, err = s.queryPart(ctx, PartSessionCounter, c.sessionStatsSQL, sessionColumnCount); err != nil {
+			return stats{}, err
+		}
+	}
+	if server.SessionStats, err = c.parseSessionStats(read.sessions); err != nil {
 		return stats{}, err
 	}
 	return stats{server: server}, read.locked
 }
 
-// runStats reads the server statistics, except for the parts that the server refuses.
-func (p *postgres) runStats(ctx context.Context, s *session) (statsReply, error) {
+// runStats reads the server statistics, except for the parts that the server refuses. If it can, it also runs sessionsSQL,
+// which is empty if there is none.
+func (p *postgres) runStats(ctx context.Context, s *session, sessionsSQL string) (statsReply, error) {
 	var leftOut []Part
 	for _, part := range statsParts() {
 		if s.refusals.refused(part.part) != nil {
@@ -222,7 +236,7 @@ func (p *postgres) runStats(ctx context.Context, s *session) (statsReply, error)
 	if s.refusals.refused(PartStatistics) != nil {
 		return s.versionOnly(), nil
 	}
-	results, err := s.queryCatalog(ctx, statsSQL(p.applications, leftOut))
+	results, sessions, err := s.queryStats(ctx, statsSQL(p.applications, leftOut), sessionsSQL)
 	var locked error
 	if isRefusal(err) {
 		if isLocked(err) {
@@ -249,12 +263,35 @@ func (p *postgres) runStats(ctx context.Context, s *session) (statsReply, error)
 	if err != nil {
 		return statsReply{}, fmt.Errorf("read the server statistics: %w", err)
 	}
-	read.locked = locked
+	read.locked, read.sessions = locked, sessions
 	if read.server.Version == "" {
 		version := s.versionOnly().server
 		read.server.Version, read.server.VersionNum = version.Version, version.VersionNum
 	}
 	return read, nil
+}
+
+// queryStats runs the statement for the server statistics, and in the same message sessionsSQL for the session statistics, unless
+// that is empty or refused. It returns the rows of the latter, nil if there are none.
+func (s *session) queryStats(ctx context.Context, sql, sessionsSQL string) (results []*pgconn.Result, sessions [][][]byte, err error) {
+	if prefix := s.pingPrefix(); prefix != "" && sessionsSQL != "" && s.refusals.refused(PartSessionCounter) == nil {
+		results, err := s.query(ctx, prefix+sql+";\n"+sessionsSQL, largeBudget)
+		data := dataOf(results)
+		switch {
+		case err != nil && !isRefusal(err):
+			return nil, nil, err
+		case len(data) > 0: // if the server refuses anything, it is the session statistics
+			s.refusals.record(PartSessionCounter, err)
+			if len(data) == 2 {
+				sessions = data[1].Rows
+			}
+			return data[:1], sessions, nil
+		case !isCancelled(err):
+			return results, nil, err
+		}
+	}
+	results, err = s.queryCatalog(ctx, sql)
+	return results, nil, err
 }
 
 // versionOnly returns statistics that have nothing but the version that the login reported.
@@ -294,7 +331,7 @@ func (s *session) findRefused(ctx context.Context, refusal error, leftOut []Part
 }
 
 func (p *postgres) readStartTimes(ctx context.Context, s *session) startTimes {
-	read, err := p.runStats(ctx, s)
+	read, err := p.runStats(ctx, s, "")
 	if err != nil {
 		return startTimes{}
 	}

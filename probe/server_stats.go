@@ -267,8 +267,9 @@ type statsReply struct {
 	server   *ServerStats
 	backends []backendCount
 	replay   replay
-	locked   error  // the server's error if the connections are left out because another session locks them
-	own      uint32 // OID of the session's own database, 0 if it is not known
+	sessions [][][]byte // the rows of the session statistics, nil if they were not read with the rest
+	locked   error      // the server's error if the connections are left out because another session locks them
+	own      uint32     // OID of the session's own database, 0 if it is not known
 	ownName  string
 }
 

@@ -4,7 +4,7 @@
 package probe
 
 import (
-	"context"
+	"errors"
 	"strconv"
 	"strings"
 )
@@ -18,8 +18,11 @@ type SessionStats struct {
 	Sessions, Abandoned, Fatal, Killed float64
 }
 
-// sessionStatsMinVersion is the lowest server_version_num that has session statistics.
-const sessionStatsMinVersion = 140000
+// hasSessionStats reports whether a server with this server_version_num has session statistics.
+func hasSessionStats(versionNum string) bool {
+	version, err := strconv.Atoi(versionNum)
+	return err == nil && version >= 140000
+}
 
 // buildSessionStatsSQL returns a statement that reads by OID, which waits for no lock on a catalogue. It has a
 // statement_timeout, because the statistics collector of PostgreSQL 14 may delay a reader by ten seconds
@@ -38,19 +41,17 @@ SELECT d, pg_catalog.pg_stat_get_db_sessions(d), pg_catalog.pg_stat_get_db_sessi
 FROM pg_catalog.unnest('{` + list.String() + `}'::pg_catalog.oid[]) AS d`
 }
 
-// readSessionStats reads the session statistics of the known databases that have had sessions or allow connections. It
-// returns nil before PostgreSQL 14 and an empty result if the server refuses the statement.
-func (c *catalogue) readSessionStats(ctx context.Context, s *session, versionNum string) ([]SessionStats, error) {
-	if version, err := strconv.Atoi(versionNum); err != nil || version < sessionStatsMinVersion || len(c.databases) == 0 {
-		return nil, nil
-	}
-	rows, err := s.queryPart(ctx, PartSessionCounter, c.sessionStatsSQL, 5)
-	if err != nil {
-		return nil, err
-	}
+// sessionColumnCount is the number of columns of a row of session statistics.
+const sessionColumnCount = 5
+
+// parseSessionStats returns the session statistics of the known databases that have had sessions or allow connections.
+func (c *catalogue) parseSessionStats(rows [][][]byte) ([]SessionStats, error) {
 	var p numberParser
 	byName := make(map[string]SessionStats, len(rows))
 	for _, row := range rows {
+		if len(row) != sessionColumnCount {
+			return nil, errors.New("a row of another width")
+		}
 		d := c.databases[p.oid(row[0])]
 		var n [4]float64
 		for i := range n {
