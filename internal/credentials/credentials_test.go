@@ -88,6 +88,19 @@ func TestRunTimeParams(t *testing.T) {
 	}
 }
 
+// TestLoginAllocates checks that a login does not parse a connection string again, which takes 50 more allocations.
+func TestLoginAllocates(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts those of all goroutines
+	s := NewStore(t.Context()).For(parseFile(t, "targets: {a: {host: h, user: u, sslmode: disable}}").Targets[0])
+	n := testing.AllocsPerRun(100, func() {
+		if _, err := s.ConnConfig(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if n > 30 {
+		t.Errorf("%.0f allocations", n)
+	}
+}
+
 // TestPasswordFile: every login reads the file. The error about one that cannot be used has its path, and no part of its content.
 func TestPasswordFile(t *testing.T) {
 	t.Parallel()
