@@ -244,6 +244,41 @@ func TestKubernetesSidecar(t *testing.T) {
 	ready(http.StatusOK)
 }
 
+// TestKubernetesSidecarData: the volume is mounted where the image of this major version declares it. Otherwise the image refuses to
+// start, or the data is in a volume that goes with the container.
+func TestKubernetesSidecarData(t *testing.T) {
+	t.Parallel()
+	mounted, dataFolder, major := "", "", 0
+	eachResource(t, read(t, "examples/kubernetes/sidecar/statefulset.yaml"), func(r resource) {
+		for _, c := range r.Spec.Template.Spec.Containers {
+			if c.Name != "postgres" {
+				continue
+			}
+			if _, err := fmt.Sscanf(c.Image, "postgres:%d.", &major); err != nil {
+				t.Fatalf("%s: %v", c.Image, err)
+			}
+			for _, mount := range c.VolumeMounts {
+				if mount.Name == "data" {
+					mounted = mount.MountPath
+				}
+			}
+			for _, variable := range c.Env {
+				if variable.Name == "PGDATA" {
+					dataFolder = variable.Value
+				}
+			}
+		}
+	})
+	// The README of the image, section PGDATA.
+	want := "/var/lib/postgresql"
+	if major < 18 {
+		want += "/data"
+	}
+	if mounted != want || dataFolder != "" && !strings.HasPrefix(dataFolder, want+"/") {
+		t.Errorf("PostgreSQL %d has its data mounted at %q, not %q, and PGDATA is %q", major, mounted, want, dataFolder)
+	}
+}
+
 // TestKubernetesCommands: what the README has kubectl run in a container is a program and arguments that it takes.
 func TestKubernetesCommands(t *testing.T) {
 	t.Parallel()

@@ -164,8 +164,12 @@ type resource struct {
 }
 
 type container struct {
-	Name           string
-	Env            []struct{ Name, Value string }
+	Name, Image  string
+	Env          []struct{ Name, Value string }
+	VolumeMounts []struct {
+		Name      string
+		MountPath string `yaml:"mountPath"`
+	} `yaml:"volumeMounts"`
 	ReadinessProbe struct {
 		HTTPGet struct{ Path string } `yaml:"httpGet"`
 	} `yaml:"readinessProbe"`

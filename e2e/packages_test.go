@@ -28,7 +28,9 @@ const (
 	packageDefault  = "/etc/default/pg_liveness_exporter"
 	packagePassword = "/etc/pg_liveness_exporter/password"
 	packageUnit     = "/usr/lib/systemd/system/pg_liveness_exporter.service"
-	enabledLink     = "/etc/systemd/system/multi-user.target.wants/pg_liveness_exporter.service"
+	// maintainer has what YAML reads as something else.
+	maintainer  = `"Jo": Doe's #1 <jo@example.org>`
+	enabledLink = "/etc/systemd/system/multi-user.target.wants/pg_liveness_exporter.service"
 )
 
 // TestPackages: the packages for Debian and RPM hold what they promise, can be installed, upgraded, removed and purged, and are
@@ -55,11 +57,12 @@ func TestPackages(t *testing.T) {
 	}
 	runIn(t, old, hanging, nil, "sha256sum", "--check", "--strict", "--quiet", "sha256sums.txt")
 	for name, test := range map[string]func(*testing.T){
-		"lint":    func(t *testing.T) { lintPackages(t, old) },
-		"content": func(t *testing.T) { packageContent(t, find(old, ".deb"), find(old, ".rpm")) },
-		"deb":     func(t *testing.T) { debLifecycle(t, find(old, ".deb"), find(upgrade, ".deb")) },
-		"rpm":     func(t *testing.T) { rpmLifecycle(t, find(old, ".rpm"), find(upgrade, ".rpm")) },
-		"systemd": func(t *testing.T) { underSystemd(t, find(old, ".deb"), find(upgrade, ".deb")) },
+		"lint":       func(t *testing.T) { lintPackages(t, old) },
+		"content":    func(t *testing.T) { packageContent(t, find(old, ".deb"), find(old, ".rpm")) },
+		"maintainer": func(t *testing.T) { packageMaintainer(t, find(upgrade, ".deb"), find(upgrade, ".rpm")) },
+		"deb":        func(t *testing.T) { debLifecycle(t, find(old, ".deb"), find(upgrade, ".deb")) },
+		"rpm":        func(t *testing.T) { rpmLifecycle(t, find(old, ".rpm"), find(upgrade, ".rpm")) },
+		"systemd":    func(t *testing.T) { underSystemd(t, find(old, ".deb"), find(upgrade, ".deb")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -77,8 +80,8 @@ func buildPackages(t *testing.T, old, upgrade string) {
 	clone := filepath.Join(t.TempDir(), "clone")
 	cloneAt(t, workTree(t), clone, "main")
 	runMake(t, clone, nil, "tarballs", "ARGS=linux/"+arch)
-	build := func() string {
-		runMake(t, clone, nil, "packages", "ARGS="+arch)
+	build := func(env ...string) string {
+		runMake(t, clone, env, "packages", "ARGS="+arch)
 		return read(t, filepath.Join(clone, ".packages", "sha256sums.txt"))
 	}
 	move := func(to string) { check(t, os.Rename(filepath.Join(clone, ".packages"), to)) }
@@ -99,7 +102,7 @@ func buildPackages(t *testing.T, old, upgrade string) {
 	}
 	git("commit", "--quiet", "--all", "--message=next")
 	check(t, os.WriteFile(filepath.Join(clone, ".build", "linux-"+arch, "commit"), []byte(git("rev-parse", "HEAD")), 0o600))
-	build()
+	build("MAINTAINER=" + maintainer)
 	move(upgrade)
 }
 
@@ -195,7 +198,22 @@ func packageContent(t *testing.T, deb, rpm string) {
 	unpacked := t.TempDir()
 	runIn(t, "", hanging, nil, "dpkg-deb", "--extract", deb, unpacked)
 	packedManPage(t, filepath.Join(unpacked, "usr/share/man/man1/pg_liveness_exporter.1.gz"))
-	completions(t, unpacked)
+}
+
+// packageMaintainer: both packages have the name and address of MAINTAINER as they are, also in the changelogs.
+func packageMaintainer(t *testing.T, deb, rpm string) {
+	const changelog = "./usr/share/doc/pg-liveness-exporter/changelog.Debian.gz"
+	tar := fmt.Sprintf("dpkg-deb --fsys-tarfile '%s' | tar -xO %s | gunzip", deb, changelog)
+	for what, got := range map[string]string{
+		"deb":             runIn(t, "", hanging, nil, testenv.Tool(t, "DPKG_DEB", "dpkg-deb"), "--field", deb, "Maintainer"),
+		"deb's changelog": runIn(t, "", hanging, nil, "sh", "-c", tar),
+		"rpm":             runIn(t, "", hanging, nil, testenv.Tool(t, "RPM", "rpm"), "-qp", "--queryformat", "%{PACKAGER}", rpm),
+		"rpm's changelog": runIn(t, "", hanging, nil, "rpm", "-qp", "--queryformat", "[%{CHANGELOGNAME}\n]", rpm),
+	} {
+		if !strings.Contains(got, maintainer) {
+			t.Errorf("%s: no %s in %s", what, maintainer, got)
+		}
+	}
 }
 
 // packedManPage: the page has a date, and nothing that man and mandoc warn of.
@@ -214,30 +232,73 @@ func packedManPage(t *testing.T, path string) {
 	}
 }
 
-// completions: bash, zsh and fish complete flags and their values.
-func completions(t *testing.T, unpacked string) {
-	t.Helper()
-	env := []string{"PATH=" + filepath.Join(unpacked, "usr/bin") + ":" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
-	share := filepath.Join(unpacked, "usr/share")
-	bash := "source " + filepath.Join(share, "bash-completion/completions/pg_liveness_exporter") + `
-COMP_WORDS=(pg_liveness_exporter --log.level "") COMP_CWORD=2
-$(complete -p pg_liveness_exporter | sed 's/.*-F \([^ ]*\).*/\1/')
-echo "${COMPREPLY[@]}"`
-	zsh := filepath.Join(share, "zsh/vendor-completions/_pg_liveness_exporter")
-	fish := filepath.Join(share, "fish/vendor_completions.d/pg_liveness_exporter.fish")
-	for _, test := range []struct {
-		want string
-		args []string
+// onTerminal runs a shell on a terminal of its own, types a line and Tab there, and prints what the line becomes. Its arguments
+// are the file for the line, the line, what makes the shell write it there at Ctrl-X, and the shell.
+const onTerminal = `zmodload zsh/zpty
+out=$1 typed=$2 setup=$3; shift 3
+export OUT=$out
+zpty shell "${(q)@}"
+zpty -w shell "$setup; echo REA''DY"
+zpty -r -m shell said '*READY*'
+zpty -w -n shell "$typed"$'\t\x18'
+while [[ ! -s $out ]]; do
+  zpty -r -t shell more && said+=$more
+  sleep 0.02
+  (( ++n < 1000 )) || { print -r -- $said; exit 1 }
+done
+print -r -- "$(<$out)|"`
+
+// TestCompletions: bash, zsh and fish complete commands, flags and their values.
+func TestCompletions(t *testing.T) {
+	t.Parallel()
+	zsh := testenv.Tool(t, "ZSH", "zsh")
+	shells := map[string]struct {
+		setup   string
+		command []string
 	}{
-		{"debug info warn error", []string{"bash", "-c", bash}},
-		{"", []string{testenv.Tool(t, "ZSH", "zsh"), "-n", zsh}},
-		{"--probe.timeout", []string{testenv.Tool(t, "FISH", "fish"), "--private", "-c", "source " + fish + "; complete -C 'pg_liveness_exporter --probe.t'"}},
-		{"warn", []string{"fish", "--private", "-c", "source " + fish + "; complete -C 'pg_liveness_exporter --log.level w'"}},
-		{"check", []string{"fish", "--private", "-c", "source " + fish + "; complete -C 'pg_liveness_exporter ch'"}},
-	} {
-		if out := runIn(t, "", hanging, env, test.args[0], test.args[1:]...); !strings.Contains(out, test.want) {
-			t.Errorf("%q gives %q, not %q", test.args, out, test.want)
-		}
+		"bash": {
+			`. "$SCRIPTS/completion.bash"; finish() { printf %s "$READLINE_LINE" >"$OUT"; }; bind -x '"\C-x": finish'`,
+			[]string{"bash", "--norc", "--noprofile", "-i"},
+		},
+		"zsh": {
+			`fpath=($HOME $fpath); autoload -U compinit; compinit -u; finish() { print -rn -- $BUFFER >$OUT }; zle -N finish; ` +
+				`bindkey -r ^X; bindkey ^X finish`,
+			[]string{zsh, "-f", "-i"},
+		},
+		"fish": {
+			`source $SCRIPTS/completion.fish; bind \cx 'commandline >$OUT'`,
+			[]string{testenv.Tool(t, "FISH", "fish"), "--private", "--no-config"},
+		},
+	}
+	home := t.TempDir()
+	check(t, os.Symlink(program(t), filepath.Join(home, "pg_liveness_exporter")))
+	check(t, os.Symlink(inRoot(t, "packages/completion.zsh"), filepath.Join(home, "_pg_liveness_exporter")))
+	check(t, os.WriteFile(filepath.Join(home, "settings.yml"), nil, 0o600))
+	env := []string{"PATH=" + home + ":" + os.Getenv("PATH"), "HOME=" + home, "SCRIPTS=" + inRoot(t, "packages"), "TERM=dumb"}
+	for name, shell := range shells {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, test := range []struct{ typed, want string }{
+				{"ch", "check "},
+				{"--log.level=debug ch", "--log.level=debug check "},
+				{"--probe.timeout-", "--probe.timeout-offset "},
+				{"--log.level w", "--log.level warn "},
+				{"--log.level=w", "--log.level=warn "},
+				{"check --f", "check --format "},
+				{"check orders --style d", "check orders --style docker "},
+				{"check --format=j", "check --format=json "},
+				{"help ch", "help check "},
+				{"--config.file sett", "--config.file settings.yml "},
+				{"--config.file=sett", "--config.file=settings.yml "},
+			} {
+				out := filepath.Join(t.TempDir(), "line")
+				args := append([]string{"-f", "-c", onTerminal, zsh, out, "pg_liveness_exporter " + test.typed, shell.setup}, shell.command...)
+				got := strings.TrimSuffix(runIn(t, home, building, env, zsh, args...), "|\n")
+				if want := "pg_liveness_exporter " + test.want; got != want {
+					t.Errorf("%q becomes %q, not %q", test.typed, got, want)
+				}
+			}
+		})
 	}
 }
 

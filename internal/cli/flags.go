@@ -84,7 +84,14 @@ func Parse(args []string, out, errs io.Writer) (f Flags, code int, ended bool) {
 	f.define(app, &urls)
 	app.Command("serve", "Serve metrics. This is the default.").Default()
 	check, style := f.Check.define(app)
-	if context, _ := app.ParseContext(args); hasFlag(context, app.GetFlag("help-man")) {
+	context, _ := app.ParseContext(args) // it also adds the command help
+	if len(args) > 0 && args[0] == completionFlag {
+		for _, candidate := range complete(app.Model(), args[1:]) {
+			fmt.Fprintln(out, candidate)
+		}
+		return f, 0, true
+	}
+	if hasFlag(context, app.GetFlag("help-man")) {
 		if err := writeManPage(out, app.Model()); err != nil {
 			fmt.Fprintln(errs, err)
 			return f, 1, true
