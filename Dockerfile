@@ -15,7 +15,7 @@ ARG REVISION=""
 ARG CREATED=""
 
 LABEL org.opencontainers.image.title="pg_liveness_exporter" \
-      org.opencontainers.image.description="Tells Prometheus whether a PostgreSQL server is alive, how quickly it answers, and whether there are connections left." \
+      org.opencontainers.image.description="Prometheus exporter that reports whether PostgreSQL servers are alive" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.vendor="The pg_liveness_exporter authors" \
       org.opencontainers.image.version="${VERSION}" \

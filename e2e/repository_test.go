@@ -227,3 +227,24 @@ func TestMakeHelp(t *testing.T) {
 	}
 	expectEqual(t, "targets", strings.Fields(phony), targets)
 }
+
+// TestDescription: the program is described by one sentence, wherever people find it.
+func TestDescription(t *testing.T) {
+	const sentence = "Prometheus exporter that reports whether PostgreSQL servers are alive"
+	for file, where := range map[string]string{
+		"README.md":                                     `(?m)\A# pg_liveness_exporter\n\nA (.*?)\. `,
+		"Dockerfile":                                    `image\.description="(.*?)"`,
+		"charts/pg-liveness-exporter/Chart.yaml":        `(?m)^description: (.*)$`,
+		"packages/nfpm.yaml":                            `(?m)^description: \|\n  (.*)$`,
+		"packages/pg_liveness_exporter.service":         `(?m)^Description=(.*)$`,
+		"examples/systemd/pg_liveness_exporter.service": `(?m)^Description=(.*)$`,
+		"internal/cli/manpage.tmpl":                     `(?m)^pg_liveness_exporter \\- (.*)$`,
+	} {
+		if found := regexp.MustCompile(where).FindStringSubmatch(read(t, file)); found == nil || found[1] != sentence {
+			t.Errorf("%s has %q, not %q", file, found, sentence)
+		}
+	}
+	if !strings.Contains(read(t, "packages/nfpm.yaml"), "summary: "+sentence+"\n") {
+		t.Error("the summary for RPM is another one")
+	}
+}
