@@ -19,8 +19,21 @@ import (
 	"pg_liveness_exporter/internal/testenv"
 )
 
-// chart is the folder of the Helm chart.
-const chart = "charts/pg-liveness-exporter"
+const (
+	// chart is the folder of the Helm chart.
+	chart = "charts/pg-liveness-exporter"
+	// kubeVersion is what a Helm that the go command builds would take for 1.20.
+	kubeVersion = "--kube-version=1.36"
+)
+
+// helm returns the path of the Helm that the variable HELM names, or of Helm 4.
+func helm(t *testing.T) string {
+	t.Helper()
+	if path := os.Getenv("HELM"); path != "" {
+		return path
+	}
+	return testenv.GoTool(t, "helm", "helm")
+}
 
 // object is one of Kubernetes' objects.
 type object map[string]any
@@ -38,7 +51,7 @@ func (o object) at(path ...string) any {
 // render renders the chart with a file of values, and returns its text, and its objects by kind.
 func render(t *testing.T, helm, values string) (string, map[string]object) {
 	t.Helper()
-	text, err := run(t, "", helm, "template", "pg", inRoot(t, chart), "--namespace", "databases", "--values", values)
+	text, err := run(t, "", helm, "template", "pg", inRoot(t, chart), kubeVersion, "--namespace", "databases", "--values", values)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +77,7 @@ func render(t *testing.T, helm, values string) (string, map[string]object) {
 // TestChart: for several sets of values, the chart makes what is in the golden files, and nothing that Kubernetes or the
 // Prometheus operator does not know.
 func TestChart(t *testing.T) {
-	helm, kubeconform := testenv.GoTool(t, "helm", "helm"), testenv.GoTool(t, "release", "kubeconform")
+	helm, kubeconform := helm(t), testenv.GoTool(t, "release", "kubeconform")
 	location := schemas(t) + "/{{.Group}}_{{.ResourceKind}}_{{.ResourceAPIVersion}}.json"
 	files := glob(t, chart+"/ci/*-values.yaml")
 	if len(files) < 3 {
@@ -73,7 +86,7 @@ func TestChart(t *testing.T) {
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), "-values.yaml")
 		t.Run(name, func(t *testing.T) {
-			if _, err := run(t, "", helm, "lint", "--strict", inRoot(t, chart), "--values", inRoot(t, file)); err != nil {
+			if _, err := run(t, "", helm, "lint", "--strict", inRoot(t, chart), kubeVersion, "--values", inRoot(t, file)); err != nil {
 				t.Error(err)
 			}
 			text, objects := render(t, helm, inRoot(t, file))
@@ -109,7 +122,7 @@ func TestChart(t *testing.T) {
 
 // TestChartFiles: the rules, the dashboard and the configuration arrive as they are.
 func TestChartFiles(t *testing.T) {
-	helm := testenv.GoTool(t, "helm", "helm")
+	helm := helm(t)
 	_, objects := render(t, helm, inRoot(t, chart+"/ci/everything-values.yaml"))
 
 	var rules ruleFile
@@ -140,7 +153,7 @@ func TestChartFiles(t *testing.T) {
 
 // TestChartRefuses: what cannot work is an error that names the key.
 func TestChartRefuses(t *testing.T) {
-	helm := testenv.GoTool(t, "helm", "helm")
+	helm := helm(t)
 	const image = "image: {repository: r}\n"
 	for _, tt := range []struct{ name, values, want string }{
 		{"no image", "{}", "image.repository is required"},
@@ -156,7 +169,7 @@ func TestChartRefuses(t *testing.T) {
 		{"a number as a text", image + "shards: three", "shards"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := run(t, "", helm, "template", "pg", inRoot(t, chart), "--values", writeFile(t, tt.values))
+			_, err := run(t, "", helm, "template", "pg", inRoot(t, chart), kubeVersion, "--values", writeFile(t, tt.values))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v, want %q", err, tt.want)
 			}
