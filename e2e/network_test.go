@@ -31,6 +31,7 @@ const inNamespace = "PG_LIVENESS_EXPORTER_TEST_NAMESPACE"
 // TestNetwork meets addresses that swallow packets and names that do not resolve, in a network namespace that it makes
 // for itself: nothing leaves this machine.
 func TestNetwork(t *testing.T) {
+	t.Parallel()
 	if os.Getenv(inNamespace) == "" {
 		runInNamespace(t)
 		return
@@ -150,7 +151,7 @@ func TestNetwork(t *testing.T) {
 		}
 	})
 	t.Run("two addresses of which the first swallows packets", func(t *testing.T) {
-		e := startExporter(t, to("half"))
+		e := startExporter(t, to("half"), "--probe.timeout=2s") // each address gets half of it
 		m := e.Expect(up)
 		if m["pg_kept_session_up"] != 1 {
 			t.Error("no session is kept")

@@ -165,7 +165,7 @@ func (f *Flags) define(app *kingpin.Application, urls *urlFlags) {
 		Default("1024").IntVar(&f.MaxInFlight)
 	app.Flag("probe.keep", "Keep a session open between probes. It reads the connection figures even while logins fail, and "+
 		"notices restarts between scrapes. If this is off, no target keeps one, whatever its key keep says.").Default("true").BoolVar(&f.Probing.Keep)
-	app.Flag("probe.commit", "Also commit a transaction in each probe of a primary: SELECT 1 succeeds while commits hang. "+
+	app.Flag("probe.commit", "Also commit a transaction in each probe of a primary, because SELECT 1 can succeed while commits hang. "+
 		"It needs no table and no privilege.").Default("false").BoolVar(&f.Probing.Commit)
 	app.Flag("collect.applications", "Count connections by application name.").Default("false").BoolVar(&f.Probing.Applications)
 }

@@ -131,10 +131,10 @@ func (w *writer) totals() {
 func (w *writer) summary() string {
 	var parts []string
 	for _, o := range observerNames() {
-		parts = append(parts, fmt.Sprintf("%s in %d", o, w.count(o, right)))
+		parts = append(parts, fmt.Sprintf("%d for %s", w.count(o, right), o))
 	}
 	last := len(parts) - 1
-	return fmt.Sprintf("Of %d cases, the verdict was that of the application for %s and %s.", len(w.faults),
+	return fmt.Sprintf("Of %d cases, the verdict matched what the application met in %s and %s.", len(w.faults),
 		strings.Join(parts[:last], ", "), parts[last])
 }
 
