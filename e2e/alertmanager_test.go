@@ -23,6 +23,7 @@ import (
 )
 
 func TestAmtool(t *testing.T) {
+	t.Parallel()
 	tool := testenv.Tool(t, "AMTOOL", "amtool")
 	amtool := func(args ...string) string {
 		t.Helper()
@@ -65,6 +66,7 @@ func TestAlertNames(t *testing.T) {
 
 // TestInhibition gives alerts to a real Alertmanager and looks which are held back.
 func TestInhibition(t *testing.T) {
+	t.Parallel()
 	const here = "job=pg,instance=e:10432,target=orders"
 	am := startAlertmanager(t)
 	for i, test := range []struct {

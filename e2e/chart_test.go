@@ -77,6 +77,7 @@ func render(t *testing.T, helm, values string) (string, map[string]object) {
 // TestChart: for several sets of values, the chart makes what is in the golden files, and nothing that Kubernetes or the
 // Prometheus operator does not know.
 func TestChart(t *testing.T) {
+	t.Parallel()
 	helm, kubeconform := helm(t), testenv.GoTool(t, "release", "kubeconform")
 	location := schemas(t) + "/{{.Group}}_{{.ResourceKind}}_{{.ResourceAPIVersion}}.json"
 	files := glob(t, chart+"/ci/*-values.yaml")
@@ -122,6 +123,7 @@ func TestChart(t *testing.T) {
 
 // TestChartFiles: the rules, the dashboard and the configuration arrive as they are.
 func TestChartFiles(t *testing.T) {
+	t.Parallel()
 	helm := helm(t)
 	_, objects := render(t, helm, inRoot(t, chart+"/ci/everything-values.yaml"))
 
@@ -153,6 +155,7 @@ func TestChartFiles(t *testing.T) {
 
 // TestChartRefuses: what cannot work is an error that names the key.
 func TestChartRefuses(t *testing.T) {
+	t.Parallel()
 	helm := helm(t)
 	const image = "image: {repository: r}\n"
 	for _, tt := range []struct{ name, values, want string }{

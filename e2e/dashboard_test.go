@@ -217,6 +217,7 @@ var empty = map[string]string{
 // dashboard. Each must have an answer, with both kinds of histograms and with each alone, and with a label cluster and
 // without one.
 func TestDashboardQueries(t *testing.T) {
+	t.Parallel()
 	const interval = 2 * time.Second
 	s := newStack(t, interval)
 	misbehave(t, s, interval)
@@ -263,6 +264,7 @@ func choose(expression, job string, interval time.Duration) string {
 // server, that server is the first one, no time of a probe is shown of one that is down, and the alert is in the table of
 // alerts.
 func TestDashboardFaults(t *testing.T) {
+	t.Parallel()
 	const interval = 2 * time.Second
 	s := newStack(t, interval)
 	d := parseDashboard(t)

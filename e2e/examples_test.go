@@ -24,6 +24,7 @@ import (
 )
 
 func TestPromtool(t *testing.T) {
+	t.Parallel()
 	tool := testenv.Tool(t, "PROMTOOL", "promtool")
 	var ruleTestFiles []string
 	for _, file := range glob(t, "examples/alerts*_test.yml") {
@@ -48,6 +49,7 @@ func TestPromtool(t *testing.T) {
 // servers that are down fire there as they do in the newest one. The other tests of rules depend on the ends of windows, which
 // Prometheus 3 has changed.
 func TestOlderPromtools(t *testing.T) {
+	t.Parallel()
 	tools := filepath.SplitList(os.Getenv("PROMTOOL_OLDER"))
 	testenv.Need(t, len(tools) > 0, "promtool 2.42", "make test, as root")
 	dir := t.TempDir()
@@ -75,6 +77,7 @@ func TestOlderPromtools(t *testing.T) {
 
 // TestMixin: the mixin has the rules and the dashboard of the examples.
 func TestMixin(t *testing.T) {
+	t.Parallel()
 	tool := testenv.GoTool(t, "release", "jsonnet")
 	out := runIn(t, inRoot(t, "examples"), time.Minute, nil, tool, "--exec",
 		"local mixin = import 'mixin.libsonnet'; {rules: mixin.prometheusAlerts, dashboards: mixin.grafanaDashboards}")
@@ -433,6 +436,7 @@ func TestMetricsExist(t *testing.T) {
 // TestCompose: what compose.yml takes from its folder is there, and fits together. That it keeps to Compose's schema is
 // for `make lint` to say.
 func TestCompose(t *testing.T) {
+	t.Parallel()
 	var file struct {
 		Services map[string]struct {
 			Image   string

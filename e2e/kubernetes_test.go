@@ -192,6 +192,7 @@ func eachResource(t *testing.T, built string, do func(resource)) {
 // TestKubernetes: kustomize builds each of the folders, and what it builds is what Kubernetes and the operator know, without
 // one unknown key. The sharded one has as many exporters as Prometheus divides the servers among.
 func TestKubernetes(t *testing.T) {
+	t.Parallel()
 	kustomize, kubeconform := testenv.GoTool(t, "release", "kustomize"), testenv.GoTool(t, "release", "kubeconform")
 	location := schemas(t) + "/{{.Group}}_{{.ResourceKind}}_{{.ResourceAPIVersion}}.json"
 	for _, name := range kubernetesFolders(t) {

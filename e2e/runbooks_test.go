@@ -79,6 +79,7 @@ func TestRunbooks(t *testing.T) {
 // TestRunbookSQL runs every statement of the runbooks and of docs/, so that none rots: those of the server on a throwaway primary,
 // those of PgBouncer's console on a throwaway PgBouncer.
 func TestRunbookSQL(t *testing.T) {
+	t.Parallel()
 	server, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{Bin: testenv.Bin(t)})
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 
 // TestSystemd: systemd finds nothing wrong with the units, and little that the service could do beyond its job.
 func TestSystemd(t *testing.T) {
+	t.Parallel()
 	analyze := testenv.Tool(t, "SYSTEMD_ANALYZE", "systemd-analyze")
 	units := glob(t, "examples/systemd/*")
 	if len(units) != 2 {
