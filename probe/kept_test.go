@@ -18,7 +18,7 @@ import (
 
 // TestKeptSessionRests checks that a kept session has no driver while nothing happens, that it reads what the server sends
 // meanwhile, and that it notices its end. It runs alone, since it looks for functions in the stacks of all goroutines.
-func TestKeptSessionRests(t *testing.T) { //nolint:paralleltest // see above
+func TestKeptSessionRests(t *testing.T) {
 	conns := make(chan net.Conn, 100)
 	s := newFakeServer(t, func(conn net.Conn) {
 		conns <- conn

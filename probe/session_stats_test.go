@@ -39,7 +39,7 @@ func TestSessionStats(t *testing.T) {
 	var refuses atomic.Bool
 	messages := make(chan string, 1000)
 	s := newFakeServer(t, testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
-		sql := m.(*pgproto3.Query).String //nolint:forcetypeassert // there are no others
+		sql := m.(*pgproto3.Query).String
 		messages <- sql
 		var reply []pgproto3.BackendMessage
 		if strings.Contains(sql, "pg_stat_get_activity") {

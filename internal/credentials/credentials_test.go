@@ -88,8 +88,9 @@ func TestRunTimeParams(t *testing.T) {
 	}
 }
 
-// TestLoginAllocates checks that a login does not parse a connection string again, which takes 50 more allocations.
-func TestLoginAllocates(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts those of all goroutines
+// TestLoginAllocates checks that a login does not parse a connection string again, which takes 50 more allocations. It runs alone,
+// since those of all goroutines count.
+func TestLoginAllocates(t *testing.T) {
 	s := NewStore(t.Context()).For(parseFile(t, "targets: {a: {host: h, user: u, sslmode: disable}}").Targets[0])
 	n := testing.AllocsPerRun(100, func() {
 		if _, err := s.ConnConfig(t.Context()); err != nil {
