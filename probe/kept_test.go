@@ -5,6 +5,9 @@ package probe
 
 import (
 	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"strings"
@@ -19,8 +22,29 @@ import (
 // TestKeptSessionRests checks that a kept session has no driver while nothing happens, that it reads what the server sends
 // meanwhile, and that it notices its end. It runs alone, since it looks for functions in the stacks of all goroutines.
 func TestKeptSessionRests(t *testing.T) {
+	cert := certificate(t, "db.invalid")
+	t.Run("plain", func(t *testing.T) {
+		testKeptSessionRests(t, "sslmode=disable", func(conn net.Conn) (net.Conn, error) { return conn, nil })
+	})
+	t.Run("TLS", func(t *testing.T) {
+		testKeptSessionRests(t, "sslmode=require", func(conn net.Conn) (net.Conn, error) {
+			if _, err := io.ReadFull(conn, make([]byte, 8)); err != nil { // the SSLRequest
+				return nil, err
+			}
+			_, err := conn.Write([]byte("S"))
+			return tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}), err
+		})
+	})
+}
+
+// testKeptSessionRests is the test with one sslmode. accept makes the server's side of it.
+func testKeptSessionRests(t *testing.T, sslmode string, accept func(net.Conn) (net.Conn, error)) {
 	conns := make(chan net.Conn, 100)
 	s := newFakeServer(t, func(conn net.Conn) {
+		conn, err := accept(conn)
+		if err != nil {
+			return
+		}
 		conns <- conn
 		testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
 			if isQuery(m, "SELECT 1") && !isQuery(m, "pg_stat_get_activity") {
@@ -30,7 +54,8 @@ func TestKeptSessionRests(t *testing.T) {
 		})(conn)
 	})
 	losses := make(chan Loss, 100)
-	p := newTestProberFor(t, dsnOf(s), func(o *Options) { o.OnSessionLost = func(l Loss) { losses <- l } })
+	dsn := fmt.Sprintf("host=127.0.0.1 port=%d user=u password=p %s", s.Port, sslmode)
+	p := newTestProberFor(t, dsn, func(o *Options) { o.OnSessionLost = func(l Loss) { losses <- l } })
 	probeUntilResting := func() {
 		t.Helper()
 		eventually(t, func() bool { // a write that takes long because the machine is busy keeps the driver
