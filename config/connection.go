@@ -169,7 +169,7 @@ func NewConnection(settings ConnSettings) (*Connection, error) {
 // there is no value. It does not hold the value.
 func valueProblem(key, value string) string {
 	host := withoutBrackets(value)
-	allowed := allowedValues()[key]
+	allowed := allowedValues(key)
 	switch {
 	case value == "":
 	case (key == keyHost || key == keyHostaddr || key == keyPort) && strings.Contains(value, ","):
@@ -192,15 +192,25 @@ func valueProblem(key, value string) string {
 	return ""
 }
 
-// allowedValues returns the values of the settings that have a few. Versions are in ascending order.
-func allowedValues() map[string][]string {
-	protocols, tlsVersions := []string{"3.0", "3.2", "latest"}, []string{"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
-	return map[string][]string{
-		keySSLMode: sslModes(), "sslnegotiation": {"postgres", "direct"}, "sslcertmode": {"disable", "allow", "require"},
-		"sslsni": {"0", "1"}, "channel_binding": {"disable", "prefer", "require"},
-		"min_protocol_version": protocols, "max_protocol_version": protocols,
-		keyMinTLS: tlsVersions, keyMaxTLS: tlsVersions,
+// allowedValues returns the values of a setting that has a few, nil if it has many. Versions are in ascending order.
+func allowedValues(key string) []string {
+	switch key {
+	case keySSLMode:
+		return sslModes()
+	case "sslnegotiation":
+		return []string{"postgres", "direct"}
+	case "sslcertmode":
+		return []string{"disable", "allow", "require"}
+	case "sslsni":
+		return []string{"0", "1"}
+	case "channel_binding":
+		return []string{"disable", "prefer", "require"}
+	case "min_protocol_version", "max_protocol_version":
+		return []string{"3.0", "3.2", "latest"}
+	case keyMinTLS, keyMaxTLS:
+		return []string{"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
 	}
+	return nil
 }
 
 // validation takes settings one after the other and collects problems with their values.
@@ -222,7 +232,7 @@ func (v *validation) take(key string) string {
 // between takes two settings with the same allowed values.
 func (v *validation) between(lowKey, highKey string) (low, high string) {
 	low, high = v.take(lowKey), v.take(highKey)
-	values := allowedValues()[lowKey]
+	values := allowedValues(lowKey)
 	if high != "" && slices.Index(values, low) > slices.Index(values, high) {
 		v.problem(lowKey + " is above " + highKey)
 	}

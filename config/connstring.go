@@ -66,7 +66,7 @@ func LibpqSettings(getenv func(string) string) (ConnSettings, error) {
 	if timezone := getenv("PGTZ"); timezone != "" {
 		t.settings["timezone"] = timezone
 	}
-	for _, k := range libpqKeywords() {
+	for _, k := range t.libpq {
 		if value := getenv(k.variable); k.variable != "" && value != "" {
 			t.take(&k, k.variable, value)
 		}
