@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -132,6 +133,46 @@ func newSnapshots(t *testing.T, names ...string) func(name string, second int) m
 			s.Result = probe.Unanswered(start, 0, true)
 		}
 		return s
+	}
+}
+
+// TestCompression tests that /metrics and /probe are compressed or plain as the client asks, that the
+// compression is the fastest, and that its writer can be used again.
+func TestCompression(t *testing.T) {
+	t.Parallel()
+	e := newTestExporter(t, healthy())
+	e.monitor.ApplyConfig(&config.File{Targets: []*config.Target{{Name: "a", Probing: config.Probing{Timeout: 5 * time.Second}}}})
+	for path, handler := range map[string]http.HandlerFunc{"/metrics": e.ServeHTTP, "/probe?target=a": e.ServeProbe} {
+		for range 2 {
+			for _, coding := range []string{"", "gzip"} {
+				request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+				request.Header.Set("Accept-Encoding", coding)
+				w := httptest.NewRecorder()
+				handler(w, request)
+				if got := w.Header().Get("Content-Encoding"); got != coding {
+					t.Errorf("%s: coding %q, want %q", path, got, coding)
+				}
+				if vary := w.Header().Values("Vary"); !slices.Equal(vary, []string{"Accept", "Accept-Encoding"}) {
+					t.Errorf("%s: it varies by %q", path, vary)
+				}
+				body := w.Body.Bytes()
+				if coding == "gzip" {
+					if level := body[8]; level != 4 { // XFL of RFC 1952
+						t.Errorf("%s: the level is %d, want the fastest one", path, level)
+					}
+					plain, err := gzip.NewReader(w.Body)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if body, err = io.ReadAll(plain); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if !bytes.Contains(body, []byte("\npg_probes_total")) {
+					t.Errorf("%s: %s", path, body)
+				}
+			}
+		}
 	}
 }
 

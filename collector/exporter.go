@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -50,6 +51,7 @@ type Exporter struct {
 	rendering atomic.Int64 // how long the last rendering of all targets took, in nanoseconds
 	batches   batches
 	places    *semaphore.Weighted // for the rendering of single targets; there are maxRendering
+	zips      sync.Pool           // of *gzip.Writer
 	config    configText
 }
 
@@ -71,7 +73,7 @@ type Options struct {
 func New(m *monitor.Monitor, options Options) *Exporter {
 	return &Exporter{
 		options: options, monitor: m, table: NewTable(options.Compat), registry: newRegistry(m, options.Sessions),
-		batches: newBatches(), places: semaphore.NewWeighted(maxRendering),
+		batches: newBatches(), places: semaphore.NewWeighted(maxRendering), zips: sync.Pool{New: newZip},
 	}
 }
 
@@ -95,7 +97,7 @@ func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		defer func() { e.rendering.Store(int64(time.Since(start))) }()
 		results := e.monitor.CheckResults(func(target string) bool { return !e.options.HideTargets || target == "" })
-		return e.render(withGzip(r), gatherers{e.table.LabelledView(snapshots), checkView{results, true}, e.registry}, e.registry)
+		return e.render(r, gatherers{e.table.LabelledView(snapshots), checkView{results, true}, e.registry}, e.registry, true)
 	})
 	if err != nil {
 		panic(http.ErrAbortHandler)

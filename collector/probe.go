@@ -61,7 +61,7 @@ func (e *Exporter) renderOne(r *http.Request, s monitor.Snapshot) *response {
 		panic(http.ErrAbortHandler)
 	}
 	defer e.places.Release(1)
-	return e.render(r, e.view(s), nil)
+	return e.render(r, e.view(s), nil, acceptsGzip(r.Header.Get("Accept-Encoding")))
 }
 
 // view returns the metrics of a target and of its checks.

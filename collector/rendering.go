@@ -6,7 +6,6 @@ package collector
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,6 +32,7 @@ type response struct {
 	header http.Header
 	status int
 	body   bytes.Buffer
+	zip    *gzip.Writer // writes to body while a compressed response is rendered, otherwise nil
 }
 
 // Header implements http.ResponseWriter.
@@ -42,26 +42,46 @@ func (a *response) Header() http.Header { return a.header }
 func (a *response) WriteHeader(status int) { a.status = status }
 
 // Write implements http.ResponseWriter.
-func (a *response) Write(p []byte) (int, error) { return a.body.Write(p) }
-
-// withGzip returns a request like r that accepts gzip and does not end, for a response that others share.
-func withGzip(r *http.Request) *http.Request {
-	shared := r.WithContext(context.WithoutCancel(r.Context()))
-	shared.Header = r.Header.Clone()
-	shared.Header.Set("Accept-Encoding", "gzip")
-	return shared
+func (a *response) Write(p []byte) (int, error) {
+	if a.zip != nil {
+		return a.zip.Write(p)
+	}
+	return a.body.Write(p)
 }
 
-// render renders the metrics of g in the format and the compression that the request accepts. If own is not nil, it has a
-// metric that counts errors.
-func (e *Exporter) render(r *http.Request, g prometheus.Gatherer, own prometheus.Registerer) *response {
+// newZip returns a writer for the fastest compression. promhttp offers the default one alone, which takes four times as long for
+// a response that is an eighth smaller.
+func newZip() any {
+	zip, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	if err != nil {
+		panic(err) // there is no such level
+	}
+	return zip
+}
+
+// render renders the metrics of g in the format that the request accepts, compressed if zip is true. If own is not nil, it has
+// a metric that counts errors.
+func (e *Exporter) render(r *http.Request, g prometheus.Gatherer, own prometheus.Registerer, zip bool) *response {
 	rendered := &response{header: make(http.Header), status: http.StatusOK}
-	promhttp.HandlerFor(g, promhttp.HandlerOpts{
-		ErrorHandling:     promhttp.ContinueOnError,
-		ErrorLog:          errorLog{e.options.Logger},
-		Registry:          own,
-		EnableOpenMetrics: true,
-	}).ServeHTTP(rendered, r)
+	handler := promhttp.HandlerFor(g, promhttp.HandlerOpts{
+		ErrorHandling:      promhttp.ContinueOnError,
+		ErrorLog:           errorLog{e.options.Logger},
+		Registry:           own,
+		EnableOpenMetrics:  true,
+		DisableCompression: true,
+	})
+	if zip {
+		rendered.zip = e.zips.Get().(*gzip.Writer) //nolint:forcetypeassert // newZip's
+		rendered.zip.Reset(&rendered.body)
+	}
+	handler.ServeHTTP(rendered, r)
+	if zip {
+		_ = rendered.zip.Close() // a bytes.Buffer takes everything
+		e.zips.Put(rendered.zip)
+		rendered.zip = nil
+		rendered.header.Set("Content-Encoding", "gzip")
+	}
+	rendered.header.Add("Vary", "Accept-Encoding")
 	return rendered
 }
 
