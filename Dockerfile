@@ -1,5 +1,5 @@
 # Holds the program alone: no shell, no libc, no base image to fetch. What it needs to know of public CAs is in the program
-# (golang.org/x/crypto/x509roots/fallback); where /etc/ssl/certs/ca-certificates.crt is mounted, that counts instead.
+# (internal/publicroots); where /etc/ssl/certs/ca-certificates.crt is mounted, that counts instead.
 #
 # `make tarballs image` builds it with buildah. By hand, of what promu built for the platform:
 #   GOTOOLCHAIN=auto promu build --prefix .build/linux-amd64

@@ -20,7 +20,6 @@ import (
 
 	"github.com/prometheus/common/promslog"
 	"github.com/prometheus/common/version"
-	_ "golang.org/x/crypto/x509roots/fallback" // for sslrootcert=system on machines without certificates of their own
 
 	"pg_liveness_exporter/collector"
 	"pg_liveness_exporter/config"

@@ -10,6 +10,7 @@ import (
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/certchain"
+	"pg_liveness_exporter/internal/publicroots"
 )
 
 // tlsConfig returns the settings of a connection to host, unless t has another name to verify. It reads the files of t.
@@ -24,7 +25,9 @@ func (d dependency) tlsConfig(t config.CheckTLS, host string) (*tls.Config, erro
 	if err != nil {
 		return nil, err
 	}
-	if roots != "" { // otherwise crypto/tls uses the system's
+	if roots == "" { // crypto/tls uses the system's
+		publicroots.Install()
+	} else {
 		settings.RootCAs = x509.NewCertPool()
 		if !settings.RootCAs.AppendCertsFromPEM([]byte(roots)) {
 			return nil, PublicError(t.Roots.Key + " holds no certificate")

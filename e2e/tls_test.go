@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -127,7 +128,8 @@ func TestNegotiation(t *testing.T) {
 	}
 }
 
-// TestSystemRoots: the program brings the roots of public CAs, for machines that have none, as an image from scratch.
+// TestSystemRoots: the program brings the roots of public CAs, for machines that have none, as an image from scratch, but does not
+// parse them at each start: that takes a megabyte, and few exporters need them.
 // That they do not know our server's certificate is for TestNegotiation to say, and for TestBuild in such an image.
 func TestSystemRoots(t *testing.T) {
 	t.Parallel()
@@ -136,6 +138,13 @@ func TestSystemRoots(t *testing.T) {
 	const roots = "golang.org/x/crypto/x509roots/fallback"
 	if !slices.ContainsFunc(info.Deps, func(m *debug.Module) bool { return m.Path == roots }) {
 		t.Errorf("%s is not linked in", roots)
+	}
+	cmd := exec.CommandContext(t.Context(), program(t), "--version")
+	cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
+	trace, err := cmd.CombinedOutput()
+	check(t, err)
+	if text := string(trace); !strings.Contains(text, "init net/http @") || strings.Contains(text, "init "+roots+" @") {
+		t.Errorf("the roots are parsed at start, or the trace shows no packages:\n%s", text)
 	}
 }
 

@@ -29,7 +29,7 @@ const (
 func allowedImports() map[string][]string {
 	and := slices.Concat[[]string]
 	// helpers import nothing of this module.
-	helpers := []string{"internal/neterr", "internal/bounded", "internal/certchain"}
+	helpers := []string{"internal/neterr", "internal/bounded", "internal/certchain", "internal/publicroots"}
 	servers := and(helpers, []string{"config"})
 	state := and(servers, []string{"probe", "check", "internal/credentials"})
 	view := and(servers, []string{"probe", "check", "monitor"}) // no view imports another
@@ -45,11 +45,12 @@ func allowedImports() map[string][]string {
 		"probe":                      servers,
 		"check":                      servers,
 		"internal/credentials":       and(servers, []string{"internal/credentials/cloud"}),
-		"internal/credentials/cloud": {"config"},
+		"internal/credentials/cloud": {"config", "internal/publicroots"},
 		"config":                     {"internal/dsn"},
 		"internal/neterr":            nil,
 		"internal/bounded":           nil,
 		"internal/certchain":         nil,
+		"internal/publicroots":       nil,
 		"internal/dsn":               nil,
 	}
 }
@@ -155,7 +156,7 @@ func TestTable(t *testing.T) {
 	t.Parallel()
 	rank := map[string]int{}
 	for i, level := range [][]string{
-		{"internal/neterr", "internal/bounded", "internal/certchain", "internal/dsn"},
+		{"internal/neterr", "internal/bounded", "internal/certchain", "internal/publicroots", "internal/dsn"},
 		{"config"},
 		{"internal/credentials/cloud"},
 		{"probe", "check", "internal/credentials"},

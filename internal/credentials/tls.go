@@ -16,6 +16,7 @@ import (
 
 	"pg_liveness_exporter/config"
 	"pg_liveness_exporter/internal/certchain"
+	"pg_liveness_exporter/internal/publicroots"
 )
 
 // tlsConfig reads the files of TLS settings and returns what they make. It is nil if there is no TLS. An error is a
@@ -31,6 +32,9 @@ func tlsConfig(t *config.TLS) (*tls.Config, error) {
 func readTLS(t *config.TLS) (*tls.Config, error) {
 	if t.Mode == "disable" {
 		return nil, nil //nolint:nilnil // pgconn's nil means no TLS
+	}
+	if t.Verifies() && (t.Roots == "" || t.Roots == "system") {
+		publicroots.Install()
 	}
 	roots, err := readRoots(t)
 	if err != nil {

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/net/http/httpproxy"
 
 	"pg_liveness_exporter/config"
+	"pg_liveness_exporter/internal/publicroots"
 )
 
 const (
@@ -86,6 +87,7 @@ func (p *Providers) Fetch(ctx context.Context, auth *config.CloudAuth) (grant *G
 			grant, err = nil, &detailError{"no token: the provider's library failed"}
 		}
 	}()
+	publicroots.Install()
 	switch auth.Provider {
 	case config.ProviderAWS:
 		grant, err = p.aws(ctx, auth)
