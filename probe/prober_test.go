@@ -552,7 +552,7 @@ func TestCloseEndsPendingLogins(t *testing.T) {
 	t.Parallel()
 	s := newFakeServer(t, testservers.Silent)
 	p := newTestProber(t, s.Port, "sslmode=disable")
-	runProbe(t, p, 50*time.Millisecond)
+	runProbe(t, p, time.Second)
 	if n := p.options.Sessions.InUse(); n != 1 {
 		t.Errorf("%d connections, want the pending login", n)
 	}

@@ -6,6 +6,7 @@ package probe
 import (
 	"context"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -36,6 +37,14 @@ func TestQueryDoesNotDelayProbe(t *testing.T) {
 			failed <- f
 		}()
 	}
+	eventually(t, func() bool { // a login that still dials ends with its caller
+		p.logins.mu.Lock()
+		defer p.logins.mu.Unlock()
+		return len(p.logins.pending) == 2 && !slices.ContainsFunc(p.logins.pending, func(l *pendingLogin) bool {
+			_, phase := l.trace.read()
+			return phase != PhaseStartup
+		})
+	})
 	for connections.Load() < 2 {
 		time.Sleep(time.Millisecond)
 	}
