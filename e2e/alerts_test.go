@@ -346,10 +346,6 @@ var unseen = []string{
 	`PostgresDown: {alertname="PostgresDown"} instead of {alertname="PostgresDown", alertstate="firing"}`,
 	`PgBouncerDown: {alertname="PgBouncerDown"} instead of {alertname="PgBouncerDown", alertstate="firing"}`,
 	`PgBouncerBackEndUnreachable: {alertname="PostgresDown", cluster!=""} instead of {alertname="PostgresDown", alertstate="firing", cluster!=""}`,
-	`PgBouncerBackEndUnreachable: {alertname="PostgresDown"} instead of {alertname="PostgresDown", alertstate="firing"}`,
-	`PostgresNoPrimary: {alertname="PostgresDown"} instead of {alertname="PostgresDown", alertstate="firing"}`,
-	`PostgresConnectionSlotsExhausted: {alertname="PostgresConnectionSlotsExhausted"} instead of {alertname="PostgresConnectionSlotsExhausted", alertstate="firing"}`,
-	`PgBouncerClientSlotsExhausted: {alertname="PgBouncerClientSlotsExhausted"} instead of {alertname="PgBouncerClientSlotsExhausted", alertstate="firing"}`,
 	// Both windows would have to be longer, and both matchers missing.
 	`job_instance_target:pg_probe_state:full_min3: {} instead of {state="connection_limit"}`,
 	"PostgresDown: [5m30s] instead of [5m]",

@@ -69,7 +69,7 @@ func (s *Stack) Faults() []Fault {
 			"c", "take all connection slots of the primary",
 			"The state of the primary is \"connection limit\", and all its slots are in use.",
 			[]Notice{
-				{"PostgresConnectionSlotsExhausted", "primary", thirdFailure, 13 * time.Minute},
+				{"PostgresConnectionSlotsExhausted", "primary", thirdFailure, 3 * time.Minute},
 				{"PgLivenessCheckFailing", "primary", 4*time.Minute + 30*time.Second, 7 * time.Minute},
 			},
 			func(ctx context.Context) error { return s.slots.Hold(ctx, s.direct("orders", "leak")) },
