@@ -255,7 +255,7 @@ func rapidReset(ctx context.Context, address, path string) (resets int64) {
 // both.
 func TestShards(t *testing.T) {
 	t.Parallel()
-	const interval = 5 * time.Second
+	const interval = 10 * time.Second
 	s := newServer(t, testservers.PostgresConfig{HBA: trusting, Settings: []string{"max_connections = 700"}})
 	execute(t, s, "ALTER ROLE "+role+" CONNECTION LIMIT -1")
 	file, port := writeFile(t, manyTargets(s.Port, "")), freePort(t)
@@ -270,7 +270,7 @@ func TestShards(t *testing.T) {
 	away := start(1)
 
 	query := startPrometheus(t, fmt.Sprintf(`
-global: {scrape_interval: %s, scrape_timeout: 4s}
+global: {scrape_interval: %s, scrape_timeout: 9s}
 scrape_configs:
   - job_name: postgres
     http_sd_configs: [{url: "http://%s/sd"}]
