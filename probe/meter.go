@@ -116,9 +116,9 @@ func (m *meter) countWrite() {
 	m.sentAt = time.Time{}
 }
 
-// mayReadAhead reports whether pgconn may have read something from the connection that the frontend has not seen, or may be
-// reading from it in the background. If a slow write started that, the reply to the next query ends it, and the reply to the
-// one after that is behind everything that was read ahead.
+// mayReadAhead reports whether pgconn may hold bytes that the frontend has not seen, or may be reading in the background. It starts
+// to read in the background during a slow write, and stops when the reply to the next query comes. Nothing is left of what it
+// read once the reply to a second query has been read.
 func (m *meter) mayReadAhead() bool { return m.fastWrites < 2 }
 
 // chargeAll charges the messages that begin in p. It returns how many bytes of p precede the header of the first
