@@ -4,25 +4,20 @@
 package publicroots
 
 import (
-	"crypto/x509"
 	"testing"
+
+	"pg_liveness_exporter/internal/testenv"
 )
 
-// TestInstall tests that a machine without certificates has some afterwards. It is the only test of the package, because crypto/x509
-// reads those of the machine once.
+// TestInstall tests that a machine without certificates has some afterwards.
 func TestInstall(t *testing.T) {
-	t.Setenv("SSL_CERT_FILE", "/dev/null")
-	t.Setenv("SSL_CERT_DIR", t.TempDir())
-	isEmpty := func() bool {
-		roots, err := x509.SystemCertPool()
-		return err != nil || roots.Equal(x509.NewCertPool())
-	}
-	if !isEmpty() {
-		t.Skip("the system has certificates of its own")
+	haveRoots := testenv.HideRoots(t)
+	if haveRoots() {
+		t.Fatal("the machine's certificates are not hidden")
 	}
 	for range 2 {
 		Install()
-		if isEmpty() {
+		if !haveRoots() {
 			t.Fatal("there are still no certificates")
 		}
 	}

@@ -1,11 +1,12 @@
 // Copyright 2026 The pg_liveness_exporter authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package testenv finds the programs that tests need. Only tests import it. A test that lacks a program is skipped, or
-// fails if the environment variable REQUIRE_ALL is 1.
+// Package testenv finds the programs that tests need, and hides what they must not see. Only tests import it. A test that
+// lacks a program is skipped, or fails if the environment variable REQUIRE_ALL is 1.
 package testenv
 
 import (
+	"crypto/x509"
 	"fmt"
 	"os"
 	"os/exec"
@@ -92,4 +93,17 @@ func CeleryPython(t testing.TB) string {
 	err := exec.CommandContext(t.Context(), python, "-c", "import celery, redis").Run()
 	Need(t, err == nil, "Celery", "make test, as root")
 	return python
+}
+
+// HideRoots makes the machine look as if it had no certificates of authorities. It returns a function that reports whether there
+// are some nevertheless. crypto/x509 reads those of the machine once, so a test that calls HideRoots must be the first in its
+// process that needs them.
+func HideRoots(t *testing.T) (haveRoots func() bool) {
+	t.Helper()
+	t.Setenv("SSL_CERT_FILE", os.DevNull)
+	t.Setenv("SSL_CERT_DIR", t.TempDir())
+	return func() bool {
+		roots, err := x509.SystemCertPool()
+		return err == nil && !roots.Equal(x509.NewCertPool())
+	}
 }
