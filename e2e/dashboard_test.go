@@ -389,7 +389,8 @@ func (d dashboard) queries() map[string][]string {
 func newStack(t *testing.T, interval time.Duration) *testservers.Stack {
 	t.Helper()
 	s, err := testservers.NewStack(t.Context(), testservers.StackConfig{
-		Postgres: testenv.Bin(t), PgBouncer: testenv.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: plainProgram(t),
+		Postgres: testenv.Bin(t), Template: dataTemplate(t), PgBouncer: testenv.Tool(t, "PGBOUNCER", "pgbouncer"),
+		Exporter:   plainProgram(t),
 		Prometheus: testenv.Tool(t, "PROMETHEUS", "prometheus"), Examples: inRoot(t, "examples"),
 		Change: func(configuration string) string {
 			configuration = strings.ReplaceAll(configuration, ": 15s", ": "+interval.String())

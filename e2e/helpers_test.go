@@ -45,6 +45,9 @@ var (
 	asShipped func() (string, error) // without the race detector, which takes several times the memory
 )
 
+// template is set by TestMain too: it makes the data directory that servers copy.
+var template func() (*testservers.Template, error)
+
 func TestMain(m *testing.M) {
 	folder, err := os.MkdirTemp("", "pg_liveness_exporter-e2e-")
 	if err != nil {
@@ -53,7 +56,20 @@ func TestMain(m *testing.M) {
 	}
 	underTest = sync.OnceValues(func() (string, error) { return buildUnderTest(filepath.Join(folder, "under-test")) })
 	asShipped = sync.OnceValues(func() (string, error) { return buildAsShipped(filepath.Join(folder, "as-shipped")) })
+	removeTemplate := func() error { return nil }
+	template = sync.OnceValues(func() (*testservers.Template, error) {
+		bin, err := testservers.FindPostgres()
+		if err != nil {
+			return nil, err
+		}
+		made, err := testservers.NewTemplate(context.Background(), bin)
+		if err == nil {
+			removeTemplate = made.Remove
+		}
+		return made, err
+	})
 	code := m.Run()
+	_ = removeTemplate()
 	_ = os.RemoveAll(folder) // it is in the folder for temporary files
 	os.Exit(code)
 }
@@ -72,6 +88,15 @@ func plainProgram(t *testing.T) string {
 	path, err := asShipped()
 	check(t, err)
 	return path
+}
+
+// dataTemplate returns the data directory that servers copy.
+func dataTemplate(t *testing.T) *testservers.Template {
+	t.Helper()
+	testenv.Bin(t) // skips the test without a server
+	made, err := template()
+	check(t, err)
+	return made
 }
 
 const (
@@ -891,11 +916,9 @@ func startTool(t *testing.T, name, path string, arguments ...string) *testserver
 // newServer starts a server with the role that the README recommends.
 func newServer(t *testing.T, c testservers.PostgresConfig) *testservers.Postgres {
 	t.Helper()
-	c.Bin = testenv.Bin(t)
+	c.Bin, c.Template = testenv.Bin(t), dataTemplate(t)
 	s, err := testservers.NewPostgres(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("server log:\n%s", s.Log())

@@ -208,7 +208,8 @@ func fasterStack(
 ) *testservers.Stack {
 	t.Helper()
 	s, err := testservers.NewStack(t.Context(), testservers.StackConfig{
-		Postgres: testenv.Bin(t), PgBouncer: testenv.Tool(t, "PGBOUNCER", "pgbouncer"), Exporter: plainProgram(t),
+		Postgres: testenv.Bin(t), Template: dataTemplate(t), PgBouncer: testenv.Tool(t, "PGBOUNCER", "pgbouncer"),
+		Exporter:     plainProgram(t),
 		Prometheus:   testenv.Tool(t, "PROMETHEUS", "prometheus"),
 		Alertmanager: testenv.Tool(t, "ALERTMANAGER", "alertmanager"),
 		Examples:     fasterExamples(t), Change: change, Notified: notified,

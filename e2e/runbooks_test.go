@@ -80,7 +80,7 @@ func TestRunbooks(t *testing.T) {
 // those of PgBouncer's console on a throwaway PgBouncer.
 func TestRunbookSQL(t *testing.T) {
 	t.Parallel()
-	server, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{Bin: testenv.Bin(t)})
+	server, err := testservers.NewPostgres(t.Context(), testservers.PostgresConfig{Bin: testenv.Bin(t), Template: dataTemplate(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

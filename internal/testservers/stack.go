@@ -34,6 +34,8 @@ const exporterAddress, alertmanagerAddress = "localhost:10432", "localhost:9093"
 type StackConfig struct {
 	// Postgres is the folder with initdb and postgres.
 	Postgres string
+	// Template, if not nil, is copied instead of running initdb.
+	Template *Template
 	// PgBouncer, Exporter and Prometheus are the paths of the programs.
 	PgBouncer, Exporter, Prometheus string
 	// Alertmanager is the path of the program. If it is empty, the stack has no Alertmanager.
@@ -99,7 +101,7 @@ func (s *Stack) startServers(ctx context.Context, c StackConfig) error {
 		return err
 	}
 	s.Primary, err = NewPostgres(ctx, PostgresConfig{
-		Bin: c.Postgres, Certificate: certificate, Key: key, Settings: []string{"max_connections = 40"},
+		Bin: c.Postgres, Template: c.Template, Certificate: certificate, Key: key, Settings: []string{"max_connections = 40"},
 	})
 	if err != nil {
 		return err
