@@ -4,7 +4,7 @@ _pg_liveness_exporter() {
     read -ra words <<<"$line"
     [[ $line != *[[:space:]] ]] || words+=("")
     mapfile -t COMPREPLY < <("$1" --completion-bash "${words[@]:1}" 2>/dev/null)
-    # Bash replaces what is behind the equals sign.
+    # Bash replaces only the text behind the equals sign.
     [[ ${words[-1]} != *=* || $COMP_WORDBREAKS != *=* ]] || COMPREPLY=("${COMPREPLY[@]#*=}")
 }
 complete -F _pg_liveness_exporter -o default pg_liveness_exporter

@@ -58,7 +58,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* The port that kubelets ask: one of its own if the other one has TLS or passwords. */}}
+{{/* The port for kubelets: a separate one if the exporter's port has TLS or passwords. */}}
 {{- define "pg-liveness-exporter.healthPort" -}}
 {{ ternary "health" "http" (not (empty .Values.webConfig.secret)) }}
 {{- end }}
