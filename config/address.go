@@ -28,9 +28,9 @@ func splitAddress(target string) (host, port string, err error) {
 	case strings.ContainsFunc(target, func(r rune) bool { return r <= ' ' || r == 0x7f }):
 		return "", "", errors.New("the target holds a space or a control character")
 	case strings.Contains(target, "://"), strings.ContainsAny(target, "=?&"):
-		return "", "", errors.New("the target is a connection string; write host:port, credentials come from the module")
+		return "", "", errors.New("the target is a connection string; write host:port without credentials, which come from the module")
 	case strings.Contains(target, "@"):
-		return "", "", errors.New("the target holds a user; write host:port, credentials come from the module")
+		return "", "", errors.New("the target holds a user; write host:port without credentials, which come from the module")
 	case strings.ContainsAny(target, `/\`):
 		return "", "", errors.New("the target is a path; write host:port")
 	}
@@ -45,7 +45,7 @@ func splitAddress(target string) (host, port string, err error) {
 	port = strconv.FormatUint(n, 10)
 	if addr, err := netip.ParseAddr(host); err == nil {
 		if addr.Zone() != "" {
-			return "", "", errors.New("the target's address has a zone")
+			return "", "", errors.New("the target's address must not have a zone")
 		}
 		return addr.Unmap().String(), port, nil
 	}

@@ -122,7 +122,7 @@ func (c *Check) ValidateLocation(text Secret) error {
 		return errNoURL
 	}
 	if u.User != nil && (c.HTTP.Username.IsSet() || c.HTTP.Credentials.IsSet()) {
-		return errors.New("has a login, and there is basic_auth or authorization beside it")
+		return errors.New("has a login, and the check also has basic_auth or authorization: keep one of them")
 	}
 	return nil
 }
@@ -189,7 +189,7 @@ func (b *builder) check(name string, n *yaml.Node, where string) checkEntry {
 	})
 	key("sslrootcert", func(n *yaml.Node, where string) {
 		if c.TLS.Roots.IsSet() {
-			b.problem(n, where, "cannot be combined with the ca of tls_config")
+			b.problem(n, where, "cannot be combined with ca of tls_config")
 		}
 		c.TLS.Roots = Content{Key: "sslrootcert", File: b.fromFolder(b.text(n, where))}
 	})
@@ -284,12 +284,12 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 		return
 	case 1:
 	default:
-		b.problem(n, where, "has both %s and %s, and can be only one", ways[0], ways[1])
+		b.problem(n, where, "has both %s and %s: keep one of them", ways[0], ways[1])
 		return
 	}
 	for key, kinds := range kindsOfKeys() {
 		if given[key] != nil && !slices.Contains(kinds, c.Kind) {
-			b.problem(given[key], join(where, key), "does not go with %s", ways[0])
+			b.problem(given[key], join(where, key), "cannot be combined with %s", ways[0])
 		}
 	}
 	if c.Location != "" {
@@ -309,12 +309,12 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 	}
 	switch {
 	case c.Kind == CheckSQL && given["equals"] != nil && hasLimits:
-		b.problem(given["equals"], join(where, "equals"), "does not go with limits")
+		b.problem(given["equals"], join(where, "equals"), "cannot be combined with limits")
 	case c.Kind == CheckRedis && hasLimits && given["length_of"] == nil:
-		b.problem(n, where, "has limits, but no length_of to compare with them")
+		b.problem(n, where, "has limits, but no length_of: add it, or remove the limits")
 	case c.Kind == CheckRedis && !hasLimits && given["length_of"] != nil:
 		b.problem(given["length_of"], join(where, "length_of"),
-			"has no limits to compare with: fail_above, warn_above, …")
+			"has no limits: add warn_above, fail_above, warn_below or fail_below")
 	case c.Kind == CheckCelery && given["fail_below"] == nil:
 		one := 1.0
 		l.FailBelow = &one
@@ -332,7 +332,11 @@ func (b *builder) checkKind(c *Check, n *yaml.Node, where string, given map[stri
 		{l.WarnBelow, l.WarnAbove, "warn_below", "warn_above"},
 	} {
 		if pair.low != nil && pair.high != nil && *pair.low > *pair.high {
-			b.problem(given[pair.lowKey], join(where, pair.lowKey), "is above %s", pair.highKey)
+			text := "is above "
+			if given[pair.lowKey] == n { // the default
+				text = "is 1 unless set, which is above "
+			}
+			b.problem(given[pair.lowKey], join(where, pair.lowKey), "%s%s", text, pair.highKey)
 		}
 	}
 }
@@ -348,10 +352,10 @@ func (b *builder) checkTargets(checks []checkEntry, targets map[string]targetEnt
 		case c.Kind == CheckSQL && !found:
 			b.problem(n, where, "there is no target with this name")
 		case target.kind == KindPgBouncer:
-			b.problem(n, where, "is a PgBouncer, on which no SQL can be run")
+			b.problem(n, where, "is a PgBouncer: a check with sql needs a target of kind postgres")
 		}
 		if namesake, found := targets[c.Name]; found {
-			b.problem(namesake.node, join("targets", c.Name), "a check has this name too, and both are asked for by it")
+			b.problem(namesake.node, join("targets", c.Name), "a check has this name too: give one of them another name")
 		}
 	}
 	slices.SortFunc(b.file.Checks, func(x, y *Check) int { return cmp.Compare(x.Name, y.Name) })
@@ -379,7 +383,7 @@ func (d *decoder) pattern(n *yaml.Node, where string) *regexp.Regexp {
 	}
 	pattern, err := regexp.Compile(text)
 	if err != nil {
-		d.problem(n, where, "must be a regular expression as Go writes them (RE2)")
+		d.problem(n, where, "must be a regular expression in Go's syntax (RE2)")
 	}
 	return pattern
 }

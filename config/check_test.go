@@ -56,17 +56,17 @@ func TestCheckProblems(t *testing.T) {
 	for line, want := range map[string]string{
 		`a: {}`: "checks.a: needs one of sql, redis, celery, http and tcp, or one of the last four with _env or _file",
 
-		`a: {tcp: "h:1", redis: "redis://h"}`:                              "checks.a: has both redis and tcp, and can be only one",
+		`a: {tcp: "h:1", redis: "redis://h"}`:                              "checks.a: has both redis and tcp: keep one of them",
 		`a: {redis: "redis://:hun#ter2/@h/0"}`:                             "checks.a.redis: is not a valid URL (host, optional port from 1 to 65535): percent-encode special characters in the password",
 		`a: {redis: "redis://h:99999"}`:                                    "checks.a.redis: is not a valid URL (host, optional port from 1 to 65535): percent-encode special characters in the password",
 		`a: {http: "https:///hunter2"}`:                                    "checks.a.http: is not a valid URL (host, optional port from 1 to 65535): percent-encode special characters in the password",
-		`a: {celery: "redis://h", fail_above: 0.5}`:                        "checks.a.fail_below: is above fail_above",
+		`a: {celery: "redis://h", fail_above: 0.5}`:                        "checks.a.fail_below: is 1 unless set, which is above fail_above",
 		`a: {tcp: "hunter2"}`:                                              "checks.a.tcp: must be host:port",
 		`a: {tcp: "h:0"}`:                                                  "checks.a.tcp: must be host:port",
 		`a: {redis: "hunter2"}`:                                            "checks.a.redis: must be a URL that begins with redis://, redis+socket://, rediss://, sentinel://, unix://, valkey://, valkeys://",
-		`a: {celery: "amqp://h"}`:                                          "checks.a.celery: is the URL of a RabbitMQ, whose port alone can be checked, with tcp",
+		`a: {celery: "amqp://h"}`:                                          "checks.a.celery: is the URL of a RabbitMQ, which cannot be checked as a broker: check its port with tcp",
 		`a: {redis: "redis://h/hunter2"}`:                                  "checks.a.redis: must be a URL whose path is the number of a database",
-		`a: {tcp: "h:1", sentinel_password: x}`:                            "checks.a.sentinel_password: does not go with tcp",
+		`a: {tcp: "h:1", sentinel_password: x}`:                            "checks.a.sentinel_password: cannot be combined with tcp",
 		`a: {redis: "sentinel://h", master_name: m, sentinel_username: x}`: "checks.a.sentinel_username: needs a sentinel_password",
 		`a: {redis: "sentinel://h", master_name: m, sentinel_password: x, sentinel_password_env: BAD}`: "checks.a.sentinel_password_env: is given in several ways: keep one of sentinel_password, sentinel_password_env and sentinel_password_file",
 		`a: {redis_env: BAD}`:                                                             "checks.a.redis_env: must be a URL that begins with redis://, redis+socket://, rediss://, sentinel://, unix://, valkey://, valkeys://",
@@ -74,27 +74,27 @@ func TestCheckProblems(t *testing.T) {
 		`a: {http_env: NONE_OF_THIS_NAME}`:                                                "checks.a.http_env: the variable is not set",
 		`a: {sql: "SELECT 1"}`:                                                            "checks.a: needs a target to run its SQL on",
 		`a: {sql: "SELECT 1", target: none}`:                                              "checks.a.target: there is no target with this name",
-		`a: {sql: "SELECT 1", target: pool}`:                                              "checks.a.target: is a PgBouncer, on which no SQL can be run",
-		`orders: {tcp: "h:1"}`:                                                            "targets.orders: a check has this name too, and both are asked for by it",
-		`a: {sql: "SELECT 1", target: orders, equals: x, fail_above: 1}`:                  "checks.a.equals: does not go with limits",
+		`a: {sql: "SELECT 1", target: pool}`:                                              "checks.a.target: is a PgBouncer: a check with sql needs a target of kind postgres",
+		`orders: {tcp: "h:1"}`:                                                            "targets.orders: a check has this name too: give one of them another name",
+		`a: {sql: "SELECT 1", target: orders, equals: x, fail_above: 1}`:                  "checks.a.equals: cannot be combined with limits",
 		`a: {sql: "SELECT 1", target: orders, fail_above: .nan}`:                          "checks.a.fail_above: must be a number",
 		`a: {sql: "SELECT 1", target: orders, warn_above: 2, fail_above: 1}`:              "checks.a.warn_above: is above fail_above",
 		`a: {sql: "SELECT 1", target: orders, warn_below: 1, fail_below: 2}`:              "checks.a.fail_below: is above warn_below",
-		`a: {redis: "redis://h", fail_above: 1}`:                                          "checks.a: has limits, but no length_of to compare with them",
-		`a: {redis: "redis://h", length_of: q}`:                                           "checks.a.length_of: has no limits to compare with: fail_above, warn_above, …",
+		`a: {redis: "redis://h", fail_above: 1}`:                                          "checks.a: has limits, but no length_of: add it, or remove the limits",
+		`a: {redis: "redis://h", length_of: q}`:                                           "checks.a.length_of: has no limits: add warn_above, fail_above, warn_below or fail_below",
 		`a: {sql: "SELECT 1", target: orders, warn_above: 5, fail_below: 10}`:             "checks.a.fail_below: is above warn_above",
 		`a: {sql: "SELECT 1", target: orders, warn_below: 20, fail_above: 10}`:            "checks.a.warn_below: is above fail_above",
-		`a: {tcp: "h:1", key_prefix: x}`:                                                  "checks.a.key_prefix: does not go with tcp",
-		`a: {redis: "redis://h", queue: x}`:                                               "checks.a.queue: does not go with redis",
-		`a: {tcp: "h:1", target: orders}`:                                                 "checks.a.target: does not go with tcp",
-		`a: {http: "http://h", fail_above: 1}`:                                            "checks.a.fail_above: does not go with http",
-		`a: {http: "http://h", match: "("}`:                                               "checks.a.match: must be a regular expression as Go writes them (RE2)",
+		`a: {tcp: "h:1", key_prefix: x}`:                                                  "checks.a.key_prefix: cannot be combined with tcp",
+		`a: {redis: "redis://h", queue: x}`:                                               "checks.a.queue: cannot be combined with redis",
+		`a: {tcp: "h:1", target: orders}`:                                                 "checks.a.target: cannot be combined with tcp",
+		`a: {http: "http://h", fail_above: 1}`:                                            "checks.a.fail_above: cannot be combined with http",
+		`a: {http: "http://h", match: "("}`:                                               "checks.a.match: must be a regular expression in Go's syntax (RE2)",
 		`a: {http: "http://h", status: 99}`:                                               "checks.a.status: must be a status from 100 to 599, a class such as 2xx, or a list of them",
 		`a: {tcp: "h:1", ttl: 0s}`:                                                        "checks.a.ttl: must be a duration from 1s to 24h0m0s",
 		`a: {tcp: "h:1", timeout: 1h}`:                                                    "checks.a.timeout: must be a duration from 100ms to 1m0s",
 		`a: {tcp: "h:1", hunter: 2}`:                                                      "checks.a.hunter: unknown key; known here are authorization, basic_auth, celery, celery_env, celery_file, equals, fail_above, fail_below, follow_redirects, http, http_env, http_file, http_headers, key_prefix, length_of, master_name, match, no_proxy, proxy_connect_header, proxy_from_environment, proxy_url, proxy_url_env, proxy_url_file, queue, redis, redis_env, redis_file, sentinel_password, sentinel_password_env, sentinel_password_file, sentinel_tls, sentinel_username, sql, sslrootcert, status, target, tcp, tcp_env, tcp_file, timeout, tls_config, ttl, ttl_failed, warn_above, warn_below",
-		`a: {sql: "SELECT 1", target: orders, celery_file: x}`:                            "checks.a: has both sql and celery_file, and can be only one",
-		"orders: {tcp: \"h:1\"}\n  a: {sql: \"SELECT 1\", target: orders, fail_above: 1}": "targets.orders: a check has this name too, and both are asked for by it",
+		`a: {sql: "SELECT 1", target: orders, celery_file: x}`:                            "checks.a: has both sql and celery_file: keep one of them",
+		"orders: {tcp: \"h:1\"}\n  a: {sql: \"SELECT 1\", target: orders, fail_above: 1}": "targets.orders: a check has this name too: give one of them another name",
 	} {
 		_, err := parseText(t, checkText(line))
 		if err == nil {
@@ -118,7 +118,7 @@ func TestTargetFromEnvironment(t *testing.T) {
 		t.Setenv(name, "")
 	}
 	text := "defaults: {timeout: 3s}\ntargets:\n  orders: {environment: true, interval: 2s%s}\n"
-	if _, err := parseText(t, strings.Replace(text, "%s", "", 1)); err == nil || !strings.HasPrefix(err.Error(), "dir/x.yml:3: targets.orders.environment: no variable names a server: DATA_SOURCE_NAME, ") {
+	if _, err := parseText(t, strings.Replace(text, "%s", "", 1)); err == nil || !strings.HasPrefix(err.Error(), "dir/x.yml:3: targets.orders.environment: no variable names a server: set one of DATA_SOURCE_NAME, ") {
 		t.Errorf("%v", err)
 	}
 	t.Setenv("DATABASE_URL", "postgresql+psycopg2://u:hunter2@db:5433/orders")
@@ -138,13 +138,13 @@ func TestTargetFromEnvironment(t *testing.T) {
 		t.Errorf("not the same again: %v", err)
 	}
 	if _, err := parseText(t, strings.NewReplacer("timeout: 3s", "user: u, password: hunter2, sslmode: verify-full", "%s", "").Replace(text)); err == nil ||
-		err.Error() != "dir/x.yml:3: targets.orders: is from the environment, on which sslmode of the defaults has no effect: say it in the variables, and here in modules" {
+		err.Error() != "dir/x.yml:3: targets.orders: is from the environment, so sslmode of defaults has no effect on it: set it in the variables, and move it from defaults into modules" {
 		t.Errorf("%v", err)
 	}
 	for more, want := range map[string]string{
 		", host: h":          "targets.orders.host: cannot be combined with environment: the variables name the server",
-		", user: u":          "targets.orders: has user beside environment, which says it",
-		", kind: pgbouncer":  "targets.orders.kind: does not go with environment",
+		", user: u":          "targets.orders: has user, which cannot be combined with environment: the variables set it",
+		", kind: pgbouncer":  "targets.orders.kind: cannot be combined with environment",
 		", environment: yes": "targets.orders: duplicate key, first in line 3",
 	} {
 		if _, err := parseText(t, strings.Replace(text, "%s", more, 1)); err == nil || err.Error() != "dir/x.yml:3: "+want {

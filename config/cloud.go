@@ -104,7 +104,7 @@ func (b *builder) cloudAuth(n *yaml.Node, where string) *CloudAuth {
 	case auth.Provider != "":
 		for _, name := range []string{"region", "role_arn", "client_id", "scope"} {
 			if clouds := of[join(where, name)]; clouds != nil && !slices.Contains(clouds, auth.Provider) {
-				b.problem(n, join(where, name), "means nothing to %s", auth.Provider)
+				b.problem(n, join(where, name), "does not apply to %s", auth.Provider)
 			}
 		}
 	}

@@ -157,7 +157,7 @@ func NewConnection(settings ConnSettings) (*Connection, error) {
 		size += len(name) + len(value) + len("\x00\x00")
 	}
 	if size > maxStartup {
-		v.problem(fmt.Sprintf("has user, dbname, options and parameters of more than %d bytes, which no server takes", maxStartup))
+		v.problem(fmt.Sprintf("has user, dbname, options and parameters of more than %d bytes together, which no server accepts", maxStartup))
 	}
 	if err := v.problems.Err(); err != nil {
 		return nil, err

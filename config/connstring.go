@@ -92,8 +92,8 @@ type translation struct {
 	libpq    []keyword // libpq's keywords
 	known    bool      // there was a known keyword
 	unknown  []string  // the others
-	// What other drivers say about sslmode, empty if they do not.
-	ssl, requiressl, sslaccept, sslfactory string
+	// What other drivers say about sslmode, empty if they do not. sslName is how the operator calls ssl or requiressl.
+	ssl, requiressl, sslaccept, sslfactory, sslName string
 }
 
 func newTranslation() *translation {
@@ -130,9 +130,10 @@ func (t *translation) take(k *keyword, name, value string) {
 		t.problem("holds " + name + ", which is refused: " + k.note)
 	case k.use != honoured:
 	case name == "ssl", name == "ssl_require":
-		t.ssl = cmp.Or(strings.ToLower(value), "true") // Python writes True and False
+		t.ssl, t.sslName = cmp.Or(strings.ToLower(value), "true"), name // Python writes True and False
 	case name == "requiressl":
 		t.requiressl = value
+		t.sslName = cmp.Or(t.sslName, name)
 	case name == "sslaccept":
 		t.sslaccept = value
 	case name == "sslfactory":
@@ -153,11 +154,11 @@ func (t *translation) finish() (ConnSettings, error) {
 		// Another spelling of a known keyword is neither.
 		switch known := cmp.Or(knownAs(key, keywordNames(t.libpq)), knownAs(key, keywordNames(otherKeywords()))); {
 		case known != "":
-			t.problem("holds another spelling of " + known + ": write it so")
+			t.problem("holds another spelling of " + known + ": write " + known)
 		case t.known && isKey(key):
-			t.problem("holds " + key + ", which is not known here")
+			t.problem("holds " + key + ", which is not known")
 		default:
-			t.problem("holds a key that is not known here")
+			t.problem("holds a key that is not known")
 		}
 	}
 	if s[keySSLMode] == "no-verify" { // node-postgres
@@ -191,7 +192,7 @@ func (t *translation) finishSSLMode() {
 	case slices.Contains(sslModes(), t.ssl):
 		wanted = t.ssl
 	case t.ssl != "":
-		t.problem("holds ssl, which must be true, false or a value of sslmode")
+		t.problem("holds " + t.sslName + ", which must be true, false or a value of sslmode")
 	case t.requiressl == "1":
 		wanted = modeRequire
 	}
@@ -199,7 +200,7 @@ func (t *translation) finishSSLMode() {
 	case mode == "" && wanted != "":
 		s[keySSLMode] = wanted
 	case isEncrypted(wanted) && !isEncrypted(mode):
-		t.problem("holds ssl, which requires TLS, and sslmode, which does not: keep one of them")
+		t.problem("holds " + t.sslName + ", which requires TLS, and sslmode, which does not: keep one of them")
 	}
 	switch factory := t.sslfactory[strings.LastIndex(t.sslfactory, ".")+1:]; factory {
 	case "", "NonValidatingFactory", "LibPQFactory":

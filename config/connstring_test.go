@@ -156,22 +156,24 @@ func TestRefusedConnStrings(t *testing.T) {
 	t.Parallel()
 	const s = "host=h user=u password=hunter2 "
 	for text, want := range map[string]string{
-		s + "requirepeer=hunter2":      "holds requirepeer, which is refused: the exporter does not check who owns a server's process; use TLS with sslmode verify-full",
-		s + "gssencmode=require":       "holds gssencmode, which is refused: the exporter does not encrypt with Kerberos; use TLS with sslmode",
-		s + "sslcrldir=hunter2":        "holds sslcrldir, which is refused: write the lists into one file, and sslcrl",
-		s + "replication=database":     "holds replication, which is refused: a replication session runs no statements of the exporter",
-		s + "sslkeylogfile=x":          "holds sslkeylogfile, which is refused: the exporter does not write the keys of TLS",
-		s + "scram_client_key=hunter2": "holds scram_client_key, which is refused: write password instead",
-		s + "oauth_issuer=hunter2":     "holds oauth_issuer, which is refused: the exporter fetches no token of OAuth: let a file or a command give it as the password, with require_auth=oauth",
-		s + "sslinline=true":           "holds sslinline, which is refused: write the certificates and the key into files, and their paths",
-		s + "sslidentity=x":            "holds sslidentity, which is refused: the exporter does not read PKCS #12: write sslcert and sslkey instead",
-		s + "sslaccept=maybe":          "holds sslaccept, which must be strict or accept_invalid_certs",
-		s + "ssl=hunter2":              "holds ssl, which must be true, false or a value of sslmode",
-		s + "ssl=true sslmode=prefer":  "holds ssl, which requires TLS, and sslmode, which does not: keep one of them",
-		s + "hots=x":                   "holds hots, which is not known here",
-		s + "hunter2=x":                "holds a key that is not known here",
-		s + "hots=x requirepeer=y":     "holds hots, which is not known here; holds requirepeer, which is refused: the exporter does not check who owns a server's process; use TLS with sslmode verify-full",
-		s + "hots=x sslmode=hunter2 port=0 hostaddr=a,b": "holds hots, which is not known here; " + ErrSeveralServers.Error() +
+		s + "requirepeer=hunter2":            "holds requirepeer, which is refused: the exporter does not check who owns a server's process; use TLS with sslmode verify-full",
+		s + "gssencmode=require":             "holds gssencmode, which is refused: the exporter does not encrypt with Kerberos; use TLS with sslmode",
+		s + "sslcrldir=hunter2":              "holds sslcrldir, which is refused: write the lists into one file, and set sslcrl to it",
+		s + "replication=database":           "holds replication, which is refused: a replication session runs no statements of the exporter",
+		s + "sslkeylogfile=x":                "holds sslkeylogfile, which is refused: the exporter does not write the keys of TLS",
+		s + "scram_client_key=hunter2":       "holds scram_client_key, which is refused: write password instead",
+		s + "oauth_issuer=hunter2":           "holds oauth_issuer, which is refused: the exporter fetches no OAuth token: set require_auth=oauth, and give the token as the password, in a file or by a command",
+		s + "sslinline=true":                 "holds sslinline, which is refused: write the certificates and the key into files, and set sslrootcert, sslcert and sslkey to them",
+		s + "sslidentity=x":                  "holds sslidentity, which is refused: the exporter does not read PKCS #12: write sslcert and sslkey instead",
+		s + "sslaccept=maybe":                "holds sslaccept, which must be strict or accept_invalid_certs",
+		s + "ssl=hunter2":                    "holds ssl, which must be true, false or a value of sslmode",
+		s + "ssl=true sslmode=prefer":        "holds ssl, which requires TLS, and sslmode, which does not: keep one of them",
+		s + "requiressl=1 sslmode=allow":     "holds requiressl, which requires TLS, and sslmode, which does not: keep one of them",
+		s + "ssl_require=true sslmode=allow": "holds ssl_require, which requires TLS, and sslmode, which does not: keep one of them",
+		s + "hots=x":                         "holds hots, which is not known",
+		s + "hunter2=x":                      "holds a key that is not known",
+		s + "hots=x requirepeer=y":           "holds hots, which is not known; holds requirepeer, which is refused: the exporter does not check who owns a server's process; use TLS with sslmode verify-full",
+		s + "hots=x sslmode=hunter2 port=0 hostaddr=a,b": "holds hots, which is not known; " + ErrSeveralServers.Error() +
 			"; port must be a number from 1 to 65535; sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full",
 		s + "ssl_max_protocol_version=TLSv1.1":    "ssl_max_protocol_version is below TLSv1.2, which is the lowest version unless ssl_min_protocol_version is set",
 		s + "ssl_max_protocol_version=TLSv1":      "ssl_max_protocol_version is below TLSv1.2, which is the lowest version unless ssl_min_protocol_version is set",
@@ -196,7 +198,7 @@ func TestRefusedConnStrings(t *testing.T) {
 		"host=@":                                                                "host " + hostForm,
 		"host=postgres://u:hunter2@h":                                           "host is a URL: write the name or the address of the server, or the URL as a connection string",
 		"host=/" + strings.Repeat("x", 100):                                     "host is the folder of a unix socket whose path is longer than the system allows",
-		"host=h options=" + strings.Repeat("x", 10000):                          "has user, dbname, options and parameters of more than 9900 bytes, which no server takes",
+		"host=h options=" + strings.Repeat("x", 10000):                          "has user, dbname, options and parameters of more than 9900 bytes together, which no server accepts",
 		"host=a,b":                   ErrSeveralServers.Error(),
 		"hostaddr=10.0.0.1,10.0.0.2": ErrSeveralServers.Error(),
 		"postgres://a,b/d?target_session_attrs=any": ErrSeveralServers.Error(),
@@ -247,10 +249,10 @@ func TestLibpqSettings(t *testing.T) {
 func TestUnknownKeyword(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"Host=h Username=u PASSWORD=hunter2 SSL-Mode=require Hunter=two user_Id=x": "holds a key that is not known here; " +
-			"holds another spelling of host: write it so; holds another spelling of password: write it so; " +
-			"holds another spelling of sslmode: write it so; holds another spelling of username: write it so",
-		"hunter=two": "holds a key that is not known here", "host=h hunter=two": "holds hunter, which is not known here",
+		"Host=h Username=u PASSWORD=hunter2 SSL-Mode=require Hunter=two user_Id=x": "holds a key that is not known; " +
+			"holds another spelling of host: write host; holds another spelling of password: write password; " +
+			"holds another spelling of sslmode: write sslmode; holds another spelling of username: write username",
+		"hunter=two": "holds a key that is not known", "host=h hunter=two": "holds hunter, which is not known",
 		"host=h idle_session_timeout=1 jit=off": "<nil>", "\nhost=h\r\n": "<nil>", " postgres://h/d\n": "<nil>",
 	} {
 		if _, err := connection(text); fmt.Sprint(err) != want {

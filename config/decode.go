@@ -89,7 +89,7 @@ func (d *decoder) document(r io.Reader) (*yaml.Node, error) {
 	}
 	var next yaml.Node
 	if err := decoder.Decode(&next); err == nil {
-		d.problem(&next, "", "begins a second document: there can be one")
+		d.problem(&next, "", "begins a second document: a file can have only one")
 		return nil, d.error()
 	} else if !errors.Is(err, io.EOF) {
 		return nil, d.syntax(err)
@@ -119,7 +119,7 @@ func (d *decoder) syntax(err error) error {
 	if found := regexp.MustCompile(`^line (\d+): (.*)`).FindStringSubmatch(text); found != nil {
 		switch {
 		case strings.HasPrefix(found[2], "did not find expected"): // the line is that where the list or mapping begins
-			found[2] += " somewhere in what begins here"
+			found[2] += " somewhere in the list or mapping that begins here"
 		case found[2] == "found character that cannot start any token":
 			found[2] += ": write spaces instead of tabs, and quotes around a text that begins with %, @ or `"
 		}
@@ -139,9 +139,9 @@ func (d *decoder) mapping(n *yaml.Node, where string, known fields) {
 			names := strings.Join(slices.Sorted(maps.Keys(known)), ", ")
 			switch name := knownAs(key.Value, maps.Keys(known)); {
 			case key.Value == "<<":
-				d.problem(key, where, "has a merge key (<<), which is not taken: write common settings into a module or into defaults")
+				d.problem(key, where, "has a merge key (<<), which is not supported: write common settings into a module or into defaults")
 			case name != "":
-				d.problem(key, where, "has another spelling of %s: write it so", name)
+				d.problem(key, where, "has another spelling of %s: write %s", name, name)
 			case resolve(value).Tag != "!!null" && isKey(key.Value): // otherwise it may be a part of a value, such as "pass:word"
 				d.problem(key, join(where, key.Value), "unknown key; known here are %s", names)
 			default:
@@ -161,10 +161,10 @@ func (d *decoder) entries(n *yaml.Node, where string, read func(name string, n *
 			d.problem(key, where, "a name must have 1 to 200 bytes and no control character")
 			return
 		case key.Value == "." || key.Value == "..":
-			d.problem(key, where, "a name must not be . or .., which no path of a URL can hold")
+			d.problem(key, where, "a name must not be . or .., because the path of a URL cannot contain it")
 			return
 		case strings.Contains(key.Value, "://"), strings.Contains(key.Value, "password="):
-			d.problem(key, where, "a connection string stands where a name belongs")
+			d.problem(key, where, "has a connection string in place of a name")
 			return
 		}
 		read(key.Value, value, join(where, key.Value))

@@ -165,7 +165,7 @@ func (b *builder) build(root *yaml.Node, base Probing) {
 		"checks":   func(n *yaml.Node, _ string) { checks = n },
 	})
 	if modules == nil && targets == nil && checks == nil && len(b.problems) == 0 {
-		b.problem(root, "", "has neither targets nor modules nor checks")
+		b.problem(root, "", "needs at least one of targets, modules and checks")
 	}
 	if defaults != nil {
 		s := &settings{}
@@ -221,7 +221,7 @@ func (b *builder) module(name string, n *yaml.Node, where string, lowest setting
 	merged := s.overlay(lowest)
 	b.checkSettings(n, where, s, merged.serverKind())
 	if allowed != nil && !merged.hasUser() {
-		b.problem(n, where, "has a list of allowed hosts but no user")
+		b.problem(n, where, "has allow but no user, and defaults has none either")
 	} else if allowed != nil {
 		adHoc := entry{location: location{host: "h", hostKey: "host"}, merged: merged}
 		b.verifyLogin(b.unreadLogin(&adHoc, n, nil, where), n, where) // for problems that every ad-hoc target has
@@ -331,14 +331,14 @@ func (b *builder) fromEnvironment(t *Target, n *yaml.Node, given map[string]*yam
 	for _, key := range inherited {
 		switch {
 		case slices.Contains(e.own.keysSet(), key):
-			b.problem(at, where, "has %s beside environment, which says it", key)
+			b.problem(at, where, "has %s, which cannot be combined with environment: the variables set it", key)
 		case key != "user" && key != "password":
-			b.problem(at, where, "is from the environment, on which %s of the defaults has no effect: "+
-				"say it in the variables, and here in modules", key)
+			b.problem(at, where, "is from the environment, so %s of defaults has no effect on it: "+
+				"set it in the variables, and move it from defaults into modules", key)
 		}
 	}
 	if t.Kind != KindPostgres {
-		b.problem(cmp.Or(given["kind"], n), join(where, "kind"), "does not go with environment")
+		b.problem(cmp.Or(given["kind"], n), join(where, "kind"), "cannot be combined with environment")
 	}
 	from, err := FromEnvironment(os.Getenv, t.Probing)
 	if err == nil && b.verify.Environment != nil {
@@ -348,7 +348,7 @@ func (b *builder) fromEnvironment(t *Target, n *yaml.Node, given map[string]*yam
 	case err != nil:
 		b.problem(at, join(where, "environment"), "%s", err)
 	case from.Login.Environment.Form == FormLibpq && os.Getenv("PGHOST") == "":
-		b.problem(at, join(where, "environment"), "no variable names a server: "+
+		b.problem(at, join(where, "environment"), "no variable names a server: set one of "+
 			"DATA_SOURCE_NAME, DATA_SOURCE_URI, DATABASE_URL, POSTGRES_HOST or PGHOST")
 	default:
 		t.Login = from.Login

@@ -133,17 +133,17 @@ func TestProblems(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
 		"empty":     {"", "dir/x.yml: is empty"},
 		"a comment": {"# nothing\n", "dir/x.yml: is empty"},
-		"nothing":   {"defaults: {}\n", "dir/x.yml:1: has neither targets nor modules nor checks"},
+		"nothing":   {"defaults: {}\n", "dir/x.yml:1: needs at least one of targets, modules and checks"},
 		"a text":    {"hunter2", "dir/x.yml:1: must be a mapping (key: value)"},
 		"a list":    {"- a\n", "dir/x.yml:1: must be a mapping (key: value)"},
-		"syntax":    {"targets:\n  a: {host: h\n", "dir/x.yml:1: did not find expected ',' or '}' somewhere in what begins here"},
+		"syntax":    {"targets:\n  a: {host: h\n", "dir/x.yml:1: did not find expected ',' or '}' somewhere in the list or mapping that begins here"},
 		"tabs":      {"targets:\n\ta: {}\n", "dir/x.yml:2: found character that cannot start any token: write spaces instead of tabs, and quotes around a text that begins with %, @ or `"},
 		"not UTF-8": {"targets:\n  a: {host: \"\xff\"}\n", "dir/x.yml:2: is not UTF-8"},
-		"two":       {"targets: {a: {host: h, user: u}}\n---\nx: y\n", "dir/x.yml:2: begins a second document: there can be one"},
+		"two":       {"targets: {a: {host: h, user: u}}\n---\nx: y\n", "dir/x.yml:2: begins a second document: a file can have only one"},
 		"large":     {strings.Repeat("# "+strings.Repeat("x", 98)+"\n", 100000), "dir/x.yml: is larger than 4096 KiB"},
 		"no anchor": {"targets: {a: {password: *hunter2}}\n", "dir/x.yml: an alias (*name) has no anchor (&name); a text that begins with * needs quotes"},
-		"merge key": {"targets:\n  a: &a {host: h, user: u}\n  b:\n    <<: *a\n", "dir/x.yml:4: targets.b: has a merge key (<<), which is not taken: write common settings into a module or into defaults" + "\ndir/x.yml:4: targets.b: needs a host or a dsn\ndir/x.yml:4: targets.b: has no user, nor have its module and the defaults"},
-		"itself":    {"targets: &a {a: *a}\n", "dir/x.yml:1: targets.a.a: unknown key; known here are " + targetKeys + "\ndir/x.yml:1: targets.a: needs a host or a dsn\ndir/x.yml:1: targets.a: has no user, nor have its module and the defaults"},
+		"merge key": {"targets:\n  a: &a {host: h, user: u}\n  b:\n    <<: *a\n", "dir/x.yml:4: targets.b: has a merge key (<<), which is not supported: write common settings into a module or into defaults" + "\ndir/x.yml:4: targets.b: needs a host or a dsn\ndir/x.yml:4: targets.b: has no user, and neither its module nor defaults has one"},
+		"itself":    {"targets: &a {a: *a}\n", "dir/x.yml:1: targets.a.a: unknown key; known here are " + targetKeys + "\ndir/x.yml:1: targets.a: needs a host or a dsn\ndir/x.yml:1: targets.a: has no user, and neither its module nor defaults has one"},
 		"binary":    {"targets: {a: {host: !!binary aGk=, user: u}}\n", "dir/x.yml:1: targets.a.host: must be a text"},
 		"slips": {
 			"targets:\n  a: {host: h, user: u, password:hunter2}\n  b: {host: h, user: u, password: x, hunter}\n  c: {host: h, user: u, hunter2: x}\n",
@@ -152,15 +152,15 @@ func TestProblems(t *testing.T) {
 		},
 		"spellings": {
 			"Defaults: {User: u}\ntargets:\n  a: {host: h, user: u, SSL_Mode: hunter2, passwordFile: hunter2, Hunter2: x}\n",
-			"dir/x.yml:1: has another spelling of defaults: write it so\ndir/x.yml:3: targets.a: has another spelling of sslmode: write it so" +
-				"\ndir/x.yml:3: targets.a: has another spelling of password_file: write it so\ndir/x.yml:3: targets.a: unknown key; known here are " + targetKeys,
+			"dir/x.yml:1: has another spelling of defaults: write defaults\ndir/x.yml:3: targets.a: has another spelling of sslmode: write sslmode" +
+				"\ndir/x.yml:3: targets.a: has another spelling of password_file: write password_file\ndir/x.yml:3: targets.a: unknown key; known here are " + targetKeys,
 		},
 		"dsn with all faults": {
 			"targets:\n  a: {port: 1, dsn: 'host=h:5 hots=z SSLMODE=hunter2 passfile=f port=0 require_auth=x sslnegotiation=hunter2'}\n",
-			"dir/x.yml:2: targets.a.port: is also in dsn: write it only once" +
-				"\ndir/x.yml:2: targets.a.dsn: holds another spelling of sslmode: write it so\ndir/x.yml:2: targets.a.dsn: holds hots, which is not known here" +
+			"dir/x.yml:2: targets.a.port: cannot be combined with dsn: write it into the connection string" +
+				"\ndir/x.yml:2: targets.a.dsn: holds another spelling of sslmode: write sslmode\ndir/x.yml:2: targets.a.dsn: holds hots, which is not known" +
 				"\ndir/x.yml:2: targets.a.dsn: holds passfile: libpq's files are not read, use the keys of this file" +
-				"\ndir/x.yml:2: targets.a.dsn: has no user, nor have the target, its module and the defaults" +
+				"\ndir/x.yml:2: targets.a.dsn: has no user, and neither the target, its module nor defaults has one" +
 				"\ndir/x.yml:2: targets.a.dsn: host must be a name, an address or the folder of a unix socket, without a port" +
 				"\ndir/x.yml:2: targets.a.dsn: port must be a number from 1 to 65535" +
 				"\ndir/x.yml:2: targets.a.dsn: require_auth must be a list of password, md5, scram-sha-256, gss, sspi, oauth and none, or of these with a ! before each" +
@@ -172,22 +172,22 @@ func TestProblems(t *testing.T) {
 		},
 		"dsn as a name": {
 			"targets:\n  postgres://u:hunter2@h/db: {}\n  host=h password=hunter2: {}\n",
-			"dir/x.yml:2: targets: a connection string stands where a name belongs\ndir/x.yml:3: targets: a connection string stands where a name belongs",
+			"dir/x.yml:2: targets: has a connection string in place of a name\ndir/x.yml:3: targets: has a connection string in place of a name",
 		},
 		"mapped": {"modules: {m: {user: u, allow: ['::ffff:10.0.0.0/104']}}\n", "dir/x.yml:1: modules.m.allow[0]: must be written as an IPv4 network"},
 		"dsn keys": {
 			"targets:\n  a: {dsn: 'host=h user=u hots=z'}\n  b: {dsn: 'postgres://u@h?ssl_mode=require&hunter2=x'}\n",
-			"dir/x.yml:2: targets.a.dsn: holds hots, which is not known here\ndir/x.yml:3: targets.b.dsn: holds a key that is not known here\ndir/x.yml:3: targets.b.dsn: holds another spelling of sslmode: write it so",
+			"dir/x.yml:2: targets.a.dsn: holds hots, which is not known\ndir/x.yml:3: targets.b.dsn: holds a key that is not known\ndir/x.yml:3: targets.b.dsn: holds another spelling of sslmode: write sslmode",
 		},
 		"pgbouncer": {
 			"targets: {a: {host: h, user: u, kind: pgbouncer, commit: true, applications: true}}\n",
-			"dir/x.yml:1: targets.a.applications: is not known of a PgBouncer\ndir/x.yml:1: targets.a.commit: is not known of a PgBouncer",
+			"dir/x.yml:1: targets.a.applications: does not apply to a PgBouncer\ndir/x.yml:1: targets.a.commit: does not apply to a PgBouncer",
 		},
 		"health": {
 			"health: {max_age: soon, fail_after: 0, failure_status: 99, words: {pass: ok, fail: ok}, extra: {status: x, a: [1]}, x: 1}\ntargets: {a: {host: h, user: u}}\n",
 			"dir/x.yml:1: health.max_age: must be a duration such as 5s or 500ms\ndir/x.yml:1: health.fail_after: must be a number from 1 to 1000\n" +
-				"dir/x.yml:1: health.failure_status: must be a number from 200 to 599\ndir/x.yml:1: health.words: has the same word for fail and for something better\n" +
-				"dir/x.yml:1: health.extra.status: is a field of the body already\ndir/x.yml:1: health.extra.a: must be a text\n" +
+				"dir/x.yml:1: health.failure_status: must be a number from 200 to 599\ndir/x.yml:1: health.words: has the same word for fail as for pass or warn\n" +
+				"dir/x.yml:1: health.extra.status: is already a field of the body: choose another name\ndir/x.yml:1: health.extra.a: must be a text\n" +
 				"dir/x.yml:1: health.x: unknown key; known here are extra, fail_after, failure_status, max_age, pass_after, words",
 		},
 		"after an unknown key": {
@@ -195,8 +195,8 @@ func TestProblems(t *testing.T) {
 			"dir/x.yml:2: defaults.pasword: unknown key; known here are applications, cloud_auth, commit, dbname, interval, keep, kind, labels, password, password_command, password_command_ttl, password_env, password_file, require_auth, server_name, sslcert, sslcrl, sslkey, sslmode, sslpassword, sslpassword_env, sslpassword_file, sslrootcert, timeout, user, user_env, user_file\n" +
 				"dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, verify-ca, verify-full",
 		},
-		"no host":        {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn\ndir/x.yml:1: targets.a: has no user, nor have its module and the defaults"},
-		"names of paths": {"targets: {.: {host: h, user: u}, ..: {host: h, user: u}}\n", "dir/x.yml:1: targets: a name must not be . or .., which no path of a URL can hold\ndir/x.yml:1: targets: a name must not be . or .., which no path of a URL can hold"},
+		"no host":        {"targets: {a: }\n", "dir/x.yml:1: targets.a: needs a host or a dsn\ndir/x.yml:1: targets.a: has no user, and neither its module nor defaults has one"},
+		"names of paths": {"targets: {.: {host: h, user: u}, ..: {host: h, user: u}}\n", "dir/x.yml:1: targets: a name must not be . or .., because the path of a URL cannot contain it\ndir/x.yml:1: targets: a name must not be . or .., because the path of a URL cannot contain it"},
 		"odd names":      {"targets:\n  \"\": {host: h, user: u}\n  \"a\\nb\": {host: h, user: u}\n", "dir/x.yml:2: targets: a name must have 1 to 200 bytes and no control character\ndir/x.yml:3: targets: a name must have 1 to 200 bytes and no control character"},
 		"many at once": {`
 defaults: {timeout: hunter2, sslmode: hunter2, sslcert: c}
@@ -219,17 +219,17 @@ dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, v
 dir/x.yml:2: defaults: has only one of sslcert and sslkey
 dir/x.yml:4: modules.m.password_file: is given in several ways: keep one of cloud_auth, password, password_command, password_env and password_file
 dir/x.yml:4: modules.m.allow[0]: must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16
-dir/x.yml:4: modules.m.allow[1]: must not have bits set behind the network's length
+dir/x.yml:4: modules.m.allow[1]: must have no bits set after the prefix, such as 10.20.0.0/16
 dir/x.yml:4: modules.m.allow[2]: must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16
-dir/x.yml:4: modules.m: has a list of allowed hosts but no user
+dir/x.yml:4: modules.m: has allow but no user, and defaults has none either
 dir/x.yml:5: modules.n.require_auth: must be a list of password, md5, scram-sha-256, gss, sspi, oauth and none, or of these with a ! before each
 dir/x.yml:6: modules: duplicate key, first in line 4
 dir/x.yml:8: targets.a.host: names several servers: make each of them a separate target
 dir/x.yml:9: targets.b.port: must be a number from 1 to 65535
 dir/x.yml:9: targets.b.hunter: unknown key; known here are ` + targetKeys + `
 dir/x.yml:9: targets.b.module: there is no module with this name
-dir/x.yml:10: targets.c.port: is also in dsn: write it only once
-dir/x.yml:10: targets.c.dsn: holds password, which is also a key beside it
+dir/x.yml:10: targets.c.port: cannot be combined with dsn: write it into the connection string
+dir/x.yml:10: targets.c.dsn: holds password, which the target also sets with a key of its own: keep one of them
 dir/x.yml:11: targets.d.dsn: names several servers: make each of them a separate target
 dir/x.yml:12: targets.e.dsn: holds service: libpq's files are not read, use the keys of this file
 dir/x.yml:13: targets.f.dsn: is not a list of keyword=value: put values with spaces into single quotes, and a backslash before ' and \
@@ -239,7 +239,7 @@ dir/x.yml:14: targets.g.keep: must be true or false
 dir/x.yml:14: targets.g.password_command: must be a list, such as ["a", "b"]
 dir/x.yml:14: targets.g.kind: must be one of postgres, pgbouncer
 dir/x.yml:15: targets.h.host: must be a name, an address or the folder of a unix socket, without a port
-dir/x.yml:16: targets.i: has no user, nor have its module and the defaults`},
+dir/x.yml:16: targets.i: has no user, and neither its module nor defaults has one`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

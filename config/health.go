@@ -61,14 +61,14 @@ func (b *builder) health(n *yaml.Node, where string) {
 			names := &h.StatusNames
 			b.mapping(n, where, fields{"pass": set(&names.Pass), "warn": set(&names.Warn), "fail": set(&names.Fail)})
 			if names.Pass == names.Fail || names.Warn == names.Fail {
-				b.problem(n, where, "has the same word for fail and for something better")
+				b.problem(n, where, "has the same word for fail as for pass or warn")
 			}
 		},
 		"extra": func(n *yaml.Node, where string) {
 			h.Extra = make(map[string]any)
 			b.entries(n, where, func(name string, n *yaml.Node, where string) {
 				if name == "status" || name == "checks" || name == "output" {
-					b.problem(n, where, "is a field of the body already")
+					b.problem(n, where, "is already a field of the body: choose another name")
 				}
 				h.Extra[name] = b.scalar(n, where)
 			})

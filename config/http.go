@@ -103,7 +103,7 @@ func (b *builder) httpFields(c *Check, key func(string, func(*yaml.Node, string)
 			h.AuthorizationType = b.text(n, where)
 			switch {
 			case strings.EqualFold(h.AuthorizationType, "basic"):
-				b.problem(n, where, "is basic: write basic_auth")
+				b.problem(n, where, "must not be basic: use basic_auth instead")
 			case !httpguts.ValidHeaderFieldName(h.AuthorizationType): // a token as well (RFC 9110, section 11.1)
 				b.problem(n, where, "must be a word such as Bearer")
 			}
@@ -194,7 +194,7 @@ func (b *builder) headers(n *yaml.Node, where string, read func(*yaml.Node, stri
 		where := inner
 		h := Header{Name: http.CanonicalHeaderKey(name), Values: read(n, where)}
 		if slices.Contains(reserved, h.Name) {
-			b.problem(n, where, "cannot be set here")
+			b.problem(n, where, "is a header that the exporter sets itself, or one that has a key of its own")
 		}
 		for _, value := range h.Values {
 			if !httpguts.ValidHeaderFieldValue(string(value.Text)) {
@@ -228,7 +228,7 @@ func (b *builder) tlsConfig(t *CheckTLS, n *yaml.Node, where string) {
 	b.mapping(n, where, known)
 	switch {
 	case roots.IsSet() && t.Roots.IsSet():
-		b.problem(n, where, "has a ca, and there is an sslrootcert beside it")
+		b.problem(n, where, "has a ca, and the check also has sslrootcert: keep one of them")
 	case roots.IsSet():
 		t.Roots = roots
 	}
@@ -254,9 +254,9 @@ func (b *builder) checkHTTP(c *Check, where string, given map[string]*yaml.Node)
 	}
 	switch {
 	case c.HTTP.Username.IsSet() && c.HTTP.Credentials.IsSet():
-		b.problem(given["authorization"], join(where, "authorization"), "does not go with basic_auth")
+		b.problem(given["authorization"], join(where, "authorization"), "cannot be combined with basic_auth")
 	case p.FromEnvironment && p.URL.IsSet():
-		b.problem(given["proxy_from_environment"], join(where, "proxy_from_environment"), "does not go with %s", p.URL.Key)
+		b.problem(given["proxy_from_environment"], join(where, "proxy_from_environment"), "cannot be combined with %s", p.URL.Key)
 	case p.NoProxy != "" && !p.URL.IsSet():
 		b.problem(given["no_proxy"], join(where, "no_proxy"), "needs a proxy_url")
 	case p.ConnectHeaders != nil && !hasProxy:

@@ -88,25 +88,25 @@ func TestHTTPCheckProblems(t *testing.T) {
 		"basic_auth: {user: u, username: u}": "checks.a.basic_auth.user: unknown key; known here are password, password_env, password_file, username, username_env, username_file",
 		"basic_auth: {username: u, password: p, password_file: f}":         "checks.a.basic_auth.password_file: is given in several ways: keep one of password, password_env and password_file",
 		"authorization: {type: Bearer}":                                    "checks.a.authorization: needs credentials",
-		"authorization: {type: basic, credentials: hunter2}":               "checks.a.authorization.type: is basic: write basic_auth",
+		"authorization: {type: basic, credentials: hunter2}":               "checks.a.authorization.type: must not be basic: use basic_auth instead",
 		"authorization: {type: hun ter, credentials: hunter2}":             "checks.a.authorization.type: must be a word such as Bearer",
-		"basic_auth: {username: u}, authorization: {credentials: hunter2}": "checks.a.authorization: does not go with basic_auth",
-		"http_headers: {Authorization: {values: [hunter2]}}":               "checks.a.http_headers.Authorization: cannot be set here",
-		"http_headers: {host: {values: [hunter2]}}":                        "checks.a.http_headers.host: cannot be set here",
+		"basic_auth: {username: u}, authorization: {credentials: hunter2}": "checks.a.authorization: cannot be combined with basic_auth",
+		"http_headers: {Authorization: {values: [hunter2]}}":               "checks.a.http_headers.Authorization: is a header that the exporter sets itself, or one that has a key of its own",
+		"http_headers: {host: {values: [hunter2]}}":                        "checks.a.http_headers.host: is a header that the exporter sets itself, or one that has a key of its own",
 		`http_headers: {"X: y": {values: [hunter2]}}`:                      "checks.a.http_headers: has a key that is not a valid header name",
 		`http_headers: {X: {values: ["hunter2\r\nY: z"]}}`:                 "checks.a.http_headers.X: has a value with a line end or another control character",
 		"http_headers: {X: {value: a}}":                                    "checks.a.http_headers.X.value: unknown key; known here are files, secrets, values",
 		"http_headers: {X: [a]}":                                           "checks.a.http_headers.X: must be a mapping (key: value)",
 		"proxy_url: hunter2":                                               "checks.a.proxy_url: must be a URL with a host and the scheme http, https, socks5 or socks5h",
 		"proxy_url: ftp://h":                                               "checks.a.proxy_url: must be a URL with a host and the scheme http, https, socks5 or socks5h",
-		"proxy_url: http://h, proxy_from_environment: true":                "checks.a.proxy_from_environment: does not go with proxy_url",
+		"proxy_url: http://h, proxy_from_environment: true":                "checks.a.proxy_from_environment: cannot be combined with proxy_url",
 		"no_proxy: h":                                          "checks.a.no_proxy: needs a proxy_url",
 		"proxy_connect_header: {X: [a]}":                       "checks.a.proxy_connect_header: needs a proxy_url or proxy_from_environment",
 		"tls_config: {cert_file: a}":                           "checks.a.tls_config: has only one of cert and key",
 		"tls_config: {min_version: TLS10}":                     "checks.a.tls_config.min_version: must be one of TLS12, TLS13",
 		"tls_config: {min_version: TLS13, max_version: TLS12}": "checks.a.tls_config: has a min_version above max_version",
-		"tls_config: {ca_file: a}, sslrootcert: b":             "checks.a.sslrootcert: cannot be combined with the ca of tls_config",
-		"sslrootcert: b, tls_config: {ca_file: a}":             "checks.a.tls_config: has a ca, and there is an sslrootcert beside it",
+		"tls_config: {ca_file: a}, sslrootcert: b":             "checks.a.sslrootcert: cannot be combined with ca of tls_config",
+		"sslrootcert: b, tls_config: {ca_file: a}":             "checks.a.tls_config: has a ca, and the check also has sslrootcert: keep one of them",
 		"tls_config: {ca_ref: a}":                              "checks.a.tls_config.ca_ref: unknown key; known here are ca, ca_env, ca_file, cert, cert_env, cert_file, insecure_skip_verify, key, key_env, key_file, max_version, min_version, server_name",
 	} {
 		_, err := parseText(t, "checks: {a: {http: 'https://h', "+keys+"}}")
@@ -115,9 +115,9 @@ func TestHTTPCheckProblems(t *testing.T) {
 		}
 	}
 	for line, want := range map[string]string{
-		"http: 'http://u:hunter2@h', basic_auth: {username: u}":           "checks.a.http: has a login, and there is basic_auth or authorization beside it",
-		"http: 'http://hunter2@h', authorization: {credentials: hunter2}": "checks.a.http: has a login, and there is basic_auth or authorization beside it",
-		"tcp: 'h:1', tls_config: {server_name: x}":                        "checks.a.tls_config: does not go with tcp",
+		"http: 'http://u:hunter2@h', basic_auth: {username: u}":           "checks.a.http: has a login, and the check also has basic_auth or authorization: keep one of them",
+		"http: 'http://hunter2@h', authorization: {credentials: hunter2}": "checks.a.http: has a login, and the check also has basic_auth or authorization: keep one of them",
+		"tcp: 'h:1', tls_config: {server_name: x}":                        "checks.a.tls_config: cannot be combined with tcp",
 		"http: 'http://h', proxy_url_env: NONE_OF_THIS_NAME":              "checks.a.proxy_url_env: the variable is not set",
 	} {
 		_, err := parseText(t, "checks: {a: {"+line+"}}")

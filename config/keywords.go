@@ -80,7 +80,7 @@ func libpqKeywords() []keyword {
 		oneServer = "it chooses among several servers, and a target is one server"
 		ownTCP    = "the exporter has its own limit of 10 s for a connection that does not answer"
 		kerberos  = "the exporter does not log in with Kerberos"
-		noOAuth   = "the exporter fetches no token of OAuth: let a file or a command give it as the password, with require_auth=oauth"
+		noOAuth   = "the exporter fetches no OAuth token: set require_auth=oauth, and give the token as the password, in a file or by a command"
 		noSCRAM   = "write password instead"
 	)
 	return []keyword{
@@ -113,8 +113,8 @@ func libpqKeywords() []keyword {
 		{name: keySSLPassword, variable: "PGSSLPASSWORD", use: honoured, note: "the password of an encrypted `sslkey`"},
 		{name: "sslrootcert", variable: "PGSSLROOTCERT", use: honoured, note: "the certificates to trust, or `system`"},
 		{name: "sslcrl", variable: "PGSSLCRL", use: honoured, note: "revoked certificates; needs `sslmode` `verify-ca` or `verify-full`"},
-		{name: "sslcrldir", variable: "PGSSLCRLDIR", use: refused, note: "write the lists into one file, and sslcrl"},
-		{name: "sslsni", variable: "PGSSLSNI", use: honoured, note: "0: the host's name is not sent"},
+		{name: "sslcrldir", variable: "PGSSLCRLDIR", use: refused, note: "write the lists into one file, and set sslcrl to it"},
+		{name: "sslsni", variable: "PGSSLSNI", use: honoured, note: "`0`: the name of the host is not sent (SNI)"},
 		{name: "requirepeer", variable: "PGREQUIREPEER", use: refused, note: "the exporter does not check who owns a server's process; use TLS with sslmode verify-full"},
 		{name: keyRequireAuth, variable: "PGREQUIREAUTH", use: honoured, note: "the methods by which a server may ask for the password"},
 		{name: "min_protocol_version", variable: "PGMINPROTOCOLVERSION", use: honoured, note: "`3.0`, `3.2` or `latest`"},
@@ -190,7 +190,7 @@ func otherKeywords() []keyword {
 
 		{name: "gssEncMode", use: refused, harmless: []string{"disable", "prefer", "allow"}, note: "the exporter does not encrypt with Kerberos; use TLS with sslmode"},
 		{name: "sslidentity", use: refused, note: "the exporter does not read PKCS #12: write sslcert and sslkey instead"},
-		{name: "sslinline", use: refused, harmless: falseValues(), note: "write the certificates and the key into files, and their paths"},
+		{name: "sslinline", use: refused, harmless: falseValues(), note: "write the certificates and the key into files, and set sslrootcert, sslcert and sslkey to them"},
 		{name: "sslhostnameverifier", use: refused, note: trust},
 		{name: "sslfactoryarg", use: refused, note: trust},
 		{name: "sslpasswordcallback", use: refused, note: "write sslpassword instead"},

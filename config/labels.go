@@ -35,11 +35,11 @@ func (b *builder) labels(n *yaml.Node, where string) map[string]string {
 	all := make(map[string]string)
 	b.entries(n, where, func(name string, n *yaml.Node, inner string) {
 		if !labelName.MatchString(name) { // it may be a value in the wrong place
-			b.problem(n, where, "a label's name must have letters, digits and underscores alone, and no digit at its beginning")
+			b.problem(n, where, "a label's name must consist of letters, digits and underscores, and must not begin with a digit")
 			return
 		}
 		if isReservedLabel(name) {
-			b.problem(n, inner, "is a label that Prometheus or a metric has already")
+			b.problem(n, inner, "is reserved: Prometheus or a metric uses this label")
 		}
 		all[name] = b.text(n, inner)
 	})

@@ -70,8 +70,8 @@ func TestLabelsOfUnread(t *testing.T) {
 func TestLabelProblems(t *testing.T) {
 	t.Parallel()
 	const (
-		taken   = ": is a label that Prometheus or a metric has already"
-		invalid = ": a label's name must have letters, digits and underscores alone, and no digit at its beginning"
+		taken   = ": is reserved: Prometheus or a metric uses this label"
+		invalid = ": a label's name must consist of letters, digits and underscores, and must not begin with a digit"
 	)
 	for label, want := range map[string]string{
 		"job: x": ".job" + taken, "instance: x": ".instance" + taken, "target: x": ".target" + taken, "le: x": ".le" + taken,

@@ -144,7 +144,7 @@ func (b *builder) fromFields(e *entry, n *yaml.Node, given map[string]*yaml.Node
 		b.problem(n, where, "needs a host or a dsn")
 	}
 	if !e.merged.hasUser() {
-		b.problem(n, where, "has no user, nor have its module and the defaults")
+		b.problem(n, where, "has no user, and neither its module nor defaults has one")
 	}
 	if host == "" || e.merged.user == nil { // it is among the problems
 		return Login{}
@@ -159,7 +159,7 @@ func (b *builder) fromFields(e *entry, n *yaml.Node, given map[string]*yaml.Node
 func (b *builder) fromDSN(e *entry, n *yaml.Node, given map[string]*yaml.Node, where string) Login {
 	for _, key := range []string{e.hostKey, "hostaddr", "port", "dbname"} {
 		if given[key] != nil {
-			b.problem(given[key], join(where, key), "is also in dsn: write it only once")
+			b.problem(given[key], join(where, key), "cannot be combined with %s: write it into the connection string", e.dsnKey)
 		}
 	}
 	where = join(where, e.dsnKey)
@@ -180,12 +180,12 @@ func (b *builder) fromDSN(e *entry, n *yaml.Node, given map[string]*yaml.Node, w
 	}
 	for _, key := range e.own.keysSet() {
 		if has(key) {
-			b.problem(n, where, "holds %s, which is also a key beside it", key)
+			b.problem(n, where, "holds %s, which the target also sets with a key of its own: keep one of them", key)
 		}
 	}
 	hasUser, hasHost := has(keyUser) || merged.hasUser(), conn[keyHost] != "" || conn[keyHostaddr] != ""
 	if !hasUser && !has("service") {
-		b.problem(n, where, "has no user, nor have the target, its module and the defaults")
+		b.problem(n, where, "has no user, and neither the target, its module nor defaults has one")
 	}
 	if !hasHost && !has("service") {
 		b.problem(n, where, "has no host")

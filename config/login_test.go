@@ -55,7 +55,7 @@ targets:
 func TestSourceProblems(t *testing.T) {
 	t.Setenv("SEVERAL", "postgres://u:hunter2@h1,h2")
 	t.Setenv("PORT", "h:5432")
-	const user = "\ndir/x.yml:2: targets.a: has no user, nor have its module and the defaults"
+	const user = "\ndir/x.yml:2: targets.a: has no user, and neither its module nor defaults has one"
 	for entry, want := range map[string]string{
 		"{dsn_env: NONE_OF_THIS_NAME}":                      "targets.a.dsn_env: the variable is not set",
 		"{host_env: NONE_OF_THIS_NAME, user: u}":            "targets.a.host_env: the variable is not set",
@@ -65,18 +65,18 @@ func TestSourceProblems(t *testing.T) {
 		"{host_file: f, host: h, user: u}":                  "targets.a.host: is given in several ways: keep one of host, host_env and host_file",
 		"{dsn_file: f, dsn_env: SEVERAL}":                   "targets.a.dsn_env: is given in several ways: keep one of dsn, dsn_env and dsn_file",
 		"{host: h, user: u, user_file: f}":                  "targets.a.user_file: is given in several ways: keep one of user, user_env and user_file",
-		"{dsn_file: f, host_file: f}":                       "targets.a.host_file: is also in dsn: write it only once",
-		"{dsn_file: f, dbname: d, port: 1}":                 "targets.a.dbname: is also in dsn: write it only once\ndir/x.yml:2: targets.a.port: is also in dsn: write it only once",
+		"{dsn_file: f, host_file: f}":                       "targets.a.host_file: cannot be combined with dsn_file: write it into the connection string",
+		"{dsn_file: f, dbname: d, port: 1}":                 "targets.a.dbname: cannot be combined with dsn_file: write it into the connection string\ndir/x.yml:2: targets.a.port: cannot be combined with dsn_file: write it into the connection string",
 		"{host_file: f}":                                    strings.TrimPrefix(user, "\ndir/x.yml:2: "),
 		"{host_file: f, user: u, port: 0}":                  "targets.a.port: must be a number from 1 to 65535",
-		"{dsn: 'host=h user=u', user_file: f}":              "targets.a.dsn: holds user, which is also a key beside it",
+		"{dsn: 'host=h user=u', user_file: f}":              "targets.a.dsn: holds user, which the target also sets with a key of its own: keep one of them",
 		"{environment: true, dsn_file: f}":                  "targets.a.dsn_file: cannot be combined with environment: the variables name the server",
 		"{host: h, user: u, password_env: $HUNTER2}":        "targets.a.password_env: must be the name of a variable, without $",
 		"{dsn_env: '${HUNTER2}'}":                           "targets.a.dsn_env: must be the name of a variable, without $",
 		"{host: 'a,b', hots: c}":                            "targets.a.hots: unknown key",
-		"{dsn: 'port=1'}":                                   "targets.a.dsn: has no user, nor have the target, its module and the defaults\ndir/x.yml:2: targets.a.dsn: has no host",
-		"{host_file: f, user: u, commit: true, module: p}":  "targets.a.commit: is not known of a PgBouncer",
-		"{host: h, user: u, kind: pgbouncer, commit: true}": "targets.a.commit: is not known of a PgBouncer",
+		"{dsn: 'port=1'}":                                   "targets.a.dsn: has no user, and neither the target, its module nor defaults has one\ndir/x.yml:2: targets.a.dsn: has no host",
+		"{host_file: f, user: u, commit: true, module: p}":  "targets.a.commit: does not apply to a PgBouncer",
+		"{host: h, user: u, kind: pgbouncer, commit: true}": "targets.a.commit: does not apply to a PgBouncer",
 	} {
 		t.Setenv("PGHOST", "h")
 		_, err := parseText(t, "modules: {p: {kind: pgbouncer}}\ntargets: {a: "+entry+"}")
@@ -156,11 +156,11 @@ health: {max_age: soon}
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
-		"1: defaults.timeout: must be", "2: modules.m: has a list of allowed hosts but no user", "2: modules.m.x: unknown key",
+		"1: defaults.timeout: must be", "2: modules.m: has allow but no user, and defaults has none either", "2: modules.m.x: unknown key",
 		"4: targets.a.dsn: has no user", "4: targets.a.dsn: has no host", "4: targets.a.hots: unknown key", "5: targets.pool.port: must be",
 		"4: targets.a: a check has this name too", "7: checks.a.ttl: must be", "8: checks.b.target: there is no target", "8: checks.b.y: unknown key",
-		"9: checks.c.target: is a PgBouncer", "9: checks.c.ttl: must be", "10: checks.d.fail_above: must be", "10: checks.d.equals: does not go with redis",
-		"10: checks.d: has limits, but no length_of", "11: checks.e.length_of: has no limits", "11: checks.e.status: does not go with redis",
+		"9: checks.c.target: is a PgBouncer", "9: checks.c.ttl: must be", "10: checks.d.fail_above: must be", "10: checks.d.equals: cannot be combined with redis",
+		"10: checks.d: has limits, but no length_of", "11: checks.e.length_of: has no limits", "11: checks.e.status: cannot be combined with redis",
 		"12: checks.f: needs one of", "13: health.max_age: must be",
 	} {
 		if !strings.Contains(err.Error(), "dir/x.yml:"+want) {

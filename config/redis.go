@@ -63,7 +63,7 @@ func (c *Check) ParseRedis(text Secret) (*RedisLocation, error) {
 			return nil, errors.New("lists both sentinels and servers")
 		}
 		if first != nil && isSentinel && !hasSameLogin(u, first) {
-			return nil, errors.New("has a login, a database or a parameter behind another sentinel than the first: " +
+			return nil, errors.New("has a login, a database or a parameter in another URL than the first: " +
 				"write it into the first URL")
 		}
 		server, err := c.redisServer(u)
@@ -99,7 +99,7 @@ func parseRedisURL(text string) (*url.URL, error) {
 	case found && strings.Contains(scheme, "sentinel") && scheme != "sentinel":
 		return nil, errors.New("must be written as sentinel://HOST:PORT;sentinel://HOST:PORT, with the key master_name")
 	case found && strings.Contains(scheme, "amqp"):
-		return nil, errors.New("is the URL of a RabbitMQ, whose port alone can be checked, with tcp")
+		return nil, errors.New("is the URL of a RabbitMQ, which cannot be checked as a broker: check its port with tcp")
 	case !found || !slices.Contains(redisSchemes(), scheme):
 		return nil, fmt.Errorf("must be a URL that begins with %s://", strings.Join(redisSchemes(), "://, "))
 	}
@@ -154,7 +154,7 @@ func (c *Check) redisServer(u *url.URL) (RedisServer, error) {
 	if database != "" {
 		var err error
 		if s.Database, err = strconv.Atoi(strings.TrimPrefix(database, "/")); err != nil || s.Database < 0 {
-			problems = append(problems, "has a database that is no number")
+			problems = append(problems, "has a database that is not a number")
 		}
 	}
 	var err error
@@ -177,7 +177,7 @@ func ignoredRedisParameters() []string {
 
 // redisHints returns what to write instead of a parameter that is refused.
 func redisHints() map[string]string {
-	const ocsp = "it is not looked up whether a certificate was revoked"
+	const ocsp = "the exporter does not look up whether a certificate was revoked"
 	return map[string]string{
 		"host": "write it before the question mark", "port": "write it before the question mark", "path": "write unix:///PATH",
 		"ssl": "write rediss://", "tls": "write rediss://", "secure": "write rediss://", "master_name": "is a key beside the URL",
@@ -207,15 +207,15 @@ func redisParameters(u *url.URL) (parameters map[string]string, problems ConnStr
 		}
 		switch {
 		case other != "":
-			problem("has another spelling of the parameter %s: write it so", other)
+			problem("has another spelling of the parameter %s: write %s", other, other)
 		case len(given) == 0, slices.Contains(ignoredRedisParameters(), name):
 		case strings.HasPrefix(name, "ssl_validate_ocsp") && !isTrue(given[0]):
 		case refused:
 			problem("has the parameter %s, which is refused: %s", name, hint)
 		case !slices.Contains(honouredRedisParameters(), name) && isKey(name):
-			problem("has the parameter %s, which is not known here", name)
+			problem("has the parameter %s, which is not known", name)
 		case !slices.Contains(honouredRedisParameters(), name): // it may be a part of a password
-			problem("has a parameter that is not known here")
+			problem("has a parameter that is not known")
 		case len(given) > 1:
 			problem("has the parameter %s twice", name)
 		default:
@@ -267,13 +267,13 @@ func (c *Check) redisTLS(scheme string, parameters map[string]string) (*CheckTLS
 	own := Content{Key: "ssl_ca_data", Text: Secret(parameters["ssl_ca_data"])}
 	if parameters["ssl_ca_certs"] != "" {
 		if own.IsSet() {
-			return nil, errors.New("has both ssl_ca_certs and ssl_ca_data, and can have only one")
+			return nil, errors.New("has both ssl_ca_certs and ssl_ca_data: keep one of them")
 		}
 		own = file("ssl_ca_certs")
 	}
 	if own.IsSet() {
 		if t.Roots.IsSet() {
-			return nil, fmt.Errorf("has the parameter %s, and there is an sslrootcert beside it", own.Key)
+			return nil, fmt.Errorf("has the parameter %s, and the check also has sslrootcert: keep one of them", own.Key)
 		}
 		t.Roots = own
 	}

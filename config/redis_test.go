@@ -66,8 +66,8 @@ func TestRedisURLs(t *testing.T) {
 		{text: "REDIS:h", want: schemes},
 		{text: "redis+sentinel://h/m/0", want: sentinels},
 		{text: "redis-sentinel://h:1#m", want: sentinels},
-		{kind: CheckCelery, text: "amqp://h", want: "is the URL of a RabbitMQ, whose port alone can be checked, with tcp"},
-		{kind: CheckCelery, text: "pyamqp://h", want: "is the URL of a RabbitMQ, whose port alone can be checked, with tcp"},
+		{kind: CheckCelery, text: "amqp://h", want: "is the URL of a RabbitMQ, which cannot be checked as a broker: check its port with tcp"},
+		{kind: CheckCelery, text: "pyamqp://h", want: "is the URL of a RabbitMQ, which cannot be checked as a broker: check its port with tcp"},
 		{text: "redis://:hun#ter2@h", want: noURL},
 		{text: "redis://#hunter2@h", want: noURL},
 		{text: "redis://:hun/ter2@h/0", want: noURL},
@@ -80,14 +80,14 @@ func TestRedisURLs(t *testing.T) {
 		{text: "redis://h/x", want: path},
 		{text: "redis://h/1/2", want: path},
 		{text: "redis://h/-1", want: path},
-		{text: "redis://h?db=x", want: "has a database that is no number"},
-		{text: "redis://h?db=-1", want: "has a database that is no number"},
+		{text: "redis://h?db=x", want: "has a database that is not a number"},
+		{text: "redis://h?db=-1", want: "has a database that is not a number"},
 		{text: "redis://h?db=1&db=2", want: "has the parameter db twice"},
 		{text: "unix://r.sock", want: "must have three slashes and the path of a socket: unix:///PATH"},
 		{text: "unix://h/r.sock", want: "must have three slashes and the path of a socket: unix:///PATH"},
 		{text: "redis+socket://", want: "must have three slashes and the path of a socket: redis+socket:///PATH"},
-		{text: "redis://h?DB=3", want: "has another spelling of the parameter db: write it so"},
-		{text: "rediss://h?sslCertReqs=none", want: "has another spelling of the parameter ssl_cert_reqs: write it so"},
+		{text: "redis://h?DB=3", want: "has another spelling of the parameter db: write db"},
+		{text: "rediss://h?sslCertReqs=none", want: "has another spelling of the parameter ssl_cert_reqs: write ssl_cert_reqs"},
 		{text: "redis://a,b", want: "names several hosts: give each a URL, separated by semicolons for Celery and sentinels, otherwise in a check of its own"},
 		{text: "redis://a;redis://b", want: "lists several URLs: make each of them a check of its own"},
 		{kind: CheckCelery, text: "redis://a;b", want: schemes},
@@ -96,26 +96,26 @@ func TestRedisURLs(t *testing.T) {
 		{master: "m", text: "sentinel://a;redis://b", want: "lists both sentinels and servers"},
 		{text: "sentinel://h", want: "is the URL of sentinels, which needs the key master_name"},
 		{master: "m", text: "redis://h", want: "must begin with sentinel://, since the check has keys for sentinels"},
-		{master: "m", text: "sentinel://a;sentinel://b/3", want: "has a login, a database or a parameter behind another sentinel than the first: write it into the first URL"},
-		{master: "m", text: "sentinel://a;sentinel://:hunter2@b", want: "has a login, a database or a parameter behind another sentinel than the first: write it into the first URL"},
+		{master: "m", text: "sentinel://a;sentinel://b/3", want: "has a login, a database or a parameter in another URL than the first: write it into the first URL"},
+		{master: "m", text: "sentinel://a;sentinel://:hunter2@b", want: "has a login, a database or a parameter in another URL than the first: write it into the first URL"},
 		{text: "redis://h?ssl=true", want: "has the parameter ssl, which is refused: write rediss://"},
 		{text: "rediss://h?ssl_ca_path=/x", want: "has the parameter ssl_ca_path, which is refused: write a file with all certificates, ssl_ca_certs"},
 		{text: "rediss://h?ssl_password=hunter2", want: "has the parameter ssl_password, which is refused: write a key without a password"},
-		{text: "rediss://h?ssl_validate_ocsp=true", want: "has the parameter ssl_validate_ocsp, which is refused: it is not looked up whether a certificate was revoked"},
+		{text: "rediss://h?ssl_validate_ocsp=true", want: "has the parameter ssl_validate_ocsp, which is refused: the exporter does not look up whether a certificate was revoked"},
 		{text: "redis://h?ssl_cert_reqs=none", want: "has the parameter ssl_cert_reqs, which needs rediss://"},
 		{text: "unix:///r?ssl_cert_reqs=none", want: "has the parameter ssl_cert_reqs, and a unix socket has no TLS"},
 		{text: "rediss://h?ssl_cert_reqs=hunter2", want: "has the parameter ssl_cert_reqs, which must be required, optional or none"},
 		{text: "rediss://h?ssl_cert_reqs=none&ssl_check_hostname=true", want: "has the parameter ssl_check_hostname, which needs ssl_cert_reqs=required"},
 		{text: "rediss://h?ssl_keyfile=hunter2", want: "has the parameter ssl_keyfile without ssl_certfile"},
-		{text: "rediss://h?ssl_ca_certs=a&ssl_ca_data=b", want: "has both ssl_ca_certs and ssl_ca_data, and can have only one"},
+		{text: "rediss://h?ssl_ca_certs=a&ssl_ca_data=b", want: "has both ssl_ca_certs and ssl_ca_data: keep one of them"},
 		{text: "redis://h?host=x", want: "has the parameter host, which is refused: write it before the question mark"},
-		{text: "redis://h?unknown_one=x", want: "has the parameter unknown_one, which is not known here"},
+		{text: "redis://h?unknown_one=x", want: "has the parameter unknown_one, which is not known"},
 		{
-			text: "redis://h/shop?ssl=true&path=/x&SSL_Keyfile=x", want: "has another spelling of the parameter ssl_keyfile: write it so; " +
+			text: "redis://h/shop?ssl=true&path=/x&SSL_Keyfile=x", want: "has another spelling of the parameter ssl_keyfile: write ssl_keyfile; " +
 				"has the parameter path, which is refused: write unix:///PATH; has the parameter ssl, which is refused: write rediss://; " +
 				"must be a URL whose path is the number of a database",
 		},
-		{text: "redis://h?hunter2=x", want: "has a parameter that is not known here"},
+		{text: "redis://h?hunter2=x", want: "has a parameter that is not known"},
 	} {
 		c := &Check{Kind: CheckRedis, MasterName: test.master, Folder: "/dir"}
 		if test.kind != "" {
@@ -133,7 +133,7 @@ func TestRedisURLs(t *testing.T) {
 		}
 	}
 	c := &Check{Kind: CheckRedis, TLS: CheckTLS{Roots: Content{File: "/x"}}}
-	if _, err := c.ParseRedis("rediss://h?ssl_ca_certs=a"); err == nil || err.Error() != "has the parameter ssl_ca_certs, and there is an sslrootcert beside it" {
+	if _, err := c.ParseRedis("rediss://h?ssl_ca_certs=a"); err == nil || err.Error() != "has the parameter ssl_ca_certs, and the check also has sslrootcert: keep one of them" {
 		t.Error(err)
 	}
 	for _, test := range []struct {

@@ -270,10 +270,10 @@ func (b *builder) checkSettings(n *yaml.Node, where string, s *settings, kind Ki
 		return
 	}
 	if s.applications != nil && *s.applications {
-		b.problem(n, where+".applications", "is not known of a PgBouncer")
+		b.problem(n, where+".applications", "does not apply to a PgBouncer")
 	}
 	if s.commit != nil && *s.commit {
-		b.problem(n, where+".commit", "is not known of a PgBouncer")
+		b.problem(n, where+".commit", "does not apply to a PgBouncer")
 	}
 }
 

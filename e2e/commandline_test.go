@@ -187,7 +187,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--help"}, 0, "--probe.timeout"},
 		{[]string{"--probe.timeout=1ms"}, 2, "--probe.timeout is 1ms"},
 		{[]string{"--web.telemetry-path=metrics"}, 2, "is not a path"},
-		{[]string{"--web.telemetry-path=/targets/metrics"}, 2, "is taken"},
+		{[]string{"--web.telemetry-path=/targets/metrics"}, 2, "is the path of another endpoint"},
 		{[]string{"--nonsense"}, 2, "unknown long flag"},
 		{[]string{"--config.file=x", "--config.auto-reload-interval=10ms"}, 2, "--config.auto-reload-interval is 10ms"},
 		{[]string{"--web.external-url=postgres://u:hidden@h/d"}, 2, "--web.external-url is neither a URL"},
@@ -249,7 +249,7 @@ checks:
 `), 0o600))
 	want := []string{
 		"3: modules.adhoc.password_file: F/empty: is empty",
-		"5: targets.t01.dsn_file: holds hots, which is not known here; dsn_file: port must be a number from 1 to 65535",
+		"5: targets.t01.dsn_file: holds hots, which is not known; dsn_file: port must be a number from 1 to 65535",
 		"6: targets.t02.hots: unknown key",
 		"6: targets.t02.dsn_file: is not a list of keyword=value",
 		"9: targets.t05.dsn_file: F: is a directory",
@@ -333,7 +333,7 @@ func TestCheckLivez(t *testing.T) {
 		{[]string{"--livez=http://127.0.0.1:1/livez", "--wait=100ms"}, 1, "fail: connection refused", ""},
 		{[]string{"--livez=127.0.0.1:1/hidden"}, 3, "", "--livez must be a URL that begins with http"},
 		{[]string{"--livez=hidden", "--style=docker"}, 1, "", "--livez must be a URL"},
-		{[]string{"orders", "--livez=" + base + "/livez"}, 3, "", "there must be no name beside it"},
+		{[]string{"orders", "--livez=" + base + "/livez"}, 3, "", "--livez probes nothing: remove the name"},
 	} {
 		code, out, errs := runProgram(t, []string{"DATA_SOURCE_NAME=no connection string"}, append([]string{"check"}, test.args...)...)
 		if code != test.code || !strings.HasPrefix(out, test.out) || !strings.Contains(errs, test.errs) || strings.Contains(out+errs, "hidden") {

@@ -110,7 +110,7 @@ func (c *Check) Run(
 // livezCheck returns the check of --livez: the status must be 200. Errors do not hold the URL, which may hold a password.
 func (c *Check) livezCheck() (*config.Check, error) {
 	if c.target != "" {
-		return nil, errors.New("--livez probes nothing, so there must be no name beside it")
+		return nil, errors.New("--livez probes nothing: remove the name")
 	}
 	settings := &config.Check{
 		Name: "livez", Kind: config.CheckHTTP, Timeout: livezTimeout, Location: config.Secret(c.livez),

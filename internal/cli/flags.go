@@ -193,27 +193,27 @@ func (f *Flags) HasPages() bool { return f.Status && f.TelemetryPath != "/" }
 func (f *Flags) validate() error {
 	switch {
 	case f.Probing.Timeout < config.MinTimeout || f.Probing.Timeout > config.MaxTimeout:
-		return fmt.Errorf("--probe.timeout is %s, not from %s to %s", f.Probing.Timeout, config.MinTimeout, config.MaxTimeout)
+		return fmt.Errorf("--probe.timeout is %s, but must be from %s to %s", f.Probing.Timeout, config.MinTimeout, config.MaxTimeout)
 	case f.Probing.Interval != 0 && f.Probing.Interval < config.MinTimeout:
-		return fmt.Errorf("--probe.interval is %s, neither 0s nor at least %s", f.Probing.Interval, config.MinTimeout)
+		return fmt.Errorf("--probe.interval is %s, but must be 0s or at least %s", f.Probing.Interval, config.MinTimeout)
 	case f.MaxInFlight < 1:
-		return fmt.Errorf("--probe.max-in-flight is %d, less than 1", f.MaxInFlight)
+		return fmt.Errorf("--probe.max-in-flight is %d, but must be at least 1", f.MaxInFlight)
 	case f.ConfigFile == "" && f.ConfigCheck:
 		return errors.New("--config.check needs --config.file")
 	case f.AutoReloadInterval != 0 && f.AutoReloadInterval < minAutoReload:
-		return fmt.Errorf("--config.auto-reload-interval is %s, neither 0s nor at least %s", f.AutoReloadInterval, minAutoReload)
+		return fmt.Errorf("--config.auto-reload-interval is %s, but must be 0s or at least %s", f.AutoReloadInterval, minAutoReload)
 	case f.ConfigFile == "" && f.AutoReloadInterval != 0:
 		return errors.New("--config.auto-reload-interval needs --config.file")
 	case f.TimeoutOffset < 0:
-		return fmt.Errorf("--probe.timeout-offset is %s, less than 0s", f.TimeoutOffset)
+		return fmt.Errorf("--probe.timeout-offset is %s, but must not be negative", f.TimeoutOffset)
 	case f.isTaken(f.TelemetryPath):
-		return errors.New("--web.telemetry-path is taken")
+		return errors.New("--web.telemetry-path is the path of another endpoint")
 	case !strings.HasPrefix(f.TelemetryPath, "/") || strings.ContainsAny(f.TelemetryPath, "{} "):
-		return errors.New("--web.telemetry-path is not a path")
+		return errors.New("--web.telemetry-path is not a path such as /metrics")
 	case slices.ContainsFunc(*f.Web.WebListenAddresses, isNoAddress):
-		return errors.New("--web.listen-address is not host:port")
+		return errors.New("--web.listen-address is not an address such as :10432 or 127.0.0.1:10432")
 	case f.HealthAddress != "" && isNoAddress(f.HealthAddress):
-		return errors.New("--health.listen-address is not host:port")
+		return errors.New("--health.listen-address is not an address such as :10433 or 127.0.0.1:10433")
 	}
 	return nil
 }

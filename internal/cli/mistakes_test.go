@@ -27,8 +27,8 @@ func TestMistakes(t *testing.T) {
 		{"--config.file=e --probe.max-in-flight=hunter2", 2, "--probe.max-in-flight must be a whole number"},
 		{"--config.file=check --nonsense", 2, "unknown long flag '--nonsense'"},
 		{"--config.file check --nonsense --style=docker", 2, "unknown long flag '--nonsense'"},
-		{"--web.telemetry-path=/health", 2, "--web.telemetry-path is taken"},
-		{"--web.telemetry-path=/config", 2, "--web.telemetry-path is taken"},
+		{"--web.telemetry-path=/health", 2, "--web.telemetry-path is the path of another endpoint"},
+		{"--web.telemetry-path=/config", 2, "--web.telemetry-path is the path of another endpoint"},
 		{"check --style=hunter2", 3, "--style must be one of pg_isready,docker"},
 		{"check --format=docker --style=pg_isready", 3, "--format must be one of text,json"},
 		{"check --style=docker --style=pg_isready --wait=hunter2", 3, "--wait must be a duration, such as 5s"},
@@ -43,7 +43,7 @@ func TestMistakes(t *testing.T) {
 		{"check -x --style=docker", 1, "unknown short flag '-x'"},
 		{"check --wait --style=docker", 1, "expected argument for flag '--wait'"},
 		{"check --style=docker --wait", 1, "expected argument for flag '--wait'"},
-		{"check --probe.timeout=1h --style=docker", 1, "--probe.timeout is 1h0m0s, not from 100ms to 1m0s"},
+		{"check --probe.timeout=1h --style=docker", 1, "--probe.timeout is 1h0m0s, but must be from 100ms to 1m0s"},
 		{"check @/nonexistent/hunter2 --style=docker", 1, "an argument cannot be used"},
 	} {
 		t.Run(test.line, func(t *testing.T) {

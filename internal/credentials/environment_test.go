@@ -146,7 +146,7 @@ func TestAllFaults(t *testing.T) {
 	err := VerifyEnvironment(&config.Environment{Source: "DATABASE_URL", Form: config.FormDatabaseURL, Variables: map[string]config.Variable{
 		"DATABASE_URL": {Text: "postgres://u@h:0/d?hots=x&sslmode=hunter2"},
 	}})
-	const want = "DATABASE_URL: holds hots, which is not known here; " +
+	const want = "DATABASE_URL: holds hots, which is not known; " +
 		"port must be a number from 1 to 65535; sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full; " +
 		"PGREQUIREPEER is refused: the exporter does not check who owns a server's process; use TLS with sslmode verify-full; " +
 		"libpq's variables: channel_binding must be one of disable, prefer, require"

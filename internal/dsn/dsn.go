@@ -46,11 +46,11 @@ func Parse(text string) (settings []Setting, jdbc bool, err error) {
 	case scheme != "":
 		settings, err = parseURL(rest[len(scheme):], jdbc)
 	case strings.HasPrefix(text, "'"), strings.HasPrefix(text, `"`):
-		err = errors.New("is in quotes: leave them out")
+		err = errors.New("is in quotes: remove them")
 	case strings.HasPrefix(text, "{"):
 		err = errors.New("is JSON, such as a secret of a cloud: write a URL, or set host, port, user, password and database separately")
 	case strings.HasPrefix(text, "$"):
-		err = errors.New("begins with $: it is the name of a variable, which nothing has replaced by its value")
+		err = errors.New("begins with $: a variable was not replaced by its value")
 	case command.MatchString(text):
 		err = errors.New("begins with a command or with the name of a variable: keep only the connection string behind it")
 	case looksLikeURL(text):
