@@ -96,15 +96,15 @@ func libpqKeywords() []keyword {
 		{name: keyHostaddr, variable: "PGHOSTADDR", use: honoured, note: "the IP address to dial; certificates are verified for `host`"},
 		{name: keyPort, variable: "PGPORT", use: honoured, note: "the port; 5432 if there is none"},
 		{name: "client_encoding", variable: "PGCLIENTENCODING", use: honoured, note: "sent to the server, except for `auto`"},
-		{name: "options", variable: "PGOPTIONS", use: honoured, note: "sent to the server, also Neon's `endpoint=…`"},
+		{name: "options", variable: "PGOPTIONS", use: honoured, note: "sent to the server, as is Neon's `endpoint=…` in it"},
 		{name: "application_name", variable: "PGAPPNAME", use: honoured, note: "`pg_liveness_exporter` if there is none"},
-		{name: "fallback_application_name", use: honoured, note: "the `application_name` if there is none"},
+		{name: "fallback_application_name", use: honoured, note: "used if there is no `application_name`"},
 		{name: "keepalives", use: leftOut, note: ownTCP},
 		{name: "keepalives_idle", use: leftOut, note: ownTCP},
 		{name: "keepalives_interval", use: leftOut, note: ownTCP},
 		{name: "keepalives_count", use: leftOut, note: ownTCP},
 		{name: "tcp_user_timeout", use: leftOut, note: ownTCP},
-		{name: keySSLMode, variable: "PGSSLMODE", use: honoured, note: "libpq's modes; `allow` acts like `prefer`, node-postgres's `no-verify` like `require`"},
+		{name: keySSLMode, variable: "PGSSLMODE", use: honoured, note: "libpq's modes; `allow` acts like `prefer`, and `no-verify` (node-postgres) like `require`"},
 		{name: "sslnegotiation", variable: "PGSSLNEGOTIATION", use: honoured, note: "`postgres` or `direct`"},
 		{name: "sslcompression", variable: "PGSSLCOMPRESSION", use: leftOut, note: "TLS is never compressed"},
 		{name: "sslcert", variable: "PGSSLCERT", use: honoured, note: "the client certificate; needs `sslkey`"},
@@ -116,7 +116,7 @@ func libpqKeywords() []keyword {
 		{name: "sslcrldir", variable: "PGSSLCRLDIR", use: refused, note: "write the lists into one file, and set sslcrl to it"},
 		{name: "sslsni", variable: "PGSSLSNI", use: honoured, note: "`0`: the name of the host is not sent (SNI)"},
 		{name: "requirepeer", variable: "PGREQUIREPEER", use: refused, note: "the exporter does not check who owns a server's process; use TLS with sslmode verify-full"},
-		{name: keyRequireAuth, variable: "PGREQUIREAUTH", use: honoured, note: "the methods by which a server may ask for the password"},
+		{name: keyRequireAuth, variable: "PGREQUIREAUTH", use: honoured, note: "the authentication methods that the server may use"},
 		{name: "min_protocol_version", variable: "PGMINPROTOCOLVERSION", use: honoured, note: "`3.0`, `3.2` or `latest`"},
 		{name: "max_protocol_version", variable: "PGMAXPROTOCOLVERSION", use: honoured, note: "`3.0`, `3.2` or `latest`"},
 		{name: keyMinTLS, variable: "PGSSLMINPROTOCOLVERSION", use: honoured, note: "`TLSv1` to `TLSv1.3`; `TLSv1.2` if there is none"},
@@ -182,11 +182,11 @@ func otherKeywords() []keyword {
 		{name: "ssl-cert", use: honoured, means: "sslcert", note: "SQLx"},
 		{name: "ssl-key", use: honoured, means: "sslkey", note: "SQLx"},
 		{name: "ssl", use: honoured, means: keySSLMode, note: "true: `require`, or `verify-full` in a URL that begins with `jdbc:`; " +
-			"false: `disable`; asyncpg's modes as they are"},
+			"false: `disable`; the values of `sslmode` as they are (asyncpg)"},
 		{name: "ssl_require", use: honoured, means: keySSLMode, note: "Django; true: `require`"},
 		{name: "requiressl", use: honoured, means: keySSLMode, note: "old libpq; 1: `require`"},
-		{name: "sslaccept", use: honoured, means: keySSLMode, note: "Prisma; `strict`: `verify-full`, and `sslcert` without `sslkey` is the `sslrootcert`"},
-		{name: "sslfactory", use: honoured, means: keySSLMode, note: "JDBC; NonValidatingFactory: `require`; LibPQFactory; every other class is refused"},
+		{name: "sslaccept", use: honoured, means: keySSLMode, note: "Prisma; `strict`: `verify-full`, and an `sslcert` without `sslkey` is used as `sslrootcert`"},
+		{name: "sslfactory", use: honoured, means: keySSLMode, note: "JDBC; `NonValidatingFactory`: `require`; `LibPQFactory`: no effect; every other class is refused"},
 
 		{name: "gssEncMode", use: refused, harmless: []string{"disable", "prefer", "allow"}, note: "the exporter does not encrypt with Kerberos; use TLS with sslmode"},
 		{name: "sslidentity", use: refused, note: "the exporter does not read PKCS #12: write sslcert and sslkey instead"},
@@ -236,7 +236,7 @@ func otherKeywords() []keyword {
 	ignored("an option of the platform", "pgbouncer", "supa", "workaround")               // Prisma, Supabase and Vercel
 	ignored(driver, "adapter", "min_messages", "variables", "reconnect", "tcp_keepalive") // Rails, pg8000
 	ignored(schema, "jit", "plan_cache_mode", "row_security", "default_text_search_config")
-	ignored("it would end the session that the exporter keeps", "idle_session_timeout")
+	ignored("it would end the kept session", "idle_session_timeout")
 	return all
 }
 

@@ -116,7 +116,7 @@ func TestKeywordDocs(t *testing.T) {
 // keywordTables returns the tables of the documentation.
 func keywordTables() string {
 	var b strings.Builder
-	b.WriteString("\n### Keywords of libpq\n\n| keyword | variable | | |\n|---|---|---|---|\n")
+	b.WriteString("\n### Keywords of libpq\n\n| keyword | variable | what happens | meaning or reason |\n|---|---|---|---|\n")
 	for _, k := range libpqKeywords() {
 		variable := k.variable
 		if variable != "" {
@@ -124,7 +124,7 @@ func keywordTables() string {
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", k.name, variable, k.verdict(), k.note)
 	}
-	b.WriteString("\n### Parameters of other drivers and platforms\n\n| parameter | | |\n|---|---|---|\n")
+	b.WriteString("\n### Parameters of other drivers and platforms\n\n| parameter | what happens | meaning or reason |\n|---|---|---|\n")
 	var names []string
 	all := otherKeywords()
 	slices.SortStableFunc(all, func(a, b keyword) int {
@@ -135,11 +135,11 @@ func keywordTables() string {
 		if i+1 < len(all) && all[i+1].use == k.use && all[i+1].note == k.note && all[i+1].means == k.means {
 			continue
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", strings.Join(names, " "), k.verdict(), k.note)
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", strings.Join(names, ", "), k.verdict(), k.note)
 		names = nil
 	}
-	fmt.Fprintf(&b, "| `%s`, and names with a dot | sent to the server | parameters of the server, which libpq takes in `options` |\n\n",
-		strings.Join(runTimeParameters(), "` `"))
+	fmt.Fprintf(&b, "| `%s`, and names with a dot | sent to the server | parameters of the server. libpq takes them only in `options` |\n\n",
+		strings.Join(runTimeParameters(), "`, `"))
 	return b.String()
 }
 
@@ -147,9 +147,9 @@ func keywordTables() string {
 func (k *keyword) verdict() string {
 	switch {
 	case k.means != "":
-		return "taken as `" + k.means + "`"
+		return "used as `" + k.means + "`"
 	case k.use == refused && len(k.harmless) > 0:
-		return "refused, except for `" + strings.Join(k.harmless, "` `") + "`"
+		return "refused, except for `" + strings.Join(k.harmless, "`, `") + "`"
 	}
 	return string(k.use)
 }
