@@ -18,13 +18,13 @@ import (
 
 // privileges has the privileges that cannot be derived from the golden files, by metric.
 var privileges = map[string]string{
-	"pg_commit_up":               "`EXECUTE` on `pg_logical_emit_message`, which everybody has",
+	"pg_commit_up":               "`EXECUTE` on `pg_logical_emit_message`, which every role has by default",
 	"pg_wal_receiver_up":         "`pg_monitor`",
-	"pg_replication_lag_seconds": "`pg_monitor`; without, it is there while something is left to replay",
+	"pg_replication_lag_seconds": "`pg_monitor`; without it, present only while something is left to replay",
 	"pg_replication_lag":         "as `pg_replication_lag_seconds`",
-	"pg_stats_privileged":        "none: it says whether there is `pg_monitor`",
-	"pg_connections":             "`pg_monitor` for the states; without, an upper bound with state `unknown`",
-	"pg_connections_used":        "`pg_monitor`; without, an upper bound",
+	"pg_stats_privileged":        "none: it shows whether the role has `pg_monitor`",
+	"pg_connections":             "`pg_monitor` for the states; without it, an upper bound with state `unknown`",
+	"pg_connections_used":        "`pg_monitor`; without it, an upper bound",
 	"pgbouncer_up":               "`stats_users` or `admin_users`",
 	"pg_stat_activity_count":     "as `pg_connections`",
 }
@@ -35,14 +35,24 @@ func TestDocumented(t *testing.T) {
 	e := newTestExporter(t, healthy(), "")
 	var page strings.Builder
 	page.WriteString("# Metrics\n\n" +
-		"Every metric that pg_liveness_exporter shows. A test writes this page from what the program shows\n" +
-		"(`go test ./collector -update`). What is unknown is absent and never 0.\n\n" +
-		"The privilege is what the role that the exporter logs in with needs for it; for `pg_monitor`, `pg_read_all_stats` will\n" +
-		"do.\n\n" +
+		"Every metric that pg_liveness_exporter shows. A test writes this page from the metrics of the program\n" +
+		"(`go test ./collector -update`). If a value is unknown, its series is absent. It is never 0.\n" +
+		"[troubleshooting.md](troubleshooting.md#a-metric-is-absent) says why a metric may be absent.\n\n" +
+		"The column \"privilege\" says what the exporter's role needs on the server. `pg_read_all_stats` is enough where the table\n" +
+		"says `pg_monitor`.\n\n" +
 		"## Of each target\n\n" +
-		"On `/probe` as they stand here; on `/metrics` with the label `target` and the target's own `labels`, unless the target\n" +
-		"comes from the environment. A PgBouncer has `pgbouncer_*` and, of the others, `pg_probe*`, `pg_connect_duration_seconds`,\n" +
-		"`pg_query_duration_seconds`, `pg_kept_session_up` and `pg_tls_*`.\n\n")
+		"On `/probe`, the metrics have the labels of this table. On `/metrics`, each also has the label `target` and the target's own\n" +
+		"`labels`, unless the exporter runs without a configuration file.\n\n" +
+		"A target of kind `pgbouncer` has the metrics `pgbouncer_*`. Of the others, it has only `pg_probe*`,\n" +
+		"`pg_connect_duration_seconds`, `pg_query_duration_seconds`, `pg_kept_session_up` and `pg_tls_*`.\n\n" +
+		"These labels have fixed values. Except for phases and connections, all of their series exist from the first probe on:\n\n" +
+		"| label | of | values |\n|---|---|---|\n" +
+		"| `state` | `pg_probe_state` | " + quoted(probe.States()) + ": see [States](troubleshooting.md#states) |\n" +
+		"| `reason` | `pg_probe_failures_total` | " + quoted(probe.Reasons()) + ": see [Reasons](troubleshooting.md#reasons) |\n" +
+		"| `reason` | `pg_session_losses_total` | " + quoted(probe.LossReasons()) +
+		": see [Losses](troubleshooting.md#losses-of-the-kept-session) |\n" +
+		"| `phase` | `pg_probe_phase_duration_seconds` | " + quoted(phaseNames()) + ": see [Look deeper](troubleshooting.md#look-deeper) |\n" +
+		"| `state` | `pg_connections` | the column `state` of PostgreSQL's `pg_stat_activity`; `unknown` if the role does not see it |\n\n")
 	shown := map[string]map[string]bool{}
 	for _, name := range []string{"up", "unprivileged", "standby", "tls", "pgbouncer"} {
 		shown[name] = namesIn(t, name+".prom")
@@ -65,7 +75,7 @@ func TestDocumented(t *testing.T) {
 		writeRow(&page, m.name, m.kind, m.labels, m.help, privilege)
 	}
 	page.WriteString("\n## With --metrics.compat\n\n" +
-		"What is above, again, under the names that postgres_exporter gives it.\n\n" + header)
+		"With this flag, the exporter also shows these metrics, under the names that postgres_exporter has for them.\n\n" + header)
 	for _, m := range NewTable(true).metrics {
 		if !slices.ContainsFunc(e.table.metrics, func(other metric) bool { return other.name == m.name }) {
 			privilege := "none"
@@ -78,15 +88,16 @@ func TestDocumented(t *testing.T) {
 		}
 	}
 	page.WriteString("\n## Of each check\n\n" +
-		"On `/metrics` each also has the label `target`, empty where the check has none, and the `labels` of its target. A check\n" +
-		"of a target is on that target's `/probe` as well, without them.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n")
+		"On `/metrics`, each also has the label `target`, which is empty for a check without a target, and the `labels` of its target.\n" +
+		"A check of a target is also on that target's `/probe`, without these labels.\n\n" +
+		"| metric | type | labels | meaning |\n|---|---|---|---|\n")
 	for _, m := range checkMetrics() {
 		if !namesIn(t, "checks.prom")[m.name] {
 			t.Errorf("%s is in no golden file", m.name)
 		}
 		writeRow(&page, m.name, m.kind, m.labels, m.help, "")
 	}
-	page.WriteString("\n## Of the exporter\n\nOn `/metrics` alone, beside `go_*`, `process_*` and `promhttp_*`.\n\n" +
+	page.WriteString("\n## Of the exporter\n\nOnly on `/metrics`, which also has the metrics `go_*`, `process_*` and `promhttp_*`.\n\n" +
 		"| metric | type | labels | meaning |\n|---|---|---|---|\n")
 	families, err := e.registry.Gather()
 	if err != nil {
@@ -213,6 +224,20 @@ func headingsIn(page, section string) []string {
 		}
 	}
 	return headings
+}
+
+// quoted returns names as code, separated by commas.
+func quoted[T ~string](values []T) string {
+	return "`" + strings.Join(namesOf(values), "`, `") + "`"
+}
+
+// phaseNames returns the names of the phases that a metric shows.
+func phaseNames() []string {
+	var names []string
+	for _, phase := range probe.AllPhases() {
+		names = append(names, phase.String())
+	}
+	return names
 }
 
 func namesOf[T ~string](values []T) []string {

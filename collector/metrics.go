@@ -193,7 +193,7 @@ func (t *Table) connections() {
 			}
 		})
 	t.serverStat("pg_connections_used",
-		"Client connection slots taken; an upper bound where the role does not see other roles' sessions.", nil,
+		"Client connection slots taken; an upper bound if the role does not see other roles' sessions.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.Used) })
 	t.serverStat("pg_connections_usable",
 		"Client connection slots that ordinary roles may use: max_connections less the reserved ones.", nil,
@@ -210,7 +210,7 @@ func (t *Table) connections() {
 				emit(float64(d.Limit), d.Database)
 			}
 		})
-	t.serverStat("pg_role_connection_limit", "Connection limit of the role that probes, if it has one.", nil,
+	t.serverStat("pg_role_connection_limit", "Connection limit of the exporter's role, if it has one.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.RoleLimit) })
 	t.serverStat("pg_connections_lock_waiting", "Client connections that wait for a lock.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.LockWaiting) })
@@ -262,7 +262,7 @@ func (t *Table) server() {
 	t.serverStat("pg_postmaster_start_time_seconds", "When the server started.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.PostmasterStart) })
 	t.serverStat("pg_checkpointer_start_time_seconds",
-		"When the checkpointer was started: later than the server's start after a crash restart.", nil,
+		"When the checkpointer was started. After a crash restart, this is later than the start of the server.", nil,
 		func(s *probe.ServerStats, emit emit) { emit.number(s.CheckpointerStart) })
 	t.serverStat("pg_server_info", "The server's version.", []string{"version", "version_num"},
 		func(s *probe.ServerStats, emit emit) {
@@ -275,7 +275,7 @@ func (t *Table) server() {
 // tls adds the metrics of the TLS of the new session.
 func (t *Table) tls() {
 	t.add(gauge, "pg_tls_certificate_not_after_timestamp_seconds",
-		"When the server's certificate expires, as seen in this probe's handshake, also where it was not accepted.", nil,
+		"When the server's certificate expires, as seen in this probe's handshake, even if the exporter did not accept it.", nil,
 		func(s *monitor.Snapshot, emit emit) {
 			if s.Result.TLS != nil {
 				emit.time(s.Result.TLS.NotAfter)
@@ -325,8 +325,8 @@ const (
 	connectName = "pg_connect_duration_seconds"
 	connectHelp = "Duration of opening a new session, until the server is ready for a query."
 	queryName   = "pg_query_duration_seconds"
-	queryHelp   = "Duration of SELECT 1 (of a PgBouncer, SHOW VERSION) on the kept session, " +
-		"or on the new one where none is kept."
+	queryHelp   = "Duration of SELECT 1 (on a PgBouncer, SHOW VERSION) on the kept session, " +
+		"or on the new session if none is kept."
 	commitName = "pg_commit_duration_seconds"
 	commitHelp = "Duration of the transaction that the commit probe commits."
 

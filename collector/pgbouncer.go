@@ -110,7 +110,7 @@ func (t *Table) pools() {
 		{"sv_idle", "server_idle_connections", "Server connections that are ready for a client.", 1},
 		{
 			"sv_used", "server_used_connections",
-			"Server connections that were idle for so long that they are checked first.", 1,
+			"Server connections that were idle for so long that they are checked before the next use.", 1,
 		},
 		{"sv_tested", "server_testing_connections", "Server connections that are being reset or checked.", 1},
 		{"sv_login", "server_login_connections", "Server connections that are logging in.", 1},
