@@ -208,7 +208,7 @@ func TestHTTPTLS(t *testing.T) {
 		"nobody":             {strict, "ca_file: ca.pem, server_name: upstream.example", refused},
 		"client":             {strict, "ca_file: ca.pem, server_name: upstream.example, cert_file: client.crt, key_file: client.key", "pass"},
 		"client in the file": {strict, fmt.Sprintf("ca_file: ca.pem, server_name: upstream.example, cert: %q, key: %q", clientCert, clientKey), "pass"},
-		"another key":        {strict, "cert_file: ca.pem, key_file: client.key", "fail: cert_file and key_file are no certificate with its key, or the key has a password"},
+		"another key":        {strict, "cert_file: ca.pem, key_file: client.key", "fail: cert_file and key_file are not a certificate and its key, or the key has a password"},
 		"TLS 1.2":            {old, "insecure_skip_verify: true, max_version: TLS12", "pass"},
 		"only TLS 1.3":       {old, "insecure_skip_verify: true, min_version: TLS13", refused},
 	} {

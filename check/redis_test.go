@@ -219,7 +219,7 @@ func testRedisTLS(t *testing.T, p program) {
 		"any name, not trusted": {named, "?ssl_ca_certs=" + root + "&ssl_check_hostname=false", "", untrusted},
 		"client certificate":    {strict, "?ssl_ca_certs=root.pem&ssl_certfile=client.crt&ssl_keyfile=client.key", "", "pass"},
 		"in one file":           {strict, "?ssl_ca_certs=root.pem&ssl_certfile=" + pair, "", "pass"},
-		"another key":           {strict, "?ssl_ca_certs=root.pem&ssl_certfile=client.crt&ssl_keyfile=own.key", "", "fail: ssl_certfile and ssl_keyfile are no certificate with its key, or the key has a password"},
+		"another key":           {strict, "?ssl_ca_certs=root.pem&ssl_certfile=client.crt&ssl_keyfile=own.key", "", "fail: ssl_certfile and ssl_keyfile are not a certificate and its key, or the key has a password"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := checkIn(t, dir, `{redis: "rediss://`+test.address+test.parameters+`"`+test.keys+`}`)

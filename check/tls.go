@@ -50,7 +50,7 @@ func (d dependency) tlsConfig(t config.CheckTLS, host string) (*tls.Config, erro
 		}
 		pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 		if err != nil { // its text may have parts of the files
-			return nil, PublicError(t.Cert.Key + " and " + t.Key.Key + " are no certificate with its key, or the key has a password")
+			return nil, PublicError(t.Cert.Key + " and " + t.Key.Key + " are not a certificate and its key, or the key has a password")
 		}
 		settings.Certificates = []tls.Certificate{pair}
 	}
