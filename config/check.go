@@ -246,7 +246,7 @@ func (d *decoder) variable(n *yaml.Node, where string) Secret {
 	name := d.variableName(n, where)
 	value := Secret(strings.TrimRight(os.Getenv(name), "\r\n"))
 	if name != "" && value == "" {
-		d.problem(n, where, "the variable is not set")
+		d.problem(n, where, "the variable is not set, or is empty")
 	}
 	return value
 }

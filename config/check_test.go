@@ -71,7 +71,7 @@ func TestCheckProblems(t *testing.T) {
 		`a: {redis: "sentinel://h", master_name: m, sentinel_password: x, sentinel_password_env: BAD}`: "checks.a.sentinel_password_env: is given in several ways: keep one of sentinel_password, sentinel_password_env and sentinel_password_file",
 		`a: {redis_env: BAD}`:                                                             "checks.a.redis_env: must be a URL that begins with redis://, redis+socket://, rediss://, sentinel://, unix://, valkey://, valkeys://",
 		`a: {http_env: BAD}`:                                                              "checks.a.http_env: must be a URL that begins with http:// or https://",
-		`a: {http_env: NONE_OF_THIS_NAME}`:                                                "checks.a.http_env: the variable is not set",
+		`a: {http_env: NONE_OF_THIS_NAME}`:                                                "checks.a.http_env: the variable is not set, or is empty",
 		`a: {sql: "SELECT 1"}`:                                                            "checks.a: needs a target to run its SQL on",
 		`a: {sql: "SELECT 1", target: none}`:                                              "checks.a.target: there is no target with this name",
 		`a: {sql: "SELECT 1", target: pool}`:                                              "checks.a.target: is a PgBouncer: a check with sql needs a target of kind postgres",

@@ -118,7 +118,7 @@ func TestHTTPCheckProblems(t *testing.T) {
 		"http: 'http://u:hunter2@h', basic_auth: {username: u}":           "checks.a.http: has a login, and the check also has basic_auth or authorization: keep one of them",
 		"http: 'http://hunter2@h', authorization: {credentials: hunter2}": "checks.a.http: has a login, and the check also has basic_auth or authorization: keep one of them",
 		"tcp: 'h:1', tls_config: {server_name: x}":                        "checks.a.tls_config: cannot be combined with tcp",
-		"http: 'http://h', proxy_url_env: NONE_OF_THIS_NAME":              "checks.a.proxy_url_env: the variable is not set",
+		"http: 'http://h', proxy_url_env: NONE_OF_THIS_NAME":              "checks.a.proxy_url_env: the variable is not set, or is empty",
 	} {
 		_, err := parseText(t, "checks: {a: {"+line+"}}")
 		if err == nil || err.Error() != "dir/x.yml:1: "+want {

@@ -57,9 +57,9 @@ func TestSourceProblems(t *testing.T) {
 	t.Setenv("PORT", "h:5432")
 	const user = "\ndir/x.yml:2: targets.a: has no user, and neither its module nor defaults has one"
 	for entry, want := range map[string]string{
-		"{dsn_env: NONE_OF_THIS_NAME}":                      "targets.a.dsn_env: the variable is not set",
-		"{host_env: NONE_OF_THIS_NAME, user: u}":            "targets.a.host_env: the variable is not set",
-		"{host: h, user_env: NONE_OF_THIS_NAME}":            "targets.a.user_env: the variable is not set",
+		"{dsn_env: NONE_OF_THIS_NAME}":                      "targets.a.dsn_env: the variable is not set, or is empty",
+		"{host_env: NONE_OF_THIS_NAME, user: u}":            "targets.a.host_env: the variable is not set, or is empty",
+		"{host: h, user_env: NONE_OF_THIS_NAME}":            "targets.a.user_env: the variable is not set, or is empty",
 		"{dsn_env: SEVERAL}":                                "targets.a.dsn_env: names several servers: make each of them a separate target",
 		"{host_env: PORT, user: u}":                         "targets.a.host_env: must be a name, an address or the folder of a unix socket, without a port",
 		"{host_file: f, host: h, user: u}":                  "targets.a.host: is given in several ways: keep one of host, host_env and host_file",

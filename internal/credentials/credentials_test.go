@@ -129,7 +129,7 @@ func TestPasswordVariable(t *testing.T) {
 		t.Setenv("SECRET", password)
 		cfg, err := source.ConnConfig(t.Context())
 		switch {
-		case password == "" && (err == nil || err.Error() != "password_env: the variable is not set"):
+		case password == "" && (err == nil || err.Error() != "password_env: the variable is not set, or is empty"):
 			t.Errorf("no variable: %v", err)
 		case password != "" && (err != nil || cfg.Password != password):
 			t.Errorf("%s: %v", password, err)

@@ -42,7 +42,7 @@ func trimSecret(content []byte) (config.Secret, error) {
 	return config.Secret(value), nil
 }
 
-var errNotSet = errors.New("the variable is not set")
+var errNotSet = errors.New("the variable is not set, or is empty")
 
 // readVariable returns the value of an environment variable, which must be set. An error names the key and not the
 // variable.
