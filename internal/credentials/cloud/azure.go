@@ -31,7 +31,7 @@ func (p *Providers) azure(ctx context.Context, identity *config.CloudAuth) (*Gra
 		Telemetry: policy.TelemetryOptions{Disabled: true},
 	})
 	if err != nil {
-		return nil, &detailError{"no Azure credentials found: the environment has a part of them only " +
+		return nil, &detailError{"no Azure credentials found: the environment has only a part of them " +
 			"(AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_FEDERATED_TOKEN_FILE and others)"}
 	}
 	token, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{cmp.Or(identity.Scope, scopeAzureDatabase)}})

@@ -127,7 +127,7 @@ func TestAzure(t *testing.T) {
 	})
 	t.Run("a part of the variables", func(t *testing.T) {
 		p := providersWith(t, map[string]string{"AZURE_FEDERATED_TOKEN_FILE": write(t, secret)}, nil)
-		expectError(t, p, config.CloudAuth{Provider: config.ProviderAzure}, "no Azure credentials found: the environment has a part of them only "+
+		expectError(t, p, config.CloudAuth{Provider: config.ProviderAzure}, "no Azure credentials found: the environment has only a part of them "+
 			"(AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_FEDERATED_TOKEN_FILE and others)")
 	})
 	t.Run("no identity", func(t *testing.T) {

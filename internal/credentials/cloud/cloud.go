@@ -165,7 +165,7 @@ func bearer(token string, expires time.Time) (*Grant, error) {
 }
 
 // plaintextDetail is the error instead of sending or receiving a token in plaintext over a network.
-const plaintextDetail = "the environment names an identity service that is neither on this machine nor on its link, without https"
+const plaintextDetail = "the identity service that a variable names needs https, because it is neither on this machine nor link-local"
 
 // proxy returns the proxy of a request, nil for none. It is the rule of the package comment.
 func proxy(request *http.Request) (*url.URL, error) {

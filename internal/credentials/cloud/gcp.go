@@ -45,7 +45,7 @@ func (p *Providers) gcp(ctx context.Context, identity *config.CloudAuth) (*Grant
 	var file struct {
 		Type google.CredentialsType `json:"type"`
 	}
-	invalid := &detailError{googleFile + " is not one of them"}
+	invalid := &detailError{googleFile + " has no credentials that the exporter knows"}
 	if json.Unmarshal(content, &file) != nil {
 		return nil, invalid
 	}

@@ -164,8 +164,8 @@ func TestGCPErrors(t *testing.T) {
 			host(answer(`{"access_token": "` + secret + `", "expires_in": 0}`)), "the token that the identity service gives has expired: is the clock right?",
 		},
 		{"no file", file("/nonexistent/" + secret), googleFile + ": no such file or directory"},
-		{"not a file of credentials", file(write(t, secret)), googleFile + " is not one of them"},
-		{"of an unknown type", file(write(t, `{"type": "`+secret+`"}`)), googleFile + " is not one of them"},
+		{"not a file of credentials", file(write(t, secret)), googleFile + " has no credentials that the exporter knows"},
+		{"of an unknown type", file(write(t, `{"type": "`+secret+`"}`)), googleFile + " has no credentials that the exporter knows"},
 		{"no subject token", file(workloadIdentity(t, "/nonexistent/"+secret, nil)), "Google's token service cannot be reached, or gives no token for the identity"},
 		{"no token service", file(serviceAccount(t)), "Google's token service cannot be reached, or gives no token for the identity"},
 	} {
