@@ -418,7 +418,7 @@ func TestReservedLabels(t *testing.T) {
 	for name, want := range reserved {
 		_, err := config.Parse(strings.NewReader("targets: {a: {host: h, user: u, labels: {"+name+": x}}}"), "x.yml",
 			config.Probing{Timeout: time.Second}, nil)
-		if refused := err != nil && strings.Contains(err.Error(), "is a label that"); refused != want {
+		if refused := err != nil && strings.Contains(err.Error(), "is reserved"); refused != want {
 			t.Errorf("%s: refused %v, want %v: %v", name, refused, want, err)
 		}
 	}
