@@ -123,15 +123,20 @@ func (f ruleFile) neededBy(test string) ruleFile {
 	return needed
 }
 
-// testsOf returns the tests of the rule with this name: those of its alert, or of all alerts that lean on it.
+// testsOf returns the tests of the rule with this name: those of its alert, or of all alerts that lean on it, also by way of
+// other rules.
 func testsOf(t *testing.T, name string, rules ruleFile, tests []*ruleTest) []*ruleTest {
 	t.Helper()
-	alerts := []string{name}
-	if strings.Contains(name, ":") {
-		alerts = nil
+	leaning := []string{name}
+	var alerts []string
+	for i := 0; i < len(leaning); i++ {
+		if !strings.Contains(leaning[i], ":") {
+			alerts = append(alerts, leaning[i])
+			continue
+		}
 		for _, r := range rules.all() {
-			if r.Alert != "" && strings.Contains(r.Expr, name) {
-				alerts = append(alerts, r.Alert)
+			if strings.Contains(r.Expr, leaning[i]) && !slices.Contains(leaning, r.name()) {
+				leaning = append(leaning, r.name())
 			}
 		}
 	}

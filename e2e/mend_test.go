@@ -102,6 +102,13 @@ func mendedFaults() map[string]func(p *play, from, until int) {
 			p.change("pool", `pgbouncer_pools_server_active_connections{database="app",user="web"}`, from, until, "0")
 			p.change("pool", `pgbouncer_pools_client_waiting_connections{database="app",user="web"}`, from, until, "20")
 		},
+		"the primary is stopped, and begins as a replica": func(p *play, from, until int) {
+			p.fail("one", "no_response", "refused", from, until)
+			p.startPrimary(until)
+			p.change("one", "pg_replication_is_replica", until, until+1, "1")
+			p.change("pool", `pgbouncer_pools_server_active_connections{database="app",user="web"}`, from, until+1, "0")
+			p.change("pool", `pgbouncer_pools_client_waiting_connections{database="app",user="web"}`, from, until+1, "20")
+		},
 		"the server crashes": func(p *play, from, _ int) {
 			p.change("one", `pg_session_losses_total{reason="crash"}`, from, p.minutes, "2")
 			p.change("one", "pg_checkpointer_start_time_seconds", from, p.minutes, fmt.Sprint(from*60-5))
@@ -131,7 +138,7 @@ func withBareCopies(t *testing.T) (path string, pairs [][2]string) {
 	f := readRules(t)
 	source := regexp.MustCompile(`alertname=~?"([^"]+)"`)
 	// Such a clause is a line of its own, or has its selector on the lines that follow.
-	clause := regexp.MustCompile(`(?m)^ *unless on \([a-z, ]*\)\s*(last_over_time\()?ALERTS\{[^}]*\}(\[[^\]]*\]\))?.*$\n?`)
+	clause := regexp.MustCompile(`(?m)^ *unless on \([a-z, ]*\)\s*(last_over_time\()?(ALERTS\{[^}]*\}|[a-z_:]+:last_primary_down)(\[[^\]]*\]\))?.*$\n?`)
 	for i := range f.Groups {
 		g := &f.Groups[i]
 		for j := range g.Rules {
@@ -143,7 +150,11 @@ func withBareCopies(t *testing.T) (path string, pairs [][2]string) {
 			}
 			left := clause.FindAllString(r.Expr, -1)
 			for _, text := range left {
-				for _, name := range strings.Split(source.FindStringSubmatch(text)[1], "|") {
+				names := "PostgresDown" // of the last primary
+				if found := source.FindStringSubmatch(text); found != nil {
+					names = found[1]
+				}
+				for _, name := range strings.Split(names, "|") {
 					if pair := [2]string{r.Alert, name}; !slices.Contains(pairs, pair) {
 						pairs = append(pairs, pair)
 					}
