@@ -31,7 +31,7 @@ func TestManyTargets(t *testing.T) {
 	var file strings.Builder
 	fmt.Fprintf(&file, "defaults: {%s}\ntargets:\n", login())
 	for i := range 500 {
-		// Three hundred logins take their time on a busy machine. What hangs need not, but it has to begin in time.
+		// Three hundred logins take their time on a busy machine. A target that hangs needs less, but its probe must begin in time.
 		port, timeout := strconv.Itoa(s.Port), "20s"
 		switch i % 5 {
 		case 0:
