@@ -45,7 +45,8 @@ func TestDocumented(t *testing.T) {
 		"`labels`, unless the exporter runs without a configuration file.\n\n" +
 		"A target of kind `pgbouncer` has the metrics `pgbouncer_*`. Of the others, it has only `pg_probe*`,\n" +
 		"`pg_connect_duration_seconds`, `pg_query_duration_seconds`, `pg_kept_session_up` and `pg_tls_*`.\n\n" +
-		"These labels have fixed values. Except for phases and connections, all of their series exist from the first probe on:\n\n" +
+		"These labels have fixed values. All series of `pg_probe_state` and `pg_probe_failures_total` exist from the first probe on, and" +
+		"\nthose of `pg_session_losses_total` while a session is kept:\n\n" +
 		"| label | of | values |\n|---|---|---|\n" +
 		"| `state` | `pg_probe_state` | " + quoted(probe.States()) + ": see [States](troubleshooting.md#states) |\n" +
 		"| `reason` | `pg_probe_failures_total` | " + quoted(probe.Reasons()) + ": see [Reasons](troubleshooting.md#reasons) |\n" +

@@ -25,7 +25,7 @@ func (a *AllowList) add(entry string) error {
 			return errors.New("must be written as an IPv4 network")
 		}
 		if prefix != prefix.Masked() {
-			return errors.New("must have no bits set after the prefix, such as 10.20.0.0/16")
+			return errors.New("must have no bits set after the prefix: 10.20.0.0/16 and not 10.20.0.1/16")
 		}
 		a.networks = append(a.networks, prefix)
 		return nil

@@ -320,14 +320,14 @@ func (d *decoder) duration(n *yaml.Node, where string, minValue, maxValue time.D
 		d.problem(n, where, "must be a duration such as 5s or 500ms")
 		return nil
 	case v < minValue || v > maxValue:
-		d.problem(n, where, "must be a duration from %s to %s", short(minValue), short(maxValue))
+		d.problem(n, where, "must be a duration from %s to %s", ShortDuration(minValue), ShortDuration(maxValue))
 		return nil
 	}
 	return &v
 }
 
-// short returns a duration as an operator writes it: 24h and not 24h0m0s.
-func short(d time.Duration) string {
+// ShortDuration returns a duration as an operator writes it: 24h and not 24h0m0s.
+func ShortDuration(d time.Duration) string {
 	text := d.String()
 	for _, zero := range []string{"m0s", "h0m"} {
 		if strings.HasSuffix(text, zero) {

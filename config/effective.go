@@ -416,7 +416,7 @@ func shownNumber(text string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNo
 
 func shownBool(value bool) *yaml.Node { return shownNumber(strconv.FormatBool(value)) }
 
-func shownTime(d time.Duration) *yaml.Node { return shown(d.String()) }
+func shownTime(d time.Duration) *yaml.Node { return shown(ShortDuration(d)) }
 
 func commented(n *yaml.Node, comment string) *yaml.Node {
 	n.LineComment = comment

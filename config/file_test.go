@@ -219,7 +219,7 @@ dir/x.yml:2: defaults.sslmode: must be one of disable, allow, prefer, require, v
 dir/x.yml:2: defaults: has only one of sslcert and sslkey
 dir/x.yml:4: modules.m.password_file: is given in several ways: keep one of cloud_auth, password, password_command, password_env and password_file
 dir/x.yml:4: modules.m.allow[0]: must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16
-dir/x.yml:4: modules.m.allow[1]: must have no bits set after the prefix, such as 10.20.0.0/16
+dir/x.yml:4: modules.m.allow[1]: must have no bits set after the prefix: 10.20.0.0/16 and not 10.20.0.1/16
 dir/x.yml:4: modules.m.allow[2]: must be a name such as db.example.org or *.example.org, an address, or a network such as 10.20.0.0/16
 dir/x.yml:4: modules.m: has allow but no user, and defaults has none either
 dir/x.yml:5: modules.n.require_auth: must be a list of password, md5, scram-sha-256, gss, sspi, oauth and none, or of these with a ! before each

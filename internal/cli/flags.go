@@ -193,7 +193,8 @@ func (f *Flags) HasPages() bool { return f.Status && f.TelemetryPath != "/" }
 func (f *Flags) validate() error {
 	switch {
 	case f.Probing.Timeout < config.MinTimeout || f.Probing.Timeout > config.MaxTimeout:
-		return fmt.Errorf("--probe.timeout is %s, but must be from %s to %s", f.Probing.Timeout, config.MinTimeout, config.MaxTimeout)
+		return fmt.Errorf("--probe.timeout is %s, but must be from %s to %s", config.ShortDuration(f.Probing.Timeout),
+			config.ShortDuration(config.MinTimeout), config.ShortDuration(config.MaxTimeout))
 	case f.Probing.Interval != 0 && f.Probing.Interval < config.MinTimeout:
 		return fmt.Errorf("--probe.interval is %s, but must be 0s or at least %s", f.Probing.Interval, config.MinTimeout)
 	case f.MaxInFlight < 1:

@@ -43,7 +43,7 @@ func TestMistakes(t *testing.T) {
 		{"check -x --style=docker", 1, "unknown short flag '-x'"},
 		{"check --wait --style=docker", 1, "expected argument for flag '--wait'"},
 		{"check --style=docker --wait", 1, "expected argument for flag '--wait'"},
-		{"check --probe.timeout=1h --style=docker", 1, "--probe.timeout is 1h0m0s, but must be from 100ms to 1m0s"},
+		{"check --probe.timeout=1h --style=docker", 1, "--probe.timeout is 1h, but must be from 100ms to 1m"},
 		{"check @/nonexistent/hunter2 --style=docker", 1, "an argument cannot be used"},
 	} {
 		t.Run(test.line, func(t *testing.T) {
