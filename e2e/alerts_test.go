@@ -220,7 +220,7 @@ func mutants(t *testing.T, r rule) []mutant {
 	return all
 }
 
-// everyMutant makes TestMutations take five minutes longer.
+// everyMutant is for .ci/nightly and for whoever changes a rule: it triples the time of TestMutations.
 var everyMutant = flag.Bool("every-mutant", false, "make TestMutations try each mutant, and not every third one")
 
 // TestMutations tests the tests: each small change of a rule (a number, a duration, an operator, a matcher, a label that

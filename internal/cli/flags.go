@@ -32,6 +32,8 @@ const (
 	defaultAddress = ":10432"
 	// minAutoReload is the shortest --config.auto-reload-interval, as in Prometheus.
 	minAutoReload = time.Second
+	// lookupTimeout bounds the lookup of a port's name, which reads a file unless the machine asks a directory service.
+	lookupTimeout = time.Second
 )
 
 // Flags are the values of the command line.
@@ -226,7 +228,9 @@ func isNoAddress(text string) bool {
 	if err != nil || strings.ContainsAny(host, "/@ ") {
 		return true
 	}
-	_, err = net.DefaultResolver.LookupPort(context.Background(), "tcp", port) // reads only a file
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	_, err = net.DefaultResolver.LookupPort(ctx, "tcp", port)
 	return err != nil
 }
 

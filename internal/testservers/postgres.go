@@ -40,7 +40,7 @@ const Superuser = "postgres"
 type PostgresConfig struct {
 	// Bin is the folder with initdb and postgres, such as FindPostgres returns.
 	Bin string
-	// Template, if not nil, is copied instead of running initdb. Its folder Bin must have been the same.
+	// Template, if not nil, is copied instead of running initdb. It must have been made with the same Bin.
 	Template *Template
 	// Port is the port on 127.0.0.1 where the server listens. 0 means a free one.
 	Port int
@@ -75,8 +75,8 @@ func NewPostgres(ctx context.Context, c PostgresConfig) (*Postgres, error) {
 	return s, nil
 }
 
-// Template is the data directory of a new server. To copy it takes less time than initdb. Servers made from one have the same system
-// identifier.
+// Template is the data directory of a new server. Copying it takes less time than initdb. All servers that are made from one
+// template have the same system identifier.
 type Template struct{ made Postgres }
 
 // NewTemplate runs initdb in a temporary folder. ctx bounds it. If NewTemplate fails, it leaves no file.
@@ -168,11 +168,7 @@ func (s *Postgres) create(ctx context.Context, c PostgresConfig) error {
 			return err
 		}
 	}
-	makeData := func() error { return s.initdb(ctx) }
-	if c.Template != nil {
-		makeData = func() error { return s.copyData(&c.Template.made) }
-	}
-	if err := makeData(); err != nil {
+	if err := s.makeData(ctx, c.Template); err != nil {
 		return err
 	}
 	settings := append([]string{
@@ -207,7 +203,15 @@ func (s *Postgres) makeFolder() error {
 	return s.dropPrivileges()
 }
 
-// initdb makes the data directory.
+// makeData makes the data directory: a copy of the template, if there is one.
+func (s *Postgres) makeData(ctx context.Context, template *Template) error {
+	if template != nil {
+		return s.copyData(&template.made)
+	}
+	return s.initdb(ctx)
+}
+
+// initdb makes the data directory with PostgreSQL's program of that name.
 func (s *Postgres) initdb(ctx context.Context) error {
 	out, err := s.command(ctx, "initdb", "-D", s.data(), "-U", Superuser, "--no-sync", "--locale=C", "-E", "UTF8",
 		"--auth-local=trust", "--auth-host=scram-sha-256").CombinedOutput()
