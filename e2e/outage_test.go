@@ -25,7 +25,7 @@ const faster = 5
 
 // TestOutage stops a server under the whole stack and follows what becomes of it: pg_up, the alert that fires after its time,
 // one notification and no other page, and after a restart that all is well again. Before that nobody is paged. Intervals and
-// waits are a fifth of those that are shipped, and the server shares a cluster with its pooler; nothing else differs.
+// waits are a fifth of those that are shipped, and the server shares a cluster with its standby and its pooler; nothing else differs.
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	for _, interval := range []time.Duration{scrapeInterval, time.Minute} {
@@ -43,13 +43,13 @@ func testOutage(t *testing.T, interval time.Duration) {
 		notified []string
 	)
 	s := fasterStack(t, func(configuration string) string {
-		// The label cluster is not that of the exporter: the standby must not have it, or the server of the pool would be up.
+		// The standby of the cluster stays up, so that after a while only replicas are seen.
 		const scraped = "    static_configs:\n      - targets: [\"localhost:10432\"]\n"
 		if !strings.Contains(configuration, scraped) {
 			t.Error("prometheus.yml does not scrape the exporter")
 		}
 		configuration = strings.Replace(configuration, scraped, "    metric_relabel_configs:\n"+
-			"      - {source_labels: [target], regex: primary|pool, target_label: cluster, replacement: orders}\n"+scraped, 1)
+			"      - {source_labels: [target], regex: primary|standby|pool, target_label: cluster, replacement: orders}\n"+scraped, 1)
 		return strings.Replace(configuration, fmt.Sprintf("scrape_interval: %ds", scrapeInterval/faster/time.Second),
 			fmt.Sprintf("scrape_interval: %ds", interval/faster/time.Second), 1)
 	}, func(n testservers.Notification) {
