@@ -14,6 +14,11 @@
 {{- end }}
 {{- end }}
 
+{{/* The name of the Service. With shards it is headless: Kubernetes cannot make one of the other, so each has its own name. */}}
+{{- define "pg-liveness-exporter.service" -}}
+{{ include "pg-liveness-exporter.fullname" . }}{{ if gt (int .Values.shards) 1 }}-shards{{ end }}
+{{- end }}
+
 {{- define "pg-liveness-exporter.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "pg-liveness-exporter.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
