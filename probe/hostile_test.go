@@ -473,6 +473,45 @@ func TestReopenedSessionHangs(t *testing.T) {
 	}
 }
 
+// TestReopenedSessionEndsToo checks that a crash counts as one loss, if the server accepts a login before it notices the crash
+// and then ends the new session without a word, too.
+func TestReopenedSessionEndsToo(t *testing.T) {
+	t.Parallel()
+	var (
+		crashes atomic.Bool
+		conns   = make(chan net.Conn, 100)
+	)
+	s := newFakeServer(t, func(conn net.Conn) {
+		conns <- conn
+		if crashes.CompareAndSwap(true, false) {
+			time.AfterFunc(crashGrace/3, func() { _ = conn.Close() })
+		}
+		testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+			if isQuery(m, "current_database()") {
+				return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready)
+			}
+			return selectOne
+		})(conn)
+	})
+	p, _, losses := newObservedProber(t, dsnOf(s))
+	if r := runProbe(t, p, hanging); !r.Up() || p.keptNow() == nil {
+		t.Fatalf("got %+v", r.Failure)
+	}
+	before := s.Accepted()
+	crashes.Store(true)
+	_ = (<-conns).Close()
+	eventually(t, func() bool { return s.Accepted() > before })
+	time.Sleep(2 * crashGrace)
+	if r := runProbe(t, p, hanging); !r.Up() {
+		t.Fatalf("got %+v", r.Failure)
+	}
+	eventually(t, func() bool { return losses.Load() > 0 })
+	time.Sleep(crashGrace)
+	if n := losses.Load(); n != 1 {
+		t.Errorf("%d losses", n)
+	}
+}
+
 // TestReplyAtDeadline checks that a session whose reply arrives at the deadline stays open, however late the goroutine
 // that watches the deadline runs.
 func TestReplyAtDeadline(t *testing.T) {

@@ -14,8 +14,8 @@ const (
 	maxReopen      = time.Second
 	reopenInterval = 50 * time.Millisecond
 
-	// crashGrace is how long after an unexplained end a reopened session may end with its server's crash. The postmaster
-	// accepts logins until it notices that a process has died.
+	// crashGrace is how long after an unexplained end the reopened session may end for the same reason, a crash. The
+	// postmaster accepts logins until it notices that a process has died.
 	crashGrace = 100 * time.Millisecond
 
 	// idleTolerance and idleTolerancePercent are by how much two idle times may differ to count as one limit. The
@@ -189,7 +189,7 @@ func (p *Prober) reopen(end *sessionEnd) (LossReason, bool) {
 	for {
 		k, after, f := p.loginAgain(ctx)
 		reason, decided := end.reasonFromLogin(f, after)
-		if reason == LossNetwork && k != nil && end.isUnexplained() && k.crashesWithin(crashGrace) {
+		if reason == LossNetwork && k != nil && end.isUnexplained() && k.isLostWithin(crashGrace) {
 			return "", false
 		}
 		if decided {
@@ -204,7 +204,7 @@ func (p *Prober) reopen(end *sessionEnd) (LossReason, bool) {
 }
 
 // loginAgain opens a session, reads the start times, and keeps the session if it may. It returns the kept session, nil
-// if the new one is not kept, and the failure of the login.
+// if the new one is not kept, and the failure of the login. A session that has ended already counts as a failed login.
 func (p *Prober) loginAgain(ctx context.Context) (*kept, startTimes, *Failure) {
 	s, err := p.logins.open(ctx, &trace{}, false)
 	if err != nil {
@@ -218,25 +218,25 @@ func (p *Prober) loginAgain(ctx context.Context) (*kept, startTimes, *Failure) {
 		return nil
 	})
 	k, isNew := p.keep(s, after) // a session that has ended is not kept, so its end is no loss
-	if !isNew {
-		p.closeInBackground(s)
-		return nil, after, nil
+	if isNew {
+		return k, after, nil
 	}
-	return k, after, nil
+	defer p.closeInBackground(s)
+	if s.conn.IsClosed() {
+		return nil, startTimes{}, &Failure{State: StateNoResponse, Reason: ReasonOther, Phase: PhaseQuery}
+	}
+	return nil, after, nil
 }
 
-// crashesWithin waits for grace, and reports whether the kept session ends in that time with a crash of its server.
-func (k *kept) crashesWithin(grace time.Duration) bool {
+// isLostWithin waits for grace, and reports whether the other side ends the session in that time. A server that crashes
+// may not say so: it drops the message while it sends another (PqCommBusy in src/backend/libpq/pqcomm.c).
+func (k *kept) isLostWithin(grace time.Duration) bool {
 	select {
 	case <-time.After(grace):
 		return false
 	case <-k.ended:
+		return k.loss != nil
 	}
-	if k.loss == nil {
-		return false
-	}
-	reason, _ := k.loss.reason()
-	return reason == LossCrash
 }
 
 // takeUndecided returns the ends of kept sessions whose reasons are not known yet.
