@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,8 +22,8 @@ import (
 	"pg_liveness_exporter/internal/testservers"
 )
 
-// apiServer is an API server of Kubernetes that knows the kinds of the Prometheus operator. No controller and no kubelet run, so
-// that it keeps objects and makes none.
+// apiServer is an API server of Kubernetes that knows the kinds of the Prometheus operator. It stores objects and starts nothing:
+// there is no controller and no kubelet.
 type apiServer struct {
 	t       *testing.T
 	kubectl string
@@ -106,8 +107,8 @@ func (a *apiServer) do(input, name string, args ...string) string {
 	return said
 }
 
-// TestChartInstalls: a real API server takes what the chart makes. Each set of values can follow each other one, the first can come
-// back, and nothing is left after the chart is gone.
+// TestChartInstalls: a real API server takes what the chart makes. Each set of values can follow each other one, an earlier one can
+// come back, and nothing is left after the chart is gone.
 func TestChartInstalls(t *testing.T) {
 	t.Parallel()
 	a, helm := newAPIServer(t), helm(t)
@@ -124,7 +125,7 @@ func TestChartInstalls(t *testing.T) {
 	kinds := "deployments,statefulsets,services,serviceaccounts,secrets,configmaps,networkpolicies,poddisruptionbudgets," +
 		"servicemonitors,scrapeconfigs,probes,prometheusrules"
 	objects := strings.Fields(a.do("", a.kubectl, append(of, kinds)...))
-	if len(objects) < 9 || strings.Contains(fmt.Sprint(objects), "statefulset") {
+	if len(objects) != 10 || strings.Contains(fmt.Sprint(objects), "statefulset") {
 		t.Errorf("after the rollback, there are %v", objects)
 	}
 	a.do("", helm, "uninstall", "pg", "--namespace=databases")
@@ -133,23 +134,29 @@ func TestChartInstalls(t *testing.T) {
 	}
 }
 
-// TestExamplesApply: a real API server takes each folder of examples/kubernetes, also after another one.
+// TestExamplesApply: a real API server takes each folder of examples/kubernetes after each other one. Before and after sharded,
+// what the README names must be deleted.
 func TestExamplesApply(t *testing.T) {
 	t.Parallel()
 	a := newAPIServer(t)
-	apply := func(name string) {
-		a.do("", a.kubectl, "apply", "--kustomize", inRoot(t, "examples/kubernetes/"+name))
-	}
-	folders := kubernetesFolders(t)
-	for _, name := range folders {
-		if name != "sharded" {
-			apply(name)
+	a.do("", a.kubectl, "label", "namespace", "default", "pod-security.kubernetes.io/warn=restricted")
+	folders := slices.DeleteFunc(kubernetesFolders(t), func(name string) bool { return name == "sharded" })
+	apply := func(names ...string) {
+		for _, name := range names {
+			a.do("", a.kubectl, "apply", "--kustomize", inRoot(t, "examples/kubernetes/"+name))
 		}
 	}
-	// As the README says, since Kubernetes cannot change these.
-	a.do("", a.kubectl, "delete", "deployment,service", "pg-liveness-exporter", "--namespace=pg-liveness")
-	apply("sharded")
-	if len(folders) < 6 {
-		t.Errorf("only %v", folders)
+	deletions := regexp.MustCompile(`(?m)^kubectl -n pg-liveness (delete .*)$`).FindAllStringSubmatch(read(t, "examples/kubernetes/README.md"), -1)
+	if len(folders) < 5 || len(deletions) != 2 {
+		t.Fatalf("folders %v, deletions %q", folders, deletions)
 	}
+	remove := func(deletion []string) {
+		a.do("", a.kubectl, append(strings.Fields(deletion[1]), "--namespace=pg-liveness")...)
+	}
+	apply(folders...)
+	apply(folders...)
+	remove(deletions[0])
+	apply("sharded")
+	remove(deletions[1])
+	apply(folders...)
 }

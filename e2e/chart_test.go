@@ -48,10 +48,10 @@ func (o object) at(path ...string) any {
 	return value
 }
 
-// render renders the chart with a file of values, and returns its text, and its objects by kind.
-func render(t *testing.T, helm, values string) (string, map[string]object) {
+// render renders a release of the chart with a file of values, and returns its text, and its objects by kind.
+func render(t *testing.T, helm, release, namespace, values string) (string, map[string]object) {
 	t.Helper()
-	text, err := run(t, "", helm, "template", "pg", inRoot(t, chart), kubeVersion, "--namespace", "databases", "--values", values)
+	text, err := run(t, "", helm, "template", release, inRoot(t, chart), kubeVersion, "--namespace", namespace, "--values", values)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,16 +90,21 @@ func TestChart(t *testing.T) {
 			if _, err := run(t, "", helm, "lint", "--strict", inRoot(t, chart), kubeVersion, "--values", inRoot(t, file)); err != nil {
 				t.Error(err)
 			}
-			text, objects := render(t, helm, inRoot(t, file))
-			said, err := run(t, text, kubeconform, "-strict", "-summary", "-verbose", "-schema-location", location)
-			if err != nil || !strings.Contains(said, "Invalid: 0, Errors: 0, Skipped: 0") {
-				t.Errorf("%v\n%s", err, said)
-			}
-			for _, o := range objects {
-				if namespace := o.at("metadata", "namespace"); namespace != "databases" {
-					t.Errorf("%s is in the namespace %v", o["kind"], namespace)
+			valid := func(release, namespace string) map[string]object {
+				text, objects := render(t, helm, release, namespace, inRoot(t, file))
+				said, err := run(t, text, kubeconform, "-strict", "-summary", "-verbose", "-schema-location", location)
+				if err != nil || !strings.Contains(said, "Invalid: 0, Errors: 0, Skipped: 0") {
+					t.Errorf("%v\n%s", err, said)
 				}
+				for _, o := range objects {
+					if got := o.at("metadata", "namespace"); got != namespace {
+						t.Errorf("%s is in the namespace %v", o["kind"], got)
+					}
+				}
+				return objects
 			}
+			valid("12e4567", "1234567") // YAML takes these for numbers, unless they are quoted
+			objects := valid("pg", "databases")
 			// Other tests look at these two, which are long.
 			if rule := objects["PrometheusRule"]; rule != nil {
 				rule["spec"] = "…"
@@ -125,7 +130,7 @@ func TestChart(t *testing.T) {
 func TestChartFiles(t *testing.T) {
 	t.Parallel()
 	helm := helm(t)
-	_, objects := render(t, helm, inRoot(t, chart+"/ci/everything-values.yaml"))
+	_, objects := render(t, helm, "pg", "databases", inRoot(t, chart+"/ci/everything-values.yaml"))
 
 	var rules ruleFile
 	check(t, yaml.Unmarshal([]byte(read(t, "examples/alerts.yml")), &rules))
@@ -167,6 +172,7 @@ func TestChartRefuses(t *testing.T) {
 			"probe: {enabled: true, module: m, targets: [a]}", "a Probe has one address"},
 		{"a Probe without a module", image + "probe: {enabled: true, targets: [a]}", "probe.module is required"},
 		{"a Probe of nothing", image + "probe: {enabled: true, module: m}", "probe.targets is required"},
+		{"two listeners on a port", image + "webConfig: {secret: s}\nservice: {port: 10433}", "service.port 10433"},
 		{"an unknown key", image + "servicemonitor: {enabled: true}", "servicemonitor"},
 		{"an unknown key below", image + "serviceMonitor: {enable: true}", "enable"},
 		{"a number as a text", image + "shards: three", "shards"},

@@ -295,7 +295,7 @@ func canBeUsed(t *testing.T, name, content string) {
 			t.Errorf("%v\n%s", err, out)
 		}
 	case "values.yml":
-		render(t, helm(t), writeFile(t, content))
+		render(t, helm(t), "pg", "databases", writeFile(t, content))
 	default:
 		t.Error("what is this?")
 	}

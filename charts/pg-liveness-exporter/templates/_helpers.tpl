@@ -14,14 +14,15 @@
 {{- end }}
 {{- end }}
 
-{{/* The name of the Service. With shards it is headless: Kubernetes cannot make one of the other, so each has its own name. */}}
+{{/* The name of the Service. Kubernetes cannot make a Service headless later, or the reverse, so the one for shards has another. */}}
 {{- define "pg-liveness-exporter.service" -}}
 {{ include "pg-liveness-exporter.fullname" . }}{{ if gt (int .Values.shards) 1 }}-shards{{ end }}
 {{- end }}
 
+{{/* nameOverride does not count here: Kubernetes cannot change a selector. */}}
 {{- define "pg-liveness-exporter.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "pg-liveness-exporter.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "pg-liveness-exporter.labels" -}}
@@ -54,7 +55,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.config }}{{ fail "set config or existingConfig.secret, not both" }}{{ end -}}
 {{ .Values.existingConfig.secret }}
 {{- else if .Values.config -}}
-{{ include "pg-liveness-exporter.fullname" . }}
+{{ include "pg-liveness-exporter.fullname" . }}-config
 {{- else if gt (int .Values.shards) 1 -}}
 {{ fail "shards above 1 need config or existingConfig.secret: only a file has several servers" }}
 {{- end -}}
@@ -65,6 +66,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* The port for kubelets: a separate one if the exporter's port has TLS or passwords. */}}
 {{- define "pg-liveness-exporter.healthPort" -}}
+{{- if and .Values.webConfig.secret (eq (int .Values.service.port) 10433) -}}
+{{ fail "service.port 10433 does not work with webConfig.secret: kubelets use that port" }}
+{{- end -}}
 {{ ternary "health" "http" (not (empty .Values.webConfig.secret)) }}
 {{- end }}
 
