@@ -30,8 +30,8 @@ type apiServer struct {
 	env     []string
 }
 
-// namespaceYAML is a namespace in which Kubernetes warns of a pod that does not meet the Pod Security Standard "restricted", also
-// where it only makes the pod later.
+// namespaceYAML is a namespace where Kubernetes warns of pods that do not meet the Pod Security Standard "restricted", also of
+// those that a Deployment or a StatefulSet would make.
 const namespaceYAML = `{apiVersion: v1, kind: Namespace, metadata: {name: %s, labels: {pod-security.kubernetes.io/warn: restricted}}}`
 
 func newAPIServer(t *testing.T) *apiServer {
@@ -134,8 +134,8 @@ func TestChartInstalls(t *testing.T) {
 	}
 }
 
-// TestExamplesApply: a real API server takes each folder of examples/kubernetes after each other one. Before and after sharded,
-// what the README names must be deleted.
+// TestExamplesApply: a real API server takes each folder of examples/kubernetes, also over what the others have made. Before and
+// after sharded, the test deletes what the README says.
 func TestExamplesApply(t *testing.T) {
 	t.Parallel()
 	a := newAPIServer(t)

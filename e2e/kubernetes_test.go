@@ -195,6 +195,9 @@ func TestKubernetes(t *testing.T) {
 	t.Parallel()
 	kustomize, kubeconform := testenv.GoTool(t, "release", "kustomize"), testenv.GoTool(t, "release", "kubeconform")
 	location := schemas(t) + "/{{.Group}}_{{.ResourceKind}}_{{.ResourceAPIVersion}}.json"
+	if want := strings.Replace(kubernetes, "@", " ", 1); !strings.Contains(read(t, "tools/kubernetes/go.mod"), want) {
+		t.Errorf("the API server of the nightly tests is not %s", want)
+	}
 	for _, name := range kubernetesFolders(t) {
 		t.Run(name, func(t *testing.T) {
 			built, err := run(t, "", kustomize, "build", inRoot(t, filepath.Join("examples", "kubernetes", name)))

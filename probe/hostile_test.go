@@ -437,6 +437,14 @@ func TestFloodDuringWrite(t *testing.T) {
 	}
 }
 
+// withoutStatistics answers for a server that refuses the statistics.
+func withoutStatistics(_ net.Conn, m pgproto3.FrontendMessage) []byte {
+	if isQuery(m, "current_database()") {
+		return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready)
+	}
+	return selectOne
+}
+
 // TestReopenedSessionHangs checks that a lost session is counted once, if the server hangs while it is reopened.
 func TestReopenedSessionHangs(t *testing.T) {
 	t.Parallel()
@@ -447,13 +455,10 @@ func TestReopenedSessionHangs(t *testing.T) {
 	s := newFakeServer(t, func(conn net.Conn) {
 		conns <- conn
 		testservers.Converse(loginOK, func(conn net.Conn, m pgproto3.FrontendMessage) []byte {
-			if isQuery(m, "current_database()") {
-				if hang.Load() {
-					testservers.Silent(conn)
-				}
-				return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready)
+			if hang.Load() && isQuery(m, "current_database()") {
+				testservers.Silent(conn)
 			}
-			return selectOne
+			return withoutStatistics(conn, m)
 		})(conn)
 	})
 	p, _, losses := newObservedProber(t, dsnOf(s))
@@ -486,12 +491,7 @@ func TestReopenedSessionEndsToo(t *testing.T) {
 		if crashes.CompareAndSwap(true, false) {
 			time.AfterFunc(crashGrace/3, func() { _ = conn.Close() })
 		}
-		testservers.Converse(loginOK, func(_ net.Conn, m pgproto3.FrontendMessage) []byte {
-			if isQuery(m, "current_database()") {
-				return testservers.Wire(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501"}, ready)
-			}
-			return selectOne
-		})(conn)
+		testservers.Converse(loginOK, withoutStatistics)(conn)
 	})
 	p, _, losses := newObservedProber(t, dsnOf(s))
 	if r := runProbe(t, p, hanging); !r.Up() || p.keptNow() == nil {

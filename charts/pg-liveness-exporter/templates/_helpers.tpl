@@ -14,7 +14,7 @@
 {{- end }}
 {{- end }}
 
-{{/* The name of the Service. Kubernetes cannot make a Service headless later, or the reverse, so the one for shards has another. */}}
+{{/* The name of the Service. With shards it is headless, and has another name: Kubernetes cannot make an existing Service headless. */}}
 {{- define "pg-liveness-exporter.service" -}}
 {{ include "pg-liveness-exporter.fullname" . }}{{ if gt (int .Values.shards) 1 }}-shards{{ end }}
 {{- end }}
